@@ -1,0 +1,59 @@
+"""The device of this process, as facts that the checks and the choices read. Light until `this_device` is called."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What this run computes on. `processes` is the number of ranks of the launch, `count` the cards of this machine."""
+
+    kind: str  # cpu | cuda | mps
+    name: str
+    count: int = 0
+    capability: tuple[int, int] | None = None  # CUDA compute capability
+    memory_bytes: int | None = None  # of one card
+    bf16: bool = False  # fast bf16: tensor cores of compute capability 8.0 and later
+    processes: int = 1
+
+
+def processes_launched() -> int:
+    """Ranks of this launch by the environment that torchrun and accelerate set (1 without a launcher)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def this_device(*, use_cpu: bool = False) -> Device:
+    """The device that Trainer will take. Imports torch."""
+    import torch
+
+    processes = processes_launched()
+    if not use_cpu and torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        facts = torch.cuda.get_device_properties(index)
+        return Device(
+            kind="cuda",
+            name=facts.name,
+            count=torch.cuda.device_count(),
+            capability=(facts.major, facts.minor),
+            memory_bytes=facts.total_memory,
+            bf16=facts.major >= 8,
+            processes=processes,
+        )
+    if not use_cpu and torch.backends.mps.is_available():
+        return Device(kind="mps", name="Apple GPU (MPS)", count=1, bf16=True, processes=processes)
+    return Device(kind="cpu", name=_cpu_name(), count=0, bf16=True, processes=processes)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux: the platform's word is all there is
+    import platform
+
+    return platform.processor() or platform.machine()
