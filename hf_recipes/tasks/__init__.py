@@ -5,9 +5,13 @@ Adding a task is one entry in `TASKS` and one file with `prepare(splits, tokeniz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,22 @@ class Task:
     generates: bool  # whether sample_prompts mean anything
     module: str  # where prepare() lives
     pipeline_tag: str  # the Hub's word, for the model card
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Splits turned into what a Trainer eats. `evals` holds "eval" (the validation split) and, if there is one, "test"."""
+
+    train: Dataset
+    evals: Mapping[str, Dataset]
+    collator: Callable[..., Any]
+    config: Mapping[str, Any]  # fields of the model's config that the data decides: num_labels, id2label, label2id
+    label_names: tuple[str, ...]
+    stats: Mapping[str, Mapping[str, int]]  # "train" | "eval" | "test" -> counts: rows, tokens, label_tokens, bytes, ...
+    ids: Mapping[str, list[str]]  # "eval" | "test" -> one content id a row, in order
+    row_bytes: Mapping[str, list[int]]  # "eval" | "test" -> UTF-8 bytes of the text each row predicts; {} for classifiers
+    sources: Mapping[str, tuple[Dataset, list[str]]]  # split -> the rows as loaded and the columns that were used
+    notes: tuple[str, ...]  # what was done to the rows, said before training
 
 
 def _task(**facts: object) -> Task:

@@ -1,0 +1,3 @@
+from hf_recipes.cli import main
+
+main()

@@ -1,0 +1,117 @@
+"""`hf-recipes <verb>`: nothing but parsing. A verb imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from hf_recipes import __version__
+from hf_recipes.errors import RecipeError
+
+USER_ERROR = 2
+
+
+class Verbs(click.Group):
+    """Names the nearest verb for a misspelled one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"the verbs are {', '.join(self.commands)}"
+            ctx.fail(f"hf-recipes has no verb {args[0]!r}; {mend}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hf-recipes")
+def verbs() -> None:
+    """Fine-tuning from one YAML file whose sections are the keyword arguments of the upstream classes they name."""
+
+
+@verbs.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option("--smoke", is_flag=True, help="Two real steps on a CPU with a narrow model and generated rows.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in output_dir.")
+def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool) -> None:
+    """Train what RECIPE says; evaluate, record, and push if it says so."""
+    from hf_recipes.run import run as train
+
+    train(recipe, overrides, smoke=smoke, resume=resume)
+
+
+@verbs.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="An override, as `run` takes it.")
+def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    """Refuse a wrong recipe in under a second: every fault at once, each with its line and its mend."""
+    from hf_recipes.checking import check as judge
+
+    faults = 0
+    for path in recipes:
+        lines, found = judge(path, overrides)
+        faults += found
+        for line in lines:
+            click.echo(line)
+    if faults:
+        sys.exit(USER_ERROR)
+
+
+@verbs.command()
+@click.argument("recipe")
+@click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")
+def upgrade(recipe: str, dry_run: bool) -> None:
+    """Rewrite RECIPE's dropped keys in today's words; comments and order are kept."""
+    from hf_recipes.checking import upgrade_file
+
+    for line in upgrade_file(recipe, dry_run=dry_run):
+        click.echo(line)
+
+
+@verbs.command()
+def schema() -> None:
+    """Print the JSON Schema of the installed versions, so that an editor completes and marks keys."""
+    import json
+
+    from hf_recipes.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+@verbs.command()
+@click.argument("run_dir")
+@click.option("--repo", default=None, metavar="ORG/NAME", help="Default: hub_model_id, else the folder's name.")
+@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+def push(run_dir: str, repo: str | None, private: bool) -> None:
+    """Put a finished run on the Hub: adapter or model, tokenizer, card, record."""
+    from hf_recipes.hub import push_command
+
+    click.echo(push_command(run_dir, repo, private))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a verb. What the user can mend is shown without a traceback and ends with exit code 2."""
+    import os
+
+    prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
+    try:
+        verbs.main(args=None if arguments is None else list(arguments), prog_name="hf-recipes", standalone_mode=False)
+    except RecipeError as error:
+        for line in str(error).splitlines():
+            click.echo(prefix + line, err=True)
+        sys.exit(USER_ERROR)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"{prefix}stopped", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

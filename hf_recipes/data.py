@@ -1,0 +1,214 @@
+"""A recipe's `dataset` section to splits: load_dataset's words, the columns checked, a validation share split off.
+
+Everything that can be told without reading the rows (a missing file, a path without a loader) is told first,
+before the model is loaded. Rows are Arrow tables on disk: a data set need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.scores import example_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe import Recipe
+
+SPLIT_WORDS = ("test_size", "seed", "stratify_by_column")  # of Dataset.train_test_split
+OUR_WORDS = (
+    "max_length",
+    "text_column",
+    "label_column",
+    "tokens_column",
+    "tags_column",
+    "prompt_column",
+    "completion_column",
+    "messages_column",
+    "input_ids_column",
+)
+DEFAULT_TEST_SIZE = 0.1
+DEFAULT_SPLIT_SEED = 42
+FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+EXTENSIONS = {"json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet", "txt": "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """`train` is trained on, `validation` is scored during and after training, `test` only after it."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    notes: tuple[str, ...] = ()
+
+
+def load_words(recipe: Recipe) -> dict[str, Any]:
+    """The part of the `dataset` section that load_dataset understands."""
+    return {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_WORDS and k not in OUR_WORDS}
+
+
+def file_faults(recipe: Recipe) -> list[Fault]:
+    """What the file system alone can tell: data files that are not there, a path that no loader fits."""
+    words = load_words(recipe)
+    path, files = words.get("path"), words.get("data_files")
+    where = recipe.place("dataset.path")
+    if not isinstance(path, str):
+        named = sorted(_file_names(files))[:1]
+        builder = EXTENSIONS.get(named[0].rpartition(".")[2], "json") if named else "json"
+        return [Fault(where=where, what="dataset has no path", mend=f"say what loads it, e.g. path: {builder}")]
+    faults = []
+    if path in FILE_BUILDERS and not files and not words.get("data_dir"):
+        mend = "add data_files: {train: ..., validation: ...}"
+        faults.append(Fault(where=where, what=f"dataset.path is {path} but no data_files are given", mend=mend))
+    if path in FILE_BUILDERS or os.path.isdir(path):
+        base = words.get("data_dir") or ("" if path in FILE_BUILDERS else path)
+        for key, name in _file_names(files).items():
+            faults.extend(_missing_file(recipe, name, key, os.path.join(base, name) if base else name))
+    looks_local = path.startswith((".", "/", "~")) or path.endswith(tuple(EXTENSIONS)) or path.count("/") > 1
+    if path not in FILE_BUILDERS and looks_local and not os.path.exists(path):
+        faults.append(Fault(where=where, what=f"dataset.path {path!r} does not exist", mend=_near(path)))
+    if os.path.isfile(path) and path.rpartition(".")[2] in EXTENSIONS:
+        builder = EXTENSIONS[path.rpartition(".")[2]]
+        mend = f"write path: {builder} and data_files: {path}"
+        faults.append(Fault(where=where, what=f"dataset.path {path!r} is a file, not a loader", mend=mend))
+    return faults
+
+
+def _file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:
+    """Dotted key of the recipe -> file name or pattern, whatever shape data_files has."""
+    if isinstance(files, str):
+        return {key: files}
+    if isinstance(files, Mapping):
+        return {k: v for split, part in files.items() for k, v in _file_names(part, f"{key}.{split}").items()}
+    if isinstance(files, list | tuple):
+        return {f"{key}[{i}]": name for i, name in enumerate(files) if isinstance(name, str)}
+    return {}
+
+
+def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Fault]:
+    if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)) or os.path.isfile(path):
+        return []
+    what = f"data file {name!r} does not exist (paths are relative to the working directory)"
+    if glob.has_magic(path):
+        what = f"no data file matches {name!r} (paths are relative to the working directory)"
+    return [Fault(where=recipe.place(key.partition("[")[0]), what=what, mend=_near(path))]
+
+
+def _near(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder!r} either"
+    names = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=1, cutoff=0.6)
+    return f"did you mean {os.path.join(os.path.dirname(path), names[0])!r}?" if names else ""
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """Loads the data and gives it its three roles. Raises RecipeError with the place and the mend."""
+    faults = file_faults(recipe)
+    if faults:
+        raise RecipeError(faults)
+    parts = _load(recipe)
+    where = recipe.place("dataset.split") if recipe.get("dataset.split") else recipe.place("dataset.path")
+    if "train" not in parts:
+        names = ", ".join(map(str, parts))
+        raise fault(where, f"the data set has no train split (it has {names})", "name one with split: {train: ...}")
+    for name, part in parts.items():
+        if not part.num_rows:
+            raise fault(recipe.place(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some")
+    train, validation, notes = parts["train"], parts.get("validation"), []
+    if validation is None:
+        train, validation, note = _split_off(recipe, train)
+        notes.append(note)
+    return Splits(train=train, validation=validation, test=parts.get("test"), notes=tuple(notes))
+
+
+def _load(recipe: Recipe) -> dict[str, Dataset]:
+    import datasets
+
+    words = load_words(recipe)
+    path, where = words.pop("path"), recipe.place("dataset.path")
+    on_disk = [name for name in ("dataset_dict.json", "state.json") if os.path.isfile(os.path.join(path, name))]
+    try:
+        loaded = datasets.load_from_disk(path) if on_disk else datasets.load_dataset(path, **words)
+    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as problem:
+        mend = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
+        raise fault(where, f"the data set {path!r} cannot be loaded: {_first_line(problem)}", mend) from problem
+    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError) as problem:
+        cause = _first_line(problem.__cause__ or problem)
+        names = ", ".join(sorted(set(_file_names(words.get("data_files")).values()))) or path
+        raise fault(recipe.place("dataset.data_files"), f"{names} cannot be read as {path}: {cause}") from problem
+    except (ValueError, TypeError, KeyError) as problem:
+        raise fault(recipe.place("dataset"), f"load_dataset refuses: {_first_line(problem)}") from problem
+    if isinstance(loaded, datasets.Dataset):
+        return {"train": loaded}
+    return {str(name): part for name, part in loaded.items()}
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def _split_off(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:
+    share = recipe.get("dataset.test_size", DEFAULT_TEST_SIZE)
+    seed = recipe.get("dataset.seed", DEFAULT_SPLIT_SEED)
+    column = recipe.get("dataset.stratify_by_column")
+    if column is not None and column in train.column_names:
+        from datasets import ClassLabel
+
+        if not isinstance(train.features[column], ClassLabel):  # train_test_split stratifies ClassLabels only
+            train = train.class_encode_column(column)
+    try:
+        parts = train.train_test_split(test_size=share, seed=seed, stratify_by_column=column)
+    except (ValueError, KeyError) as problem:
+        raise fault(recipe.place("dataset.test_size"), f"no validation share: {_first_line(problem)}") from problem
+    note = f"validation: {parts['test'].num_rows} rows split off the {train.num_rows} (test_size {share}, seed {seed})"
+    return parts["train"], parts["test"], note
+
+
+def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
+    """The column that a word of ours names, held against the data. Raises with the columns that there are."""
+    name = recipe.get(f"dataset.{word}", default)
+    if name in rows.column_names:
+        return name
+    near = difflib.get_close_matches(str(name), rows.column_names, n=1, cutoff=0.6)
+    mend = f"did you mean {near[0]!r}?" if near else f"say which one with dataset.{word}"
+    columns = ", ".join(rows.column_names)
+    raise fault(recipe.place(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", mend)
+
+
+def row_ids(rows: Dataset, columns: list[str]) -> list[str]:
+    """One stable id a row, of the named columns' content (scores.example_ids)."""
+    return example_ids(rows.select_columns(columns))
+
+
+def fingerprint(rows: Dataset, columns: list[str], limit: int = 200_000) -> str:
+    """BLAKE2b-128 over the row count and the row ids, in order; beyond `limit` rows over every n-th row, which the
+    result's prefix says ("every 7th:...")."""
+    step = -(-rows.num_rows // limit)
+    chosen = rows if step == 1 else rows.select(range(0, rows.num_rows, step))
+    digest = hashlib.blake2b(str(rows.num_rows).encode(), digest_size=16)
+    for row_id in row_ids(chosen, columns):
+        digest.update(row_id.encode())
+    return ("" if step == 1 else f"every {step}th:") + digest.hexdigest()
+
+
+def writable(folder: str, where: str) -> Path:
+    """Makes the output folder, or says why it cannot be written, before any model is loaded."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as problem:
+        raise fault(where, f"output_dir {folder!r} is not writable ({problem.strerror})", "choose another") from None
+    return path

@@ -1,0 +1,283 @@
+"""A recipe to a tokenizer, a config and a model: pretrained or from scratch, with LoRA, DoRA or quantised.
+
+Nothing of a Hub repository's code is run: `trust_remote_code` stays False and weights are safetensors or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.errors import RecipeError, fault
+from hf_recipes.presets import PRESETS
+from hf_recipes.tasks import TASKS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe import Recipe
+
+END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; GPT-2's word for it
+SOURCES = ("pretrained_model_name_or_path", "preset", "config")
+
+
+def from_scratch(recipe: Recipe) -> bool:
+    """Whether the weights start random (a preset or a config) rather than pretrained."""
+    return "pretrained_model_name_or_path" not in recipe.section("model")
+
+
+def model_name(recipe: Recipe) -> str:
+    """The pretrained name, else the preset, else the config's model_type: for records and cards."""
+    model = recipe.section("model")
+    config = model.get("config")
+    kind = config.get("model_type", "config") if isinstance(config, Mapping) else config
+    return str(model.get("pretrained_model_name_or_path") or model.get("preset") or kind)
+
+
+def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], None]) -> Any:
+    """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
+    if recipe.section("BpeTrainer"):
+        if train is None:
+            raise fault(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
+        tokenizer = _train_tokenizer(recipe, train)
+        say(f"tokenizer: byte-level BPE trained on the train split, {len(tokenizer)} tokens")
+    else:
+        tokenizer = _load_tokenizer(recipe)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise fault(recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+        say(f"pad token: {tokenizer.eos_token!r}, the end token (the tokenizer has none; labels mask padding by place)")
+    if recipe.task == "chat":
+        _chat_template(recipe, tokenizer, say)
+    return tokenizer
+
+
+def _chat_template(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -> None:
+    from hf_recipes.tasks.chat import PLAIN_TEMPLATE
+
+    path = recipe.training.get("chat_template_path")
+    if path is not None:
+        if not str(path).endswith((".jinja", ".j2")):
+            mend = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
+            raise fault(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", mend)
+        try:
+            with open(path, encoding="utf-8") as text:
+                tokenizer.chat_template = text.read()
+        except OSError as problem:
+            what = f"chat template {path!r} cannot be read ({problem.strerror})"
+            raise fault(recipe.place("SFTConfig.chat_template_path"), what) from None
+    eos = recipe.training.get("eos_token")
+    if eos is not None:
+        if eos not in tokenizer.get_vocab():
+            raise fault(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
+        tokenizer.eos_token = eos
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        say("chat template: a plain one of ours ('user:\\n...'), since the tokenizer brings none")
+
+
+def _load_tokenizer(recipe: Recipe) -> Any:
+    from transformers import AutoTokenizer
+
+    words = dict(recipe.section("tokenizer"))
+    model = recipe.section("model")
+    name = words.pop("pretrained_model_name_or_path", model.get("pretrained_model_name_or_path"))
+    where = recipe.place("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
+    if name is None:
+        raise fault(recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer")
+    if "gguf_file" in model and "gguf_file" not in words and not recipe.section("tokenizer"):
+        words["gguf_file"] = model["gguf_file"]
+    try:
+        return AutoTokenizer.from_pretrained(name, **words)
+    except (OSError, ValueError, TypeError) as problem:
+        raise unloadable(where, "tokenizer", name, problem) from problem
+
+
+def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeError:
+    """One message for a name that from_pretrained cannot load: a folder that is missing, a Hub out of reach."""
+    first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
+    return fault(where, f"the {what} {str(name)!r} cannot be loaded: {first}", mend)
+
+
+def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
+    """Byte-level BPE as GPT-2's, trained on the task's text; deterministic for the same rows."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = dict(recipe.section("BpeTrainer"))
+    special = list(dict.fromkeys([END_TOKEN, *words.pop("special_tokens", [])]))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(special_tokens=special, show_progress=False, **words)
+    tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_TOKEN,
+        eos_token=END_TOKEN,
+        pad_token=END_TOKEN,
+        unk_token=END_TOKEN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
+    """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
+    named = [recipe.get(f"dataset.{word}", default) for word, default in TASKS[recipe.task].columns.items()]
+    columns = [name for name in named if name in train.column_names]
+    for batch in train.select_columns(columns).iter(1000):
+        for values in batch.values():
+            yield from _strings(values)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def build_config(recipe: Recipe) -> Any:
+    """The model's config with the recipe's fields, before any weight is touched."""
+    from transformers import AutoConfig
+
+    model = recipe.section("model")
+    if "pretrained_model_name_or_path" in model:
+        name = model["pretrained_model_name_or_path"]
+        words = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
+        try:
+            return AutoConfig.from_pretrained(name, **words)
+        except (OSError, ValueError) as problem:
+            raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
+    if "preset" in model:
+        fields = dict(PRESETS[model["preset"]].config)
+    elif isinstance(model["config"], Mapping):
+        fields = dict(model["config"])
+    else:
+        try:
+            fields = AutoConfig.from_pretrained(model["config"]).to_dict()
+        except (OSError, ValueError) as problem:
+            raise unloadable(recipe.place("model.config"), "config", model["config"], problem) from problem
+    fields.update(config_fields(recipe))
+    try:
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+
+
+def config_fields(recipe: Recipe) -> dict[str, Any]:
+    """Keys of the `model` section that are fields of the model's config, when it starts from scratch."""
+    loading = {"dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map"}
+    return {k: v for k, v in recipe.section("model").items() if k not in SOURCES and k not in loading}
+
+
+def longest_input(config: Any) -> int | None:
+    """Positions that the model has, or None where positions are not a table of fixed size."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(positions) if isinstance(positions, int) and positions > 0 else None
+
+
+def build_model(recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str, Any], say: Callable[[str], None]) -> Any:
+    """The model that Trainer gets: weights loaded or drawn (seeded), adapter put on. `fields` are what the data decides
+    (num_labels, ...). Raises RecipeError for weights that do not load."""
+    import torch
+    import transformers
+
+    from hf_recipes.evaluation import fix_loss_type
+
+    auto = getattr(transformers, TASKS[recipe.task].auto_class)
+    words = {k: v for k, v in recipe.section("model").items() if k not in SOURCES}
+    words["dtype"] = getattr(torch, words["dtype"]) if words.get("dtype", "auto") != "auto" else "auto"
+    transformers.set_seed(recipe.training.get("seed", 42))
+    if from_scratch(recipe):
+        model = _fresh(recipe, auto, config, tokenizer, fields, words)
+    else:
+        model = _pretrained(recipe, auto, {**words, **fields}, say)
+    _fit_vocabulary(recipe, model, tokenizer, say)
+    line = fix_loss_type(model)
+    if line:
+        say(line)
+    if recipe.section("LoraConfig"):
+        from peft import LoraConfig, get_peft_model
+
+        try:
+            model = get_peft_model(model, LoraConfig(**recipe.section("LoraConfig")))
+        except (ValueError, TypeError) as problem:
+            raise fault(recipe.place("LoraConfig"), f"peft refuses: {str(problem).splitlines()[0]}") from problem
+        if recipe.section("BitsAndBytesConfig"):
+            # Trainer does this itself only for models that it does not know to be wrapped (transformers#42489).
+            model.enable_input_require_grads()
+    return model
+
+
+def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mapping[str, Any], words: dict) -> Any:
+    import torch
+
+    if config.get_text_config().vocab_size != len(tokenizer):
+        config.get_text_config().vocab_size = len(tokenizer)  # a preset's vocabulary follows the tokenizer
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(tokenizer, name) is not None:
+            setattr(config, name, getattr(tokenizer, name))
+    for name, value in fields.items():
+        setattr(config, name, value)
+    dtype = torch.float32 if words["dtype"] == "auto" else words["dtype"]
+    attention = {"attn_implementation": words["attn_implementation"]} if "attn_implementation" in words else {}
+    try:
+        return auto.from_config(config, dtype=dtype, **attention)
+    except (ValueError, ImportError) as problem:
+        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+
+
+def _pretrained(recipe: Recipe, auto: Any, words: dict[str, Any], say: Callable[[str], None]) -> Any:
+    name = recipe.section("model")["pretrained_model_name_or_path"]
+    if recipe.section("BitsAndBytesConfig"):
+        from transformers import BitsAndBytesConfig
+
+        words["quantization_config"] = BitsAndBytesConfig(**recipe.section("BitsAndBytesConfig"))
+        words.setdefault("device_map", _one_device(recipe))
+    try:
+        model, info = auto.from_pretrained(name, output_loading_info=True, **words)
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as problem:
+        raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
+    fresh = sorted(info["missing_keys"])
+    if fresh:
+        more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""
+        say(f"newly initialised, not pretrained: {', '.join(fresh[:3])}{more}")
+    return model
+
+
+def _one_device(recipe: Recipe) -> dict[str, Any]:
+    """Quantised weights are placed at loading: the whole model on this rank's device."""
+    import os
+
+    import torch
+
+    if recipe.training.get("use_cpu") or not torch.cuda.is_available():
+        return {"": "mps" if torch.backends.mps.is_available() and not recipe.training.get("use_cpu") else "cpu"}
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))}
+
+
+def _fit_vocabulary(recipe: Recipe, model: Any, tokenizer: Any, say: Callable[[str], None]) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        if recipe.section("LoraConfig"):
+            what = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows"
+            raise fault(recipe.place("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows")
+        model.resize_token_embeddings(len(tokenizer))
+        say(f"embedding: {rows} -> {len(tokenizer)} rows, as many as the tokenizer has tokens")
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """(all, trainable) parameters; a quantised weight counts what it stands for, a tied one once."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(total), int(trainable)
+    total = sum(p.numel() for p in model.parameters())
+    return total, sum(p.numel() for p in model.parameters() if p.requires_grad)

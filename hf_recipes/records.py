@@ -1,0 +1,135 @@
+"""record.json: what one run was and did, with provenance. Written at the end of every run, also of one that failed.
+
+Keys (all may be null): schema, status ("running" never stays: finished | stopped | out of memory | failed), where,
+task, recipe {path, text, sections, upstream_defaults}, choices, translations, notes, model, tokenizer, data, batch,
+steps, epochs, time, tokens_per_second, memory, metrics {before, eval, test}, scores, log_history, versions, commit,
+device, seed, started, ended. Bytes are bytes, seconds are seconds; a number that is not finite is the text "nan" or
+"inf", since JSON has none.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_recipes.devices import Device
+    from hf_recipes.recipe import Recipe
+
+SCHEMA = 1
+NAME = "record.json"
+PACKAGES = (
+    "hf_recipes",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "evaluate",
+    "tokenizers",
+    "safetensors",
+    "scikit-learn",
+    "seqeval",
+    "numpy",
+)
+
+
+def opening(recipe: Recipe, device: Device, choices: list[str]) -> dict[str, Any]:
+    """What is known of a run when it starts."""
+    return {
+        "schema": SCHEMA,
+        "status": "failed",  # until the end is reached
+        "where": "start",
+        "task": recipe.task,
+        "recipe": described(recipe),
+        "choices": list(choices),
+        "translations": list(recipe.translations),
+        "notes": [],
+        "versions": {**{name: _version(name) for name in PACKAGES}, "python": sys.version.split()[0]},
+        "commit": commit(),
+        "device": {k: v for k, v in asdict(device).items() if k != "processes"},
+        "started": now(),
+    }
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as text and as values."""
+    from hf_recipes.recipe import dump_recipe
+
+    return {"path": recipe.path, "text": dump_recipe(recipe), "sections": recipe.sections}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit of the working directory's repository, with "+" if the tree differs from it; None outside one."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def memory(device: Device) -> dict[str, int | None]:
+    """Peaks of this process since its start, in bytes."""
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    found: dict[str, int | None] = {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+        "peak_allocated_bytes": None,
+        "peak_reserved_bytes": None,
+    }
+    if device.kind == "cuda":
+        import torch
+
+        found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return found
+
+
+def write(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Writes record.json whole or not at all."""
+    path = folder / NAME
+    draft = path.with_suffix(".json.part")
+    draft.write_text(json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; what is none of them becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, int | str):
+        return value
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)

@@ -1,0 +1,185 @@
+"""The main path, top to bottom: `accelerate launch -m hf_recipes.run recipes/X.yaml [overrides]`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes import checks, launch, records
+from hf_recipes.choices import choose, choose_length
+from hf_recipes.data import file_faults, load_splits, writable
+from hf_recipes.errors import RecipeError, fault
+from hf_recipes.launch import say
+from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
+from hf_recipes.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hf_recipes.devices import Device
+
+
+def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume: bool = False) -> Path:
+    """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can mend."""
+    recipe = read_recipe(path, overrides)
+    for line in (*recipe.translations, *(f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts)):
+        say(line)
+    if resume:
+        recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, "argument '--resume'")
+    if smoke:
+        from hf_recipes.smoke import shrink
+
+        recipe, replaced = shrink(recipe)
+        say("smoke run; replaced: " + "; ".join(replaced))
+    _refuse(launch.environment_faults(recipe) + ([] if smoke else file_faults(recipe)))
+
+    from hf_recipes.devices import this_device  # torch is imported from here on
+
+    device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
+    recipe, choices = choose(recipe, device)
+    _refuse(launch.device_faults(recipe, device) + checks.device_faults(recipe, device))
+    for line in choices:
+        say(line)
+    from hf_recipes.training import build_arguments
+
+    args = build_arguments(recipe)
+    launch.assert_world(args)
+    folder = writable(args.output_dir, recipe.place(f"{recipe.trainer}.output_dir"))
+    record = records.opening(recipe, device, choices)
+    with _recorded(record, folder, device):
+        recipe = _train(recipe, args, device, folder, record)
+    if launch.rank() == 0:
+        _publish(recipe, folder, record)
+    return folder / records.NAME
+
+
+def _refuse(faults: Sequence[Any]) -> None:
+    if faults:
+        raise RecipeError(faults)
+
+
+def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any]) -> Recipe:
+    """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
+    from hf_recipes import models, summary, training
+    from hf_recipes.scoring import Scoring
+
+    began = time.perf_counter()
+    record["where"] = "data"
+    config = models.build_config(recipe)
+    splits = _smoke_splits(recipe) or load_splits(recipe)
+    for line in splits.notes:
+        say(line)
+    tokenizer = models.build_tokenizer(recipe, splits.train, say)
+    recipe, length, lines = choose_length(recipe, models.longest_input(config), tokenizer.model_max_length)
+    _refuse_length(recipe, length, models.longest_input(config))
+    record["recipe"], record["choices"] = records.described(recipe), [*record["choices"], *lines]
+    with args.main_process_first(desc="rows"):
+        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
+    for line in (*lines, *prepared.notes):
+        say(line)
+
+    record["where"] = "model"
+    model = models.build_model(recipe, config, tokenizer, prepared.config, say)
+    if recipe.get("master_weights"):
+        from hf_recipes.half_precision import prepare_model
+
+        model = prepare_model(model)
+    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")))
+    trainer = training.build_trainer(
+        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
+    )
+    record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
+    for line in summary.opening(recipe, args, device, record):
+        say(line)
+    if trainer.is_world_process_zero():
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+
+    record["where"] = "training"
+    checkpoint = training.resume_checkpoint(recipe, args.output_dir, model)
+    if checkpoint:
+        say(f"resuming from {checkpoint}")
+    if recipe.training.get("do_train") is not False:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        record.update(summary.trained(trainer, result, training.tokens_seen(checkpoint)))
+        record["where"] = "saving"
+        trainer.save_model()
+
+    record["where"] = "evaluation"
+    record["metrics"] = scoring.evaluate(trainer)
+    record["scores"] = scoring.write(trainer, folder)
+    record["time"] = {**record.get("time", {}), "total_seconds": time.perf_counter() - began}
+    record["where"] = "end"
+    return recipe
+
+
+def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
+    """The card, the result in words, and the Hub if the recipe says so: a Hub that is down never costs the run."""
+    from hf_recipes import hub, summary
+    from hf_recipes.cards import model_card
+
+    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+    for line in summary.closing(recipe, folder, record):
+        say(line)
+    if recipe.training.get("push_to_hub"):
+        outcome = hub.push_after_training(
+            folder,
+            repo_id=recipe.training.get("hub_model_id"),
+            private=recipe.training.get("hub_private_repo"),
+            revision=recipe.training.get("hub_revision"),
+        )
+        say(str(outcome))
+
+
+def _smoke_splits(recipe: Recipe) -> Any:
+    if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
+        return None
+    from hf_recipes.smoke import generated_splits
+
+    return generated_splits(recipe)
+
+
+def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
+    if positions is not None and length > positions:
+        dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+        what = f"{length} tokens are more than the model's {positions} positions"
+        raise fault(recipe.place(dotted), what, f"set {dotted}: {positions} or less")
+
+
+@contextmanager
+def _recorded(record: dict[str, Any], folder: Path, device: Device) -> Iterator[None]:
+    """Writes the record however the run ends."""
+    import torch
+
+    try:
+        yield
+        record["status"] = "finished"
+    except KeyboardInterrupt:
+        record["status"] = "stopped"
+        raise
+    except torch.OutOfMemoryError as problem:
+        record["status"], record["error"] = "out of memory", str(problem).splitlines()[0]
+        mend = "take a smaller per_device_train_batch_size with more gradient_accumulation_steps, a shorter max_length, "
+        mend += "or activation_checkpointing: true"
+        raise fault(record["recipe"]["path"], f"out of memory in {record['where']}: {record['error']}", mend) from problem
+    except BaseException as problem:
+        record["status"], record["error"] = "failed", f"{type(problem).__name__}: {problem}"
+        raise
+    finally:
+        record["ended"] = records.now()
+        record["memory"] = records.memory(device)
+        if launch.rank() == 0:
+            records.write(folder, record)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m hf_recipes.run RECIPE ...` is `hf-recipes run RECIPE ...`."""
+    from hf_recipes.cli import main as command
+
+    command(["run", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+if __name__ == "__main__":
+    main()

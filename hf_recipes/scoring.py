@@ -1,0 +1,89 @@
+"""A run's evaluation: the task's metrics during training, the last word after it, and per-example scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.metrics import trainer as of_trainer
+from hf_recipes.metrics.trainer import Remembering
+from hf_recipes.scores import score_batches, write_scores
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from hf_recipes.tasks import Prepared
+
+
+class Scoring:
+    """The metrics of one run's evaluation splits ("eval", and "test" if there is one), and their per-example rows."""
+
+    def __init__(self, task: str, prepared: Prepared, names: Sequence[str]):
+        self.task, self.prepared = task, prepared
+        self.of_split = {split: Remembering(compute=_compute(task, prepared, split, names)) for split in prepared.evals}
+
+    @property
+    def compute_metrics(self) -> Remembering:
+        """What the Trainer gets: the metrics of the "eval" split."""
+        return self.of_split["eval"]
+
+    @property
+    def preprocess_logits(self) -> Callable[..., Any] | None:
+        """What is kept of the logits while an evaluation runs; causal LMs keep none (evaluation.py)."""
+        return {
+            "text-classification": of_trainer.keep_logits,
+            "token-classification": of_trainer.tags_and_rows,
+        }.get(self.task)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, dict[str, float] | None]:
+        """{"before", "eval", "test"}: metrics before training (if the recipe has eval_on_start), and at its end.
+
+        An evaluation that training itself made of the very same weights is not made again.
+        """
+        history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+        before = next((entry for entry in history if entry["step"] == 0), None)
+        found: dict[str, dict[str, float] | None] = {"before": _numbers(before) if before else None}
+        last = history[-1] if history else None
+        same = last is not None and last["step"] == trainer.state.global_step > 0
+        if same and not trainer.args.load_best_model_at_end and self.compute_metrics.last is not None:
+            found["eval"] = _numbers(last)
+        else:
+            found["eval"] = _numbers(trainer.evaluate())
+        found["test"] = None
+        if "test" in self.prepared.evals:
+            trainer.compute_metrics = self.of_split["test"]
+            found["test"] = _numbers(trainer.evaluate(self.prepared.evals["test"], metric_key_prefix="test"))
+            trainer.compute_metrics = self.compute_metrics
+        return found
+
+    def write(self, trainer: Trainer, folder: Path) -> dict[str, str]:
+        """Writes scores.parquet (and scores-test.parquet); returns split -> file name."""
+        written = {}
+        for split, remembered in self.of_split.items():
+            if remembered.last is None or not trainer.is_world_process_zero():
+                continue
+            name = "scores.parquet" if split == "eval" else f"scores-{split}.parquet"
+            batches = score_batches(
+                self.task,
+                ids=self.prepared.ids[split],
+                predictions=remembered.last.predictions,
+                label_ids=remembered.last.label_ids,
+                n_bytes=self.prepared.row_bytes.get(split),
+            )
+            write_scores(folder / name, self.task, batches, label_names=self.prepared.label_names)
+            written[split] = name
+        return written
+
+
+def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) -> Callable[[Any], dict[str, float]]:
+    if task == "text-classification":
+        return of_trainer.classification_compute_metrics(names, prepared.label_names)
+    if task == "token-classification":
+        return of_trainer.token_compute_metrics(names, prepared.label_names)
+    return of_trainer.lm_compute_metrics(prepared.stats[split]["bytes"], names)
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    dropped = ("step", "epoch", "total_flos", "num_input_tokens_seen")
+    return {k: v for k, v in entry.items() if k not in dropped and isinstance(v, int | float)}

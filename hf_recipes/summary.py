@@ -1,0 +1,137 @@
+"""What a run says first and last, and the facts of it that go into its record. Pure: facts in, lines out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes import data
+from hf_recipes.models import from_scratch, model_name, parameter_counts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hf_recipes.devices import Device
+    from hf_recipes.recipe import Recipe
+    from hf_recipes.tasks import Prepared
+
+HIGHER_IS_BETTER = ("f1", "accuracy", "span_f1")
+SHOWN = ("perplexity", "bits_per_byte", "f1", "span_f1", "accuracy", "loss")
+
+
+def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, Any]:
+    """Model, data, batch and steps of a run that is about to train, as record.json keeps them."""
+    total, trainable = parameter_counts(model)
+    per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    sequences = per_device * args.world_size * accumulation
+    rows = len(trainer.train_dataset)
+    tokens = prepared.stats["train"]["tokens"]
+    steps_an_epoch = max(1, -(-rows // sequences))
+    steps = args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        "model": {
+            "class": type(inner).__name__,
+            "name": model_name(recipe),
+            "from_scratch": from_scratch(recipe),
+            "parameters": total,
+            "trainable_parameters": trainable,
+            "adapter": bool(recipe.section("LoraConfig")),
+            "dtype": str(inner.dtype).removeprefix("torch."),
+            "attention": getattr(inner.config, "_attn_implementation", None),
+        },
+        "tokenizer": {"class": type(tokenizer).__name__, "vocabulary": len(tokenizer)},
+        "data": {
+            split: {**prepared.stats[split], "fingerprint": data.fingerprint(rows_, columns)}
+            for split, (rows_, columns) in prepared.sources.items()
+        },
+        "label_names": list(prepared.label_names) or None,
+        "batch": {
+            "per_device": per_device,
+            "processes": args.world_size,
+            "accumulation": accumulation,
+            "sequences_per_step": sequences,
+            "tokens_per_step": round(tokens / rows * sequences),
+        },
+        "planned_steps": steps,
+        "seed": args.seed,
+        "upstream_defaults": _settings(args),
+    }
+
+
+def _settings(args: Any) -> dict[str, Any]:
+    """Every field of the arguments as they are, upstream's defaults included; no token."""
+    return {k: v for k, v in args.to_dict().items() if "token" not in k or k == "include_num_input_tokens_seen"}
+
+
+def opening(recipe: Recipe, args: Any, device: Device, record: dict[str, Any]) -> list[str]:
+    """One screenful before training: what, on what, in which batches, where to."""
+    model, batch, rows = record["model"], record["batch"], record["data"]
+    share = model["trainable_parameters"] / model["parameters"]
+    attention = f", attention: {model['attention']}" if model["attention"] else ""
+    splits = ", ".join(f"{name} {part['rows']:,} rows" for name, part in rows.items())
+    steps = record["planned_steps"]
+    return [
+        "",
+        f"task       {recipe.task}",
+        f"model      {model['name']} ({model['class']}{', from scratch' if model['from_scratch'] else ''}): "
+        f"{model['parameters']:,} parameters, {model['trainable_parameters']:,} trainable ({share:.1%}), "
+        f"{model['dtype']}{attention}",
+        f"data       {splits}; longest training row {rows['train']['longest']} tokens",
+        f"precision  {precision(recipe, args)}",
+        f"device     {device.name} ({device.kind}) x {args.world_size}",
+        f"batch      {batch['per_device']} per device x {batch['processes']} device{'s' * (batch['processes'] > 1)} x "
+        f"{batch['accumulation']} accumulation = {batch['sequences_per_step']} sequences, "
+        f"about {batch['tokens_per_step']:,} tokens a step",
+        f"steps      {steps:,}, about {steps * batch['tokens_per_step']:,} tokens in all; {args.optim}, "
+        f"learning rate {args.learning_rate:g}, {args.lr_scheduler_type}",
+        f"output     {args.output_dir}",
+        "",
+    ]
+
+
+def precision(recipe: Recipe, args: Any) -> str:
+    """The training precision in words."""
+    dtype = recipe.get("model.dtype", "float32")
+    if recipe.get("master_weights"):
+        return "O2: fp16 parameters and gradients, fp32 master weights, dynamic loss scaling"
+    mixed = "bf16 autocast" if args.bf16 else "fp16 autocast with loss scaling" if args.fp16 else ""
+    if recipe.section("BitsAndBytesConfig"):
+        return f"{mixed or 'no autocast'}; quantised base model"
+    return f"{mixed + ' over ' if mixed else ''}{dtype} weights"
+
+
+def trained(trainer: Any, result: Any, tokens_before: int) -> dict[str, Any]:
+    """Steps, time and speed of a training that came to its end."""
+    seconds = result.metrics["train_runtime"]
+    tokens = trainer.state.num_input_tokens_seen - tokens_before
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "time": {"train_seconds": seconds},
+        "tokens_per_second": tokens / seconds if tokens and seconds else None,
+        "train_loss": result.metrics["train_loss"],
+        "total_flos": trainer.state.total_flos,
+        "log_history": trainer.state.log_history,
+        "best_checkpoint": trainer.state.best_model_checkpoint,
+    }
+
+
+def closing(recipe: Recipe, folder: Path, record: dict[str, Any]) -> list[str]:
+    """The result: metrics before and after, and what to type next."""
+    lines = ["", f"{record['status']} after {record.get('steps', 0)} steps"]
+    before, after, test = (record["metrics"].get(name) or {} for name in ("before", "eval", "test"))
+    for name in SHOWN:
+        if f"eval_{name}" in after:
+            was = f"{before[f'eval_{name}']:.4g} -> " if f"eval_{name}" in before else ""
+            on_test = f"   (test {test[f'test_{name}']:.4g})" if f"test_{name}" in test else ""
+            lines.append(f"  {name:<14} {was}{after[f'eval_{name}']:.4g}{on_test}")
+    if record.get("tokens_per_second"):
+        seconds = record["time"]["train_seconds"]
+        lines.append(f"  trained for    {seconds:.0f} s at {record['tokens_per_second']:,.0f} tokens a second")
+    lines += [
+        "",
+        f"record   {folder / 'record.json'}",
+        f"model    {folder} ({'adapter' if record['model']['adapter'] else 'weights'}, tokenizer, card, scores)",
+        f"next     hf-recipes push {folder} --repo YOU/{folder.name}    put it on the Hub",
+    ]
+    return lines

@@ -1,0 +1,268 @@
+"""Recipe, model and rows to a ready Trainer or SFTTrainer: upstream's class, our three mixins, its callbacks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
+
+from hf_recipes.errors import fault
+from hf_recipes.evaluation import ExactEvaluationMixin
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe import Recipe
+    from hf_recipes.tasks import Prepared
+
+# Keys of TrainingArguments that the runner acts on itself. push_to_hub: Trainer would create the repository before
+# training (an unreachable Hub would end the run) and push training_args.bin, a pickle.
+RUNNERS_OWN = (
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+    "resume_from_checkpoint",
+    "do_train",
+    "do_eval",
+    "do_predict",
+)
+
+
+class RunMixin:
+    """What a run needs of either trainer: no pickle beside the weights, no second model card, memory in the logs."""
+
+    model: Any
+    args: Any
+    processing_class: Any
+    accelerator: Any
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        if not self.args.should_save:
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model.save_pretrained(folder, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the card is made from the record, once, at the end of the run (SFTTrainer writes one a checkpoint)."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(_card_facts(self.args.device))
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+def _card_facts(device: Any) -> dict[str, float]:
+    """Memory of the card at its peak so far in GiB, and its utilisation in percent where NVML answers."""
+    import torch
+
+    if device.type != "cuda":
+        return {}
+    facts = {
+        "gpu_peak_allocated_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3),
+        "gpu_peak_reserved_gib": round(torch.cuda.max_memory_reserved(device) / 2**30, 3),
+    }
+    try:
+        facts["gpu_utilization_percent"] = float(torch.cuda.utilization(device))
+    except (ModuleNotFoundError, RuntimeError):
+        pass  # no pynvml, or a driver without NVML
+    return facts
+
+
+class SampleText(TrainerCallback):
+    """Continues (or, in a chat, answers) the recipe's sample_prompts at each evaluation, on rank 0."""
+
+    def __init__(self, prompts: list[str], words: Mapping[str, Any], tokenizer: Any, chat: bool, say: Callable[[str], None]):
+        self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or model is None:
+            return
+        import torch
+
+        model = getattr(model, "module", model)
+        generation = GenerationConfig(
+            **{"max_new_tokens": 40, **self.words},
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        training = model.training
+        model.eval()
+        state_of_rng = torch.get_rng_state()  # sampling must not move what training draws next
+        cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+        for prompt in self.prompts:
+            if self.chat:
+                prompt_text = self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                )
+            else:
+                prompt_text = prompt
+            inputs = self.tokenizer(prompt_text, return_tensors="pt", add_special_tokens=not self.chat).to(args.device)
+            inputs.pop("token_type_ids", None)
+            with torch.no_grad():
+                tokens = model.generate(**inputs, generation_config=generation, use_cache=True)
+            answer = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            self.say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
+        torch.set_rng_state(state_of_rng)
+        if cuda_rng is not None:
+            torch.cuda.set_rng_state_all(cuda_rng)
+        model.train(training)
+
+
+def build_arguments(recipe: Recipe) -> TrainingArguments:
+    """The section's class with the recipe's words. Raises RecipeError for what it refuses."""
+    words = {k: v for k, v in recipe.training.items() if k not in RUNNERS_OWN}
+    if recipe.get("master_weights"):
+        words["fp16"] = False  # no autocast and no second loss scaler: parameters and gradients are fp16 themselves
+    kind: type[TrainingArguments] = TrainingArguments
+    if recipe.trainer == "SFTConfig":
+        from trl import SFTConfig
+
+        kind = SFTConfig
+        # Rows are tokenized, labelled and packed when they get there (tasks/): TRL would shuffle evaluation rows too.
+        words["dataset_kwargs"] = {**(words.get("dataset_kwargs") or {}), "skip_prepare_dataset": True}
+    try:
+        return kind(**words)
+    except (ValueError, TypeError, ImportError) as problem:
+        raise fault(recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {_first_line(problem)}") from problem
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def build_trainer(
+    recipe: Recipe,
+    args: TrainingArguments,
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared,
+    compute_metrics: Callable[..., dict[str, float]],
+    preprocess_logits: Callable[..., Any] | None,
+    say: Callable[[str], None],
+) -> Trainer:
+    """The one place that builds a trainer. Raises RecipeError for what upstream refuses at construction."""
+    kind = trainer_class(recipe)
+    words: dict[str, Any] = {
+        "model": model,
+        "args": args,
+        "train_dataset": _packed(recipe, args, prepared.train),
+        "eval_dataset": prepared.evals["eval"],
+        "processing_class": tokenizer,
+        "compute_metrics": compute_metrics,
+        "callbacks": callbacks(recipe, tokenizer, say),
+    }
+    if recipe.trainer == "TrainingArguments":
+        words["data_collator"] = prepared.collator
+        words["preprocess_logits_for_metrics"] = preprocess_logits
+    try:
+        return kind(**words)
+    except (ValueError, TypeError, ImportError) as problem:
+        raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {_first_line(problem)}") from problem
+
+
+def trainer_class(recipe: Recipe) -> type[Trainer]:
+    """Upstream's trainer under our mixins."""
+    upstream: type[Trainer] = Trainer
+    if recipe.trainer == "SFTConfig":
+        from trl import SFTTrainer
+
+        upstream = SFTTrainer
+    mixins: tuple[type, ...] = (RunMixin, ExactEvaluationMixin)
+    if recipe.get("master_weights"):
+        from hf_recipes.master_weights import MasterWeightsMixin
+
+        mixins = (*mixins, MasterWeightsMixin)
+    return type(f"Recipe{upstream.__name__}", (*mixins, upstream), {})
+
+
+def _packed(recipe: Recipe, args: Any, train: Dataset) -> Dataset:
+    """TRL's own order of work: shuffle if asked, then pack."""
+    if recipe.trainer != "SFTConfig":
+        return train
+    if args.shuffle_dataset:
+        train = train.shuffle(seed=args.seed)
+    if args.packing:
+        from trl import pack_dataset
+
+        train = pack_dataset(train, args.max_length, args.packing_strategy)
+    return train
+
+
+def callbacks(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -> list[TrainerCallback]:
+    """Early stopping and text samples, as the recipe asks."""
+    found: list[TrainerCallback] = []
+    if "EarlyStoppingCallback" in recipe.sections:
+        found.append(EarlyStoppingCallback(**recipe.section("EarlyStoppingCallback")))
+    prompts = recipe.get("sample_prompts")
+    if prompts:
+        words = recipe.section("GenerationConfig")
+        found.append(SampleText(list(prompts), words, tokenizer, recipe.task == "chat", say))
+    return found
+
+
+def resume_checkpoint(recipe: Recipe, output_dir: str, model: Any) -> str | None:
+    """What to pass to train(resume_from_checkpoint=): upstream's sense (true: the newest in output_dir; or a path).
+
+    Raises RecipeError if there is none, or if its weights are of another model.
+    """
+    asked = recipe.training.get("resume_from_checkpoint")
+    if not asked:
+        return None
+    where = recipe.place(f"{recipe.trainer}.resume_from_checkpoint")
+    if asked is True:
+        from transformers.trainer_utils import get_last_checkpoint
+
+        found = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+        if found is None:
+            raise fault(where, f"there is no checkpoint in {output_dir!r} to resume from", "start without it")
+        asked = found
+    if not os.path.isfile(os.path.join(asked, "trainer_state.json")):
+        raise fault(where, f"{asked!r} is no checkpoint of a Trainer (it has no trainer_state.json)")
+    _same_model(where, asked, model)
+    return str(asked)
+
+
+def tokens_seen(checkpoint: str | None) -> int:
+    """Tokens that a checkpoint had already trained on: not this session's work."""
+    if checkpoint is None:
+        return 0
+    with open(os.path.join(checkpoint, "trainer_state.json"), encoding="utf-8") as text:
+        return int(json.load(text).get("num_input_tokens_seen") or 0)
+
+
+def _same_model(where: str, checkpoint: str, model: Any) -> None:
+    """Names and shapes of the checkpoint's tensors against the model's, from the files' headers only."""
+    from safetensors import SafetensorError, safe_open
+
+    files = [name for name in sorted(os.listdir(checkpoint)) if name.endswith(".safetensors")]
+    if not files:
+        raise fault(where, f"{checkpoint!r} holds no weights (*.safetensors)")
+    ours = {_plain(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in files:
+        try:
+            with safe_open(os.path.join(checkpoint, name), framework="pt") as weights:
+                theirs = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+        except SafetensorError as problem:
+            raise fault(where, f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}") from problem
+        for key, shape in theirs.items():
+            if ours.get(_plain(key), shape) != shape:
+                what = f"{checkpoint!r} is a checkpoint of another model: {key} is {shape}, here {ours[_plain(key)]}"
+                raise fault(where, what, "resume with the recipe that wrote it, or start anew in another output_dir")
+        if not any(_plain(key) in ours for key in theirs):
+            what = f"{checkpoint!r} is a checkpoint of another model: none of its tensors is known here"
+            raise fault(where, what, "resume with the recipe that wrote it, or start anew in another output_dir")
+
+
+def _plain(name: str) -> str:
+    """peft saves an adapter's tensors without the adapter's name."""
+    return name.replace(".default", "").replace(".modules_to_save", "").replace(".base_layer", "")

@@ -1,0 +1,44 @@
+"""The private points of upstream that this package relies on are what the table says they are."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import hf_recipes
+from hf_recipes.upstream_private import PRIVATE_POINTS, PrivatePoint
+
+PACKAGE = Path(hf_recipes.__file__).parent
+
+
+def installed(point: PrivatePoint) -> object:
+    module, _, path = point.name.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("point", PRIVATE_POINTS, ids=lambda point: point.name)
+def test_a_private_point_of_upstream_is_still_what_the_table_says(point):
+    found = installed(point)
+    assert point.signature or point.lines, "a row that nothing checks"
+    if point.signature:
+        assert str(inspect.signature(found)) == point.signature
+    source = inspect.getsource(found)
+    assert [line for line in point.lines if line not in source] == []
+
+
+def test_no_private_point_is_named_twice_and_each_is_used_where_the_table_says():
+    assert len({point.name for point in PRIVATE_POINTS}) == len(PRIVATE_POINTS)
+    for point in PRIVATE_POINTS:
+        assert point.why and (PACKAGE / point.used_by).is_file()
+
+
+def test_importing_the_table_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, hf_recipes.upstream_private; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
