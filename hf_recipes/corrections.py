@@ -61,7 +61,6 @@ CORRECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "exponential_decay_length_penalty": {"kinds": ("list",), "items": ("int", "float")},
         "sequence_bias": {"kinds": ("list", "dict")},  # a list of [ids, bias], as its keys are tuples
     },
-    "BpeTrainer": {"progress_format": {"choices": ("indicatif", "json", "silent")}},
     "model": {
         "dtype": {"kinds": ("str",), "choices": ("auto", *_DTYPES)},
         "attn_implementation": {"open_choices": r"(paged\|)?[\w.-]+/[\w.-]+(@[^:]+)?(:\w+)?"},  # a kernel of the Hub

@@ -73,7 +73,7 @@ def _loss_is_unnamed(model: Any) -> bool:
     """No loss_type, and forward asks for `self.loss_function`, then ForCausalLMLoss (XLM and XLNet have their own)."""
     if getattr(model, "loss_type", "") is not None:
         return False
-    forwards = [inspect.unwrap(base.forward) for base in type(model).__mro__ if "forward" in base.__dict__]
+    forwards = [inspect.unwrap(base.__dict__["forward"]) for base in type(model).__mro__ if "forward" in base.__dict__]
     return any("loss_function" in forward.__code__.co_names for forward in forwards if hasattr(forward, "__code__"))
 
 

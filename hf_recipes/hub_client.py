@@ -1,9 +1,9 @@
 """huggingface_hub's client made patient but not endless, its errors as one sentence, and tokens kept out of both.
 
 Its own client waits for ever (`timeout=None`, huggingface_hub/utils/_http.py); `create_repo` and the commit try once,
-while other calls retry six times and sleep as long as a Retry-After says; and hf_xet, which carries the large files, tries for
-up to half an hour (measured 2026-11-22, hf_xet 1.8.0: over 200 s on a Hub that answers 500). `patient_client` gives
-every call of a push the same limits, and puts the earlier client back afterwards.
+other calls retry six times and sleep as long as a Retry-After says; hf_xet, which carries the large files, goes on for
+minutes (measured 2026-11-22, hf_xet 1.8.0: over 200 s on a Hub that answers 500). `patient_client` gives every call of
+a push the same limits, and puts the earlier client back afterwards.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def patient_client(patience: Patience) -> Iterator[list[tuple[float, str]]]:
 
     earlier = _http._GLOBAL_CLIENT_FACTORY
     trouble: list[tuple[float, str]] = []
+    limits = dict.fromkeys(("read", "write", "pool"), patience.answer_seconds) | {"connect": patience.connect_seconds}
 
     def patient() -> Any:
         client: Any = earlier()
-        client.timeout = type(client.timeout)(patience.answer_seconds, connect=patience.connect_seconds)
         plain_send = client.send
 
         def failed(began: float, what: str, waits: int = 0) -> None:
@@ -69,6 +69,11 @@ def patient_client(patience: Patience) -> Iterator[list[tuple[float, str]]]:
 
         def send(request: Any, **options: Any) -> Any:
             began = time.monotonic()
+            # Per request, because model_info and list_repo_tree pass timeout=None past the client's own limits.
+            asked = request.extensions.get("timeout") or {}
+            request.extensions["timeout"] = {
+                kind: limit if asked.get(kind) is None else min(limit, asked[kind]) for kind, limit in limits.items()
+            }
             try:
                 response = plain_send(request, **options)
             except Exception as error:

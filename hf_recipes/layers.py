@@ -6,7 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_recipes.errors import Fault
@@ -34,7 +34,7 @@ def file_layers(path: str, faults: list[Fault]) -> tuple[list[Layer], bool]:
     chain: list[str] = []
     where = ""
     while True:
-        real = os.path.realpath(path)
+        real = os.path.realpath(path) if "\0" not in path else path
         if real in chain:
             faults.append(Fault(where=where, what=f"extends {path}, which leads back to itself", mend="end the circle"))
             return layers, False
@@ -54,6 +54,7 @@ def file_layers(path: str, faults: list[Fault]) -> tuple[list[Layer], bool]:
             faults.append(Fault(where=path, what=what, mend="a recipe is a mapping that begins with 'task:'"))
             return layers, False
         layer, extends = _cleaned(path, document.value, document.places, faults)
+        layer = replace(layer, broken=layer.broken | {dotted.partition(".")[0] for dotted in document.broken})
         layers.insert(0, layer)
         if extends is None:
             return layers, True

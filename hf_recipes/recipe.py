@@ -134,24 +134,23 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
                 sections[trainer]["output_dir"] = f"runs/{os.path.splitext(os.path.basename(path))[0]}"
     recipe = Recipe(path=path, sections=sections, places=places, translations=tuple(dict.fromkeys(translations)))
     faults += judge.faults
-    if whole and not broken and sections.get("task") in TASKS and sum(t in sections for t in TRAINERS) == 1:
+    if whole and not broken and _known(sections, TASKS) and sum(t in sections for t in TRAINERS) == 1:
         faults += _contradictions(recipe, judge.bad)
     if not faults:
-        try:
-            from hf_recipes.checks import doubts
+        from hf_recipes.checks import doubts
 
-            judge.doubts += doubts(recipe)
-        except ModuleNotFoundError:  # TODO remove
-            pass
+        judge.doubts += doubts(recipe)
     return replace(recipe, doubts=tuple(_in_order(judge.doubts, path, layers)))
+
+
+def _known(sections: Mapping[str, Any], tasks: Mapping[str, Any]) -> bool:
+    task = sections.get("task")
+    return isinstance(task, str) and task in tasks
 
 
 def _contradictions(recipe: Recipe, bad: set[str]) -> list[Fault]:
     """What checks.py finds in the sound part of a recipe: neither the keys at fault nor what follows from them."""
-    try:
-        from hf_recipes.checks import faults
-    except ModuleNotFoundError:  # TODO remove
-        return []
+    from hf_recipes.checks import faults
 
     if not bad:
         return faults(recipe)
@@ -177,7 +176,7 @@ def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any) -> None
     tasks = ", ".join(TASKS)
     if task is None and "task" not in broken:
         judge.fault("task", "the recipe has no task", f"write `task:` with one of {tasks}")
-    elif task is not None and task not in TASKS:
+    elif task is not None and not (isinstance(task, str) and task in TASKS):
         near = nearest(str(task), TASKS)
         judge.fault(
             "task",

@@ -103,7 +103,7 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
         say(f"resuming from {checkpoint}")
     if recipe.training.get("do_train") is not False:
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        record.update(summary.trained(trainer, result, training.tokens_seen(checkpoint)))
+        record.update(summary.trained(trainer, result, *training.earlier_session(checkpoint)))
         record["where"] = "saving"
         trainer.save_model()
 

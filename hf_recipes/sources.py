@@ -131,7 +131,7 @@ _ANNOTATED = re.compile(r"    [A-Za-z]\w*\s*:")
 
 @cache
 def class_head(package: str, path: str, name: str) -> ast.ClassDef | None:
-    """A class up to its first method: docstring and fields, at half the cost. The whole class if fields follow a method."""
+    """A class up to its first method: docstring and fields. The whole class if fields follow a method."""
     lines = text(package, path).splitlines(keepends=True)
     heads = (f"class {name}(", f"class {name}:")
     start = next((n for n, line in enumerate(lines) if line.startswith(heads)), None)

@@ -82,11 +82,16 @@ def opening(recipe: Recipe, args: Any, device: Device, record: dict[str, Any]) -
         f"batch      {batch['per_device']} per device x {batch['processes']} device{'s' * (batch['processes'] > 1)} x "
         f"{batch['accumulation']} accumulation = {batch['sequences_per_step']} sequences, "
         f"about {batch['tokens_per_step']:,} tokens a step",
-        f"steps      {steps:,}, about {steps * batch['tokens_per_step']:,} tokens in all; {args.optim}, "
-        f"learning rate {args.learning_rate:g}, {args.lr_scheduler_type}",
+        f"steps      {steps:,}, about {steps * batch['tokens_per_step']:,} tokens in all; {_word(args.optim)}, "
+        f"learning rate {args.learning_rate:g}, {_word(args.lr_scheduler_type)}",
         f"output     {args.output_dir}",
         "",
     ]
+
+
+def _word(choice: Any) -> str:
+    """An upstream enum's word ("cosine"), or the word itself."""
+    return str(getattr(choice, "value", choice))
 
 
 def precision(recipe: Recipe, args: Any) -> str:
@@ -100,14 +105,17 @@ def precision(recipe: Recipe, args: Any) -> str:
     return f"{mixed + ' over ' if mixed else ''}{dtype} weights"
 
 
-def trained(trainer: Any, result: Any, tokens_before: int) -> dict[str, Any]:
-    """Steps, time and speed of a training that came to its end."""
-    seconds = result.metrics["train_runtime"]
+def trained(trainer: Any, result: Any, history: int, tokens_before: int) -> dict[str, Any]:
+    """Steps, time and speed of a training that came to its end; `history` log entries and `tokens_before` tokens are an
+    earlier session's."""
+    # upstream's train_runtime holds the evaluations in between too
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history[history:])
+    seconds = max(result.metrics["train_runtime"] - evaluating, 1e-9)
     tokens = trainer.state.num_input_tokens_seen - tokens_before
     return {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "time": {"train_seconds": seconds},
+        "time": {"train_seconds": seconds, "eval_seconds": evaluating},
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
         "train_loss": result.metrics["train_loss"],
         "total_flos": trainer.state.total_flos,

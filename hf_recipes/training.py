@@ -91,7 +91,7 @@ class SampleText(TrainerCallback):
 
         model = getattr(model, "module", model)
         generation = GenerationConfig(
-            **{"max_new_tokens": 40, **self.words},
+            **{"max_new_tokens": 40, "use_cache": True, **self.words},
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
@@ -109,7 +109,7 @@ class SampleText(TrainerCallback):
             inputs = self.tokenizer(prompt_text, return_tensors="pt", add_special_tokens=not self.chat).to(args.device)
             inputs.pop("token_type_ids", None)
             with torch.no_grad():
-                tokens = model.generate(**inputs, generation_config=generation, use_cache=True)
+                tokens = model.generate(**inputs, generation_config=generation)
             answer = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             self.say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
         torch.set_rng_state(state_of_rng)
@@ -232,12 +232,13 @@ def resume_checkpoint(recipe: Recipe, output_dir: str, model: Any) -> str | None
     return str(asked)
 
 
-def tokens_seen(checkpoint: str | None) -> int:
-    """Tokens that a checkpoint had already trained on: not this session's work."""
+def earlier_session(checkpoint: str | None) -> tuple[int, int]:
+    """Log entries and tokens that a checkpoint brings along: not this session's work."""
     if checkpoint is None:
-        return 0
+        return 0, 0
     with open(os.path.join(checkpoint, "trainer_state.json"), encoding="utf-8") as text:
-        return int(json.load(text).get("num_input_tokens_seen") or 0)
+        state = json.load(text)
+    return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
 def _same_model(where: str, checkpoint: str, model: Any) -> None:

@@ -30,11 +30,17 @@ class Document:
     value: Any = None
     places: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
     faults: list[Fault] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)  # keys whose value is a fault, and is left out
+
+
+_LEFT_OUT: Any = object()
 
 
 def read_file(path: str) -> Document:
     """A file's values and places. Whatever is wrong with the file is a fault; nothing is raised."""
-    fault = _unreadable(path)
+    fault = (
+        _unreadable(path) if "\0" not in path else Fault(where=repr(path), what="is no path", mend="give a YAML file")
+    )
     if fault is not None:
         return Document(faults=[fault])
     try:
@@ -72,9 +78,10 @@ def _unreadable(path: str) -> Fault | None:
 
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        near = nearest(os.path.basename(path), [n for n in names if n.endswith((".yaml", ".yml"))])
+        stems = {os.path.splitext(n)[0]: n for n in names if n.endswith((".yaml", ".yml"))}
+        near = nearest(os.path.splitext(os.path.basename(path))[0], stems)
         if near:
-            mend = f"did you mean {os.path.join(os.path.dirname(path), near)!r}?"
+            mend = f"did you mean {os.path.join(os.path.dirname(path), stems[near])!r}?"
         elif names or os.path.isdir(folder):
             mend = f"see what is in {folder!r}"
         else:
@@ -112,7 +119,8 @@ def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
         return found
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        what = f"holds a control character (U+{ord(str(error.character)[0]):04X})"
+        code = error.character if isinstance(error.character, int) else ord(error.character[0])
+        what = f"holds a control character (U+{code:04X})"
         found.faults.append(Fault(where=place(line), what=what, mend="delete it"))
         return found
     except (YAMLError, RecursionError, ValueError, AssertionError) as error:
@@ -129,7 +137,8 @@ def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
         found.faults.append(Fault(where=place(node.start_mark.line + 1), what=bomb, mend=_LIMITS_MEND))
         return found
     walk = _Walk(document=found, place=place)
-    found.value = walk.value(node, "")
+    value = walk.value(node, "")
+    found.value = None if value is _LEFT_OUT else value
     return found
 
 
@@ -185,15 +194,20 @@ class _Walk:
         ):
             said = tag.replace(_TAG, "!!")
             self.fault(node, f"the YAML tag {said!r} is not taken", "write a plain value without a tag")
-            return None
+            return self.left_out(dotted)
         if isinstance(node.value, str):
             return self.scalar(node, kind)
         if kind == "seq" and not (node.value and isinstance(node.value[0], tuple)):
-            return [self.value(item, self.at(item, f"{dotted}.{n}")) for n, item in enumerate(node.value)]
+            items = [self.value(item, self.at(item, f"{dotted}.{n}")) for n, item in enumerate(node.value)]
+            return [item for item in items if item is not _LEFT_OUT]
         if kind == "map" and not (node.value and not isinstance(node.value[0], tuple)):
             return self.mapping(node, dotted)
         self.fault(node, f"the YAML tag '!!{kind}' does not fit its value", "write a plain value without a tag")
-        return None
+        return self.left_out(dotted)
+
+    def left_out(self, dotted: str) -> Any:
+        self.document.broken.add(dotted)
+        return _LEFT_OUT
 
     def at(self, node: Any, dotted: str) -> str:
         self.document.places[dotted] = self.place(node.start_mark.line + 1)
@@ -213,6 +227,8 @@ class _Walk:
                 self.fault(key_node, "a key is a list or a mapping", "write a name")
                 continue
             key = self.value(key_node, dotted)
+            if key is _LEFT_OUT:
+                continue
             if isinstance(key, float) and not math.isfinite(key):
                 key = key_node.value
             if key in lines:
@@ -221,7 +237,9 @@ class _Walk:
                 continue
             lines[key] = key_node.start_mark.line + 1
             path = self.at(key_node, f"{dotted}.{key}" if dotted else str(key))
-            found[key] = self.value(value_node, path)
+            value = self.value(value_node, path)
+            if value is not _LEFT_OUT:
+                found[key] = value
         for source in merged:  # `<<: *anchor`: what stands here already wins
             if not (isinstance(source.value, list) and all(isinstance(i, tuple) for i in source.value)):
                 self.fault(source, "'<<' merges a mapping, and this is none", "give it an alias of a mapping")

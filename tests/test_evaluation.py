@@ -220,13 +220,13 @@ def test_a_mixture_of_experts_is_evaluated_without_its_auxiliary_loss(tmp_path: 
 
 
 class WithoutLogitsToKeep(transformers.LlamaForCausalLM):
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None) -> Any:  # type: ignore
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None) -> Any:
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
 
 
 class HeadThatSeesTheInput(transformers.LlamaForCausalLM):
-    def forward(self, input_ids: Any = None, logits_to_keep: int = 0, **words: Any) -> Any:  # type: ignore
-        output = super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **words)
+    def forward(self, input_ids: Any = None, labels: Any = None, logits_to_keep: int = 0, **words: Any) -> Any:
+        output = super().forward(input_ids=input_ids, labels=labels, logits_to_keep=logits_to_keep, **words)
         output.logits = output.logits * (1 + input_ids[:, -output.logits.shape[1] :, None])
         return output
 

@@ -14,7 +14,9 @@ from hf_recipes.errors import fault
 
 IGNORED = -100
 # Tag schemes by the prefixes in use: seqeval's strict mode must be told which one it reads. (Source: seqeval.scheme.)
+# BILOU is IOBES with other letters (last = end, unit = single), which seqeval's default mode does not know.
 SCHEMES = (("IOB2", frozenset("BIO")), ("IOBES", frozenset("BIOES")), ("BILOU", frozenset("BILOU")))
+BILOU = {"L": "E", "U": "S"}
 
 
 def f1(predictions: Any, references: Any) -> dict[str, float]:
@@ -60,6 +62,14 @@ def span_f1(predictions: Iterable[Sequence[str]], references: Iterable[Sequence[
     if not tags:
         raise fault("metric span_f1", "no tag is left to score", "is the split empty, or every label -100?")
     name = _scheme(tags)
+    if name == "BILOU":
+        name, gold, predicted = (
+            "IOBES",
+            *(
+                [[BILOU.get(tag[0], tag[0]) + tag[1:] for tag in sentence] for sentence in sentences]
+                for sentences in (gold, predicted)
+            ),
+        )
     precision, recall, score, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
     strict = f1_score(gold, predicted, mode="strict", scheme=getattr(schemes, name), average="micro", zero_division=0)
     return {

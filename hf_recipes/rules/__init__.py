@@ -1,1 +1,1 @@
-"""What contradicts itself or has no effect in a recipe: one rule, one function, by subject. `checks.py` asks them all."""
+"""What contradicts itself or has no effect in a recipe: one rule, one function. `checks.py` asks them all."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Fault
@@ -65,3 +67,24 @@ def tell_at(recipe: Recipe, dotted: str, what: str, mend: str = "") -> Fault:
 def has(recipe: Recipe, section: str) -> bool:
     """Whether the section is there, be it empty."""
     return recipe.sections.get(section) is not None
+
+
+def known_config(recipe: Recipe) -> Mapping[str, Any]:
+    """The model's config as far as the file, a local config.json and our tables tell, with the recipe's fields."""
+    from hf_recipes.presets import PRESETS, SHAPES
+
+    model = recipe.section("model")
+    held: Any = model.get("config")
+    name = model.get("pretrained_model_name_or_path") or held
+    if isinstance(model.get("preset"), str) and model["preset"] in PRESETS:
+        held = PRESETS[model["preset"]].config
+    elif isinstance(name, str):
+        path = os.path.join(name, "config.json") if os.path.isdir(name) else name
+        held = SHAPES[name].config if name in SHAPES else None
+        if path.endswith(".json") and os.path.isfile(path):
+            try:
+                with open(path, encoding="utf-8") as file:
+                    held = json.load(file)
+            except (OSError, ValueError):
+                held = None  # the reader says so
+    return {**held, **{key: model[key] for key in model if key in held}} if isinstance(held, Mapping) else {}

@@ -65,10 +65,10 @@ def early_stopping(recipe: Recipe) -> Iterator[Fault]:
     if word(recipe, "eval_strategy") == "no":
         what = "EarlyStoppingCallback looks at evaluations, and eval_strategy is no"
         yield tell_at(recipe, where, what, "write eval_strategy: epoch or steps")
-    if not word(recipe, "metric_for_best_model") and not on(recipe, "load_best_model_at_end"):
-        if word(recipe, "lr_scheduler_type") not in ("reduce_lr_on_plateau", "greedy"):  # these set it to loss
-            what = "EarlyStoppingCallback needs metric_for_best_model"
-            yield tell_at(recipe, where, what, "write metric_for_best_model, or load_best_model_at_end: true (by loss)")
+    by_loss = word(recipe, "lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")  # upstream sets loss for these
+    if not word(recipe, "metric_for_best_model") and not on(recipe, "load_best_model_at_end") and not by_loss:
+        what = "EarlyStoppingCallback needs metric_for_best_model"
+        yield tell_at(recipe, where, what, "write metric_for_best_model, or load_best_model_at_end: true (by loss)")
 
 
 def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Fault]:
@@ -92,7 +92,7 @@ def metrics_of_the_task(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _measured(recipe: Recipe) -> dict[str, str]:
-    """Names that metric_for_best_model may have -> the entry of `metrics` that gives it ("" where it is always there)."""
+    """Names for metric_for_best_model -> the entry that `metrics` lacks for it ("" where it is measured)."""
     from hf_recipes.metrics import METRICS
     from hf_recipes.tasks import TASKS
 
@@ -101,12 +101,12 @@ def _measured(recipe: Recipe) -> dict[str, str]:
     chosen = words(held) if isinstance(held, list) else list(task.default_metrics)
     found = {"loss": ""}
     for name in task.metrics:
-        found |= {key: "" if name in chosen else name for key in METRICS[name][2]}
+        found |= dict.fromkeys(METRICS[name][2], "" if name in chosen else name)
     return found
 
 
 def best_by_what(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:3442: a KeyError at the first evaluation. Metrics come out as eval_<name>; both spellings serve."""
+    """5.23 trainer.py:3442: a KeyError at the first evaluation. Both f1 and eval_f1 are understood."""
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if not name:
         return
@@ -162,7 +162,7 @@ def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
 
 
 def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:3923: a checkpoint without optimizer.pt resumes, silently, with a fresh optimizer and schedule."""
+    """5.23 trainer.py:3923: without optimizer.pt a resumed run has, silently, a fresh optimizer and schedule."""
     if on(recipe, "save_only_model") and given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint with save_only_model: its checkpoints hold no optimizer and no schedule"
         yield tell(recipe, "save_only_model", what, "leave save_only_model out, or start from the weights anew")

@@ -80,7 +80,9 @@ def warmup_that_is_one_step(recipe: Recipe) -> Iterator[Fault]:
         what, mend = "warmup_steps: 1.0 is one step, not 100 %", "write 1, or 0.999999999 for all steps"
         yield tell(recipe, "warmup_steps", what, mend)
     elif steps != int(steps):
-        yield tell(recipe, "warmup_steps", f"warmup_steps: {steps} is cut to {int(steps)} steps", "write a whole number")
+        yield tell(
+            recipe, "warmup_steps", f"warmup_steps: {steps} is cut to {int(steps)} steps", "write a whole number"
+        )
 
 
 def warmup_without_end(recipe: Recipe) -> Iterator[Fault]:
@@ -98,11 +100,17 @@ def scheduler_words(recipe: Recipe) -> Iterator[Fault]:
     where = "lr_scheduler_kwargs"
     for name in held if known is not None else ():
         if known is not None and name not in known:
-            yield tell(recipe, f"{where}.{name}", f"lr_scheduler_type: {schedule} has no {name}", _scheduler_mend(str(name), schedule, known))
+            yield tell(
+                recipe,
+                f"{where}.{name}",
+                f"lr_scheduler_type: {schedule} has no {name}",
+                _scheduler_mend(str(name), schedule, known),
+            )
     if schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
         floors = [name for name in ("min_lr", "min_lr_rate") if held.get(name) is not None]
         if len(floors) != 1:
-            what = f"lr_scheduler_type: {schedule} needs one of min_lr and min_lr_rate, and has {'both' if floors else 'none'}"
+            many = "both" if floors else "none"
+            what = f"lr_scheduler_type: {schedule} needs one of min_lr and min_lr_rate, and has {many}"
             key = where if where in recipe.training else "lr_scheduler_type"
             yield tell(recipe, key, what, "write lr_scheduler_kwargs: {min_lr_rate: 0.1}")
     if schedule == "warmup_stable_decay" and held.get("num_decay_steps") is None:
@@ -157,7 +165,9 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Fault]:
     if not optim.startswith(("galore_", "apollo_")):
         return
     if recipe.training.get("optim_target_modules") is None:
-        yield tell(recipe, "optim", f"optim: {optim} needs optim_target_modules", "write optim_target_modules: all-linear")
+        yield tell(
+            recipe, "optim", f"optim: {optim} needs optim_target_modules", "write optim_target_modules: all-linear"
+        )
     if optim.endswith("_layerwise") and (number(recipe, "gradient_accumulation_steps") or 1) > 1:
         what = f"optim: {optim} steps inside backward, so it takes no gradient_accumulation_steps"
         yield tell(recipe, "gradient_accumulation_steps", what, "write 1, or take the optimizer without _layerwise")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # hf_recipes.master_weights.OPTIMIZERS, which costs an import of torch; a test holds them together
 MASTER_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit")
-OVERFLOW = "activations of this Gemma pass 65504, the largest fp16 (transformers#39972)"
+OVERFLOW = "activations of Gemma 2 and 3 pass 65504, the largest fp16 (transformers#39972)"
 
 
 def gemma_generation(recipe: Recipe) -> str:

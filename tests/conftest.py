@@ -1,0 +1,41 @@
+"""Tests run offline, on the CPU, each in a folder of its own, on real (small) models and data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Read at import by huggingface_hub, datasets and torch: set before any of them is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("HF_TOKEN", None)
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def write_recipe(folder: Path) -> Callable[[str], str]:
+    """Writes a recipe's text into the working directory and returns its path as a user would type it."""
+
+    def write(text: str, name: str = "recipe.yaml") -> str:
+        (folder / name).write_text(text, encoding="utf-8")
+        return name
+
+    return write
