@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import platform
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -31,6 +32,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PrinterCallback,
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
@@ -63,7 +65,8 @@ BYTES = ("fp32", "autocast (O1)", "master weights (O2)", "pure bf16")  # and eac
 def text_rows() -> list[dict[str, Any]]:
     data = "\n".join(topics[name] for name in sorted(topics)).encode()
     blocks = [list(data[at : at + LENGTH]) for at in range(0, LENGTH * STEPS * BATCH, LENGTH)]
-    if len(blocks[-1]) != LENGTH:
+    random.Random(0).shuffle(blocks)
+    if min(map(len, blocks)) != LENGTH:
         raise RuntimeError(f"pydoc_data.topics holds {len(data)} bytes, fewer than {LENGTH * STEPS * BATCH}")
     return [{"input_ids": block, "labels": block} for block in blocks]
 
@@ -117,7 +120,7 @@ def trainer_for(
     model: Any, rows: list[dict[str, Any]], folder: str, *, sft: bool, held: str, scale: float, **words: Any
 ) -> Any:
     words = {"optim": "adamw_torch_fused", "bf16": False, "max_steps": STEPS, **words}
-    words |= {"output_dir": folder, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3, "warmup_steps": 10}
+    words |= {"output_dir": folder, "per_device_train_batch_size": BATCH, "learning_rate": 5e-4, "warmup_steps": 10}
     words |= {"logging_steps": 1, "logging_nan_inf_filter": False, "disable_tqdm": True, "report_to": "none"}
     words |= {"save_strategy": "no", "use_cpu": True, "train_sampling_strategy": "sequential"}
     if sft:
@@ -161,6 +164,7 @@ def train(make: Callable[[], Any], rows: list[dict[str, Any]], *, sft: bool = Fa
     forget_bitsandbytes_overrides()
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(fresh(make, held), rows, folder, sft=sft, held=held, scale=scale, **words)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {"losses": [entry["loss"] for entry in logs], "skipped_steps": logs[-1].get("skipped_steps", 0)}
@@ -202,6 +206,7 @@ def count_bytes(precision: str, optim: str) -> dict[str, Any]:
         model = fresh(lambda: gpt2(width=512), held)
         trainer = trainer_for(model, text_rows()[:16], folder, sft=False, held=held, scale=2.0**16, **words)
         trainer.add_callback(counting)
+        trainer.remove_callback(PrinterCallback)
         step = trainer.training_step
 
         def training_step(*args: Any, **kwargs: Any) -> Any:

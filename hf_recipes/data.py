@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Fault, RecipeError, fault
-from hf_recipes.scores import example_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -187,6 +186,8 @@ def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
 
 def row_ids(rows: Dataset, columns: list[str]) -> list[str]:
     """One stable id a row, of the named columns' content (scores.example_ids)."""
+    from hf_recipes.scores import example_ids  # NumPy; `check` looks for data files without it
+
     return example_ids(rows.select_columns(columns))
 
 

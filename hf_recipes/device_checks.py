@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hf_recipes.errors import Fault
-from hf_recipes.rules.asking import given, has, on, tell, tell_at, value, word, words
+from hf_recipes.rules.asking import has, on, tell, tell_at, word, words
 
 if TYPE_CHECKING:
     from hf_recipes.devices import Device
@@ -121,31 +121,25 @@ def _kernels(recipe: Recipe, device: Device) -> Iterator[Fault]:
 
 
 def device_questions(recipe: Recipe) -> list[str]:
-    """What `check` cannot answer without the device, one line each, with its place."""
+    """What `check` cannot answer without the device, one line each, without the recipe's path."""
     lines = []
-
-    def ask(key: str, question: str) -> None:
-        lines.append(f"{recipe.place(f'{recipe.trainer}.{key}')}: {question}")
-
-    if on(recipe, "bf16") or (recipe.trainer == "SFTConfig" and _unset(recipe, "bf16") and not on(recipe, "fp16")):
-        ask("bf16", "bf16: does the card have it (compute capability 8.0, RTX 30 and later)? A CPU is slow in it")
+    if on(recipe, "bf16") or (recipe.trainer == "SFTConfig" and _silent(recipe, "bf16") and not on(recipe, "fp16")):
+        lines.append("bf16: has the card it (compute capability 8.0: RTX 30, A100 and later)? A CPU is slow in it")
     if on(recipe, "fp16") and recipe.get("master_weights") is not True:
-        ask("fp16", "fp16: is there an accelerator? A CPU trains in fp32 instead, and the run says so")
+        lines.append("fp16: is there an accelerator? A CPU trains in fp32 instead, and the run says so")
     if on(recipe, "tf32"):
-        ask("tf32", "tf32: is the card an Ampere or later? Off a CUDA card it is dropped, and the run says so")
+        lines.append("tf32: is it a CUDA card since Ampere? Elsewhere it is dropped (and the run says so) or refused")
     optim = word(recipe, "optim") if "optim" in recipe.training else ""
     if (optimizer_package(optim) or ("", ""))[0] == "bitsandbytes":
-        ask("optim", f"optim: {optim}: is it an Apple GPU? Its 8-bit and paged kernels are not there yet")
-    if given(recipe, "torch_compile") and value(recipe, "torch_compile") is True:
-        ask("torch_compile", "torch_compile: does it compile for this model there? The first step takes minutes")
+        lines.append(f"optim: {optim}: is it an Apple GPU? The 8-bit and paged kernels are not there yet")
+    if on(recipe, "torch_compile"):
+        lines.append("torch_compile: does this model compile there? The first steps take minutes")
     attention = recipe.get("model.attn_implementation")
     if isinstance(attention, str) and attention in FLASH:
-        where = recipe.place("model.attn_implementation")
-        lines.append(f"{where}: attn_implementation: {attention}: is it a CUDA card with {FLASH[attention][1]}?")
-    where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size")
-    lines.append(f"{where}: memory: do the batch and the model fit the card? `hf-recipes plan` tells")
+        lines.append(f"attn_implementation: {attention}: is it a CUDA card with {FLASH[attention][1]} installed?")
+    lines.append("memory: do model and batch fit the card? `hf-recipes plan` tells")
     return lines
 
 
-def _unset(recipe: Recipe, key: str) -> bool:
+def _silent(recipe: Recipe, key: str) -> bool:
     return recipe.training.get(key) is None

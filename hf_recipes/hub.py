@@ -81,9 +81,13 @@ def push(
     run_dir, patience = Path(run_dir), patience or Patience()
     command = push_later(run_dir, repo_id, private)
     _check_repo_id(repo_id)
-    files = _write_card(run_dir, files_to_push(run_dir), repo_id)
-    tokens = require_login(repo_id, command)
-    if faults := token_faults(run_dir, files, tokens):
+    try:
+        files = _write_card(run_dir, files_to_push(run_dir), repo_id)
+        tokens = require_login(repo_id, command)
+        faults = token_faults(run_dir, files, tokens)
+    except OSError as error:  # a folder or file that may not be read or written
+        raise fault(str(error.filename or run_dir), str(error.strerror or error), f"mend it, then: {command}") from None
+    if faults:
         raise RecipeError([_with_command(each, command) for each in faults])
 
     started, tried = time.monotonic(), 0

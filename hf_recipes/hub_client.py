@@ -195,11 +195,14 @@ def require_login(repo_id: str, command: str) -> tuple[str, ...]:
         raise fault(repo_id, blot(f"the login to the Hub failed: {error}"), f"{LOGIN}, then: {command}") from None
     if not token:
         raise fault(repo_id, "there is no access token of the Hub on this machine", f"{LOGIN}, then: {command}")
+    if not re.fullmatch(r"[!-~]+", token):  # no header can carry it, and the error would be httpx's, not ours
+        raise fault(repo_id, "what is set as access token holds a space or a character that no token has",
+                    f"{LOGIN}, then: {command}")
     return tuple({token, *_tokens_of_environment()})
 
 
 def blot(text: str, tokens: tuple[str, ...] = ()) -> str:
-    """text as one line, without tokens (httpx quotes a header that it refuses, token and all)."""
+    """text as one line, without tokens (a server may quote what it was sent, and an error what it could not send)."""
     for token in {*tokens, *_tokens_of_environment()}:
         if len(token) >= SHORTEST_TOKEN:
             for form in (token, repr(token)[1:-1], repr(token.encode())[2:-1]):

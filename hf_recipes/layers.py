@@ -157,7 +157,7 @@ def override_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
 def _wrong_argument(argument: str, dotted: str, equals: str) -> tuple[str, str] | None:
     section, dot, key = dotted.partition(".")
     if not equals:
-        near = nearest(dotted, [*SECTIONS, *TOP])
+        near = nearest(dotted, [*SECTIONS, *TOP], cutoff=0.75)
         meant = f"{dotted}=..." if section in SECTIONS or section in TOP else ""
         if argument.startswith("-"):
             return "this is no setting", "write options before the recipe, and settings as Section.key=value"

@@ -255,7 +255,7 @@ class MasterWeightsMixin(_Trainer):
         first = self.master_weights is None
         inner = super().create_optimizer(model)
         self.optimizer = self.master_weights = MasterWeights(inner, self.loss_scaling)
-        if str(self.args.optim).endswith("8bit"):
+        if self.args.optim == "adamw_bnb_8bit":
             _keep_embeddings_in_32_bits(trained, self.master_weights)
         if first:
             self.add_callback(_FollowModel())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.data import column
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.presets import PRESETS
 from hf_recipes.tasks import TASKS
@@ -128,6 +129,9 @@ def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
     """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
     named = [recipe.get(f"dataset.{word}", default) for word, default in TASKS[recipe.task].columns.items()]
     columns = [name for name in named if name in train.column_names]
+    if not columns:
+        word, default = next(iter(TASKS[recipe.task].columns.items()))
+        column(recipe, train, word, default)  # raises: says which columns there are
     for batch in train.select_columns(columns).iter(1000):
         for values in batch.values():
             yield from _strings(values)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_recipes.errors import Fault, RecipeError
 from hf_recipes.layers import Layer, file_layers, merged, override_layer
-from hf_recipes.vocabulary import SECTIONS, SOURCES, TRAINERS
+from hf_recipes.vocabulary import DATASET, SECTIONS, SOURCES, TOP, TRAINERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,6 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -> Recipe:
     """One Recipe of the layers; what is wrong is added to `faults`, and the Recipe then only serves the next check."""
     from hf_recipes.sections import Judge, judge_sections
-    from hf_recipes.tasks import TASKS
     from hf_recipes.upgrades import upgrade_sections
 
     translations: list[str] = []
@@ -123,10 +122,11 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
         translations += lines
         faults += wrong
     sections, places, broken = merged(upgraded, faults)
+    _drop_nulls(sections)
     judge = Judge(place=lambda dotted: place_of(places, dotted, path))
     judge_sections(sections, judge)
     if whole:
-        _judge_whole(sections, broken, judge)
+        _judge_whole(sections, broken, judge, upgraded)
         for trainer in (t for t in TRAINERS if isinstance(sections.get(t), dict)):
             if (
                 sections[trainer].get("output_dir") is None
@@ -134,8 +134,8 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
                 sections[trainer]["output_dir"] = f"runs/{os.path.splitext(os.path.basename(path))[0]}"
     recipe = Recipe(path=path, sections=sections, places=places, translations=tuple(dict.fromkeys(translations)))
     faults += judge.faults
-    if whole and not broken and _known(sections, TASKS) and sum(t in sections for t in TRAINERS) == 1:
-        faults += _contradictions(recipe, judge.bad)
+    if whole:
+        faults += _contradictions(recipe, judge.bad | broken)
     if not faults:
         from hf_recipes.checks import doubts
 
@@ -143,31 +143,50 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
     return replace(recipe, doubts=tuple(_in_order(judge.doubts, path, layers)))
 
 
-def _known(sections: Mapping[str, Any], tasks: Mapping[str, Any]) -> bool:
-    task = sections.get("task")
-    return isinstance(task, str) and task in tasks
+def _drop_nulls(sections: dict[str, Any]) -> None:
+    """Null for a word of ours, or for the model's source, says nothing: it takes a parent's value away."""
+    ours: tuple[tuple[Any, Iterable[str]], ...] = (
+        (sections, TOP),
+        (sections.get("model"), SOURCES),
+        (sections.get("dataset"), DATASET),
+    )
+    for holder, words in ours:
+        for word in words if isinstance(holder, dict) else ():
+            if word in holder and holder[word] is None:
+                del holder[word]
 
 
 def _contradictions(recipe: Recipe, bad: set[str]) -> list[Fault]:
-    """What checks.py finds in the sound part of a recipe: neither the keys at fault nor what follows from them."""
-    from hf_recipes.checks import faults
+    """What checks.py finds in the sound part of a recipe: neither the keys at fault nor what follows from them.
 
-    if not bad:
-        return faults(recipe)
+    A task that is misspelled is taken as the nearest one, and of two trainers each is judged alone, so that one fault
+    does not hide the others.
+    """
+    from hf_recipes.checks import faults
+    from hf_recipes.tasks import TASKS
+    from hf_recipes.values import nearest
+
     sections = copy.deepcopy(dict(recipe.sections))
-    for dotted in bad:
+    task = sections.get("task")
+    sections["task"] = task if isinstance(task, str) and task in TASKS else nearest(str(task), TASKS)
+    if not sections["task"]:
+        return []
+    for dotted in bad - {"task"}:
         holder: Any = sections
         *parents, last = dotted.split(".")
         for parent in parents:
             holder = holder.get(parent) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
+        if isinstance(holder, dict) and not (last in TRAINERS and not parents):
             holder.pop(last, None)
-    names = {name for dotted in bad for name in (dotted.rpartition(".")[2],)}
-    told = faults(replace(recipe, sections=sections))
+    told: list[Fault] = []
+    for trainer in (t for t in TRAINERS if isinstance(sections.get(t), dict)):
+        alone = {name: value for name, value in sections.items() if name == trainer or name not in TRAINERS}
+        told += faults(replace(recipe, sections=alone))
+    names = {dotted.rpartition(".")[2] for dotted in bad if dotted not in TRAINERS}
     return [f for f in told if not names & set(re.findall(r"\w+", f"{f.what} {f.mend}"))]
 
 
-def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any) -> None:
+def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any, layers: Sequence[Layer]) -> None:
     """What a recipe must have, all of it: a task, one trainer, a model from one source, data, a tokenizer."""
     from hf_recipes.tasks import TASKS
     from hf_recipes.values import nearest, said
@@ -185,7 +204,7 @@ def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any) -> None
         )
     trainers = [t for t in TRAINERS if t in sections]
     if len(trainers) == 2:
-        judge.fault(*_both_trainers(judge))
+        judge.fault(*_both_trainers(judge, layers))
     elif not trainers and not broken & set(TRAINERS):
         mend = "write TrainingArguments (Trainer) or SFTConfig (SFTTrainer)"
         judge.fault("", "the recipe has neither TrainingArguments nor SFTConfig", mend)
@@ -199,23 +218,21 @@ def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any) -> None
         judge.fault("dataset", "dataset has no path", "write a format (json, csv, text, parquet), a folder or a Hub id")
 
 
-def _both_trainers(judge: Any) -> tuple[str, str, str]:
+def _both_trainers(judge: Any, layers: Sequence[Layer]) -> tuple[str, str, str]:
     """Two trainers, told at the one that was written last, with the way to take the other one away."""
-    first, second = sorted(TRAINERS, key=lambda t: _rank(judge.place(t)))
-    where, other = judge.place(second), judge.place(first)
-    what = f"the recipe has {second} here and {first} ({other})"
-    if where.startswith("argument "):
+
+    def written(trainer: str) -> tuple[int, int]:
+        layer = next(n for n, found in enumerate(layers) if isinstance(found.sections.get(trainer), dict))
+        line = judge.place(trainer).rpartition(":")[2]
+        return layer, int(line) if line.isdigit() else 0
+
+    first, second = sorted(TRAINERS, key=written)
+    what = f"the recipe has {second} here and {first} ({judge.place(first)})"
+    if written(first)[0] == written(second)[0]:
+        return second, what, "keep one of them: TrainingArguments for Trainer, SFTConfig for SFTTrainer"
+    if judge.place(second).startswith("argument "):
         return second, what, f"keep one of them: the argument '{first}=null' takes the other away"
-    if where.rpartition(":")[0] != other.rpartition(":")[0]:
-        return second, what, f"keep one of them: `{first}: null` in this file takes the parent's away"
-    return second, what, "keep one of them: TrainingArguments for Trainer, SFTConfig for SFTTrainer"
-
-
-def _rank(where: str) -> tuple[int, int, str]:
-    if where.startswith("argument "):
-        return 2, 0, where
-    file, _, line = where.rpartition(":")
-    return 1, int(line) if line.isdigit() else 0, file
+    return second, what, f"keep one of them: `{first}: null` in this file takes the parent's away"
 
 
 def _judge_source(sections: dict[str, Any], broken: set[str], judge: Any) -> None:
@@ -227,9 +244,6 @@ def _judge_source(sections: dict[str, Any], broken: set[str], judge: Any) -> Non
         return
     if not isinstance(model, dict):
         return
-    for word in SOURCES:  # null takes a parent's away
-        if word in model and model[word] is None:
-            del model[word]
     given = [word for word in SOURCES if word in model]
     if not given:
         what = "model names no weights and no shape"

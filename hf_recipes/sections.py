@@ -140,8 +140,8 @@ def _judge_model(model: Mapping[str, Any], judge: Judge) -> None:
         _judge_inline(inline, judge)
     known = schema.fields("model")
     config: Mapping[str, Field] = {}
-    if any(key not in known for key in model):  # the config's file is opened only where a word asks for it
-        model_type = model_type_of(model, judge)
+    model_type = model_type_of(model, judge)
+    if any(key not in known for key in model):  # the config's source is read only where a word asks for it
         config = (schema.config_fields(model_type) if model_type else None) or schema.common_config_fields()
     _judge_words("model", model, judge, config)
     preset = model.get("preset")

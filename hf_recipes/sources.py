@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from hf_recipes.errors import fault
 
 VERSIONED = ("transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "evaluate", "torch")
+_INSIDE = " \t\r\n)]}#"  # first characters of lines that do not end a statement at column 0
 _CLOSING = (")", "]", "}", "#")  # a line that begins so, at the statement's own indent, still belongs to it
 
 
@@ -98,18 +99,13 @@ def statement(package: str, path: str, dotted: str) -> ast.stmt | None:
     start, stop, found = 0, len(lines), -1
     for depth, name in enumerate(names):
         head = re.compile(rf"[ ]{{{4 * depth}}}(?:(?:class|def|async def) {name}\b|{name}\s*(?::[^=]+)?=(?!=))")
-        hits = [i for i in range(start, stop) if head.match(lines[i])]
+        hits = [i for i in range(start, stop) if name in lines[i] and head.match(lines[i])]
         if not hits:
             return _walk(package, path, names)
         found = hits[-1]
-        if depth + 1 < len(names):
+        if depth == 0 and len(names) > 1:
             start = found + 1
-            ends = (
-                i
-                for i in range(start, stop)
-                if lines[i].strip() and _indent(lines[i]) == 0 and lines[i][0] not in ")]}#"
-            )
-            stop = next(ends, stop) if depth == 0 else stop
+            stop = next((i for i in range(start, stop) if lines[i][0] not in _INSIDE), stop)
     return _cut(lines, found) or _walk(package, path, names)
 
 
@@ -136,9 +132,8 @@ def class_head(package: str, path: str, name: str) -> ast.ClassDef | None:
     heads = (f"class {name}(", f"class {name}:")
     start = next((n for n, line in enumerate(lines) if line.startswith(heads)), None)
     if start is not None:
-        ends = (n for n in range(start + 1, len(lines)) if lines[n].strip() and lines[n][0] not in " )]}#\t")
         first = next((n for n in range(start + 1, len(lines)) if _DEF.match(lines[n])), len(lines))
-        stop = next(ends, len(lines))
+        stop = next((n for n in range(start + 1, len(lines)) if lines[n][0] not in _INSIDE), len(lines))
         if first < stop and not any(_ANNOTATED.match(line) for line in lines[first:stop]):
             node = _cut(lines[:first], start)
             if isinstance(node, ast.ClassDef):

@@ -66,12 +66,16 @@ def problem(field: Field, value: Any) -> tuple[str, str] | None:
     if value is None:
         if field.optional or not field.kinds:
             return None
-        mend = f"it must be {wanted(field)}; leave the key out for upstream's default"
-        return "is null", mend if not field.ours else f"it must be {wanted(field)}"
+        return "is null", f"it must be {wanted(field)}; leave the key out for upstream's default"
     if not _fits(value, field.kinds):
         return f"is {said(value)} ({kind_of(value)})", _type_mend(field, value)
     if isinstance(value, str):
-        return _choice(field, value)
+        bad = _choice(field, value)
+        return (
+            (bad[0], _type_mend(field, value))
+            if bad and _is_number(value) and {"int", "float"} & {*field.kinds}
+            else bad
+        )
     if isinstance(value, list):
         return _list(field, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and field.limits and not field.limits.hold(value):
@@ -119,6 +123,11 @@ def _type_mend(field: Field, value: Any) -> str:
     if field.has_default and field.default not in (None, "", [], {}) and _fits(field.default, field.kinds):
         example = f", such as {said(field.default)}" if not isinstance(field.default, bool) else ""
     return f"it must be {wanted(field)}{example}"
+
+
+def _is_number(text: str) -> bool:
+    bare = _unquoted(text)
+    return bare is not None and not isinstance(bare, bool)
 
 
 def _unquoted(text: str) -> Any:

@@ -10,7 +10,7 @@ from hf_recipes.fields import Field, Limits
 
 
 def _word(name: str, kinds: str, help: str, **more: object) -> Field:
-    return Field(name=name, kinds=tuple(kinds.split("|")), help=help, ours=True, **more)  # type: ignore[arg-type]
+    return Field(name=name, kinds=tuple(kinds.split("|")), help=help, ours=True, optional=True, **more)  # type: ignore[arg-type]
 
 
 def _table(*words: Field) -> dict[str, Field]:

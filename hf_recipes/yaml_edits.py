@@ -67,7 +67,11 @@ class YamlText:
                 source = source._set(home, {word: value})  # it was null
             else:
                 source = source._insert("", home or word, {word: value} if home else value)
-        return source._replace(f"{section}.{old}", fresh, renamed) if gone else source
+        if gone:
+            return source._replace(f"{section}.{old}", fresh, renamed)
+        for word, value in fresh:
+            source = source._insert(section, word, value)
+        return source
 
     # ---- finding ----
 

@@ -24,7 +24,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation import ExactEvaluationMixin, causal_lm, fix_loss_type
+from hf_recipes.evaluation import SHARDED_CHUNKS, ExactEvaluationMixin, _rows, causal_lm, fix_loss_type
 from hf_recipes.metrics.trainer import (
     Remembering,
     classification_compute_metrics,
@@ -270,6 +270,25 @@ def test_no_tensor_of_all_logits_is_ever_made(tmp_path: Path, monkeypatch: pytes
     with LargestTensor() as largest:
         trainer.evaluate()
     assert tokens_at_a_time // 2 < largest.elements / vocabulary <= tokens_at_a_time < 8 * 23
+
+
+@pytest.mark.parametrize("predicted", [0, 5, 40])
+def test_every_rank_of_a_sharded_model_calls_the_head_equally_often(predicted: int) -> None:
+    """FSDP and ZeRO gather weights at each call: a rank with fewer tokens would leave the others waiting."""
+    torch.manual_seed(0)
+    states, labels = torch.randn(2, 30, 8), torch.full((2, 30), -100)
+    for place in range(predicted):
+        labels[place % 2, 1 + place // 2] = place % VOCABULARY
+    weight, calls = torch.randn(VOCABULARY, 8), []
+
+    def head(tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(len(tokens))
+        return tokens @ weight.T
+
+    sharded = _rows(states, labels, head, None, pieces=SHARDED_CHUNKS, vocabulary=VOCABULARY)
+    assert len(calls) == SHARDED_CHUNKS
+    torch.testing.assert_close(sharded, _rows(states, labels, head, None, vocabulary=VOCABULARY), rtol=1e-6, atol=0)
+    assert sharded[:, 1].sum() == predicted
 
 
 def first_training_loss(fixed: bool, folder: Path) -> tuple[float, float]:
