@@ -115,62 +115,46 @@ def load_splits(recipe: Recipe) -> Splits:
     faults = file_faults(recipe)
     if faults:
         raise RecipeError(faults)
-    parts = _load(recipe)
+    parts = load_parts(recipe)
     where = recipe.place("dataset.split") if recipe.get("dataset.split") else recipe.place("dataset.path")
     if "train" not in parts:
-        names = ", ".join(map(str, parts))
+        names = ", ".join(parts)
         raise fault(where, f"the data set has no train split (it has {names})", "name one with split: {train: ...}")
-    for name, part in parts.items():
-        if not part.num_rows:
+    notes = []
+    unused = [name for name in parts if name not in ROLES]
+    if unused:
+        notes.append(f"not used: {', '.join(unused)} (dataset.split says which one is train, validation, test)")
+    for name in ROLES:
+        if name in parts and not parts[name].num_rows:
             raise fault(recipe.place(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some")
-    train, validation, notes = parts["train"], parts.get("validation"), []
+    train, validation = parts["train"], parts.get("validation")
     if validation is None:
         train, validation, note = _split_off(recipe, train)
         notes.append(note)
     return Splits(train=train, validation=validation, test=parts.get("test"), notes=tuple(notes))
 
 
-def _load(recipe: Recipe) -> dict[str, Dataset]:
-    import datasets
-
-    words = load_words(recipe)
-    path, where = words.pop("path"), recipe.place("dataset.path")
-    on_disk = [name for name in ("dataset_dict.json", "state.json") if os.path.isfile(os.path.join(path, name))]
-    try:
-        loaded = datasets.load_from_disk(path) if on_disk else datasets.load_dataset(path, **words)
-    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as problem:
-        mend = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
-        raise fault(where, f"the data set {path!r} cannot be loaded: {_first_line(problem)}", mend) from problem
-    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DataFilesNotFoundError) as problem:
-        cause = _first_line(problem.__cause__ or problem)
-        names = ", ".join(sorted(set(_file_names(words.get("data_files")).values()))) or path
-        raise fault(recipe.place("dataset.data_files"), f"{names} cannot be read as {path}: {cause}") from problem
-    except (ValueError, TypeError, KeyError) as problem:
-        raise fault(recipe.place("dataset"), f"load_dataset refuses: {_first_line(problem)}") from problem
-    if isinstance(loaded, datasets.Dataset):
-        return {"train": loaded}
-    return {str(name): part for name, part in loaded.items()}
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-
-
 def _split_off(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:
+    from datasets import ClassLabel
+
     share = recipe.get("dataset.test_size", DEFAULT_TEST_SIZE)
     seed = recipe.get("dataset.seed", DEFAULT_SPLIT_SEED)
-    column = recipe.get("dataset.stratify_by_column")
-    if column is not None and column in train.column_names:
-        from datasets import ClassLabel
-
-        if not isinstance(train.features[column], ClassLabel):  # train_test_split stratifies ClassLabels only
-            train = train.class_encode_column(column)
+    by = recipe.get("dataset.stratify_by_column")
+    where = recipe.place("dataset.test_size" if by is None else "dataset.stratify_by_column")
+    if by is not None:
+        column(recipe, train, "stratify_by_column", by)
     try:
-        parts = train.train_test_split(test_size=share, seed=seed, stratify_by_column=column)
+        if by is None or isinstance(train.features[by], ClassLabel):
+            parts = train.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
+            kept, held_out = parts["train"], parts["test"]
+        else:  # upstream stratifies by a ClassLabel only: its rows are drawn by one, and the column stays as it is
+            numbered = train.select_columns([by]).class_encode_column(by).add_column(ROW, range(train.num_rows))
+            parts = numbered.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
+            kept, held_out = (train.select(parts[name][ROW]) for name in ("train", "test"))
     except (ValueError, KeyError) as problem:
-        raise fault(recipe.place("dataset.test_size"), f"no validation share: {_first_line(problem)}") from problem
-    note = f"validation: {parts['test'].num_rows} rows split off the {train.num_rows} (test_size {share}, seed {seed})"
-    return parts["train"], parts["test"], note
+        raise fault(where, f"no validation share can be split off: {first_line(problem)}") from problem
+    note = f"validation: {held_out.num_rows} rows split off the {train.num_rows} (test_size {share}, seed {seed}"
+    return kept, held_out, note + (f", stratified by {by})" if by else ")")
 
 
 def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:

@@ -59,6 +59,9 @@ class PushOutcome:
     why: str = ""
     result: PushResult | None = None
 
+    def __str__(self) -> str:
+        return self.message
+
 
 def push(
     run_dir: Path,

@@ -37,7 +37,7 @@ def model_name(recipe: Recipe) -> str:
 
 def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], None]) -> Any:
     """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
-    if recipe.section("BpeTrainer"):
+    if "BpeTrainer" in recipe.sections:
         if train is None:
             raise fault(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
         tokenizer = _train_tokenizer(recipe, train)
@@ -113,7 +113,8 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(special_tokens=special, show_progress=False, **words)
+    words.setdefault("show_progress", False)
+    trainer = trainers.BpeTrainer(special_tokens=special, **words)
     tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,0 +1,141 @@
+"""Writes every table of README.md, recipes/README.md and docs/recipe.md from records and tables in the repository.
+
+    python benchmarks/tables.py            rewrite the files
+    python benchmarks/tables.py --check    exit 1 if a file differs from what would be written
+
+tests/test_tables.py runs the check: no figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_recipes import vocabulary
+from hf_recipes.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADLINE = {  # task -> (metric, digits)
+    "causal-lm": "perplexity",
+    "chat": "perplexity",
+    "text-classification": "f1",
+    "token-classification": "span_f1",
+}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def records() -> list[tuple[str, dict[str, Any]]]:
+    """(file name, record) of every committed run, by recipe and start."""
+    found = [(p.name, json.loads(p.read_text(encoding="utf-8"))) for p in (ROOT / "recipes/results").glob("*.json")]
+    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["started"]))
+
+
+def measured() -> str:
+    """One row a record: the task's headline metric before and after, steps, time, speed, machine."""
+    rows = []
+    for name, record in records():
+        metric = HEADLINE[record["task"]]
+        before, after = (record["metrics"].get(k) or {} for k in ("before", "eval"))
+        was, now = before.get(f"eval_{metric}"), after.get(f"eval_{metric}")
+        rows.append(
+            [
+                f"[{Path(record['recipe']['path']).stem}]({record['recipe']['path']})",
+                record["task"],
+                f"{record['model']['parameters'] / 1e6:.1f}M"
+                + (f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)" if record["model"]["adapter"] else ""),
+                metric.replace("_", " "),
+                f"{number(was)} → **{number(now)}**",
+                str(record["steps"]),
+                f"{record['time']['train_seconds']:.0f} s",
+                f"{record['tokens_per_second']:,.0f}",
+                f"{record['device']['name']} ({record['device']['kind']})",
+                f"[{record['started'][:10]}](recipes/results/{name})",
+            ]
+        )
+    head = ["recipe", "task", "parameters", "metric", "before → after", "steps", "training", "tokens/s", "on", "record"]
+    return table(head, rows)
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def launches() -> str:
+    """The table of accelerate_configs/README.md."""
+    lines = (ROOT / "accelerate_configs/README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    return "\n".join(re.sub(r"^\| `(\w+\.yaml)`", r"| [`\1`](accelerate_configs/\1)", line) for line in rows)
+
+
+def recipes_page() -> str:
+    """recipes/README.md: every recipe with its purpose and its newest record."""
+    newest = {record["recipe"]["path"]: (name, record) for name, record in records()}
+    rows = []
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        recipe = read_recipe(str(path))
+        purpose = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        result = "–"
+        if f"recipes/{path.name}" in newest:
+            name, record = newest[f"recipes/{path.name}"]
+            metric = HEADLINE[record["task"]]
+            after = (record["metrics"].get("eval") or {}).get(f"eval_{metric}")
+            result = f"[{metric.replace('_', ' ')} {number(after)}](results/{name})"
+        rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
+    return (
+        "# Recipes\n\n"
+        "Written by `python benchmarks/tables.py` from the recipes' first lines and the records in [results](results).\n"
+        "Each file's header says how to run it, what was measured, and where a guide's claim could not be right.\n\n"
+        f"{table(['recipe', 'task', 'what it is for', 'measured'], rows)}\n\n"
+        "`hf-recipes run RECIPE --smoke` takes two real steps of any of them on a CPU, offline.\n"
+        "The data that the repository carries: [data/README.md](data/README.md).\n"
+    )
+
+
+def words_page() -> str:
+    """docs/recipe.md's table of the words that are ours."""
+    rows = []
+    for place, words in (("", vocabulary.TOP), ("model", vocabulary.MODEL), ("dataset", vocabulary.DATASET)):
+        rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
+    sections = [[f"`{name}`", text] for name, text in vocabulary.SECTION_HELP.items()]
+    return f"{table(['section', 'what it is'], sections)}\n\nOur own words:\n\n{table(['word', 'what it says'], rows)}"
+
+
+def filled(path: Path, blocks: dict[str, str]) -> str:
+    """The file's text with each `<!-- table: NAME -->` ... `<!-- end -->` block filled."""
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        mark = f"<!-- table: {name} -->"
+        assert mark in text, f"{path} has no {mark}"
+        head, _, rest = text.partition(mark)
+        text = f"{head}{mark}\n{block}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Path -> the text that it must have."""
+    return {
+        ROOT / "README.md": filled(ROOT / "README.md", {"measured": measured(), "launches": launches()}),
+        ROOT / "recipes/README.md": recipes_page(),
+        ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
+    }
+
+
+def main() -> None:
+    differ = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        for path in differ:
+            print(f"{path.relative_to(ROOT)} differs: run python benchmarks/tables.py")
+        sys.exit(bool(differ))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
