@@ -29,8 +29,25 @@ TASKS: dict[str, tuple[str, str, str]] = {
 # Keys that Trainer puts beside the metrics; they say how fast, not how good.
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
 # Builders of `datasets` that stand in `path` where a Hub id could: they name a format, not a data set.
-BUILDERS = ("json", "csv", "parquet", "text", "arrow", "pandas", "xml", "sql", "webdataset", "imagefolder",
-            "audiofolder", "videofolder", "hdf5", "eval", "generator", "spark", "cache")
+BUILDERS = (
+    "json",
+    "csv",
+    "parquet",
+    "text",
+    "arrow",
+    "pandas",
+    "xml",
+    "sql",
+    "webdataset",
+    "imagefolder",
+    "audiofolder",
+    "videofolder",
+    "hdf5",
+    "eval",
+    "generator",
+    "spark",
+    "cache",
+)
 HUB_ID = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
 GIB = 1024**3
 
@@ -86,7 +103,7 @@ class _Facts:
     @property
     def dataset_id(self) -> str | None:
         path = self.at("recipe", "sections", "dataset", "path")
-        return None if path in BUILDERS else self.hub_id(path, self.at("data", "source"))
+        return None if path in BUILDERS else self.hub_id(path, self.at("data_source"))
 
     @property
     def dataset_name(self) -> str:
@@ -201,10 +218,15 @@ def _training(facts: _Facts) -> str:
         ("batch", _batch(at("batch"))),
         ("training tokens in the data", _number(at("data", "train", "tokens"))),
         ("tokens per second", _number(at("tokens_per_second"))),
-        *((f"{word} time", _seconds(at("time", f"{key}_seconds")))
-          for word, key in (("training", "train"), ("evaluation", "eval"), ("whole", "total"))),
-        ("device", " x ".join(str(at("device", key)) for key in ("count", "name") if at("device", key))
-         or str(at("device", "kind") or "")),
+        *(
+            (f"{word} time", _seconds(at("time", f"{key}_seconds")))
+            for word, key in (("training", "train"), ("evaluation", "eval"), ("whole", "total"))
+        ),
+        (
+            "device",
+            " x ".join(str(at("device", key)) for key in ("count", "name") if at("device", key))
+            or str(at("device", "kind") or ""),
+        ),
         ("peak memory allocated on the device", _gib(at("memory", "peak_allocated_bytes"))),
         ("peak memory reserved on the device", _gib(at("memory", "peak_reserved_bytes"))),
         ("peak memory of the process", _gib(at("memory", "peak_rss_bytes"))),
@@ -217,7 +239,7 @@ def _training(facts: _Facts) -> str:
 
 
 def _batch(batch: Any) -> str:
-    """"4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step"."""
+    """ "4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step"."""
     if not isinstance(batch, Mapping):
         return ""
     words = (("per_device", "per device"), ("processes", "processes"), ("accumulation", "accumulation"))
@@ -250,24 +272,38 @@ def _data(facts: _Facts) -> str:
 def _loading(facts: _Facts) -> str:
     if not facts.auto:
         return ""
-    where = f'where = "{facts.repo_id}"  # or a folder that holds these files' if facts.repo_id else (
-        'where = "path/to/this/folder"  # or its id on the Hub')
+    where = (
+        f'where = "{facts.repo_id}"  # or a folder that holds these files'
+        if facts.repo_id
+        else ('where = "path/to/this/folder"  # or its id on the Hub')
+    )
     labels = facts.at("model", "num_labels") or facts.at("recipe", "sections", "model", "num_labels")
     # peft loads the base model with its own config, which has two labels unless told otherwise.
     words = f", num_labels={labels}" if facts.adapter and labels and facts.auto != "CausalLM" else ""
-    library, cls = ("peft", f"AutoPeftModelFor{facts.auto}") if facts.adapter else (
-        "transformers", f"AutoModelFor{facts.auto}")
+    library, cls = (
+        ("peft", f"AutoPeftModelFor{facts.auto}") if facts.adapter else ("transformers", f"AutoModelFor{facts.auto}")
+    )
     imports = ["from transformers import AutoTokenizer"]
-    imports = [f"from peft import {cls}", *imports] if library == "peft" else [
-        f"from transformers import {cls}, AutoTokenizer"]
-    code = [*imports, "", where, "tokenizer = AutoTokenizer.from_pretrained(where)",
-            f"model = {cls}.from_pretrained(where{words})"]
+    imports = (
+        [f"from peft import {cls}", *imports]
+        if library == "peft"
+        else [f"from transformers import {cls}, AutoTokenizer"]
+    )
+    code = [
+        *imports,
+        "",
+        where,
+        "tokenizer = AutoTokenizer.from_pretrained(where)",
+        f"model = {cls}.from_pretrained(where{words})",
+    ]
     notes = []
     if facts.adapter and facts.base_model:
         notes.append(f"The adapter's base model, `{facts.base_model}`, is fetched by peft.")
     if "BitsAndBytesConfig" in facts.sections:
-        notes.append("In training the base model was quantised as `BitsAndBytesConfig` above says; the code loads it "
-                     "unquantised, so pass the same `quantization_config` to get the numbers above.")
+        notes.append(
+            "In training the base model was quantised as `BitsAndBytesConfig` above says; the code loads it "
+            "unquantised, so pass the same `quantization_config` to get the numbers above."
+        )
     return "## How to load it\n\n```python\n" + "\n".join(code) + "\n```" + "".join(f"\n\n{note}" for note in notes)
 
 
@@ -275,8 +311,9 @@ def _limits(facts: _Facts) -> str:
     seed = f" (seed {facts.at('seed')})" if facts.at("seed") is not None else ""
     lines = [f"The numbers are of one run, one seed{seed}: another seed gives others, by an amount not measured here."]
     if facts.at("metrics", "eval") and not facts.at("metrics", "test"):
-        lines.append("They are of the validation split, which may also have chosen the checkpoint; no test split was "
-                     "measured.")
+        lines.append(
+            "They are of the validation split, which may also have chosen the checkpoint; no test split was measured."
+        )
     lines.append("Nothing here was checked for bias, safety or use outside data like its own.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
@@ -346,5 +383,6 @@ def _gib(value: Any) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-                     for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

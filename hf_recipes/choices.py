@@ -49,7 +49,7 @@ def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) 
 
 
 def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _places(recipe: Recipe, device: Device) -> Iterator[Choice]:

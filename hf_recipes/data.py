@@ -10,12 +10,13 @@ import difflib
 import glob
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.loading import file_names, first_line, load
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +35,8 @@ OUR_WORDS = (
     "messages_column",
     "input_ids_column",
 )
+ROLES = ("train", "validation", "test")
+ROW = "hf_recipes: row"  # a column of ours for a moment: no user's column has this name
 DEFAULT_TEST_SIZE = 0.1
 DEFAULT_SPLIT_SEED = 42
 FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
@@ -49,6 +52,11 @@ class Splits:
     test: Dataset | None
     notes: tuple[str, ...] = ()
 
+    def by_name(self) -> dict[str, Dataset]:
+        """ "train", "eval" (the validation split, in Trainer's word) and, if there is one, "test"."""
+        named = {"train": self.train, "eval": self.validation}
+        return named if self.test is None else {**named, "test": self.test}
+
 
 def load_words(recipe: Recipe) -> dict[str, Any]:
     """The part of the `dataset` section that load_dataset understands."""
@@ -61,45 +69,54 @@ def file_faults(recipe: Recipe) -> list[Fault]:
     path, files = words.get("path"), words.get("data_files")
     where = recipe.place("dataset.path")
     if not isinstance(path, str):
-        named = sorted(_file_names(files))[:1]
-        builder = EXTENSIONS.get(named[0].rpartition(".")[2], "json") if named else "json"
+        named = sorted(file_names(files).values())[:1]
+        builder = EXTENSIONS.get(named[0].removesuffix(".gz").rpartition(".")[2], "json") if named else "json"
         return [Fault(where=where, what="dataset has no path", mend=f"say what loads it, e.g. path: {builder}")]
-    faults = []
+    faults = list(_strange_roles(recipe))
     if path in FILE_BUILDERS and not files and not words.get("data_dir"):
         mend = "add data_files: {train: ..., validation: ...}"
         faults.append(Fault(where=where, what=f"dataset.path is {path} but no data_files are given", mend=mend))
     if path in FILE_BUILDERS or os.path.isdir(path):
-        base = words.get("data_dir") or ("" if path in FILE_BUILDERS else path)
-        for key, name in _file_names(files).items():
-            faults.extend(_missing_file(recipe, name, key, os.path.join(base, name) if base else name))
+        base = os.path.join("" if path in FILE_BUILDERS else path, words.get("data_dir") or "")
+        if not os.path.isdir(base or "."):
+            what = f"dataset.data_dir {words['data_dir']!r} is no folder here"
+            faults.append(Fault(where=recipe.place("dataset.data_dir"), what=what, mend=_near(base.rstrip("/"))))
+        else:
+            for key, name in file_names(files).items():
+                faults.extend(_missing_file(recipe, name, key, os.path.join(base, name)))
     looks_local = path.startswith((".", "/", "~")) or path.endswith(tuple(EXTENSIONS)) or path.count("/") > 1
     if path not in FILE_BUILDERS and looks_local and not os.path.exists(path):
         faults.append(Fault(where=where, what=f"dataset.path {path!r} does not exist", mend=_near(path)))
-    if os.path.isfile(path) and path.rpartition(".")[2] in EXTENSIONS:
-        builder = EXTENSIONS[path.rpartition(".")[2]]
+    if os.path.isfile(path):
+        builder = EXTENSIONS.get(path.removesuffix(".gz").rpartition(".")[2], "json")
         mend = f"write path: {builder} and data_files: {path}"
         faults.append(Fault(where=where, what=f"dataset.path {path!r} is a file, not a loader", mend=mend))
     return faults
 
 
-def _file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:
-    """Dotted key of the recipe -> file name or pattern, whatever shape data_files has."""
-    if isinstance(files, str):
-        return {key: files}
-    if isinstance(files, Mapping):
-        return {k: v for split, part in files.items() for k, v in _file_names(part, f"{key}.{split}").items()}
-    if isinstance(files, list | tuple):
-        return {f"{key}[{i}]": name for i, name in enumerate(files) if isinstance(name, str)}
-    return {}
+def _strange_roles(recipe: Recipe) -> Iterator[Fault]:
+    """A split that is none of ours would be loaded and never used: {train: ..., dev: ...}."""
+    for word in ("split", "data_files"):
+        named = recipe.get(f"dataset.{word}")
+        if not isinstance(named, Mapping) or (word == "data_files" and recipe.get("dataset.split") is not None):
+            continue
+        for role in named:
+            if role not in ROLES:
+                near = difflib.get_close_matches(str(role), ROLES, n=1) or ["validation"]
+                what = f"dataset.{word} has {role!r}: the splits are train, validation and test"
+                yield Fault(where=recipe.place(f"dataset.{word}.{role}"), what=what, mend=f"did you mean {near[0]!r}?")
 
 
 def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Fault]:
     if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)) or os.path.isfile(path):
         return []
-    what = f"data file {name!r} does not exist (paths are relative to the working directory)"
+    where = recipe.place(key.partition("[")[0])
+    if os.path.isdir(path):
+        return [Fault(where=where, what=f"data file {name!r} is a folder", mend=f"write {name.rstrip('/')}/*")]
+    what = f"data file {name!r} does not exist"
     if glob.has_magic(path):
-        what = f"no data file matches {name!r} (paths are relative to the working directory)"
-    return [Fault(where=recipe.place(key.partition("[")[0]), what=what, mend=_near(path))]
+        what = f"no data file matches {name!r}"
+    return [Fault(where=where, what=f"{what} (paths are relative to the working directory)", mend=_near(path))]
 
 
 def _near(path: str) -> str:
@@ -115,7 +132,8 @@ def load_splits(recipe: Recipe) -> Splits:
     faults = file_faults(recipe)
     if faults:
         raise RecipeError(faults)
-    parts = load_parts(recipe)
+    words = load_words(recipe)
+    parts = load(recipe, words.pop("path"), words)
     where = recipe.place("dataset.split") if recipe.get("dataset.split") else recipe.place("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
@@ -168,6 +186,19 @@ def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
     raise fault(recipe.place(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", mend)
 
 
+def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
+    """`column`, of texts. Raises for a column of numbers, lists, ..."""
+    from datasets import Value
+
+    name = column(recipe, rows, word, default)
+    kind = rows.features[name]
+    if isinstance(kind, Value) and kind.dtype in ("string", "large_string", "string_view", "null"):
+        return name  # null: every text is missing, which the task tells with its row
+    shown = kind.dtype if isinstance(kind, Value) else type(kind).__name__
+    what = f"the column {name!r} holds {shown}, not text"
+    raise fault(recipe.place(f"dataset.{word}"), what, f"name another with dataset.{word}")
+
+
 def row_ids(rows: Dataset, columns: list[str]) -> list[str]:
     """One stable id a row, of the named columns' content (scores.example_ids)."""
     from hf_recipes.scores import example_ids  # NumPy; `check` looks for data files without it
@@ -195,5 +226,7 @@ def writable(folder: str, where: str) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as problem:
-        raise fault(where, f"output_dir {folder!r} is not writable ({problem.strerror})", "choose another") from None
+        files = [str(part) for part in (path, *path.parents) if part.is_file()]
+        why = f"{files[0]!r} is a file" if files else problem.strerror
+        raise fault(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
     return path

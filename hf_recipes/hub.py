@@ -132,8 +132,14 @@ def push_after_training(
     private = asked.get("hub_private_repo") if private is None else private
     command = push_later(run_dir, repo_id, private)
     try:
-        result = push(run_dir, repo_id=repo_id, private=private, revision=revision or asked.get("hub_revision"),
-                      commit_message=commit_message, patience=patience)
+        result = push(
+            run_dir,
+            repo_id=repo_id,
+            private=private,
+            revision=revision or asked.get("hub_revision"),
+            commit_message=commit_message,
+            patience=patience,
+        )
     except RecipeError as error:
         reason = str(error)
     except Exception as error:  # e.g. a disk that fails: the run is done all the same
@@ -171,8 +177,11 @@ def files_to_push(run_dir: Path) -> tuple[str, ...]:
     known = {*MODEL_FILES, *TOKENIZER_FILES, *RUN_FILES}
     files = {name for name in names if name in known or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name)}
     if not any(WEIGHTS.fullmatch(name) for name in files):
-        raise fault(str(run_dir), "holds no model and no adapter (model.safetensors, adapter_model.safetensors)",
-                    "push a run that has finished, or a folder that save_pretrained wrote")
+        raise fault(
+            str(run_dir),
+            "holds no model and no adapter (model.safetensors, adapter_model.safetensors)",
+            "push a run that has finished, or a folder that save_pretrained wrote",
+        )
     if "model.safetensors.index.json" in files:
         index = run_dir / "model.safetensors.index.json"
         if missing := sorted(set((_json(index).get("weight_map") or {}).values()) - files):
@@ -198,9 +207,13 @@ def token_faults(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
                 faults.append(Fault(where=where, what="is a pickle under another name", mend="delete it"))
             elif found := pattern.search(content):
                 line = content.count(b"\n", 0, found.start()) + 1
-                faults.append(Fault(where=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
-                                    what="holds an access token of the Hub; nothing was sent",
-                                    mend="take it out of the file, and revoke it if others could read it"))
+                faults.append(
+                    Fault(
+                        where=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
+                        what="holds an access token of the Hub; nothing was sent",
+                        mend="take it out of the file, and revoke it if others could read it",
+                    )
+                )
             else:
                 continue
             break
@@ -243,12 +256,19 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     before = api.model_info(repo_id, revision=revision)
     if private and before.private is False:  # the Hub ignores `private` for a repository that is there already
-        raise fault(repo_id, "is public on the Hub, and private was asked for; nothing was sent",
-                    "make it private in its settings or name another repository")
+        raise fault(
+            repo_id,
+            "is public on the Hub, and private was asked for; nothing was sent",
+            "make it private in its settings or name another repository",
+        )
     there = {sibling.rfilename for sibling in before.siblings or ()}
     if "adapter_config.json" in there and "adapter_config.json" not in files:
-        raise fault(repo_id, "holds an adapter (adapter_config.json), which from_pretrained would put on top of this "
-                    "model; nothing was sent", "delete the adapter there or name another repository")
+        raise fault(
+            repo_id,
+            "holds an adapter (adapter_config.json), which from_pretrained would put on top of this "
+            "model; nothing was sent",
+            "delete the adapter there or name another repository",
+        )
     commit = api.create_commit(
         repo_id,
         operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=run_dir / name) for name in files],
@@ -264,8 +284,14 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
     else:
         if faults:
             raise RecipeError(faults)
-    return PushResult(url=str(created), repo_id=repo_id, commit=commit.oid, files=files,
-                      unchanged=commit.oid == before.sha, doubts=doubts)
+    return PushResult(
+        url=str(created),
+        repo_id=repo_id,
+        commit=commit.oid,
+        files=files,
+        unchanged=commit.oid == before.sha,
+        doubts=doubts,
+    )
 
 
 def _said(result: PushResult) -> str:
@@ -290,8 +316,9 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise fault(repr(repo_id), f"is no name of a repository: {error}".rstrip("."),
-                    "name one with --repo ORG/NAME") from None
+        raise fault(
+            repr(repo_id), f"is no name of a repository: {error}".rstrip("."), "name one with --repo ORG/NAME"
+        ) from None
 
 
 def _write_card(run_dir: Path, files: tuple[str, ...], repo_id: str) -> tuple[str, ...]:

@@ -104,9 +104,11 @@ def _patient_xet(patience: Patience) -> Iterator[None]:
     A session that began earlier (the base model was downloaded through it) keeps its own limits, so it is ended; so is
     ours. What the user has set stays.
     """
-    limits = {"HF_XET_CLIENT_CONNECT_TIMEOUT": patience.connect_seconds,
-              "HF_XET_CLIENT_READ_TIMEOUT": patience.answer_seconds,
-              "HF_XET_CLIENT_RETRY_MAX_DURATION": patience.trouble_seconds}
+    limits = {
+        "HF_XET_CLIENT_CONNECT_TIMEOUT": patience.connect_seconds,
+        "HF_XET_CLIENT_READ_TIMEOUT": patience.answer_seconds,
+        "HF_XET_CLIENT_RETRY_MAX_DURATION": patience.trouble_seconds,
+    }
     ours = {name: f"{max(1, round(seconds))}s" for name, seconds in limits.items()}
     ours["HF_XET_CLIENT_RETRY_MAX_ATTEMPTS"] = str(max(0, patience.tries - 1))
     ours = {name: value for name, value in ours.items() if name not in os.environ}
@@ -161,7 +163,8 @@ def why(error: BaseException, repo_id: str, trouble: list[tuple[float, str]] | N
             return f"{hub} does not accept the token ({told})", f"{LOGIN}, then"
         if status == 403:
             return f"{hub} does not let this token write there ({told})", (
-                f"use a token with write access to {repo_id}, then")
+                f"use a token with write access to {repo_id}, then"
+            )
         if status == 412:
             return f"{hub} took another commit meanwhile ({told})", "push again with"
         if status is not None:
@@ -187,8 +190,9 @@ def require_login(repo_id: str, command: str) -> tuple[str, ...]:
     from huggingface_hub import get_token, is_offline_mode
 
     if is_offline_mode():
-        raise fault(repo_id, "not pushed, because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set",
-                    f"unset it, then: {command}")
+        raise fault(
+            repo_id, "not pushed, because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set", f"unset it, then: {command}"
+        )
     try:
         token = get_token()
     except Exception as error:  # a login that needs the network (HF_OIDC_RESOURCE, an expired browser login)
@@ -196,8 +200,11 @@ def require_login(repo_id: str, command: str) -> tuple[str, ...]:
     if not token:
         raise fault(repo_id, "there is no access token of the Hub on this machine", f"{LOGIN}, then: {command}")
     if not re.fullmatch(r"[!-~]+", token):  # no header can carry it, and the error would be httpx's, not ours
-        raise fault(repo_id, "what is set as access token holds a space or a character that no token has",
-                    f"{LOGIN}, then: {command}")
+        raise fault(
+            repo_id,
+            "what is set as access token holds a space or a character that no token has",
+            f"{LOGIN}, then: {command}",
+        )
     return tuple({token, *_tokens_of_environment()})
 
 
@@ -228,8 +235,10 @@ def _transport(error: BaseException) -> str:
 
 def _asked_wait(headers: Any) -> int:
     """Seconds that a 429 or 503 asks to wait: Retry-After, or `t` of the Hub's `ratelimit: "api";r=0;t=55`."""
-    found = [re.fullmatch(r"\s*(\d+)\s*", headers.get("retry-after", "")),
-             re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))]
+    found = [
+        re.fullmatch(r"\s*(\d+)\s*", headers.get("retry-after", "")),
+        re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", "")),
+    ]
     return max((int(match[1]) for match in found if match), default=0)
 
 

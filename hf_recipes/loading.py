@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from hf_recipes.recipe import Recipe
 
+# What readers raise for a file without a row.
+NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
 ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
 
 
@@ -56,7 +58,7 @@ def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Datas
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would stand beside ours
     try:
         loaded = datasets.load_dataset(path, **words)
-    except Exception as problem:  # noqa: BLE001  readers raise what they like: StopIteration, ParserError, ...
+    except Exception as problem:  # readers raise what they like: StopIteration, ParserError, ...
         raise _refusal(recipe, path, words, problem) from problem
     finally:
         datasets.logging.set_verbosity(shown)
@@ -76,7 +78,7 @@ def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dat
             raise fault(recipe.place(f"dataset.{name}"), what, "leave it out")
     try:
         loaded = datasets.load_from_disk(path)
-    except Exception as problem:  # noqa: BLE001  as above
+    except Exception as problem:  # as above
         what = f"{path!r} cannot be read as a folder written by save_to_disk: {first_line(problem)}"
         raise fault(where, what, "write it again") from problem
     parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
@@ -104,15 +106,14 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
     import datasets
 
     where, of_files = recipe.place("dataset.path"), recipe.place("dataset.data_files")
-    cause = problem.__cause__ or problem if isinstance(problem, datasets.exceptions.DatasetGenerationError) else problem
+    generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
+    cause = problem.__cause__ or problem if generating else problem
     files = list(_files(path, words))
-    empty = [name for name in files if os.path.getsize(name) == 0]
-    nothing = isinstance(cause, StopIteration | datasets.exceptions.DatasetsError) and "examples" in _kind(cause)
-    if empty and (nothing or "no data" in str(cause) or "EmptyData" in _kind(cause)):
-        return fault(of_files, f"{empty[0]} is empty", "give it rows, or take it out of data_files")
-    if nothing or "corresponds to no data" in str(cause):
-        names = ", ".join(files[:3]) or path
-        return fault(of_files, f"{names}: no rows ({first_line(cause)})", "give it rows")
+    names = ", ".join(files[:3]) or path
+    if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
+        empty = [name for name in files if os.path.getsize(name) == 0]
+        where = recipe.place("dataset.split") if "[" in str(words.get("split")) else of_files
+        return fault(where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows")
     if isinstance(cause, UnicodeDecodeError):
         name = next((name for name in files if not _is_utf8(name)), path)
         return fault(of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1")
@@ -121,10 +122,11 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
         if bad:
             return fault(of_files, bad, "mend that line, or leave it out")
     if hasattr(cause, "details") and hasattr(cause, "requested_column_names"):  # datasets' CastError
-        return fault(of_files, f"the data files differ in their columns: {cause.details()}", "give all the same columns")
-    if isinstance(problem, datasets.exceptions.DatasetGenerationError) or _kind(cause).startswith("Arrow"):
-        names = ", ".join(files[:3]) or path
-        return fault(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", "is it whole, and of that format?")
+        what = f"the data files differ in their columns: {cause.details()}"
+        return fault(of_files, what, "give all the same columns")
+    if generating or type(cause).__name__.startswith("Arrow"):
+        mend = "is it whole, and of that format?"
+        return fault(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", mend)
     if isinstance(problem, ConnectionError | datasets.exceptions.DatasetNotFoundError):
         mend = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
         return fault(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", mend)
@@ -133,18 +135,13 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
     return fault(where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`")
 
 
-def _kind(problem: BaseException) -> str:
-    """An error's class; those that mean "no example was read" are told as such."""
-    name = type(problem).__name__
-    return "no examples" if name in ("StopIteration", "SchemaInferenceError") else name
-
-
 def _files(path: str, words: Mapping[str, Any]) -> Iterator[str]:
     """The local files that load_dataset was to read, patterns expanded."""
     base = os.path.join(path if os.path.isdir(path) else "", words.get("data_dir") or "")
     for name in dict.fromkeys(file_names(words.get("data_files")).values()):
         full = os.path.join(base, name)
-        yield from sorted(filter(os.path.isfile, glob.glob(full, recursive=True))) or ([full] if os.path.isfile(full) else [])
+        found = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
+        yield from filter(os.path.isfile, found)
 
 
 def _open(name: str) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import data
@@ -32,7 +33,9 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
         "model": {
             "class": type(inner).__name__,
             "name": model_name(recipe),
+            "source": "scratch" if from_scratch(recipe) else "local" if os.path.exists(model_name(recipe)) else "hub",
             "from_scratch": from_scratch(recipe),
+            "num_labels": len(prepared.label_names) or None,
             "parameters": total,
             "trainable_parameters": trainable,
             "adapter": bool(recipe.section("LoraConfig")),
@@ -40,6 +43,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
             "attention": getattr(inner.config, "_attn_implementation", None),
         },
         "tokenizer": {"class": type(tokenizer).__name__, "vocabulary": len(tokenizer)},
+        "data_source": "local" if recipe.get("dataset.data_files") or _local(recipe) else "hub",
         "data": {
             split: {**prepared.stats[split], "fingerprint": data.fingerprint(rows_, columns)}
             for split, (rows_, columns) in prepared.sources.items()
@@ -56,6 +60,11 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
         "seed": args.seed,
         "upstream_defaults": _settings(args),
     }
+
+
+def _local(recipe: Recipe) -> bool:
+    path = str(recipe.get("dataset.path", ""))
+    return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
 
 
 def _settings(args: Any) -> dict[str, Any]:

@@ -61,4 +61,17 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         why="the parts of a model which float16 breaks, by upstream's own list",
         lines=("_keep_in_fp32_modules:", "_keep_in_fp32_modules_strict:"),
     ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save",
+        used_by="training.py",
+        why="replaced: upstream's writes training_args.bin, a pickle that holds hub_token in clear text",
+        signature="(self, output_dir: str | None = None, state_dict: dict | None = None) -> None",
+        lines=("torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))",),
+    ),
+    PrivatePoint(
+        name="huggingface_hub.utils._xet:abort_xet_session",
+        used_by="hub_client.py",
+        signature="()",
+        why="ends an upload's Xet session that would retry for minutes; looked up by getattr, done without if absent",
+    ),
 )

@@ -140,8 +140,15 @@ class HubDouble:
         if not self._authorized(seen):
             raise Answer(401, {"error": "Invalid username or password."})
         orgs = [{"name": org, "type": "org"} for org in self.orgs]
-        raise Answer(200, {"name": self.user, "type": "user", "orgs": orgs,
-                           "auth": {"type": "access_token", "accessToken": {"displayName": "x", "role": "write"}}})
+        raise Answer(
+            200,
+            {
+                "name": self.user,
+                "type": "user",
+                "orgs": orgs,
+                "auth": {"type": "access_token", "accessToken": {"displayName": "x", "role": "write"}},
+            },
+        )
 
     def _create(self, seen: Seen, query: Any) -> None:
         asked = json.loads(seen.body)
@@ -186,8 +193,9 @@ class HubDouble:
             large = self.lfs and (asked["path"].endswith((".safetensors", ".parquet")) or asked["size"] > 10**6)
             content, is_lfs = held.get(asked["path"], (b"", False))
             oid = _oid(content, is_lfs) if asked["path"] in held else None
-            files.append({"path": asked["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False,
-                          "oid": oid})
+            files.append(
+                {"path": asked["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+            )
         raise Answer(200, {"files": files})
 
     def _lfs_batch(self, seen: Seen, query: Any, repo: str) -> None:
@@ -195,8 +203,10 @@ class HubDouble:
         for asked in json.loads(seen.body)["objects"]:
             objects.append({"oid": asked["oid"], "size": asked["size"]})
             if asked["oid"] not in self.objects:
-                objects[-1]["actions"] = {"upload": {"href": f"{self.url}/lfs/{asked['oid']}"},
-                                          "verify": {"href": f"{self.url}/lfs/verify/{repo}"}}
+                objects[-1]["actions"] = {
+                    "upload": {"href": f"{self.url}/lfs/{asked['oid']}"},
+                    "verify": {"href": f"{self.url}/lfs/verify/{repo}"},
+                }
         raise Answer(200, {"transfer": "basic", "objects": objects})
 
     def _lfs_put(self, seen: Seen, query: Any, oid: str) -> None:
@@ -226,19 +236,34 @@ class HubDouble:
                 gone = value["path"].rstrip("/")
                 files = {path: kept for path, kept in files.items() if path != gone and not path.startswith(gone + "/")}
         name = held.commit(revision, files)
-        raise Answer(200, {"success": True, "commitOid": name, "commitUrl": f"{self.url}/{repo}/commit/{name}",
-                           "hookOutput": ""})
+        raise Answer(
+            200, {"success": True, "commitOid": name, "commitUrl": f"{self.url}/{repo}/commit/{name}", "hookOutput": ""}
+        )
 
     def _info(self, seen: Seen, query: Any, repo: str, revision: str = "main") -> None:
         files, held = self._tree_at(repo, revision), self.repos[repo]
         commit, siblings = held.branches.get(revision, revision), [{"rfilename": path} for path in sorted(files)]
-        raise Answer(200, {"_id": "0", "id": repo.removeprefix("datasets/"), "sha": commit, "private": held.private,
-                           "tags": [], "downloads": 0, "likes": 0, "disabled": False, "gated": False,
-                           "siblings": siblings})
+        raise Answer(
+            200,
+            {
+                "_id": "0",
+                "id": repo.removeprefix("datasets/"),
+                "sha": commit,
+                "private": held.private,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "disabled": False,
+                "gated": False,
+                "siblings": siblings,
+            },
+        )
 
     def _refs(self, seen: Seen, query: Any, repo: str) -> None:
-        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
-                    for name, commit in self.repos[repo].branches.items()]
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+            for name, commit in self.repos[repo].branches.items()
+        ]
         raise Answer(200, {"branches": branches, "converts": [], "tags": []})
 
     def _tree(self, seen: Seen, query: Any, repo: str, revision: str, path: str = "") -> None:
@@ -247,7 +272,7 @@ class HubDouble:
         if path and not inside:
             raise _missing("EntryNotFound")  # load_dataset relies on it
         if query.get("recursive", ["false"])[0].lower() not in ("true", "1"):
-            inside = {name: held for name, held in inside.items() if "/" not in name[len(path) + bool(path):]}
+            inside = {name: held for name, held in inside.items() if "/" not in name[len(path) + bool(path) :]}
         raise Answer(200, [_entry(name, *held) for name, held in sorted(inside.items())])
 
     def _paths_info(self, seen: Seen, query: Any, repo: str, revision: str) -> None:
@@ -262,14 +287,18 @@ class HubDouble:
             raise _missing("EntryNotFound")
         content, is_lfs = files[path]
         oid = _oid(content, is_lfs)
-        headers = {"ETag": f'"{oid}"', "X-Repo-Commit": held.branches.get(revision, revision),
-                   "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{oid}"',
+            "X-Repo-Commit": held.branches.get(revision, revision),
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+        }
         if is_lfs:
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", seen.headers.get("range", "")):
             first, last = int(match[1]), int(match[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-            raise Answer(206, content[first:last + 1], headers)
+            raise Answer(206, content[first : last + 1], headers)
         raise Answer(200, content, headers)
 
     def _tree_at(self, repo: str, revision: str) -> dict[str, tuple[bytes, bool]]:
@@ -330,8 +359,10 @@ class _Handler(BaseHTTPRequestHandler):
         seen = Seen(self.command, url.path, headers, body)
         with hub.lock:
             hub.requests.append(seen)
-            trouble = next((one for one in hub.trouble if one.times > 0 and
-                            re.match(one.where, f"{seen.method} {seen.path}")), None)
+            trouble = next(
+                (one for one in hub.trouble if one.times > 0 and re.match(one.where, f"{seen.method} {seen.path}")),
+                None,
+            )
             if trouble:
                 trouble.times -= 1
         if trouble and trouble.status is None:

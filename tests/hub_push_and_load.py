@@ -50,8 +50,9 @@ def main(where: Path) -> None:
     wordlevel = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     wordlevel.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordlevel, unk_token="<unk>", pad_token="<unk>")
-    config = GPT2Config(vocab_size=len(words), n_layer=2, n_embd=16, n_head=2, n_positions=32, bos_token_id=0,
-                        eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=len(words), n_layer=2, n_embd=16, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+    )
 
     base_run, adapter_run = where / "runs" / "tiny-base", where / "runs" / "tiny lora"
     base = GPT2LMHeadModel(config).eval()

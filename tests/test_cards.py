@@ -40,8 +40,14 @@ RECORD = {
             "SFTConfig": {"output_dir": "runs/talk", "hub_model_id": "org/talk-lora"},
         },
     },
-    "model": {"class": "LlamaForCausalLM", "name": "org/base-1b", "parameters": 134515008,
-              "trainable_parameters": 460800, "adapter": True, "dtype": "torch.bfloat16"},
+    "model": {
+        "class": "LlamaForCausalLM",
+        "name": "org/base-1b",
+        "parameters": 134515008,
+        "trainable_parameters": 460800,
+        "adapter": True,
+        "dtype": "torch.bfloat16",
+    },
     "data": {"train": {"rows": 80, "tokens": 12345, "fingerprint": "0f1e2d"}, "eval": {"rows": 20, "tokens": 3001}},
     "batch": {"per_device": 4, "processes": 2, "accumulation": 8, "sequences_per_step": 64, "tokens_per_step": 8192},
     "steps": 20,
@@ -67,11 +73,13 @@ def classifier() -> dict:
     return {
         "status": "finished",
         "task": "text-classification",
-        "recipe": {"sections": {
-            "model": {"pretrained_model_name_or_path": "data/encoder"},
-            "dataset": {"path": "json", "data_files": {"train": "data/train.jsonl", "test": ["data/t.jsonl"]}},
-            "TrainingArguments": {"output_dir": "runs/mood"},
-        }},
+        "recipe": {
+            "sections": {
+                "model": {"pretrained_model_name_or_path": "data/encoder"},
+                "dataset": {"path": "json", "data_files": {"train": "data/train.jsonl", "test": ["data/t.jsonl"]}},
+                "TrainingArguments": {"output_dir": "runs/mood"},
+            }
+        },
         "model": {"adapter": False, "class": "BertForSequenceClassification"},
         "metrics": {"eval": {"eval_f1": 0.9467, "eval_accuracy": 1}},
     }
@@ -97,10 +105,14 @@ def test_perplexity_is_kept_in_the_model_index_and_a_nan_is_not():
     assert "perplexity" not in tags, "the Trainer's own card would do now: see cards.py"
     results = ModelCard(model_card(RECORD)).data.eval_results
     found = {(one.dataset_split, one.metric_type): one.metric_value for one in results}
-    assert found == {("validation", "loss"): 3.4521, ("validation", "perplexity"): 31.5667,
-                     ("test", "perplexity"): 33.25}
+    assert found == {
+        ("validation", "loss"): 3.4521,
+        ("validation", "perplexity"): 31.5667,
+        ("test", "perplexity"): 33.25,
+    }
     assert {(one.task_type, one.dataset_type, one.dataset_name, one.dataset_revision) for one in results} == {
-        ("text-generation", "org/talks", "org/talks", "v2")}
+        ("text-generation", "org/talks", "org/talks", "v2")
+    }
 
 
 def test_the_text_says_what_it_is_how_it_was_made_and_how_to_load_it():
@@ -138,16 +150,19 @@ def test_the_recipe_stands_in_the_card_without_its_token():
     assert TOKEN not in model_card({**RECORD, "where": TOKEN, "status": "failed", "choices": [TOKEN]})
 
 
-@pytest.mark.parametrize(("line", "shown"), [
-    ("hub_token: secret", "hub_token: ***"),
-    ('  token: "secret"', "  token: ***"),
-    ("{token: secret, dtype: auto}", "{token: ***, dtype: auto}"),
-    ("argument 'SFTConfig.hub_token=secret'", "argument 'SFTConfig.hub_token=***"),
-    ("token: null", "token: null"),
-    ("eos_token: <|im_end|>", "eos_token: <|im_end|>"),
-    ("max_new_tokens: 5", "max_new_tokens: 5"),
-    (f"note: {TOKEN}!", "note: hf_***!"),
-])
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("hub_token: secret", "hub_token: ***"),
+        ('  token: "secret"', "  token: ***"),
+        ("{token: secret, dtype: auto}", "{token: ***, dtype: auto}"),
+        ("argument 'SFTConfig.hub_token=secret'", "argument 'SFTConfig.hub_token=***"),
+        ("token: null", "token: null"),
+        ("eos_token: <|im_end|>", "eos_token: <|im_end|>"),
+        ("max_new_tokens: 5", "max_new_tokens: 5"),
+        (f"note: {TOKEN}!", "note: hf_***!"),
+    ],
+)
 def test_values_of_token_keys_are_blotted_out_and_special_tokens_are_not(line: str, shown: str):
     assert without_tokens(line) == shown
 
@@ -179,13 +194,16 @@ def test_a_recipe_with_code_fences_stays_inside_its_block():
     assert "````yaml\nsample_prompts: ['```python']\n````" in text
 
 
-@pytest.mark.parametrize("record", [
-    {},
-    {"schema": 1, "status": "failed", "where": "data"},
-    dict.fromkeys(RECORD),
-    {**{key: {} for key in RECORD}, "task": "made-up"},
-    {"recipe": {"sections": None}, "data": {"train": None}, "metrics": {"eval": {"eval_loss": None}}},
-])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"schema": 1, "status": "failed", "where": "data"},
+        dict.fromkeys(RECORD),
+        {**{key: {} for key in RECORD}, "task": "made-up"},
+        {"recipe": {"sections": None}, "data": {"train": None}, "metrics": {"eval": {"eval_loss": None}}},
+    ],
+)
 def test_a_minimal_record_still_gives_a_card_that_the_hub_can_read(record: dict):
     card = ModelCard(model_card(record))
     assert card.data.library_name == "transformers"
@@ -211,6 +229,8 @@ def test_a_record_read_from_json_gives_the_same_card():
 
 
 def test_a_card_needs_no_torch():
-    code = ("import sys; from hf_recipes.cards import model_card; model_card({'metrics': {'eval': {'eval_f1': 0.5}}}); "
-            "assert not {'torch', 'transformers'} & set(sys.modules)")
+    code = (
+        "import sys; from hf_recipes.cards import model_card; model_card({'metrics': {'eval': {'eval_f1': 0.5}}}); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

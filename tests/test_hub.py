@@ -23,6 +23,7 @@ from hf_recipes.hub import files_to_push, push, push_later, token_faults
 
 QUICK = "Patience(answer_seconds=20, tries=2, first_wait_seconds=0.1, trouble_seconds=1.3)"
 HASTY = QUICK.replace("20", "0.5")  # for a Hub that never answers; too short for a busy machine otherwise
+WRITE = "use a token with write access"
 PICKLE = re.compile(rb"\x80[\x02-\x05].*\.\Z|PK\x03\x04", re.S)
 
 
@@ -300,16 +301,16 @@ def test_a_hub_that_is_down_costs_a_message_with_the_command_that_pushes_later(r
         ),
         (
             Trouble(status=403),
-            "does not let this token write there (403: planned trouble); use a token with write access to user/mood, then",
+            f"does not let this token write there (403: planned trouble); {WRITE} to user/mood, then",
         ),
         (
             Trouble(where=".*commit", status=403, body=b'{"error": "read-only token"}'),
-            "does not let this token write there (403: read-only token); use a token with write access to user/mood, then",
+            f"does not let this token write there (403: read-only token); {WRITE} to user/mood, then",
         ),
         (
             Trouble(status=401, body=json.dumps({"error": f"who is {TOKEN}?"}).encode()),
-            "does not accept the token (401: who is ***?); set HF_TOKEN to a token with write access or run `hf auth login`, "
-            "then",
+            "does not accept the token (401: who is ***?); "
+            "set HF_TOKEN to a token with write access or run `hf auth login`, then",
         ),
         (
             Trouble(where="POST .*commit", status=412, body=b"{}"),
@@ -496,8 +497,8 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(run: Path, tm
             lambda run: (run / "model.safetensors.index.json").write_text(
                 '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}'
             ),
-            "{run}/model.safetensors.index.json: names model-00001-of-00002.safetensors, which is not there; save the model "
-            "again",
+            "{run}/model.safetensors.index.json: names model-00001-of-00002.safetensors, which is not there; "
+            "save the model again",
         ),
         (
             lambda run: (run / "record.json").write_text("[]"),

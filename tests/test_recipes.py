@@ -150,3 +150,17 @@ def test_the_names_are_what_their_script_makes(tmp_path):
     subprocess.run([sys.executable, str(copy / "make_names.py")], check=True, capture_output=True)
     for split in ("train", "validation"):
         assert (copy / "names" / f"{split}.jsonl").read_bytes() == (data / "names" / f"{split}.jsonl").read_bytes()
+
+
+def test_phi2s_template_gives_prompts_that_the_answers_follow_token_by_token():
+    import jinja2
+
+    text = (ROOT / read_recipe(named("phi2-a10g-balanced")).training["chat_template_path"]).read_text(encoding="utf-8")
+    render = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(text).render
+    user = {"role": "user", "content": "Why is the sky blue?"}
+    messages = [{"role": "system", "content": "Be brief."}, user, {"role": "assistant", "content": "Rayleigh."}]
+    prompt = render(messages=messages[:2], add_generation_prompt=True, eos_token="<end>")
+    whole = render(messages=[*messages, user], eos_token="<end>")
+    assert prompt == "Be brief.\nInstruct: Why is the sky blue?\nOutput:"
+    # no space at the end: BPE joins it to the answer's first word, which would then be masked as part of the prompt
+    assert whole == prompt + " Rayleigh.<end>\nInstruct: Why is the sky blue?\n"

@@ -39,8 +39,9 @@ def given(recipe: Recipe, key: str) -> bool:
 
 
 def number(recipe: Recipe, key: str) -> float | None:
+    """A finite number, or None."""
     found = value(recipe, key)
-    return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+    return found if isinstance(found, (int, float)) and not isinstance(found, bool) and abs(found) < 1e300 else None
 
 
 def word(recipe: Recipe, key: str) -> str:

@@ -52,7 +52,7 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "gpt2": ("wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head", "score", "classifier"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "phi": ("embed_tokens", "q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2", "lm_head", "score", "classifier"),
+    "phi": ("embed_tokens", "q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2", "lm_head", "score"),
     "qwen2": _LLAMA,
 }
 ONLY_4BIT = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
@@ -90,7 +90,7 @@ def adapter_of_the_task(recipe: Recipe) -> Iterator[Fault]:
 
 
 def adapter_on_the_head(recipe: Recipe) -> Iterator[Fault]:
-    """trl sft_trainer.py:1069: "Applying a PEFT adapter to `lm_head` is not supported": its head is fused."""
+    """trl sft_trainer.py:1070: "Applying a PEFT adapter to `lm_head` is not supported": its head is fused."""
     targets = words(recipe.get("LoraConfig.target_modules"))
     if recipe.trainer == "SFTConfig" and any(name.rpartition(".")[2] == "lm_head" for name in targets):
         what = "LoraConfig.target_modules has lm_head, which SFTTrainer reads without its adapter"
@@ -131,7 +131,7 @@ def _no_such_module(recipe: Recipe, strange: list[str]) -> Fault:
 
 
 def quantised_without_adapter(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:1216: "You cannot perform fine-tuning on purely quantized models"."""
+    """5.23 trainer_utils.py:133: "You cannot perform fine-tuning on purely quantized models"."""
     if has(recipe, "BitsAndBytesConfig") and not has(recipe, "LoraConfig"):
         what = "BitsAndBytesConfig without LoraConfig: quantised weights cannot be trained"
         yield tell_at(recipe, "BitsAndBytesConfig", what, "add LoraConfig (QLoRA), or leave BitsAndBytesConfig out")

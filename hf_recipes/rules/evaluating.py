@@ -16,7 +16,7 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 
 
 def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py _validate_args: "--load_best_model_at_end requires the save and eval strategy to match"."""
+    """5.23 training_args.py:1752: "--load_best_model_at_end requires the save and eval strategy to match"."""
     if not on(recipe, "load_best_model_at_end"):
         return
     evaluate, save = word(recipe, "eval_strategy"), word(recipe, "save_strategy")
@@ -46,7 +46,7 @@ def _multiples(recipe: Recipe) -> Iterator[Fault]:
 
 
 def saving_the_best(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:688: save_strategy best needs metric_for_best_model; without evaluation nothing is saved."""
+    """5.23 trainer.py:689: save_strategy best needs metric_for_best_model; without evaluation nothing is saved."""
     if word(recipe, "save_strategy") != "best":
         return
     if word(recipe, "eval_strategy") == "no":
@@ -58,7 +58,7 @@ def saving_the_best(recipe: Recipe) -> Iterator[Fault]:
 
 
 def early_stopping(recipe: Recipe) -> Iterator[Fault]:
-    """trainer_callback.py:745: two bare assertions, at the first step of training."""
+    """trainer_callback.py:751: two bare assertions, at the first step of training."""
     if not has(recipe, "EarlyStoppingCallback"):
         return
     where = "EarlyStoppingCallback"
@@ -72,7 +72,7 @@ def early_stopping(recipe: Recipe) -> Iterator[Fault]:
 
 
 def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Fault]:
-    """trainer_callback.py:746 warns: "Once training is finished, the best model will not be loaded automatically"."""
+    """trainer_callback.py:748 warns: "Once training is finished, the best model will not be loaded automatically"."""
     if has(recipe, "EarlyStoppingCallback") and not on(recipe, "load_best_model_at_end"):
         what = "EarlyStoppingCallback without load_best_model_at_end: true ends with the last model, not the best"
         yield tell_at(recipe, "EarlyStoppingCallback", what, "write load_best_model_at_end: true")
@@ -106,7 +106,7 @@ def _measured(recipe: Recipe) -> dict[str, str]:
 
 
 def best_by_what(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:3442: a KeyError at the first evaluation. Both f1 and eval_f1 are understood."""
+    """5.23 trainer.py:3443: a KeyError at the first evaluation. Both f1 and eval_f1 are understood."""
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if not name:
         return
@@ -122,7 +122,7 @@ def best_by_what(recipe: Recipe) -> Iterator[Fault]:
 
 
 def best_in_which_direction(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py: greater_is_better is true for every name that does not end in "loss": perplexity too."""
+    """5.23 training_args.py:1592: greater_is_better is true unless the name ends in "loss": for perplexity too."""
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if name not in _measured(recipe):
         return

@@ -23,7 +23,7 @@ OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
 def workers_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py:1803 refuses prefetch_factor; torch refuses persistent_workers, at train() only."""
+    """5.23 training_args.py:1805 refuses prefetch_factor; torch refuses persistent_workers, at train() only."""
     if number(recipe, "dataloader_num_workers") != 0:
         return
     if given(recipe, "dataloader_prefetch_factor"):
@@ -58,7 +58,7 @@ def two_lengths(recipe: Recipe) -> Iterator[Fault]:
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Fault]:
-    """Rows are counted, packed and fingerprinted; upstream would want max_steps, and resumes inexactly (FACTS 5)."""
+    """Rows are counted, packed and fingerprinted; upstream would want max_steps, and resumes inexactly."""
     if recipe.get("dataset.streaming") is True:
         what = "dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory"
         yield tell_at(recipe, "dataset.streaming", what, "leave it out")
@@ -77,7 +77,7 @@ def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Fault]:
 
 
 def packing_that_fails(recipe: Recipe) -> Iterator[Fault]:
-    """trl sft_trainer.py:1000 and :1468, once the data is tokenized and the model loaded."""
+    """trl sft_trainer.py:1001 and :1468, once the data is tokenized and the model loaded."""
     if recipe.trainer != "SFTConfig":
         return
     unlimited = "max_length" in recipe.training and recipe.training["max_length"] is None
@@ -89,7 +89,7 @@ def packing_that_fails(recipe: Recipe) -> Iterator[Fault]:
 
 
 def documents_that_see_each_other(recipe: Recipe) -> Iterator[Fault]:
-    """FACTS 9: with a cache the mask that keeps packed documents apart is not built (logits move by 0.46)."""
+    """masking_utils.py:876: with a cache no mask keeps packed documents apart (measured: logits move by 0.46)."""
     if (
         recipe.trainer == "SFTConfig"
         and on(recipe, "use_cache")
@@ -100,7 +100,7 @@ def documents_that_see_each_other(recipe: Recipe) -> Iterator[Fault]:
 
 
 def documents_that_are_cut(recipe: Recipe) -> Iterator[Fault]:
-    """FACTS 9: `wrapped` joins documents into one sequence: the second one's logits move by 0.46."""
+    """Measured: `wrapped` joins documents into one sequence: the second one's logits move by 0.46."""
     if recipe.task != "chat" or word(recipe, "packing_strategy") != "wrapped":  # causal-lm means to join documents
         return
     if on(recipe, "packing"):
@@ -145,14 +145,14 @@ def _unused_columns(recipe: Recipe) -> Fault:
 
 
 def assistant_loss_without_chat(recipe: Recipe) -> Iterator[Fault]:
-    """trl sft_trainer.py:934: "You set `assistant_only_loss=True`, but the dataset is not conversational"."""
+    """trl sft_trainer.py:935: "You set `assistant_only_loss=True`, but the dataset is not conversational"."""
     if recipe.trainer == "SFTConfig" and recipe.task != "chat" and on(recipe, "assistant_only_loss"):
         what = f"assistant_only_loss: true: task {recipe.task} has no assistant"
         yield tell(recipe, "assistant_only_loss", what, "leave it out, or write task: chat")
 
 
 def fused_twice(recipe: Recipe) -> Iterator[Fault]:
-    """trl sft_trainer.py:1136: Liger's fused loss would replace the forward that SFTTrainer fuses itself."""
+    """trl sft_trainer.py:1137: Liger's fused loss would replace the forward that SFTTrainer fuses itself."""
     fused = recipe.get(f"{recipe.trainer}.liger_kernel_config.fused_linear_cross_entropy") is True
     if recipe.trainer == "SFTConfig" and on(recipe, "use_liger_kernel") and fused:
         what = "liger_kernel_config.fused_linear_cross_entropy: true: SFTTrainer has a fused head of its own"
@@ -160,7 +160,7 @@ def fused_twice(recipe: Recipe) -> Iterator[Fault]:
 
 
 def smoothing_that_costs_a_pass(recipe: Recipe) -> Iterator[Fault]:
-    """trl sft_trainer.py:1059: deprecated, goes in trl 2.0."""
+    """trl sft_trainer.py:1060: deprecated, goes in trl 2.0."""
     if recipe.trainer == "SFTConfig" and (number(recipe, "label_smoothing_factor") or 0) > 0:
         what = "label_smoothing_factor makes SFTTrainer run each forward twice; trl 2.0 drops it"
         yield tell(recipe, "label_smoothing_factor", what, "leave it out")

@@ -72,8 +72,8 @@ def warmup_that_is_ignored(recipe: Recipe) -> Iterator[Fault]:
 
 
 def warmup_that_is_one_step(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py:2153: below 1 a share, from 1 on int(steps): 1.0 is one step and 10.7 are ten."""
-    steps = recipe.training.get("warmup_steps")
+    """5.23 training_args.py:2154: below 1 a share, from 1 on int(steps): 1.0 is one step and 10.7 are ten."""
+    steps = number(recipe, "warmup_steps")
     if not isinstance(steps, float) or steps < 1:
         return
     if steps == 1:
@@ -130,7 +130,7 @@ def _scheduler_mend(name: str, schedule: str, known: tuple[str, ...]) -> str:
 
 
 def scheduler_without_evaluation(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py: "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy"."""
+    """5.23 training_args.py:1792: "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy"."""
     schedule = word(recipe, "lr_scheduler_type")
     if schedule in NEED_EVALUATION and word(recipe, "eval_strategy") == "no":
         what = f"lr_scheduler_type: {schedule} follows evaluations, and eval_strategy is no"
@@ -174,7 +174,7 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Fault]:
 
 
 def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Fault]:
-    """accelerate/utils/memory.py:167 and FACTS 11: after an out-of-memory the step count and the schedule start anew
+    """accelerate/utils/memory.py:167: after an out-of-memory the step count and the schedule start anew
     on weights already trained, and the effective batch is smaller than the recipe says."""
     if on(recipe, "auto_find_batch_size"):
         what = "auto_find_batch_size changes the effective batch and restarts the schedule on trained weights"
@@ -183,7 +183,7 @@ def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Fault]:
 
 
 def epochs_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py: "max_steps is given, it will override any value given in num_train_epochs" (at info level)."""
+    """5.23 trainer.py:727: "it will override any value given in num_train_epochs" (at info level)."""
     most = number(recipe, "max_steps")
     if most and most > 0 and given(recipe, "num_train_epochs"):
         what = f"num_train_epochs has no effect: max_steps: {most} wins"

@@ -40,7 +40,7 @@ def _overflows(recipe: Recipe) -> bool:
 
 
 def fp16_with_bf16(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py: "At most one of fp16 and bf16 can be True"; the same for full evaluation."""
+    """5.23 training_args.py:1785: "At most one of fp16 and bf16 can be True"; the same for full evaluation."""
     for key, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if on(recipe, key) and on(recipe, other):
             yield tell(recipe, key, f"{key} and {other} are both true", "keep one; bf16 where the card has it")

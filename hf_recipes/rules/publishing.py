@@ -21,8 +21,8 @@ TOPOLOGY = {
 
 
 def topology_in_a_recipe(recipe: Recipe) -> Iterator[Fault]:
-    """FACTS 7: a recipe's fsdp overrides the accelerate file's values in silence, fsdp with deepspeed is refused
-    (5.23 trainer.py:474), and without a launcher so is fsdp alone (trainer.py:478). One place decides: the file."""
+    """A recipe's fsdp overrides the accelerate file's values in silence, fsdp with deepspeed is refused
+    (5.23 trainer.py:475), and without a launcher so is fsdp alone (trainer.py:478). One place decides: the file."""
     for name, file in TOPOLOGY.items():
         if given(recipe, name):
             what = f"{name} says how a run is spread over cards, which is the accelerate file's to say"
@@ -30,13 +30,13 @@ def topology_in_a_recipe(recipe: Recipe) -> Iterator[Fault]:
 
 
 def report_to_null(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 training_args.py: null becomes [None], which Trainer refuses as an integration."""
+    """5.23 training_args.py:1601: null becomes [None], which Trainer refuses as an integration."""
     if "report_to" in recipe.training and recipe.training["report_to"] is None:
         yield tell(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
 
 
 def pushing_where(recipe: Recipe) -> Iterator[Fault]:
-    """5.23 trainer.py:4252: without hub_model_id the repository is named after output_dir."""
+    """5.23 trainer.py:4253: without hub_model_id the repository is named after output_dir."""
     if on(recipe, "push_to_hub") and not word(recipe, "hub_model_id"):
         name = os.path.basename(os.path.normpath(word(recipe, "output_dir") or "trainer_output"))
         what = f"push_to_hub without hub_model_id: the repository is called {name!r}, after output_dir"
@@ -44,7 +44,7 @@ def pushing_where(recipe: Recipe) -> Iterator[Fault]:
 
 
 def pushing_when(recipe: Recipe) -> Iterator[Fault]:
-    """This package pushes once, after training: uploads in between fail without a word (FACTS 13)."""
+    """This package pushes once, after training: uploads in between fail without a word."""
     if given(recipe, "hub_strategy") and word(recipe, "hub_strategy") not in ("end", "every_save"):
         what = f"hub_strategy: {word(recipe, 'hub_strategy')} has no effect: checkpoints stay in output_dir"
         yield tell(recipe, "hub_strategy", what, "leave it out: the finished model is pushed once, after training")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes import data
+from hf_recipes import __version__, data
 from hf_recipes.errors import fault
 from hf_recipes.tasks import Prepared
 
@@ -37,7 +37,10 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     """
     from transformers import DataCollatorForSeq2Seq
 
-    parts = {"train": splits.train, "eval": splits.validation, **({"test": splits.test} if splits.test else {})}
+    parts = splits.by_name()
+    if not tokenizer.is_fast:
+        what = "chat needs a fast tokenizer (its tokens' places in the text)"
+        raise fault(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
     columns = _columns(splits.train, recipe)
     messages = len(columns) == 1
     only = recipe.training.get("assistant_only_loss" if messages else "completion_only_loss")
@@ -47,11 +50,15 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
             data.column(recipe, part, word, name)
         where = recipe.place(f"dataset.{_words(messages)[0]}")
 
-        def encode(row: dict[str, Any], index: int, split: str = split, where: str = where) -> dict[str, Any]:
+        # What it holds decides whether upstream's cache knows its rows again: no recipe, but our version.
+        def encode(
+            row: dict[str, Any], index: int, split: str = split, where: str = where, version: str = __version__
+        ) -> dict[str, Any]:
+            place = f"row {index} of the {split} split"
             if messages:
-                ids, labels = _conversation(row[columns[0]], tokenizer, f"row {index} of the {split} split", where)
+                ids, labels = _conversation(row[columns[0]], 0, tokenizer, place, where)
             else:
-                ids, labels = _completion(row, columns, tokenizer, f"row {index} of the {split} split", where)
+                ids, labels = _completion(row, columns, tokenizer, place, where)
             if only is False:
                 labels = list(ids)
             kept = labels[:max_length]
@@ -62,13 +69,15 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                 "labels": kept,
                 "bytes": len(text.encode()),
                 "label_tokens": len(answers),
-                "lost": sum(label != -100 for label in labels) - sum(label != -100 for label in kept),
+                "lost": sum(label != -100 for label in labels[max_length:]),
             }
 
         rows = part.map(encode, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
         whole = [i for i, count in enumerate(rows["label_tokens"]) if count]
         if not whole:
-            what = f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
+            what = (
+                f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
+            )
             raise fault(recipe.place("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns")
         if len(whole) < rows.num_rows:
             notes.append(f"{split}: {rows.num_rows - len(whole)} rows left out: no answer within {max_length} tokens")
@@ -112,28 +121,47 @@ def _columns(train: Dataset, recipe: Recipe) -> list[str]:
     return [prompt, data.column(recipe, train, "completion_column", "completion")]
 
 
-def _conversation(messages: Any, tokenizer: Any, row: str, where: str) -> tuple[list[int], list[int]]:
-    """Token ids of the whole conversation, and the same with -100 outside the assistant's messages."""
+def _conversation(messages: Any, first: int, tokenizer: Any, row: str, where: str) -> tuple[list[int], list[int]]:
+    """Token ids of the whole conversation, and the same with -100 outside the assistant's messages from `first` on."""
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
         what = f"{row} is no conversation: a list of {{role, content}} is needed"
         raise fault(where, what, "say which column holds the messages with dataset.messages_column")
-    text, spans = _render(messages, tokenizer), []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(messages[:i], tokenizer, add_generation_prompt=True) if i else ""
-        after = _render(messages[: i + 1], tokenizer)
-        if not text.startswith(before) or not text.startswith(after.rstrip("\n")):
-            what = f"{row}: the chat template rewrites earlier turns, so the answers cannot be told apart"
-            raise fault(where, what, "give single-turn rows, or another template with SFTConfig.chat_template_path")
-        spans.append((len(before), len(after.rstrip("\n"))))  # the blank line after the end token is nobody's answer
-    return _masked(text, spans, tokenizer)
+    try:
+        text = _render(messages, tokenizer)
+        spans = [
+            _answer(messages, i, text, tokenizer)
+            for i, message in enumerate(messages)
+            if i >= first and message["role"] == "assistant"
+        ]
+    except TemplateError as problem:
+        what = f"{row}: the chat template refuses it: {data.first_line(problem)}"
+        raise fault(
+            where, what, "mend the row, or give another template with SFTConfig.chat_template_path"
+        ) from problem
+    if None in spans:
+        what = f"{row}: the chat template rewrites earlier turns, so the answers cannot be told apart"
+        raise fault(where, what, "give single-turn rows, or another template with SFTConfig.chat_template_path")
+    return _masked(text, [span for span in spans if span], tokenizer)
+
+
+def _answer(messages: list[dict], i: int, text: str, tokenizer: Any) -> tuple[int, int] | None:
+    """Where the template puts the i-th message into the text: after the prompt for it, and up to its end token (the
+    line break behind that is nobody's answer). None if the text does not begin as it did at that point."""
+    after = _render(messages[: i + 1], tokenizer)
+    stop = len(after.rstrip("\n"))
+    if not text.startswith(after[:stop]):
+        return None
+    if i == 0:  # no prompt to render: what stands before the words (a system message of the template's) is no answer
+        start = after.find(messages[0]["content"].strip())
+        return None if start < 0 else (start, stop)
+    before = _render(messages[:i], tokenizer, add_generation_prompt=True)
+    return (len(before), stop) if after.startswith(before) else None
 
 
 def _completion(row: dict, columns: list[str], tokenizer: Any, name: str, where: str) -> tuple[list[int], list[int]]:
     prompt, completion = row[columns[0]], row[columns[1]]
     if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational prompt/completion
-        return _conversation([*prompt, *completion], tokenizer, name, where)
+        return _conversation([*prompt, *completion], len(prompt), tokenizer, name, where)
     if not isinstance(prompt, str) or not isinstance(completion, str):
         raise fault(where, f"{name}: prompt and completion are texts or lists of messages")
     return _masked(
@@ -142,7 +170,9 @@ def _completion(row: dict, columns: list[str], tokenizer: Any, name: str, where:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+    return (
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+    )
 
 
 def _render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool = False) -> str:
@@ -153,12 +183,13 @@ def _render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool = 
 def _masked(
     text: str, spans: list[tuple[int, int]], tokenizer: Any, special: bool = False, end: bool = False
 ) -> tuple[list[int], list[int]]:
-    """Tokenizes once and keeps as labels the tokens that begin inside a span of characters. `special`: let the
-    tokenizer add its begin token (a template writes its own); `end`: the end token closes the row."""
+    """Tokenizes once and keeps as labels the tokens that overlap a span of characters (as {% generation %} does it
+    upstream: a blank before the answer's first word is part of that word's token). `special`: let the tokenizer add
+    its begin token (a template writes its own); `end`: the end token closes the row."""
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
     labels = [
-        i if any(start <= a < stop for start, stop in spans) and b > a else -100
+        i if b > a and any(a < stop and b > start for start, stop in spans) else -100
         for i, (a, b) in zip(ids, offsets, strict=True)
     ]
     eos = tokenizer.eos_token_id

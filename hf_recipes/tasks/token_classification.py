@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes import data
+from hf_recipes import __version__, data
 from hf_recipes.errors import fault
 from hf_recipes.tasks import Prepared
+from hf_recipes.tasks.text_classification import label_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,40 +26,55 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     if not tokenizer.is_fast:
         what = "token-classification needs a fast tokenizer (word_ids)"
         raise fault(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
-    parts = {"train": splits.train, "eval": splits.validation, **({"test": splits.test} if splits.test else {})}
+    parts = splits.by_name()
     words = data.column(recipe, splits.train, "tokens_column", "tokens")
     tags = data.column(recipe, splits.train, "tags_column", "tags")
+    where_words, where_tags = recipe.place("dataset.tokens_column"), recipe.place("dataset.tags_column")
+    _check_kinds(splits.train, words, tags, where_words, where_tags)
     names = tag_names(splits.train, tags)
     index = {name: i for i, name in enumerate(names)}
-    feature_names = _feature_names(splits.train, tags)
 
-    def rows(split: str, part: Dataset) -> Dataset:
+    def rows(split: str, part: Dataset) -> Dataset:  # what `encode` holds: as in text_classification
         data.column(recipe, part, "tokens_column", "tokens")
         data.column(recipe, part, "tags_column", "tags")
+        _check_kinds(part, words, tags, where_words, where_tags)
+        own_names = _feature_names(part, tags)
 
-        def encode(batch: dict[str, list], first: list[int]) -> dict[str, list]:
-            for row, (row_words, row_tags) in enumerate(zip(batch[words], batch[tags], strict=True), first[0]):
-                _check_row(recipe, split, row, row_words, row_tags)
+        def encode(batch: dict[str, list], rows: list[int], version: str = __version__) -> dict[str, list]:
+            for row, row_words, row_tags in zip(rows, batch[words], batch[tags], strict=True):
+                _check_row(where_words, where_tags, f"row {row} of the {split} split", row_words, row_tags)
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
             labels, lost = [], []
             for i, row_tags in enumerate(batch[tags]):
                 of_word = encoded.word_ids(i)
                 firsts = [w is not None and w != before for w, before in zip(of_word, [None, *of_word], strict=False)]
-                ids = [_tag_id(tag, index, feature_names) for tag in row_tags]
+                ids = [label_id(tag, index, own_names) for tag in row_tags]
                 if None in ids:
-                    what = f"row {first[0] + i} of the {split} split has the tag {row_tags[ids.index(None)]!r}, "
+                    what = f"row {rows[i]} of the {split} split has the tag {row_tags[ids.index(None)]!r}, "
                     what += "outside the train split's set"
-                    raise fault(recipe.place("dataset.tags_column"), what, f"the tags are {', '.join(names)}")
+                    raise fault(where_tags, what, f"the tags are {', '.join(names)}")
                 labels.append([ids[w] if f else -100 for w, f in zip(of_word, firsts, strict=True)])
                 lost.append(len(row_tags) - sum(firsts))
             return {**encoded, "labels": labels, "lost": lost}
 
-        return part.map(encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
+        try:
+            return part.map(
+                encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows"
+            )
+        except AssertionError as problem:  # GPT-2's and RoBERTa's: words need a blank before them
+            mend = "write tokenizer: {add_prefix_space: true}"
+            raise fault(
+                recipe.place("tokenizer"), f"the tokenizer refuses: {data.first_line(problem)}", mend
+            ) from problem
 
     encoded = {split: rows(split, part) for split, part in parts.items()}
     stats = {split: _counts(part) for split, part in encoded.items()}
+    for split, counts in stats.items():
+        if not counts["label_tokens"]:
+            what = f"no word of the {split} split has a sub-token within {max_length} tokens: all labels are masked"
+            raise fault(recipe.place("dataset.max_length"), what, "raise dataset.max_length")
     notes = tuple(
-        f"{split}: {counts['lost_words']} words stand beyond {max_length} sub-tokens (or have none): they are not scored"
+        f"{split}: {counts['lost_words']} words stand beyond {max_length} sub-tokens or have none: they are not scored"
         for split, counts in stats.items()
         if counts["lost_words"]
     )
@@ -77,35 +93,37 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     )
 
 
-def _check_row(recipe: Recipe, split: str, row: int, words: Any, tags: Any) -> None:
+def _check_kinds(part: Dataset, words: str, tags: str, where_words: str, where_tags: str) -> None:
+    for column, where in ((words, where_words), (tags, where_tags)):
+        kind = part.features[column]
+        if not hasattr(kind, "feature") and not isinstance(kind, list):
+            shown = getattr(kind, "dtype", type(kind).__name__)
+            what = f"the column {column!r} holds {shown}, not a list a row: a list of words, and one of their tags"
+            raise fault(where, what, "split the text into words first")
+
+
+def _check_row(where_words: str, where_tags: str, name: str, words: Any, tags: Any) -> None:
     if not words:
-        where = recipe.place("dataset.tokens_column")
-        raise fault(where, f"row {row} of the {split} split has no tokens", "remove such rows")
-    if not isinstance(words, list) or not isinstance(tags, list):
-        what = f"row {row} of the {split} split: tokens and tags are lists of words and of tags"
-        raise fault(recipe.place("dataset.tokens_column"), what)
-    if len(words) != len(tags):
-        what = f"row {row} of the {split} split has {len(words)} tokens but {len(tags)} tags"
-        raise fault(recipe.place("dataset.tags_column"), what, "give every token one tag")
+        raise fault(where_words, f"{name} has no tokens", "remove such rows")
+    if not all(isinstance(word, str) for word in words):
+        raise fault(where_words, f"{name} has a token that is no text", "write every token as a text")
+    if len(words) != len(tags or ()):
+        raise fault(
+            where_tags, f"{name} has {len(words)} tokens but {len(tags or ())} tags", "give every token one tag"
+        )
 
 
-def _feature_names(train: Dataset, tags: str) -> list[str] | None:
-    return getattr(getattr(train.features[tags], "feature", None), "names", None)
+def _feature_names(part: Dataset, tags: str) -> list[str] | None:
+    return getattr(getattr(part.features[tags], "feature", None), "names", None)
 
 
 def tag_names(train: Dataset, tags: str) -> tuple[str, ...]:
-    """A ClassLabel's names, else "O" and the other distinct tags of the train split, sorted."""
+    """A ClassLabel's names, else "O" and the other distinct tags of the train split, sorted (numbers by size)."""
     names = _feature_names(train, tags)
     if names:
         return tuple(names)
-    found = {str(tag) for batch in train.select_columns([tags]).iter(1000) for row in batch[tags] for tag in row or ()}
-    return tuple(sorted(found, key=lambda tag: (tag != "O", tag)))
-
-
-def _tag_id(tag: Any, index: dict[str, int], feature_names: list[str] | None) -> int | None:
-    if feature_names is not None and isinstance(tag, int):
-        return tag if 0 <= tag < len(feature_names) else None
-    return index.get(str(tag))
+    found = {tag for batch in train.select_columns([tags]).iter(1000) for row in batch[tags] for tag in row or ()}
+    return tuple(map(str, sorted(found - {None}, key=lambda tag: (tag != "O", isinstance(tag, str), tag))))
 
 
 def _counts(part: Dataset) -> dict[str, int]:
