@@ -53,7 +53,9 @@ class Scoring:
         found["test"] = None
         if "test" in self.prepared.evals:
             trainer.compute_metrics = self.of_split["test"]
-            found["test"] = _numbers(trainer.evaluate(self.prepared.evals["test"], metric_key_prefix="test"))
+            # Not evaluate(test): with persistent workers Trainer 5.23 hands out the cached loader of the eval split.
+            predicted = trainer.predict(self.prepared.evals["test"], metric_key_prefix="test")
+            found["test"] = _numbers(predicted.metrics)
             trainer.compute_metrics = self.compute_metrics
         return found
 

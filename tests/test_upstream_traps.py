@@ -134,3 +134,32 @@ def test_training_args_bin_is_not_written(plain: str) -> None:
     run(plain, ["TrainingArguments.save_strategy=steps", "TrainingArguments.save_steps=1"])
     assert not list(Path("out").rglob("training_args.bin"))
     assert Path("out/checkpoint-3/model.safetensors").is_file()
+
+
+def test_the_test_split_is_scored_on_its_own_rows_with_persistent_workers(root: Path, write_recipe: Callable[..., str]) -> None:
+    # transformers 5.23 trainer.py get_eval_dataloader: evaluate(other_dataset) gets the cached loader of the eval split
+    recipe = write_recipe(f"""
+task: text-classification
+model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}}}}
+BpeTrainer: {{vocab_size: 384}}
+dataset:
+  path: json
+  data_files: {{train: {root}/recipes/data/sentiment/train.jsonl, validation: {root}/recipes/data/sentiment/validation.jsonl}}
+  split: {{train: "train[:40]", validation: "validation[:20]", test: "validation[20:33]"}}
+  max_length: 16
+TrainingArguments:
+  output_dir: out
+  max_steps: 1
+  eval_strategy: steps
+  eval_steps: 1
+  dataloader_num_workers: 1
+  dataloader_persistent_workers: true
+""")
+    run(recipe)
+    record = json.loads(Path("out/record.json").read_text())
+    assert (record["data"]["eval"]["rows"], record["data"]["test"]["rows"]) == (20, 13)
+    from hf_recipes.scores import read_scores
+
+    ids = [read_scores(f"out/{record['scores'][split]}").table["id"].to_pylist() for split in ("eval", "test")]
+    assert (len(ids[0]), len(ids[1]), set(ids[0]) & set(ids[1])) == (20, 13, set())
+    assert record["metrics"]["test"]["test_loss"] != record["metrics"]["eval"]["eval_loss"]

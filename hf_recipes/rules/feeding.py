@@ -130,18 +130,13 @@ def words_about_rows(recipe: Recipe) -> Iterator[Fault]:
     if word(recipe, "truncation_mode") == "keep_end":
         what = "SFTConfig.truncation_mode: keep_end has no effect here: long rows lose their end"
         yield tell(recipe, "truncation_mode", what, "leave it out; trl 2.0 drops it")
-    if "remove_unused_columns" in recipe.training and recipe.training["remove_unused_columns"] is False:
-        yield _unused_columns(recipe)
 
 
 def columns_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
-    if recipe.trainer != "SFTConfig" and value(recipe, "remove_unused_columns") is False:
-        yield _unused_columns(recipe)
-
-
-def _unused_columns(recipe: Recipe) -> Fault:
-    what = "remove_unused_columns: false has no effect: rows hold only what the model takes"
-    return tell(recipe, "remove_unused_columns", what, "leave it out")
+    """Every task hands over the columns that its model takes, so there is none to remove."""
+    if value(recipe, "remove_unused_columns") is False:
+        what = "remove_unused_columns: false has no effect: rows hold only what the model takes"
+        yield tell(recipe, "remove_unused_columns", what, "leave it out")
 
 
 def assistant_loss_without_chat(recipe: Recipe) -> Iterator[Fault]:
