@@ -6,10 +6,11 @@ quietly do something else. Reading the resolved recipe back leaves nothing to ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.schema import fields
 from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
 Choice = tuple[str, Any, str]  # dotted key, value, reason
+NEW_HEADS = ("classifier", "pre_classifier", "score")  # what classifiers of transformers call theirs
 DEFAULT_LENGTH = {"causal-lm": 1024, "chat": 1024, "text-classification": 512, "token-classification": 512}
 
 
@@ -33,17 +35,18 @@ def choose(recipe: Recipe, device: Device) -> tuple[Recipe, list[str]]:
 def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) -> tuple[Recipe, int, list[str]]:
     """The length that rows are cut to: the recipe's, else the shortest of the model's positions, the tokenizer's
     model_max_length and the task's usual length. Returns it in tokens. A length the model cannot hold is the
-    caller's to refuse."""
-    if recipe.trainer == "SFTConfig":
-        dotted, reason = "SFTConfig.max_length", "SFTConfig's default"
-    else:
-        dotted, reason = "dataset.max_length", "none is given"
+    caller's to refuse. `SFTConfig.max_length: null` stays: rows are cut where the model ends, nowhere else."""
+    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
     given = recipe.get(dotted)
     if isinstance(given, int):
         return recipe, given, []
-    usual = DEFAULT_LENGTH[recipe.task]
-    length = min(usual, positions or usual, tokenizer_length)
-    if length < usual:
+    reach = min(positions or tokenizer_length, tokenizer_length)
+    if recipe.trainer == "SFTConfig" and "max_length" in recipe.training:
+        shown = f"rows are cut at {reach}, where the model or its tokenizer ends" if reach < 2**31 else "no row is cut"
+        return recipe, reach, [f"{dotted}: null ({shown})"]
+    length = min(DEFAULT_LENGTH[recipe.task], reach)
+    reason = "SFTConfig's default" if recipe.trainer == "SFTConfig" else "none is given"
+    if length == reach:
         reason = f"as long as the model and its tokenizer reach; {reason}"
     return recipe.with_values({dotted: length}, f"chosen: {reason}"), length, [f"{dotted}: {length} ({reason})"]
 
@@ -59,6 +62,8 @@ def _places(recipe: Recipe, device: Device) -> Iterator[Choice]:
     if device.kind == "cpu" and device.processes > 1 and not recipe.training.get("use_cpu"):
         reason = f"{device.processes} processes without an accelerator; else each would believe to be alone"
         yield f"{section}.use_cpu", True, reason
+    elif device.kind == "cpu" and recipe.training.get("bf16") and not recipe.training.get("use_cpu"):
+        yield f"{section}.use_cpu", True, "without it TrainingArguments refuses bf16 on a CPU"
 
 
 def _precision(recipe: Recipe, device: Device) -> Iterator[Choice]:
@@ -97,19 +102,29 @@ def _trainer(recipe: Recipe, device: Device) -> Iterator[Choice]:
         yield f"{section}.include_num_input_tokens_seen", "non_padding", "so that tokens per second are logged"
     if "dataloader_pin_memory" not in training and device.kind != "cuda":
         yield f"{section}.dataloader_pin_memory", False, "only CUDA copies from pinned memory"
-    if section == "SFTConfig" and "activation_checkpointing" not in training:
+    if (
+        section == "SFTConfig"
+        and "activation_checkpointing" in fields(section)
+        and "activation_checkpointing" not in training
+    ):
         yield f"{section}.activation_checkpointing", True, "SFTConfig's default, under its new name"
     if "metrics" not in recipe.sections:
         yield "metrics", list(TASKS[recipe.task].default_metrics), "the task's own"
 
 
 def _adapter(recipe: Recipe, device: Device) -> Iterator[Choice]:
-    if recipe.section("LoraConfig") and "task_type" not in recipe.section("LoraConfig"):
+    if "LoraConfig" in recipe.sections and "task_type" not in recipe.section("LoraConfig"):
         yield "LoraConfig.task_type", TASKS[recipe.task].peft_task_type, f"task: {recipe.task}"
+    words = recipe.section("LoraConfig")
+    if words.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates:
+        if "exclude_modules" not in words:  # peft 0.21 trips over a token classifier's head, which it trains, too
+            yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained whole, without an adapter"
 
 
 def _quantisation(recipe: Recipe, device: Device) -> Iterator[Choice]:
     words = recipe.section("BitsAndBytesConfig")
+    if words and not TASKS[recipe.task].generates and "llm_int8_skip_modules" not in words:
+        yield "BitsAndBytesConfig.llm_int8_skip_modules", list(NEW_HEADS), "a new head is trained, so not quantised"
     if words.get("load_in_4bit"):
         if "bnb_4bit_quant_type" not in words:
             yield "BitsAndBytesConfig.bnb_4bit_quant_type", "nf4", "bitsandbytes' own default is fp4"

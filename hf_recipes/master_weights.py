@@ -188,7 +188,11 @@ class MasterWeights(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
-        """The inverse of `state_dict`. Raises RecipeError if it is of an ordinary optimizer or of another model."""
+        """The inverse of `state_dict`. Raises RecipeError if it is of an ordinary optimizer or of another model.
+
+        The model's weights are not touched: load the checkpoint's first. (accelerate loads an optimizer's own state
+        into it after DDP has sent rank 0's weights; writing them back from the masters would undo that.)
+        """
         if "masters" not in state_dict:
             raise fault(
                 "master_weights",
@@ -203,9 +207,8 @@ class MasterWeights(torch.optim.Optimizer):
                 "resume from a checkpoint of the same model",
             )
         self.inner.load_state_dict(state_dict["inner"])
-        for (param, master), value in zip(self.pairs, saved, strict=True):
+        for (_, master), value in zip(self.pairs, saved, strict=True):
             master.copy_(value)
-            param.copy_(master)
         self.scale = float(state_dict["loss_scale"])
         self.good_steps = int(state_dict["good_steps"])
         self.skipped_steps = int(state_dict["skipped_steps"])
@@ -342,4 +345,7 @@ class MasterWeightsMixin(_Trainer):
         if self.master_weights is not None and "loss" in logs:
             logs["loss_scale"] = self.master_weights.scale
             logs["skipped_steps"] = self.master_weights.skipped_steps
+            if not math.isfinite(logs["loss"]):
+                # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
+                self._tr_loss.zero_()
         super().log(logs, start_time)

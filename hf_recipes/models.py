@@ -5,11 +5,15 @@ Nothing of a Hub repository's code is run: `trust_remote_code` stays False and w
 
 from __future__ import annotations
 
+import difflib
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.data import column
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.loading import first_line
 from hf_recipes.presets import PRESETS
 from hf_recipes.tasks import TASKS
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; GPT-2's word for it
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")
+# Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
 def from_scratch(recipe: Recipe) -> bool:
@@ -97,9 +103,22 @@ def _load_tokenizer(recipe: Recipe) -> Any:
 
 def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeError:
     """One message for a name that from_pretrained cannot load: a folder that is missing, a Hub out of reach."""
-    first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
-    return fault(where, f"the {what} {str(name)!r} cannot be loaded: {first}", mend)
+    name = str(name)
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not os.path.exists(name):
+        folder = os.path.dirname(name.rstrip("/"))
+        others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        near = difflib.get_close_matches(os.path.basename(name.rstrip("/")), others, n=1)
+        mend = "paths are relative to the working directory"
+        if near:
+            mend = f"did you mean {os.path.join(folder, near[0])!r}?"
+        return fault(where, f"there is no {what} folder {name!r} here", mend)
+    if type(problem).__name__ == "SafetensorError":
+        mend = "the file is not whole: copy or download it again"
+    elif os.path.isdir(name):
+        mend = f"is it a folder that save_pretrained of a {what} wrote?"
+    else:
+        mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
+    return fault(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", mend)
 
 
 def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
@@ -114,7 +133,13 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
     words.setdefault("show_progress", False)
-    trainer = trainers.BpeTrainer(special_tokens=special, **words)
+    if next(_texts(recipe, train), None) is None:
+        mend = "name the tokenizer that wrote them in the tokenizer section"
+        raise fault(recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", mend)
+    try:
+        trainer = trainers.BpeTrainer(special_tokens=special, **words)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise fault(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
     tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -184,11 +209,16 @@ def config_fields(recipe: Recipe) -> dict[str, Any]:
 
 def longest_input(config: Any) -> int | None:
     """Positions that the model has, or None where positions are not a table of fixed size."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(positions) if isinstance(positions, int) and positions > 0 else None
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions - (text.pad_token_id or 0) - 1 if text.model_type in OFFSET_POSITIONS else positions
 
 
-def build_model(recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str, Any], say: Callable[[str], None]) -> Any:
+def build_model(
+    recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str, Any], say: Callable[[str], None]
+) -> Any:
     """The model that Trainer gets: weights loaded or drawn (seeded), adapter put on. `fields` are what the data decides
     (num_labels, ...). Raises RecipeError for weights that do not load."""
     import torch
@@ -199,26 +229,67 @@ def build_model(recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str
     auto = getattr(transformers, TASKS[recipe.task].auto_class)
     words = {k: v for k, v in recipe.section("model").items() if k not in SOURCES}
     words["dtype"] = getattr(torch, words["dtype"]) if words.get("dtype", "auto") != "auto" else "auto"
+    stated = recipe.get("model.num_labels")
+    if stated is not None and stated != fields.get("num_labels", stated):
+        what = f"model.num_labels is {stated}, and the train split has {fields['num_labels']} labels"
+        raise fault(recipe.place("model.num_labels"), what, "leave it out")
     transformers.set_seed(recipe.training.get("seed", 42))
-    if from_scratch(recipe):
-        model = _fresh(recipe, auto, config, tokenizer, fields, words)
+    if not from_scratch(recipe):
+        model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**words, **fields}, say)
+    elif recipe.section("BitsAndBytesConfig"):  # a smoke run's: weights are quantised when they are loaded
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            _fresh(recipe, auto, config, tokenizer, fields, words).save_pretrained(folder)
+            model, new = _pretrained(recipe, auto, folder, words, say)
     else:
-        model = _pretrained(recipe, auto, {**words, **fields}, say)
+        model, new = _fresh(recipe, auto, config, tokenizer, fields, words), []
     _fit_vocabulary(recipe, model, tokenizer, say)
     line = fix_loss_type(model)
     if line:
         say(line)
-    if recipe.section("LoraConfig"):
-        from peft import LoraConfig, get_peft_model
+    return _adapted(recipe, model, new, say) if "LoraConfig" in recipe.sections else model
 
-        try:
-            model = get_peft_model(model, LoraConfig(**recipe.section("LoraConfig")))
-        except (ValueError, TypeError) as problem:
-            raise fault(recipe.place("LoraConfig"), f"peft refuses: {str(problem).splitlines()[0]}") from problem
-        if recipe.section("BitsAndBytesConfig"):
-            # Trainer does this itself only for models that it does not know to be wrapped (transformers#42489).
-            model.enable_input_require_grads()
+
+def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], None]) -> Any:
+    """The model with its adapter; `new` are the names of weights that no checkpoint gave. Raises RecipeError where
+    there is nothing to adapt."""
+    from peft import LoraConfig, get_peft_model
+
+    words = dict(recipe.section("LoraConfig"))
+    targets = words.get("target_modules")
+    named = targets if isinstance(targets, list) else []
+    parts = [name for name, _ in model.named_modules()]
+    strange = [t for t in named if not any(name == t or name.endswith(f".{t}") for name in parts)]
+    where = recipe.place("LoraConfig.target_modules")
+    if strange:
+        what = f"LoraConfig.target_modules: {type(model).__name__} has no {', '.join(strange)}"
+        if strange == named:
+            raise fault(where, what, _adaptable(model, strange[0]))
+        say(f"{what}: left out")
+    # peft trains a new `classifier` or `score` itself; another new layer of the head would stay random and frozen.
+    parts_of_head = {name.rpartition(".")[0] for name in new if not {"classifier", "score"} & set(name.split("."))}
+    if parts_of_head and not TASKS[recipe.task].generates:
+        words["modules_to_save"] = sorted({*(words.get("modules_to_save") or ()), *parts_of_head})
+        say(f"trained whole, beside the adapter: {', '.join(sorted(parts_of_head))} (new, not pretrained)")
+    try:
+        model = get_peft_model(model, LoraConfig(**words))
+    except (ValueError, TypeError) as problem:
+        if (
+            targets is None or "not found" in str(problem) or "No modules" in str(problem)
+        ):  # peft's table has not this architecture; no such pattern
+            raise fault(where, f"peft refuses: {first_line(problem)}", _adaptable(model, str(targets))) from problem
+        raise fault(recipe.place("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
+    if "BitsAndBytesConfig" in recipe.sections:
+        # Trainer does this itself only for models that it does not know to be wrapped (transformers#42489).
+        model.enable_input_require_grads()
     return model
+
+
+def _adaptable(model: Any, near_to: str) -> str:
+    """The names that an adapter could take, the nearest first."""
+    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    names = sorted({n.rpartition(".")[2] for n, part in model.named_modules() if type(part).__name__ in kinds})
+    near = difflib.get_close_matches(near_to, names, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"it has {', '.join(names)}; or write all-linear"
 
 
 def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mapping[str, Any], words: dict) -> Any:
@@ -239,28 +310,33 @@ def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mappi
         raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
 
 
-def _pretrained(recipe: Recipe, auto: Any, words: dict[str, Any], say: Callable[[str], None]) -> Any:
-    name = recipe.section("model")["pretrained_model_name_or_path"]
+def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say: Callable[[str], None]) -> Any:
+    """(model, names of its weights that the checkpoint has not)."""
+    from safetensors import SafetensorError
+
     if recipe.section("BitsAndBytesConfig"):
         from transformers import BitsAndBytesConfig
 
         words["quantization_config"] = BitsAndBytesConfig(**recipe.section("BitsAndBytesConfig"))
         words.setdefault("device_map", _one_device(recipe))
+    where = recipe.place(f"model.{SOURCES[0]}")
     try:
         model, info = auto.from_pretrained(name, output_loading_info=True, **words)
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as problem:
-        raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as problem:
+        if "ignore_mismatched_sizes" in str(problem):
+            what = f"the model {name!r} has weights of other shapes than its config with this recipe's fields"
+            mend = "for a head with new labels write model.ignore_mismatched_sizes: true"
+            raise fault(where, what, mend) from problem
+        raise unloadable(where, "model", name, problem) from problem
     fresh = sorted(info["missing_keys"])
     if fresh:
         more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""
         say(f"newly initialised, not pretrained: {', '.join(fresh[:3])}{more}")
-    return model
+    return model, fresh
 
 
 def _one_device(recipe: Recipe) -> dict[str, Any]:
     """Quantised weights are placed at loading: the whole model on this rank's device."""
-    import os
-
     import torch
 
     if recipe.training.get("use_cpu") or not torch.cuda.is_available():
@@ -271,7 +347,7 @@ def _one_device(recipe: Recipe) -> dict[str, Any]:
 def _fit_vocabulary(recipe: Recipe, model: Any, tokenizer: Any, say: Callable[[str], None]) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        if recipe.section("LoraConfig"):
+        if "LoraConfig" in recipe.sections:
             what = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows"
             raise fault(recipe.place("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows")
         model.resize_token_embeddings(len(tokenizer))

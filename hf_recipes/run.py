@@ -75,6 +75,8 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
     tokenizer = models.build_tokenizer(recipe, splits.train, say)
     recipe, length, lines = choose_length(recipe, models.longest_input(config), tokenizer.model_max_length)
     _refuse_length(recipe, length, models.longest_input(config))
+    if recipe.trainer == "SFTConfig":
+        args.max_length = length
     record["recipe"], record["choices"] = records.described(recipe), [*record["choices"], *lines]
     with args.main_process_first(desc="rows"):
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)

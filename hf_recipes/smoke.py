@@ -1,11 +1,11 @@
 """`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. Everything but this list stays as it says:
 
-  model        two narrow layers of the same class, random weights (no pretrained ones)
-  tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
-  dataset      generated rows with the recipe's columns
-  length       at most 32 tokens; at most 2 rows a device, 2 accumulation steps, 2 steps; one process's share
-  device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`), no quantised weights
-  places       output_dir gets "-smoke"; nothing is pushed, reported or resumed; at most 4 generated tokens a sample
+model        two narrow layers of the same class, random weights (no pretrained ones)
+tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
+dataset      generated rows with the recipe's columns
+length       at most 32 tokens; at most 2 rows a device, 2 accumulation steps, 2 steps; one process's share
+device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`), no quantised weights
+places       output_dir gets "-smoke"; nothing is pushed, reported or resumed; at most 4 generated tokens a sample
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MARK = "hf_recipes.smoke:"  # a dataset.path with this mark is generated here
 PLACE = "argument '--smoke'"
 STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
 VOCABULARY = 384
+DECIDED = ("vocab_size", "layer_types", "num_labels", "id2label", "label2id")  # by the narrow model, or the rows
 WIDTH = {
     **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 32),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
@@ -40,7 +41,10 @@ WIDTH = {
     "query_pre_attn_scalar": 16,
     "embedding_size": 32,
 }
-WORDS = "the a of and to in time man day sea house light water long good new little great old small".split()
+FIRST = ("the", "a", "of", "and", "to")  # words of generated rows; those of SECOND carry a tag
+SECOND = ("in", "time", "man", "day")
+THIRD = ("sea", "house", "light", "water", "long", "good", "new", "little", "great", "old", "small")
+WORDS = (*FIRST, *SECOND, *THIRD)
 
 
 def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, list[str]]:
@@ -53,7 +57,9 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
         lines.append(line)
 
     replace("model", *_tiny_model(recipe, keep_precision))
-    dropped = ["tokenizer", *([] if keep_precision else ["master_weights"]), "BitsAndBytesConfig"]
+    dropped = ["tokenizer", *([] if keep_precision else ["master_weights"])]
+    if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
+        replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
     replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
     replace("dataset", {**_columns(recipe), "path": MARK + recipe.task}, "dataset: generated rows")
     length = recipe.get("SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length")
@@ -69,6 +75,8 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
         "gradient_accumulation_steps": min(training.get("gradient_accumulation_steps", 1), ACCUMULATION),
         "max_steps": STEPS,
     }
+    if training.get("dataloader_num_workers"):
+        sizes["dataloader_num_workers"] = 1
     for name, value in sizes.items():
         replace(f"{section}.{name}", value, f"{name}: {value}")
     for name in ("logging_steps", "eval_steps", "save_steps"):
@@ -125,7 +133,7 @@ def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], s
     if "layer_types" in known and "sliding_window" in known:
         fields["layer_types"] = ["sliding_attention", "full_attention"]
     words = recipe.section("model")
-    kept = {k: v for k, v in words.items() if k in known and k not in WIDTH and k not in ("vocab_size", "layer_types")}
+    kept = {k: v for k, v in words.items() if k in known and k not in WIDTH and k not in DECIDED}
     tiny: dict[str, Any] = {"config": {**fields, **kept}}
     if words.get("attn_implementation") in ("eager", "sdpa"):
         tiny["attn_implementation"] = words["attn_implementation"]
@@ -156,12 +164,14 @@ def generated_splits(recipe: Recipe) -> Splits:
         texts = [sentence() for _ in range(count)]
         if recipe.task == "causal-lm":
             columns[names["text_column"]] = [" ".join(text) for text in texts]
+            if recipe.get("dataset.input_ids_column"):  # ids that every tokenizer of this vocabulary has
+                columns[names["input_ids_column"]] = [draw.choices(range(1, 257), k=len(text)) for text in texts]
         elif recipe.task == "text-classification":
             columns[names["text_column"]] = [" ".join(text) for text in texts]
             columns[names["label_column"]] = [("no", "yes")[i % 2] for i in range(count)]
         elif recipe.task == "token-classification":
             columns[names["tokens_column"]] = texts
-            columns[names["tags_column"]] = [["B-X" if word in WORDS[5:9] else "O" for word in text] for text in texts]
+            columns[names["tags_column"]] = [["B-X" if word in SECOND else "O" for word in text] for text in texts]
         elif recipe.get("dataset.prompt_column"):
             columns[names["prompt_column"]] = [" ".join(text[:3]) for text in texts]
             columns[names["completion_column"]] = [" " + text[-1] for text in texts]

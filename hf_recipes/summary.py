@@ -38,7 +38,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
             "num_labels": len(prepared.label_names) or None,
             "parameters": total,
             "trainable_parameters": trainable,
-            "adapter": bool(recipe.section("LoraConfig")),
+            "adapter": "LoraConfig" in recipe.sections,
             "dtype": str(inner.dtype).removeprefix("torch."),
             "attention": getattr(inner.config, "_attn_implementation", None),
         },

@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import EarlyStoppingCallback, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
 
 from hf_recipes.errors import fault
 from hf_recipes.evaluation import ExactEvaluationMixin
+from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +33,8 @@ RUNNERS_OWN = (
     "do_train",
     "do_eval",
     "do_predict",
+    "assistant_only_loss",  # tasks/chat.py labels the rows; SFTTrainer would refuse it on tokenized ones
+    "completion_only_loss",
 )
 
 
@@ -63,8 +67,6 @@ class RunMixin:
 
 def _card_facts(device: Any) -> dict[str, float]:
     """Memory of the card at its peak so far in GiB, and its utilisation in percent where NVML answers."""
-    import torch
-
     if device.type != "cuda":
         return {}
     facts = {
@@ -87,8 +89,6 @@ class SampleText(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or model is None:
             return
-        import torch
-
         model = getattr(model, "module", model)
         generation = GenerationConfig(
             **{"max_new_tokens": 40, "use_cache": True, **self.words},
@@ -164,10 +164,30 @@ def build_trainer(
     if recipe.trainer == "TrainingArguments":
         words["data_collator"] = prepared.collator
         words["preprocess_logits_for_metrics"] = preprocess_logits
+    if not TASKS[recipe.task].generates:
+        words["compute_loss_func"] = classification_loss(args.label_smoothing_factor)
     try:
         return kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
         raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {_first_line(problem)}") from problem
+
+
+def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
+    """Cross-entropy summed over a micro-batch, divided by the labels of the whole step (all devices, all accumulation).
+
+    The models' own loss is too large by the number of accumulation steps and of devices: their heads take **kwargs, so
+    Trainer 5.23 believes that they divide by num_items_in_batch, and they drop it (transformers #47688). This may go
+    when BertForSequenceClassification gives the same loss for 16 x 1 as for 8 x 2.
+    """
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        total = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="sum", label_smoothing=label_smoothing
+        )
+        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
+
+    return loss
 
 
 def trainer_class(recipe: Recipe) -> type[Trainer]:

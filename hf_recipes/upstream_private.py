@@ -47,7 +47,16 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
             "grad_norm = self._get_grad_norm(model, grad_norm=grad_norm)",
             "self.optimizer.step()",
             "if not self.accelerator.optimizer_step_was_skipped:",
+            "self._maybe_log_save_evaluate(\n                        self._tr_loss,",
         ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._maybe_log_save_evaluate",
+        used_by="master_weights.py",
+        why="_tr_loss is cleared by subtraction, so that one infinite loss (of a step that is skipped) would make "
+        "every later logged loss NaN; log() zeroes it after such a loss",
+        lines=("tr_loss -= tr_loss", "self.log(logs, start_time)"),
+        until="upstream clears it by zero_()",
     ),
     PrivatePoint(
         name="accelerate.optimizer:AcceleratedOptimizer",

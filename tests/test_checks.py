@@ -353,8 +353,8 @@ MASTERS = "master_weights: true"
          "65504, the largest fp16 (transformers#39972); write bf16: true instead"),
         ("fp16: true\noptim: adafactor", "", "gpt2", "6: master_weights with optim: adafactor: only adamw_torch, "
          "adamw_torch_fused, adamw_bnb_8bit are tested on fp32 masters; take one of them"),
-        ("fp16: true", "", "{pretrained_model_name_or_path: gpt2, dtype: float32}", "2: master_weights with dtype: "
-         "float32: the model's own weights are float16 then; leave dtype out"),
+        ("fp16: true", "", "{pretrained_model_name_or_path: gpt2, dtype: bfloat16}", "2: master_weights with dtype: "
+         "bfloat16: the model's own weights are float16 then; write dtype: float32, or leave it out"),
     ],
 )  # fmt: skip
 def test_master_weights_are_refused_where_they_cannot_be(ask, training, top, model, fault):

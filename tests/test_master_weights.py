@@ -1,10 +1,5 @@
-"""master_weights: fp16 weights and gradients, fp32 masters, dynamic loss scaling, on small real models on a CPU.
+"""master_weights: fp16 weights and gradients, fp32 masters, dynamic loss scaling, on small real models on a CPU."""
 
-Run as a script (by the DDP test, under torch.distributed.run) it trains one rank and writes what it saw.
-"""
-
-import copy
-import hashlib
 import importlib.util
 import json
 import logging
@@ -16,122 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from datasets import Dataset
+from master_weights_support import Count, MasterTrainer, Watch, arguments, bert, gpt2, logged, rows, sha256, train
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForSequenceClassification,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import set_seed
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.half_precision import is_norm
-from hf_recipes.master_weights import OPTIMIZERS, LossScaling, MasterWeights, MasterWeightsMixin, prepare_model
+from hf_recipes.master_weights import OPTIMIZERS, LossScaling, MasterWeights, prepare_model
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "master_weights.py"
-VOCABULARY, LENGTH = 96, 16
-
-
-class MasterTrainer(MasterWeightsMixin, Trainer):
-    pass
-
-
-def gpt2(dropout=0.0):
-    drop = {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
-    config = GPT2Config(n_layer=2, n_embd=64, n_head=2, vocab_size=VOCABULARY, n_positions=LENGTH, **drop)
-    config.bos_token_id = config.eos_token_id = 0
-    model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # else Trainer 5.23 counts one label a row too many
-    return model
-
-
-def llama(dropout=0.0):
-    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
-    config = LlamaConfig(**sizes, vocab_size=VOCABULARY, attention_dropout=dropout, tie_word_embeddings=False)
-    return LlamaForCausalLM(config)
-
-
-def bert(dropout=0.0):
-    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
-    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return BertForSequenceClassification(
-        BertConfig(**sizes, **drop, vocab_size=VOCABULARY, max_position_embeddings=LENGTH)
-    )
-
-
-MODELS = {"gpt2": gpt2, "llama": llama, "bert": bert}
-
-
-def rows(count, *, classes=False):
-    """Rows with something to learn: each token is the one before plus a step; the class says which step."""
-    made = []
-    for number in range(count):
-        step = 1 + number % 2
-        ids = [(7 * number + step * position) % VOCABULARY for position in range(LENGTH)]
-        made.append({"input_ids": ids, "labels": number % 2 if classes else ids})
-    return Dataset.from_list(made)
-
-
-def arguments(folder, **words):
-    words = {"max_steps": 40, "per_device_train_batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 5} | words
-    words = {"logging_steps": 1, "save_strategy": "no", "optim": "adamw_torch_fused"} | words
-    fixed = {"logging_nan_inf_filter": False, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
-    return TrainingArguments(output_dir=str(folder), **fixed, **words)
-
-
-def train(
-    name, folder, *, master=True, sft=False, scaling=None, dropout=0.0, resume=None, callbacks=(), data=None, **words
-):
-    """Trains one of MODELS from seed 0; returns the trainer. `words` are TrainingArguments'."""
-    set_seed(0)
-    model = MODELS[name](dropout)
-    data = rows(64, classes=name == "bert") if data is None else data
-    args = arguments(folder, **words)
-    base, extra = Trainer, {}
-    if sft:
-        from tokenizers import Tokenizer
-        from tokenizers.models import WordLevel
-        from trl import SFTConfig, SFTTrainer
-
-        base = SFTTrainer
-        config = {"max_length": LENGTH, "dataset_kwargs": {"skip_prepare_dataset": True}, "bf16": False}
-        kept = ("output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "optim")
-        kept += ("logging_steps", "save_strategy", "logging_nan_inf_filter", "use_cpu", "report_to", "disable_tqdm")
-        config |= {word: getattr(args, word) for word in kept} | {"activation_checkpointing": False}
-        args = SFTConfig(**config)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(WordLevel({chr(48 + n): n for n in range(VOCABULARY)}, unk_token="0"))
-        )
-        tokenizer.pad_token = tokenizer.eos_token = "0"
-        extra = {"processing_class": tokenizer}
-    if master:
-        model = prepare_model(model)
-        base = type("MasterTrainer", (MasterWeightsMixin, base), {"loss_scaling": scaling or LossScaling()})
-    trainer = base(model=model, args=args, train_dataset=data, callbacks=list(callbacks), **extra)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
-def logged(trainer, word="loss"):
-    return [entry[word] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def sha256(model):
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -140,155 +27,32 @@ def one_thread_and_fresh_bitsandbytes():
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()  # one for the process; keeps overrides by position
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()  # its overrides outlive a trainer
     yield
     torch.set_num_threads(threads)
-
-
-# --- why it is here --------------------------------------------------------------------------------------------------
-
-
-def test_torchs_own_scaler_refuses_fp16_weights():
-    weight = nn.Parameter(torch.ones(2, dtype=torch.float16))
-    optimizer = torch.optim.AdamW([weight])
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(weight.float().sum()).backward()
-    with pytest.raises(ValueError) as raised:
-        scaler.unscale_(optimizer)
-    assert str(raised.value) == "Attempting to unscale FP16 gradients."
-
-
-def test_fp16_true_on_a_cpu_is_dropped_without_a_word(tmp_path):
-    trainer = Trainer(model=gpt2(), args=arguments(tmp_path, fp16=True))
-    assert trainer.args.fp16 and trainer.accelerator.scaler is None and not trainer.accelerator.native_amp
-
-
-def test_pure_fp16_without_masters_ends_in_nan(tmp_path):
-    set_seed(0)
-    trainer = Trainer(model=gpt2().half(), args=arguments(tmp_path, max_steps=5), train_dataset=rows(64))
-    trainer.train()
-    assert math.isnan(logged(trainer)[-1])
-
-
-# --- the model -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "norms"), [("gpt2", 5), ("bert", 5), ("llama", 5)])
-def test_norms_compute_in_fp32_and_cast_back(name, norms):
-    set_seed(0)
-    model = prepare_model(MODELS[name]()).eval()
-    seen = []
-    for module in model.modules():
-        if is_norm(module):
-            nn.init.normal_(module.weight, 1.0, 0.3)
-            module.register_forward_hook(lambda module, args, output: seen.append((module, args[0], output)))
-    model(input_ids=torch.arange(LENGTH)[None])
-    assert len(seen) == norms
-    for module, hidden, output in seen:
-        in_fp32 = type(module).__new__(type(module))
-        in_fp32.__dict__ = {key: value for key, value in copy.deepcopy(module).__dict__.items() if key != "forward"}
-        assert hidden.dtype == output.dtype == torch.float16
-        assert torch.equal(output, in_fp32.float()(hidden.float()).half())
-
-
-def test_a_norm_stands_values_whose_squares_overflow_fp16():
-    norm = prepare_model(llama()).model.norm
-    hidden = torch.full((1, 64), 6e4, dtype=torch.float16)  # its square is 3.6e9
-    assert torch.equal(norm(hidden), torch.ones_like(hidden))
-
-
-def test_every_parameter_is_fp16_and_rotary_frequencies_stay_fp32():
-    for make in MODELS.values():
-        assert {param.dtype for param in prepare_model(make()).parameters()} == {torch.float16}
-    assert prepare_model(llama()).model.rotary_emb.inv_freq.dtype == torch.float32
-
-
-def test_a_classifier_takes_its_loss_in_fp32_where_fp16_would_overflow_at_the_first_scale():
-    ids, label = torch.arange(LENGTH)[None], torch.tensor([1])
-    plain = bert().half()
-    assert plain(input_ids=ids, labels=label).loss.dtype == torch.float16
-    assert prepare_model(bert())(input_ids=ids, labels=label).loss.dtype == torch.float32
-    (plain(input_ids=ids, labels=label).loss.float() * 2.0**16).backward()
-    assert not plain.classifier.bias.grad.isfinite().all()
-
-
-def test_preparing_twice_or_copying_changes_nothing():
-    set_seed(0)
-    model = prepare_model(gpt2()).eval()
-    ids = torch.arange(LENGTH)[None]
-    before = model(input_ids=ids).logits
-    assert torch.equal(copy.deepcopy(model)(input_ids=ids).logits, before)
-    assert prepare_model(model) is model and torch.equal(model(input_ids=ids).logits, before)
-
-
-def test_a_copy_of_the_model_has_norms_of_its_own():
-    model = prepare_model(gpt2())
-    other = copy.deepcopy(model)
-    nn.init.zeros_(other.transformer.ln_f.weight)
-    nn.init.zeros_(other.transformer.ln_f.bias)
-    hidden = torch.randn(1, 64).half()
-    assert not other.transformer.ln_f(hidden).any() and model.transformer.ln_f(hidden).any()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_saved_weights_are_fp16_and_reload_to_the_same_function(name, tmp_path):
-    set_seed(0)
-    model = prepare_model(MODELS[name]()).eval()
-    for module in model.modules():
-        if is_norm(module):
-            nn.init.normal_(module.weight, 1.0, 0.3)
-    model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"
-    ids = torch.arange(LENGTH)[None]
-    with torch.no_grad():
-        ours = model(input_ids=ids).logits
-        reloaded = type(model).from_pretrained(tmp_path).eval()
-        assert {param.dtype for param in reloaded.parameters()} == {torch.float16}
-        assert (reloaded(input_ids=ids).logits.float() - ours).abs().max() < 2e-3  # upstream's norms: fp16 rounding
-        assert torch.equal(prepare_model(reloaded)(input_ids=ids).logits, ours)
-
-
-def test_a_model_whose_parts_must_stay_fp32_is_refused():
-    sizes = {"num_layers": 1, "num_decoder_layers": 1, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2}
-    model = T5ForSequenceClassification(T5Config(**sizes, vocab_size=32))
-    with pytest.raises(RecipeError) as raised:
-        prepare_model(model)
-    assert str(raised.value) == (
-        "master_weights: transformers keeps transformer.encoder.block.0.layer.1.DenseReluDense.wo.weight of "
-        "T5ForSequenceClassification in float32, because float16 breaks it; take out master_weights and set bf16: true"
-    )
-
-
-def test_a_weight_that_does_not_fit_fp16_is_refused():
-    model = gpt2()
-    nn.init.constant_(model.transformer.ln_f.bias, 7e4)
-    with pytest.raises(RecipeError) as raised:
-        prepare_model(model)
-    assert str(raised.value) == (
-        "master_weights: transformer.ln_f.bias holds a weight above 65504, the largest number of float16; "
-        "take out master_weights and set bf16: true"
-    )
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 # Without a skipped step (scale 2^10): the largest distance from fp32's loss over 40 steps. Measured: see the record in
 # benchmarks/results for 150 steps of larger models on text.
-DISTANCE = {"adamw_torch": 2e-3, "adamw_torch_fused": 2e-3, "adamw_bnb_8bit": 2e-3}
+DISTANCE = 2e-3
 
 
 def distance(left, right):
     return max(abs(a - b) for a, b in zip(logged(left), logged(right), strict=True))
 
 
-@pytest.mark.parametrize("optim", OPTIMIZERS)
-@pytest.mark.parametrize("name", MODELS)
+CASES = [("gpt2", optim) for optim in OPTIMIZERS] + [(name, "adamw_torch_fused") for name in ("llama", "bert")]
+
+
+@pytest.mark.parametrize(("name", "optim"), CASES)
 def test_the_loss_stays_as_close_to_fp32_as_stated(name, optim, tmp_path):
     full = train(name, tmp_path, master=False, optim=optim)
     ours = train(name, tmp_path, scaling=LossScaling(initial=2.0**10), optim=optim)
     assert logged(full)[-1] < 0.8 * logged(full)[0]  # it learns something
     assert logged(ours, "skipped_steps")[-1] == 0
-    assert distance(ours, full) < DISTANCE[optim]
+    assert distance(ours, full) < DISTANCE
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -297,7 +61,7 @@ def test_sfttrainer_stays_as_close_to_fp32(name, tmp_path):
     ours = train(name, tmp_path, sft=True, scaling=LossScaling(initial=2.0**10))
     assert logged(full)[-1] < 0.8 * logged(full)[0]
     assert logged(ours, "skipped_steps")[-1] == 0
-    assert distance(ours, full) < DISTANCE["adamw_torch_fused"]
+    assert distance(ours, full) < DISTANCE
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
@@ -331,24 +95,6 @@ def test_tied_embeddings_have_one_master(tmp_path):
     assert trainer.model.lm_head.weight is trainer.model.transformer.wte.weight
     assert len(trainer.master_weights.pairs) == len(list(trainer.model.parameters()))
     assert len({id(master) for _, master in trainer.master_weights.pairs}) == len(trainer.master_weights.pairs)
-
-
-class Count(TrainerCallback):
-    """Counts bytes where all of a step's tensors live: before the update, in the second step."""
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        masters = kwargs["optimizer"].optimizer
-        params = list(kwargs["model"].parameters())
-        states = {
-            t.data_ptr(): t for p in masters.state for t in masters.state[p].values() if isinstance(t, torch.Tensor)
-        }
-        self.count = {
-            "weights": sum(p.nbytes for p in params),
-            "gradients of the model": sum(p.grad.nbytes for p in params if p.grad is not None),
-            "gradients of the masters": sum(m.grad.nbytes for _, m in masters.pairs),
-            "masters": sum(m.nbytes for _, m in masters.pairs),
-            "states": sum(t.nbytes for t in states.values()),
-        }
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_bnb_8bit"])
@@ -392,45 +138,23 @@ def test_gradients_are_fp16_between_backward_and_the_update(tmp_path):
 # --- overflow --------------------------------------------------------------------------------------------------------
 
 
-class Watch(TrainerCallback):
-    """What a step may change: weights, masters, optimizer state, learning rate; taken before and after each update."""
-
-    def __init__(self):
-        self.steps = []
-
-    @staticmethod
-    def look(model, optimizer, scheduler):
-        masters = optimizer.optimizer
-        states = [value for _, m in masters.pairs for value in masters.state.get(m, {}).values()]
-        tensors = [p.detach().clone() for p in model.parameters()] + [m.detach().clone() for _, m in masters.pairs]
-        tensors += [value.clone() if isinstance(value, torch.Tensor) else torch.tensor(value) for value in states]
-        return tensors, scheduler.get_last_lr()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.before = self.look(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
-
-    def on_step_end(self, args, state, control, **kwargs):
-        tensors, rate = self.look(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
-        same = len(tensors) == len(self.before[0]) and all(map(torch.equal, tensors, self.before[0]))
-        self.steps.append("untouched" if same and rate == self.before[1] else "moved")
-
-
 def test_an_overflowing_step_is_skipped_and_logged_and_touches_nothing_but_the_scale(tmp_path, caplog):
     watch = Watch()
     with caplog.at_level(logging.WARNING, logger="hf_recipes.master_weights"):
         trainer = train("llama", tmp_path, max_steps=20, scaling=LossScaling(initial=2.0**24), callbacks=[watch])
-    skipped = logged(trainer, "skipped_steps")[-1]
-    assert 2 <= skipped <= 12
-    assert watch.steps == ["untouched"] * skipped + ["moved"] * (20 - skipped)
-    assert logged(trainer, "loss_scale") == [2.0 ** (24 - min(step, skipped)) for step in range(1, 21)]
-    assert logged(trainer, "skipped_steps") == [min(step, skipped) for step in range(1, 21)]
-    assert not any(math.isfinite(norm) for norm in logged(trainer, "grad_norm")[:skipped])
+    skipped = logged(trainer, "skipped_steps")
+    skips = [after > before for before, after in zip([0, *skipped], skipped, strict=False)]
+    first = skips.index(False)  # good step
+    assert first >= 2 and skips.count(False) >= 10
+    assert watch.steps == ["untouched" if skip else "moved" for skip in skips]
+    assert logged(trainer, "loss_scale") == [2.0 ** (24 - count) for count in skipped]
+    assert [not math.isfinite(norm) for norm in logged(trainer, "grad_norm")] == skips
     # Warm-up begins with the first good step: the learning rate waited.
-    assert logged(trainer, "learning_rate")[: skipped + 2] == [0.0] * (skipped + 1) + [2e-3 / 5]
-    assert [record.getMessage() for record in caplog.records][0] == (
+    assert logged(trainer, "learning_rate")[: first + 2] == [0.0] * (first + 1) + [2e-3 / 5]
+    assert caplog.records[0].getMessage() == (
         "step 1 is skipped: fp16 gradients overflowed at loss scale 1.67772e+07, which becomes 8.38861e+06"
     )
-    assert len(caplog.records) == skipped
+    assert len(caplog.records) == skipped[-1]
 
 
 def test_a_poisoned_batch_is_skipped_and_training_goes_on(tmp_path):
@@ -450,6 +174,8 @@ def test_a_poisoned_batch_is_skipped_and_training_goes_on(tmp_path):
     assert watch.steps == ["moved", "moved", "untouched", "moved", "moved", "moved"]
     assert logged(trainer, "loss_scale") == [1024.0, 1024.0, 512.0, 512.0, 512.0, 512.0]
     assert all(param.isfinite().all() for param in trainer.model.parameters())
+    # Upstream's running sum would stay NaN for the rest of the run (inf - inf), and every logged loss with it.
+    assert [math.isfinite(loss) for loss in logged(trainer)] == [True, True, False, True, True, True]
 
 
 def test_the_scale_grows_after_as_many_good_steps_as_stated(tmp_path):
@@ -472,7 +198,8 @@ def test_a_model_that_makes_nan_itself_ends_with_the_cause_and_the_mend():
         step()
     assert str(raised.value) == (
         "master_weights: gradients still overflow at loss scale 1 (2 steps were skipped): a value above 65504 or a NaN "
-        "arises in the model itself; lower learning_rate, look at the data of these steps, or use bf16: true instead of it"
+        "arises in the model itself; lower learning_rate, look at the data of these steps, or use bf16: true instead "
+        "of it"
     )
 
 
@@ -584,43 +311,10 @@ def test_a_model_that_computes_its_loss_in_fp16_is_refused_with_the_mend(tmp_pat
     )
 
 
-# --- DDP -------------------------------------------------------------------------------------------------------------
-
-
-def ddp_rank(folder):
-    """One rank of two (or the only process, with twice the batch): trains, writes its losses, norms and weights' hash.
-
-    At step 3 only the last rank's loss is poisoned: every rank must skip.
-    """
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    set_seed(rank)  # ranks begin with other weights: DDP sends rank 0's, and the masters must follow
-    model = prepare_model(gpt2())
-    words = {"max_steps": 8, "per_device_train_batch_size": 8 // world, "train_sampling_strategy": "sequential"}
-    trainer = MasterTrainer(model=model, args=arguments(folder, **words), train_dataset=rows(64))
-    trainer.loss_scaling = LossScaling(initial=2.0**10)
-    assert trainer.args.world_size == world
-    compute = trainer.compute_loss
-
-    def compute_loss(*args, **kwargs):
-        loss = compute(*args, **kwargs)
-        return loss * math.inf if trainer.state.global_step == 3 and rank == world - 1 else loss
-
-    trainer.compute_loss = compute_loss
-    trainer.train()
-    masters = trainer.master_weights
-    words = ("loss", "grad_norm", "loss_scale", "skipped_steps")
-    seen = {word: [str(value) for value in logged(trainer, word)] for word in words}
-    seen |= {"weights": sha256(trainer.model), "skipped": masters.skipped_steps, "scale": masters.scale}
-    seen["masters"] = sha256(nn.ParameterList([master for _, master in masters.pairs]))
-    Path(folder, f"rank-{rank}.json").write_text(json.dumps(seen))
-
-
 def test_two_ddp_processes_train_as_one_with_twice_the_batch_and_agree_on_a_skipped_step(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    here = [str(Path(__file__).resolve())]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    here = [str(Path(__file__).resolve().with_name("master_weights_support.py"))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     for command in (launch + here + [str(tmp_path / "two")], [sys.executable, *here, str(tmp_path / "one")]):
@@ -656,12 +350,12 @@ def test_the_precision_table_is_computed_from_its_record(benchmark):
 
 def test_the_record_shows_o2_within_the_stated_distance_of_fp32_over_150_steps(benchmark):
     record = json.loads(benchmark.RECORD.read_text(encoding="utf-8"))
-    runs = {name: run for name, run in record["runs"].items() if name.endswith("first scale 2^10")}
+    runs = [name for name in record["runs"] if name.endswith("first scale 2^10")]
     assert len(runs) == 5 and record["steps"] == 150
-    for name, run in runs.items():
+    for name in runs:
+        run = record["runs"][name]
         assert len(run["losses"]) == 150 and run["skipped_steps"] == 0, name
-        assert run["max_distance_from_fp32"] < 5e-3, name
-
-
-if __name__ == "__main__":
-    ddp_rank(sys.argv[1])
+        assert benchmark.distance_from_fp32(record, name) < (2e-2 if name.startswith("BERT") else 2e-3), name
+        if "SFTTrainer" not in name:  # closer than bf16 autocast
+            autocast = name.replace("master weights (O2), first scale 2^10", "autocast (O1)")
+            assert benchmark.distance_from_fp32(record, name) < benchmark.distance_from_fp32(record, autocast)

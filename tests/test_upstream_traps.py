@@ -163,3 +163,42 @@ TrainingArguments:
     ids = [read_scores(f"out/{record['scores'][split]}").table["id"].to_pylist() for split in ("eval", "test")]
     assert (len(ids[0]), len(ids[1]), set(ids[0]) & set(ids[1])) == (20, 13, set())
     assert record["metrics"]["test"]["test_loss"] != record["metrics"]["eval"]["eval_loss"]
+
+
+CLASSIFIER = """
+task: {task}
+model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64,
+                 hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}}}
+BpeTrainer: {{vocab_size: 384}}
+dataset:
+  path: json
+  data_files: {{train: {root}/recipes/data/{data}/train.jsonl, validation: {root}/recipes/data/{data}/validation.jsonl}}
+  split: {{train: "train[:60]", validation: "validation[:20]"}}
+  max_length: 24
+TrainingArguments:
+  output_dir: out
+  max_steps: 4
+  learning_rate: 1e-3
+  logging_steps: 1
+  save_strategy: "no"
+  per_device_train_batch_size: 16
+"""
+
+
+@pytest.mark.parametrize(("task", "data"), [("text-classification", "sentiment"), ("token-classification", "names")])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_accumulation_gives_the_loss_and_gradient_of_the_whole_batch(
+    task: str, data: str, smoothing: float, root: Path, write_recipe: Callable[..., str]
+) -> None:
+    # transformers #47688: heads that take **kwargs drop num_items_in_batch, so loss and gradient grow with accumulation
+    recipe = write_recipe(CLASSIFIER.format(task=task, data=data, root=root))
+    found = []
+    for rows, accumulation in ((16, 1), (4, 4)):  # 60 rows: the fourth step has 12, in 4 + 4 + 4
+        words = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
+        words["label_smoothing_factor"] = smoothing
+        run(recipe, [f"TrainingArguments.{k}={v}" for k, v in words.items()])
+        history = json.loads(Path("out/record.json").read_text())["log_history"]
+        found.append([(e["loss"], e["grad_norm"]) for e in history if "loss" in e])
+    assert len(found[0]) == 4
+    for whole, split in zip(*found, strict=True):
+        assert split == pytest.approx(whole, rel=1e-4)

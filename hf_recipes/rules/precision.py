@@ -123,9 +123,9 @@ def masters_and_what_refuses_them(recipe: Recipe) -> Iterator[Fault]:
         what = f"master_weights with optim: {optim}: only {', '.join(MASTER_OPTIMIZERS)} are tested on fp32 masters"
         yield tell(recipe, "optim", what, "take one of them")
     dtype = recipe.get("model.dtype")
-    if dtype not in (None, "float16"):
+    if dtype not in (None, "float16", "float32"):  # loaded in either, the model is cast to float16
         what = f"master_weights with dtype: {dtype}: the model's own weights are float16 then"
-        yield tell_at(recipe, "model.dtype", what, "leave dtype out")
+        yield tell_at(recipe, "model.dtype", what, "write dtype: float32, or leave it out")
 
 
 FAULTS: tuple[Rule, ...] = (

@@ -133,11 +133,10 @@ def _conversation(messages: Any, first: int, tokenizer: Any, row: str, where: st
             for i, message in enumerate(messages)
             if i >= first and message["role"] == "assistant"
         ]
-    except TemplateError as problem:
+    except Exception as problem:  # templates are programs, and raise what they like
         what = f"{row}: the chat template refuses it: {data.first_line(problem)}"
-        raise fault(
-            where, what, "mend the row, or give another template with SFTConfig.chat_template_path"
-        ) from problem
+        mend = "mend the row, or give another template with SFTConfig.chat_template_path"
+        raise fault(where, what, mend) from problem
     if None in spans:
         what = f"{row}: the chat template rewrites earlier turns, so the answers cannot be told apart"
         raise fault(where, what, "give single-turn rows, or another template with SFTConfig.chat_template_path")

@@ -74,7 +74,12 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         train=kept.pop("train"),
         evals=kept,
         collator=DataCollatorWithPadding(tokenizer),
-        config={"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": index},
+        config={
+            "problem_type": "single_label_classification",
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": index,
+        },
         label_names=names,
         stats=stats,
         ids={split: data.row_ids(parts[split], [text, label]) for split in kept},
