@@ -49,7 +49,11 @@ def measured() -> str:
                 f"[{Path(record['recipe']['path']).stem}]({record['recipe']['path']})",
                 record["task"],
                 f"{record['model']['parameters'] / 1e6:.1f}M"
-                + (f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)" if record["model"]["adapter"] else ""),
+                + (
+                    f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)"
+                    if record["model"]["adapter"]
+                    else ""
+                ),
                 metric.replace("_", " "),
                 f"{number(was)} → **{number(now)}**",
                 str(record["steps"]),

@@ -116,9 +116,9 @@ def _adapter(recipe: Recipe, device: Device) -> Iterator[Choice]:
     if "LoraConfig" in recipe.sections and "task_type" not in recipe.section("LoraConfig"):
         yield "LoraConfig.task_type", TASKS[recipe.task].peft_task_type, f"task: {recipe.task}"
     words = recipe.section("LoraConfig")
-    if words.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates:
-        if "exclude_modules" not in words:  # peft 0.21 trips over a token classifier's head, which it trains, too
-            yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained whole, without an adapter"
+    everywhere = words.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates
+    if everywhere and "exclude_modules" not in words:  # peft 0.21 trips over the head of a token classifier
+        yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained whole, without an adapter"
 
 
 def _quantisation(recipe: Recipe, device: Device) -> Iterator[Choice]:

@@ -273,9 +273,8 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
     try:
         model = get_peft_model(model, LoraConfig(**words))
     except (ValueError, TypeError) as problem:
-        if (
-            targets is None or "not found" in str(problem) or "No modules" in str(problem)
-        ):  # peft's table has not this architecture; no such pattern
+        told = str(problem)  # peft's table has not this architecture, or a pattern fits nothing
+        if targets is None or "No modules" in told or "not found" in told:
             raise fault(where, f"peft refuses: {first_line(problem)}", _adaptable(model, str(targets))) from problem
         raise fault(recipe.place("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
     if "BitsAndBytesConfig" in recipe.sections:

@@ -47,7 +47,7 @@ def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume
 
     args = build_arguments(recipe)
     launch.assert_world(args)
-    folder = writable(args.output_dir, recipe.place(f"{recipe.trainer}.output_dir"))
+    folder = writable(str(args.output_dir), recipe.place(f"{recipe.trainer}.output_dir"))
     record = records.opening(recipe, device, choices)
     with _recorded(record, folder, device):
         recipe = _train(recipe, args, device, folder, record)
@@ -163,9 +163,13 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device) -> Iterator[
         raise
     except torch.OutOfMemoryError as problem:
         record["status"], record["error"] = "out of memory", str(problem).splitlines()[0]
-        mend = "take a smaller per_device_train_batch_size with more gradient_accumulation_steps, a shorter max_length, "
+        mend = (
+            "take a smaller per_device_train_batch_size with more gradient_accumulation_steps, a shorter max_length, "
+        )
         mend += "or activation_checkpointing: true"
-        raise fault(record["recipe"]["path"], f"out of memory in {record['where']}: {record['error']}", mend) from problem
+        raise fault(
+            record["recipe"]["path"], f"out of memory in {record['where']}: {record['error']}", mend
+        ) from problem
     except BaseException as problem:
         record["status"], record["error"] = "failed", f"{type(problem).__name__}: {problem}"
         raise

@@ -41,12 +41,12 @@ class Scoring:
 
         An evaluation that training itself made of the very same weights is not made again.
         """
-        history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+        history: list[dict[str, Any]] = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
         before = next((entry for entry in history if entry["step"] == 0), None)
         found: dict[str, dict[str, float] | None] = {"before": _numbers(before) if before else None}
         last = history[-1] if history else None
         same = last is not None and last["step"] == trainer.state.global_step > 0
-        if same and not trainer.args.load_best_model_at_end and self.compute_metrics.last is not None:
+        if last is not None and same and not trainer.args.load_best_model_at_end and self.compute_metrics.last is not None:
             found["eval"] = _numbers(last)
         else:
             found["eval"] = _numbers(trainer.evaluate())
@@ -55,7 +55,7 @@ class Scoring:
             trainer.compute_metrics = self.of_split["test"]
             # Not evaluate(test): with persistent workers Trainer 5.23 hands out the cached loader of the eval split.
             predicted = trainer.predict(self.prepared.evals["test"], metric_key_prefix="test")
-            found["test"] = _numbers(predicted.metrics)
+            found["test"] = _numbers(predicted.metrics or {})
             trainer.compute_metrics = self.compute_metrics
         return found
 

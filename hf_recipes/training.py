@@ -83,7 +83,9 @@ def _card_facts(device: Any) -> dict[str, float]:
 class SampleText(TrainerCallback):
     """Continues (or, in a chat, answers) the recipe's sample_prompts at each evaluation, on rank 0."""
 
-    def __init__(self, prompts: list[str], words: Mapping[str, Any], tokenizer: Any, chat: bool, say: Callable[[str], None]):
+    def __init__(
+        self, prompts: list[str], words: Mapping[str, Any], tokenizer: Any, chat: bool, say: Callable[[str], None]
+    ):
         self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:

@@ -95,7 +95,10 @@ def _said(faults: list) -> list[str]:
 
 def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
     assert launch.environment_faults(recipe, {}) == []
-    assert launch.environment_faults(recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}) == []
+    assert (
+        launch.environment_faults(recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x"})
+        == []
+    )
 
 
 def test_an_accelerate_file_with_another_precision_is_refused(recipe: Recipe) -> None:

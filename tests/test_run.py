@@ -150,9 +150,7 @@ def test_a_failure_after_the_start_writes_its_record_with_the_place(recipe: str)
     assert [path.name for path in Path("out").iterdir()] == ["record.json"]
 
 
-def test_running_out_of_memory_ends_with_a_message_and_its_record(
-    recipe: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
@@ -194,7 +192,9 @@ def test_tokens_per_second_gradient_norm_and_learning_rate_are_logged(recipe: st
     run(recipe, ["TrainingArguments.max_steps=4", "TrainingArguments.logging_steps=2"])
     entries = [e for e in json.loads(Path("out/record.json").read_text())["log_history"] if "loss" in e]
     assert len(entries) == 2
-    assert all({"grad_norm", "learning_rate", "train_tokens_per_second", "num_input_tokens_seen"} <= set(e) for e in entries)
+    assert all(
+        {"grad_norm", "learning_rate", "train_tokens_per_second", "num_input_tokens_seen"} <= set(e) for e in entries
+    )
     assert entries[-1]["num_input_tokens_seen"] == 4 * 8 * 64
 
 

@@ -136,7 +136,9 @@ def test_training_args_bin_is_not_written(plain: str) -> None:
     assert Path("out/checkpoint-3/model.safetensors").is_file()
 
 
-def test_the_test_split_is_scored_on_its_own_rows_with_persistent_workers(root: Path, write_recipe: Callable[..., str]) -> None:
+def test_the_test_split_is_scored_on_its_own_rows_with_persistent_workers(
+    root: Path, write_recipe: Callable[..., str]
+) -> None:
     # transformers 5.23 trainer.py get_eval_dataloader: evaluate(other_dataset) gets the cached loader of the eval split
     recipe = write_recipe(f"""
 task: text-classification
