@@ -48,7 +48,8 @@ def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) 
     reason = "SFTConfig's default" if recipe.trainer == "SFTConfig" else "none is given"
     if length == reach:
         reason = f"as long as the model and its tokenizer reach; {reason}"
-    return recipe.with_values({dotted: length}, f"chosen: {reason}"), length, [f"{dotted}: {length} ({reason})"]
+    # Its place is the section's, where the user would write it: a fault about a chosen length has to name a line.
+    return recipe.with_values({dotted: length}, recipe.place(dotted)), length, [f"{dotted}: {length} ({reason})"]
 
 
 def _shown(value: Any) -> str:

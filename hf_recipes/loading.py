@@ -122,8 +122,8 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
         if bad:
             return fault(of_files, bad, "mend that line, or leave it out")
     if hasattr(cause, "requested_column_names"):  # datasets' CastError
-        first = list(cause.requested_column_names)
-        strange = [name for name in cause.table_column_names if name not in first]
+        first: list[str] = list(cause.requested_column_names)
+        strange = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
         what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(strange)}"
         return fault(of_files, what, "give all the same columns")
     if generating or type(cause).__name__.startswith("Arrow"):

@@ -345,7 +345,4 @@ class MasterWeightsMixin(_Trainer):
         if self.master_weights is not None and "loss" in logs:
             logs["loss_scale"] = self.master_weights.scale
             logs["skipped_steps"] = self.master_weights.skipped_steps
-            if not math.isfinite(logs["loss"]):
-                # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
-                self._tr_loss.zero_()
         super().log(logs, start_time)

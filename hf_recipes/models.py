@@ -112,8 +112,14 @@ def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeEr
         if near:
             mend = f"did you mean {os.path.join(folder, near[0])!r}?"
         return fault(where, f"there is no {what} folder {name!r} here", mend)
+    files = ("tokenizer.json", "tokenizer_config.json") if what == "tokenizer" else ("config.json",)
+    if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
+        mend = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
+        return fault(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", mend)
     if type(problem).__name__ == "SafetensorError":
         mend = "the file is not whole: copy or download it again"
+    elif "unexpected keyword argument" in str(problem):
+        mend = f"take that word out of the {what} section"
     elif os.path.isdir(name):
         mend = f"is it a folder that save_pretrained of a {what} wrote?"
     else:

@@ -55,7 +55,9 @@ def _bert(hidden_size: int, layers: int, heads: int, intermediate_size: int) -> 
     }
 
 
-def _llama3(hidden_size: int, layers: int, heads: int, intermediate_size: int, factor: float, tied: bool) -> dict[str, Any]:
+def _llama3(
+    hidden_size: int, layers: int, heads: int, intermediate_size: int, factor: float, tied: bool
+) -> dict[str, Any]:
     return {
         "model_type": "llama",
         "vocab_size": 128256,
@@ -167,9 +169,9 @@ PRESETS: Mapping[str, Preset] = {
     "gpt-300m": Preset(
         config=_gpt(n_embd=1024, n_head=16, n_layer=24, n_inner=4096, n_positions=2048),
         parameters=355_871_744,
-        source="the guide on a 300M model for 4 x A100: 24 blocks, 2048 tokens, a tied embedding of 51,463,168 = 50257 x 1024",
-        note="355.9M, not the guide's 300,124,416: no 24 equal blocks have its 197,198,080 parameters (24 does not divide "
-        "it), and its total counts the tied matrix twice; 24 GPT-2 blocks of width 1024 have 302,309,376",
+        source="the guide for 4 x A100: 24 blocks, 2048 tokens, tied embedding of 51,463,168 = 50257 x 1024",
+        note="355.9M, not the guide's 300,124,416: no 24 equal blocks have its 197,198,080 parameters (24 does not "
+        "divide it), and its total counts the tied matrix twice; 24 GPT-2 blocks of width 1024 have 302,309,376",
     ),
     "gemma-270m": Preset(
         config=_GEMMA_3_270M,

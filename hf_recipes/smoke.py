@@ -29,17 +29,17 @@ PLACE = "argument '--smoke'"
 STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
 VOCABULARY = 384
 DECIDED = ("vocab_size", "layer_types", "num_labels", "id2label", "label2id")  # by the narrow model, or the rows
-WIDTH = {
-    **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 32),
+WIDTH = {  # every layer's input is a multiple of 64: bitsandbytes quantises in blocks of that many weights
+    **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 2),
-    **dict.fromkeys(("intermediate_size", "n_inner", "hidden_dim"), 64),
+    **dict.fromkeys(("intermediate_size", "n_inner", "hidden_dim"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
     "num_key_value_heads": 1,
-    "head_dim": 16,
+    "head_dim": 32,
     "sliding_window": 16,
-    "query_pre_attn_scalar": 16,
-    "embedding_size": 32,
+    "query_pre_attn_scalar": 32,
+    "embedding_size": 64,
 }
 FIRST = ("the", "a", "of", "and", "to")  # words of generated rows; those of SECOND carry a tag
 SECOND = ("in", "time", "man", "day")

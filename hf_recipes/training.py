@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class RunMixin:
     args: Any
     processing_class: Any
     accelerator: Any
+    _tr_loss: torch.Tensor
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
@@ -62,6 +64,9 @@ class RunMixin:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(_card_facts(self.args.device))
+            if not math.isfinite(logs["loss"]):
+                # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
+                self._tr_loss.zero_()
         super().log(logs, start_time)  # type: ignore[misc]
 
 
@@ -124,7 +129,7 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
     """The section's class with the recipe's words. Raises RecipeError for what it refuses."""
     words = {k: v for k, v in recipe.training.items() if k not in RUNNERS_OWN}
     if recipe.get("master_weights"):
-        words["fp16"] = False  # no autocast and no second loss scaler: parameters and gradients are fp16 themselves
+        words["fp16"] = words["bf16"] = False  # no autocast and no second loss scaler: parameters and gradients are fp16 themselves
     kind: type[TrainingArguments] = TrainingArguments
     if recipe.trainer == "SFTConfig":
         from trl import SFTConfig

@@ -52,8 +52,8 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._maybe_log_save_evaluate",
-        used_by="master_weights.py",
-        why="_tr_loss is cleared by subtraction, so that one infinite loss (of a step that is skipped) would make "
+        used_by="training.py",
+        why="_tr_loss is cleared by subtraction, so that one loss that is not finite would make "
         "every later logged loss NaN; log() zeroes it after such a loss",
         lines=("tr_loss -= tr_loss", "self.log(logs, start_time)"),
         until="upstream clears it by zero_()",

@@ -21,7 +21,8 @@ CHATML = (
     "{% else %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+# Widths are multiples of 64: bitsandbytes quantises in blocks of that many weights.
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def bpe(texts: Iterable[str] = TEXTS, *, bos: bool = False, chat: str | None = None, length: int = 64) -> Any:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
+from small import write_rows
 
 from hf_recipes import data
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe import Recipe, read_recipe
-from small import write_rows
 
 ROWS = [{"text": f"text {i}", "label": ("bad", "good", "good")[i % 3]} for i in range(30)]
 Make = Callable[[str], Recipe]

@@ -7,6 +7,7 @@ typos of BitsAndBytesConfig in test_recipe.py.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,33 @@ def test_a_nan_loss_is_logged_as_nan_and_not_as_zero(plain: str) -> None:
     run(plain, ["TrainingArguments.learning_rate=1e30", "TrainingArguments.max_grad_norm=0.0"])
     entries = [e["loss"] for e in json.loads(Path("out/record.json").read_text())["log_history"] if "loss" in e]
     assert entries[-1] == "nan"
+
+
+def test_losses_after_one_that_is_not_finite_are_logged_as_they_are(
+    plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers 5.23 trainer.py _maybe_log_save_evaluate: `tr_loss -= tr_loss` leaves NaN for ever
+    from transformers import GPT2LMHeadModel
+
+    forward, calls = GPT2LMHeadModel.forward, []
+
+    @functools.wraps(forward)
+    def poisoned(self: GPT2LMHeadModel, *args: object, labels: object = None, **kwargs: object) -> object:
+        output = forward(self, *args, labels=labels, **kwargs)  # type: ignore[arg-type]
+        if self.training:
+            calls.append(1)
+            if len(calls) == 1:
+                output.loss = output.loss.detach() * float("inf") + 0.0 * output.loss.nan_to_num(0.0)
+        return output
+
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", poisoned)
+    run(
+        plain,
+        ["TrainingArguments.max_grad_norm=0.0", "TrainingArguments.optim=sgd", "TrainingArguments.learning_rate=1e-9"],
+    )
+    entries = [e["loss"] for e in json.loads(Path("out/record.json").read_text())["log_history"] if "loss" in e]
+    assert entries[0] == "inf"
+    assert all(isinstance(loss, float) for loss in entries[1:])
 
 
 def test_sft_on_a_cpu_does_not_turn_on_bf16(sft: Recipe) -> None:

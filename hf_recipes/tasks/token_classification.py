@@ -57,15 +57,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                 lost.append(len(row_tags) - sum(firsts))
             return {**encoded, "labels": labels, "lost": lost}
 
-        try:
-            return part.map(
-                encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows"
-            )
-        except AssertionError as problem:  # GPT-2's and RoBERTa's: words need a blank before them
-            mend = "write tokenizer: {add_prefix_space: true}"
-            raise fault(
-                recipe.place("tokenizer"), f"the tokenizer refuses: {data.first_line(problem)}", mend
-            ) from problem
+        return part.map(encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
 
     encoded = {split: rows(split, part) for split, part in parts.items()}
     stats = {split: _counts(part) for split, part in encoded.items()}

@@ -1,0 +1,17 @@
+"""Peak memory of a recipe before it runs: its own Trainer on meta tensors, every storage's birth and death recorded.
+
+    seen = trace(recipe, capability=(8, 6))              # -> Trace: exact allocated peak, by part, and the event log
+    reserved(seen, capacity=7 * 2**30)                   # -> Reserved: the allocator replayed with that much memory
+
+Light: torch is imported only where the tracing happens, which is a child process (tracing patches torch).
+
+    recipe ── trainer.py (our builders, on meta) ──► events.py under cuda.py's rules ──► result.Trace ──► allocator.py
+"""
+
+from __future__ import annotations
+
+from hf_recipes.plan.allocator import reserved
+from hf_recipes.plan.child import trace
+from hf_recipes.plan.result import PARTS, Holding, Reserved, Trace, Work
+
+__all__ = ["PARTS", "Holding", "Reserved", "Trace", "Work", "reserved", "trace"]

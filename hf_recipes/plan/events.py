@@ -1,0 +1,323 @@
+"""Every storage's birth and death, by part of the memory and by module, while real code runs on meta or CPU tensors.
+
+    with Tracker(device="meta") as seen:
+        loss = model(**batch).loss; loss.backward(); optimizer.step()
+    seen.events                      # (storage, +bytes | -bytes), in the order in which it happened
+
+A TorchDispatchMode sees each kernel's outputs; views and in-place results share a storage and count once. A weak
+reference on the storage's Python object, which lives as long as the C++ one, tells its death. Memory that a kernel
+takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from hf_recipes.plan.result import Work
+
+aten = torch.ops.aten
+Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
+
+
+@dataclass
+class Storage:
+    """What is known of one storage; `part` is set where it is known for certain, else account.py infers it."""
+
+    size: int
+    phase: str
+    op: str
+    where: str
+    shape: tuple[int, ...]
+    dtype: str
+    part: str = ""
+    died: int | None = None  # index of the event, None while it lives
+
+
+class Unfollowed(Exception):
+    """An operation whose result depends on data that a meta tensor has not; the message names it."""
+
+
+class Tracker(TorchDispatchMode):
+    """Records storages on `device`. `uniform`: whether masks are all ones, which is what a meta tensor cannot tell.
+
+    `workspaces(operation, arguments, in_backward)` gives the bytes that its kernel holds while it runs, and those that
+    stay from then on (cuBLAS's, once a thread).
+    """
+
+    def __init__(self, *, device: str, uniform: bool = True, workspaces: Workspaces | None = None) -> None:
+        super().__init__()
+        self.device, self.uniform, self.workspaces = device, uniform, workspaces
+        self.events: list[tuple[int, int]] = []
+        self.storages: list[Storage] = []
+        self.backward_begins: list[int] = []  # index of the event before which each backward began
+        self.phase = "setup"
+        self.path: list[str] = []  # the modules whose forward runs
+        self.backward_path = ""
+        self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels
+        self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
+        self.bounded: set[str] = set()  # operations that were given their largest possible result
+        self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
+        self._in_backward = False
+        self._resize = torch.UntypedStorage.resize_
+
+    # events ---------------------------------------------------------------------------------------------------------
+
+    def born(self, size: int, op: str, shape: tuple[int, ...] = (), dtype: str = "", part: str = "") -> int:
+        """Records bytes that no tensor of ours shows, too (a workspace). Returns the storage's number."""
+        number = len(self.storages)
+        phase = self._phase()
+        where = self.backward_path if phase == "backward" else (self.path[-1] if self.path else "")
+        self.storages.append(Storage(size, phase, op, where, shape, dtype, part))
+        self.events.append((number, size))
+        return number
+
+    def dies(self, number: int) -> None:
+        storage = self.storages[number]
+        storage.died = len(self.events)
+        self.events.append((number, -storage.size))
+
+    def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
+        """Records the tensor's storage if it is new; names its part if one is given."""
+        if tensor.device.type != self.device:
+            return
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        known = self._alive.get(address)
+        if known is not None:
+            number = known[0]
+            if storage.nbytes() != self.storages[number].size:
+                self._resized(number, storage.nbytes())
+            if part:
+                self.storages[number].part = part
+            return
+        number = self.born(storage.nbytes(), op, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), part)
+        self._alive[address] = (number, weakref.ref(storage, self._end_of(address, number)))
+
+    def _end_of(self, address: int, number: int) -> Callable[[Any], None]:
+        def end(_: Any) -> None:
+            known = self._alive.get(address)
+            if known is not None and known[0] == number:
+                del self._alive[address]
+            self.dies(number)
+
+        return end
+
+    def _resized(self, number: int, size: int) -> None:
+        storage = self.storages[number]
+        self.events.append((number, size - storage.size))
+        storage.size = size
+
+    def operation_of(self, tensor: torch.Tensor) -> str:
+        """The operation that made the tensor's storage, "" where it is not tracked."""
+        known = self._alive.get(tensor.untyped_storage()._cdata)
+        return self.storages[known[0]].op if known is not None else ""
+
+    # phases ---------------------------------------------------------------------------------------------------------
+
+    def _phase(self) -> str:
+        inside = torch._C._current_graph_task_id() >= 0
+        if inside != self._in_backward:
+            self._in_backward = inside
+            if inside:
+                self.backward_begins.append(len(self.events))
+        if not inside:
+            return self.phase
+        return "recompute" if torch.is_grad_enabled() else "backward"  # checkpointing turns gradients on to recompute
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """What happens inside belongs to `phase` (its backward stays "backward")."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def __enter__(self) -> Tracker:
+        tracker, resize = self, self._resize
+
+        def resize_(storage: Any, size: int) -> Any:  # FSDP frees by resize_(0), which no dispatch mode sees
+            result = resize(storage, size)
+            known = tracker._alive.get(storage._cdata)
+            if known is not None and storage.nbytes() != tracker.storages[known[0]].size:
+                tracker._resized(known[0], storage.nbytes())
+            return result
+
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*problem)
+
+    # dispatch -------------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind.__name__ == "DTensor" for kind in types):
+            return NotImplemented  # it unwraps to its local shards, which come back here
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        self._phase()
+        if self.device == "meta" and packet in _ANSWERS:
+            answered, value = _ANSWERS[packet](self, func, args, kwargs)
+            if answered:
+                return value
+        within: list[int] = []
+        if self.workspaces is not None:
+            passing, staying = self.workspaces(packet, args, self._in_backward)
+            name = packet.__name__
+            for size in staying:
+                self.born(size, f"{name}: cuBLAS", part="workspaces")
+            within = [self.born(size, f"{name}: workspace", part="workspaces") for size in passing]
+        try:
+            result = func(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as problem:
+            if self.device == "meta" and _is_unfollowed(problem):
+                raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
+            raise
+        self._track_all(result, packet.__name__)
+        for number in within:
+            self.dies(number)
+        self._count(func, packet, args, kwargs, result)
+        return result
+
+    def _track_all(self, result: Any, op: str) -> None:
+        if isinstance(result, torch.Tensor):
+            self.track(result, op)
+        elif isinstance(result, tuple | list):
+            for one in result:
+                self._track_all(one, op)
+
+    def _count(self, func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if _is_view(func):
+            return
+        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0])
+        if packet in flop_registry:
+            work[0] += int(flop_registry[packet](*args, **kwargs, out_val=result))
+        elif packet.__name__ == "gemm_4bit":
+            rows = args[0].numel() // args[0].shape[-1]
+            work[0] += 2 * rows * int(args[2][0]) * int(args[2][1])
+        work[1] += _bytes(args) + _bytes(tuple(kwargs.values())) + _bytes(result)
+        work[2] += 1
+
+
+def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) -> Work:
+    """The work of some phases, each counted `times` times."""
+    sums = [sum(counted.get(phase, (0, 0, 0))[i] for phase in phases) // max(1, times) for i in range(3)]
+    return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2])
+
+
+_views: dict[Any, bool] = {}
+
+
+def _is_view(func: Any) -> bool:
+    found = _views.get(func)
+    if found is None:
+        returns = func._schema.returns
+        found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        _views[func] = found
+    return found
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, tuple | list):
+        return sum(map(_bytes, value))
+    return 0
+
+
+def _is_unfollowed(problem: Exception) -> bool:
+    told = str(problem)
+    return any(word in told for word in ("eta", "ata-dependent", "data dependent", "unbacked"))
+
+
+# what a meta tensor cannot tell -------------------------------------------------------------------------------------
+
+
+def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`.item()`: a mask's all() is what the trace was told, every other number is 1."""
+    value = args[0]
+    if value.device.type != "meta":
+        return False, None
+    answer: Any = tracker.uniform if tracker.operation_of(value) == "all" else 1
+    return True, bool(answer) if value.dtype == torch.bool else answer
+
+
+def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    answered, value = _scalar(tracker, func, args, kwargs)
+    return answered, bool(value)
+
+
+def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    return args[0].device.type == "meta", True
+
+
+def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`x[mask]`: as many rows as the mask has places, the most that it can select."""
+    tensor, indices = args[0], args[1]
+    masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
+    if tensor.device.type != "meta" or not masks:
+        return False, None
+    tracker.bounded.add(str(func))
+    mask, place = masks[0], next(i for i, index in enumerate(indices) if index is not None)
+    # The kernel turns the mask into one int64 index for each of its dimensions, which live until it is done.
+    numbers = [tracker.born(8 * mask.numel(), "nonzero") for _ in range(mask.dim())]
+    shape = (*tensor.shape[:place], mask.numel(), *tensor.shape[place + mask.dim() :])
+    result = tensor.new_empty(shape)
+    tracker.track(result, "index")
+    for number in numbers:
+        tracker.dies(number)
+    return True, result
+
+
+def _nonzero(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    if args[0].device.type != "meta":
+        return False, None
+    tracker.bounded.add(str(func))
+    result = torch.empty(args[0].numel(), args[0].dim(), dtype=torch.long, device="meta")
+    tracker.track(result, "nonzero")
+    return True, result
+
+
+def _masked_select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    if args[0].device.type != "meta":
+        return False, None
+    tracker.bounded.add(str(func))
+    result = args[0].new_empty(max(args[0].numel(), args[1].numel()))
+    tracker.track(result, "masked_select")
+    return True, result
+
+
+def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`x[mask] = y`, in place."""
+    indices = args[1]
+    if args[0].device.type != "meta" or not any(i is not None and i.dtype == torch.bool for i in indices):
+        return False, None
+    if func._overloadpacket is aten.index_put:
+        result = torch.empty_like(args[0])
+        tracker.track(result, "index_put")
+        return True, result
+    return True, args[0]
+
+
+_ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
+    aten._local_scalar_dense: _scalar,
+    aten.is_nonzero: _truth,
+    aten.equal: _same,
+    aten.allclose: _same,
+    aten.index: _select,
+    aten.nonzero: _nonzero,
+    aten.masked_select: _masked_select,
+    aten.index_put: _put,
+    aten.index_put_: _put,
+}

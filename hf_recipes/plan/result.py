@@ -1,0 +1,105 @@
+"""What a trace found, as values that travel as JSON. Light: the standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# The parts that a peak is made of, in the order of a table. Their sum is the allocated peak.
+PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits and loss",
+    "AMP copies",
+    "temporaries",
+    "workspaces",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """Storages of one kind that are alive at the peak."""
+
+    part: str
+    where: str  # the module's path, and the operation that made them
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+    bytes: int  # of all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one phase computes and moves: "micro-batch" (forward and backward), "optimizer", "evaluation" (a batch)."""
+
+    flops: int  # multiplications and additions of matrix products and attention, counted singly (a MAC is 2)
+    bytes_moved: int  # read and written by every kernel, as if nothing stayed in a cache
+    kernels: int  # operations that allocate or write: a lower bound of launches
+    seconds_traced: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Two optimizer steps, an evaluation batch and saving of one recipe on one device of one process."""
+
+    allocated: int  # bytes at the peak, each storage rounded up to 512 as torch.cuda.max_memory_allocated counts
+    parts: Mapping[str, int]  # PARTS -> bytes at the peak; sums to `allocated`
+    phase: str  # of the peak: "forward", "backward", "optimizer", "evaluation" or "saving"
+    at: str  # what held the peak: the module's path and the operation
+    phases: Mapping[str, int]  # phase -> its own peak in bytes
+    largest: tuple[Holding, ...]  # at the peak, the largest first
+    events: tuple[tuple[int, int], ...]  # (storage, +bytes born | -bytes died), unrounded, in order
+    work: Mapping[str, Work]
+    parameters: int  # a quantised weight counts what it stands for, a tied one once
+    trainable: int
+    length: int
+    micro_batch: int
+    accumulation: int  # of the recipe; two micro-batches at most are traced
+    capability: tuple[int, int] | None  # None: planned for a CPU
+    attention: Mapping[str, int] = field(default_factory=dict)  # sdpa's back end -> calls
+    notes: tuple[str, ...] = ()  # what was assumed
+    estimate: tuple[str, ...] = ()  # operations that could not be followed and what was done instead; () = exact
+    seconds: float = 0.0  # of tracing, imports not counted
+
+    @property
+    def flops(self) -> int:
+        """Of one optimizer step of one process: every micro-batch and the optimizer."""
+        return self._step("flops")
+
+    @property
+    def bytes_moved(self) -> int:
+        """Read and written by one optimizer step of one process."""
+        return self._step("bytes_moved")
+
+    def _step(self, name: str) -> int:
+        once = sum(getattr(self.work[key], name) for key in ("optimizer",) if key in self.work)
+        return int(once + self.accumulation * getattr(self.work["micro-batch"], name))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Trace:
+        """The inverse of `to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        values["events"] = tuple((storage, change) for storage, change in values["events"])
+        values["largest"] = tuple(Holding(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
+        values["work"] = {name: Work(**one) for name, one in values["work"].items()}
+        values["capability"] = tuple(values["capability"]) if values["capability"] else None
+        for name in ("notes", "estimate"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """What CUDA's caching allocator takes from the card for a trace's events."""
+
+    peak: int  # bytes, as torch.cuda.max_memory_reserved
+    out_of_memory: bool
+    retries: int  # times that it gave all its unused segments back to the card and asked again: slow, not fatal
+    allocated: int  # bytes at the allocated peak (up to the failure, if out of memory)
