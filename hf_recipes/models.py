@@ -333,6 +333,11 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say
             mend = "for a head with new labels write model.ignore_mismatched_sizes: true"
             raise fault(where, what, mend) from problem
         raise unloadable(where, "model", name, problem) from problem
+    for part in model.modules():
+        # bitsandbytes 0.50.2 nn/modules.py:617: on such a CPU an evaluation repacks 4-bit weights for a kernel without
+        # a backward, and the training that goes on after it gets no gradient through them.
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False
     fresh = sorted(info["missing_keys"])
     if fresh:
         more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""

@@ -1,11 +1,19 @@
-"""Small tokenizers, models and rows that tests make on the spot: nothing is downloaded."""
+"""Small tokenizers, models and rows that tests make on the spot (nothing is downloaded), and a task's rows of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from hf_recipes.data import Splits
+from hf_recipes.errors import RecipeError
+from hf_recipes.recipe import Recipe
+from hf_recipes.tasks import TASKS, Prepared
 
 TEXTS = (
     "the sea was calm and the light was good",
@@ -96,3 +104,21 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     path = Path(path)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def prepare(recipe: Recipe, rows: Any, tokenizer: Any, length: int = 64, held_out: Any = None) -> Prepared:
+    """What the recipe's task makes of the rows; the train rows are scored, too, unless others are held out."""
+    from datasets import Dataset
+
+    train = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+    other = train if held_out is None else held_out if isinstance(held_out, Dataset) else Dataset.from_list(held_out)
+    splits = Splits(train=train, validation=other, test=None)
+    found: Prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
+    return found
+
+
+def refusal(recipe: Recipe, rows: Any, tokenizer: Any, length: int = 64, held_out: Any = None) -> str:
+    """The message with which the task refuses the rows."""
+    with pytest.raises(RecipeError) as raised:
+        prepare(recipe, rows, tokenizer, length, held_out)
+    return str(raised.value)

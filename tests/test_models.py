@@ -111,6 +111,21 @@ def test_qlora_trains_on_a_cpu_with_either_trainer(data: None, write_recipe: Wri
     assert any("score.weight" in name for name in tensors) == (task not in ("chat", "causal-lm"))
 
 
+def test_an_evaluation_in_between_does_not_change_what_quantised_training_learns(
+    data: None, write_recipe: Write
+) -> None:
+    # bitsandbytes 0.50.2 nn/modules.py:617: on a CPU with AVX512-BF16 an evaluation repacks the weights for a kernel
+    # without a backward; adapters below would get no gradient from then on
+    more = "LoraConfig: {r: 4, target_modules: all-linear, lora_dropout: 0.0}\nBitsAndBytesConfig: {load_in_4bit: true}"
+    path = write_recipe(text_of("causal-lm", more=more))
+    norms = []
+    for evaluated in ("false", "true"):
+        record = run(path, [f"TrainingArguments.eval_on_start={evaluated}"])
+        history = json.loads(record.read_text())["log_history"]
+        norms.append([entry["grad_norm"] for entry in history if "grad_norm" in entry])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[0][0] > 0
+
+
 def test_the_base_is_really_quantised_and_its_new_head_is_not(data: None, write_recipe: Write) -> None:
     from bitsandbytes.nn import Linear4bit
 

@@ -64,6 +64,8 @@ class Tracker(TorchDispatchMode):
         self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels
         self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
         self.bounded: set[str] = set()  # operations that were given their largest possible result
+        self.truths: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
+        self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
         self._in_backward = False
         self._resize = torch.UntypedStorage.resize_
@@ -101,6 +103,12 @@ class Tracker(TorchDispatchMode):
         number = self.born(storage.nbytes(), op, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), part)
         self._alive[address] = (number, weakref.ref(storage, self._end_of(address, number)))
 
+    def name(self, tensor: torch.Tensor, part: str) -> None:
+        """Names the part of a storage that is known already; others stay unknown (paged states)."""
+        known = self._alive.get(tensor.untyped_storage()._cdata) if tensor.device.type == self.device else None
+        if known is not None:
+            self.storages[known[0]].part = part
+
     def _end_of(self, address: int, number: int) -> Callable[[Any], None]:
         def end(_: Any) -> None:
             known = self._alive.get(address)
@@ -115,10 +123,31 @@ class Tracker(TorchDispatchMode):
         self.events.append((number, size - storage.size))
         storage.size = size
 
-    def operation_of(self, tensor: torch.Tensor) -> str:
-        """The operation that made the tensor's storage, "" where it is not tracked."""
+    def number_in(self, tensor: torch.Tensor) -> float:
+        """What a meta tensor of one number holds: what the trace knows of it, else 1."""
         known = self._alive.get(tensor.untyped_storage()._cdata)
-        return self.storages[known[0]].op if known is not None else ""
+        return self.truths.get(known[0], 1) if known is not None else 1
+
+    def most_true(self, mask: torch.Tensor) -> int:
+        """Places of a mask that can be true."""
+        known = self._alive.get(mask.untyped_storage()._cdata)
+        written = self.trues.get(known[0], mask.numel()) if known is not None else mask.numel()
+        return min(mask.numel(), written)
+
+    def _know(self, name: str, args: Any, result: Any) -> None:
+        """Remembers the few numbers on which code branches: whether a mask is full, whether a gradient is finite; and how
+        much of a mask that began as zeros was written."""
+        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*_ZEROS, "copy_"):
+            known = self._alive.get(result.untyped_storage()._cdata)
+            if known is not None and name in _ZEROS:
+                self.trues[known[0]] = 0
+            elif known is not None and known[0] in self.trues:
+                self.trues[known[0]] += result.numel()
+        rule = _TRUTHS.get(name)
+        if rule is not None and isinstance(result, torch.Tensor) and result.numel() == 1:
+            known = self._alive.get(result.untyped_storage()._cdata)
+            if known is not None:
+                self.truths[known[0]] = rule(self, args)
 
     # phases ---------------------------------------------------------------------------------------------------------
 
@@ -128,6 +157,7 @@ class Tracker(TorchDispatchMode):
             self._in_backward = inside
             if inside:
                 self.backward_begins.append(len(self.events))
+                self.backward_path = "the loss"
         if not inside:
             return self.phase
         return "recompute" if torch.is_grad_enabled() else "backward"  # checkpointing turns gradients on to recompute
@@ -171,13 +201,6 @@ class Tracker(TorchDispatchMode):
             answered, value = _ANSWERS[packet](self, func, args, kwargs)
             if answered:
                 return value
-        within: list[int] = []
-        if self.workspaces is not None:
-            passing, staying = self.workspaces(packet, args, self._in_backward)
-            name = packet.__name__
-            for size in staying:
-                self.born(size, f"{name}: cuBLAS", part="workspaces")
-            within = [self.born(size, f"{name}: workspace", part="workspaces") for size in passing]
         try:
             result = func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as problem:
@@ -185,8 +208,14 @@ class Tracker(TorchDispatchMode):
                 raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
             raise
         self._track_all(result, packet.__name__)
-        for number in within:
-            self.dies(number)
+        if self.device == "meta":
+            self._know(packet.__name__, args, result)
+        if self.workspaces is not None:  # a kernel takes them after its result
+            passing, staying = self.workspaces(packet, args, self._in_backward)
+            for size in staying:
+                self.born(size, "cuBLAS workspace", part="workspaces")
+            for number in [self.born(size, f"{packet.__name__} workspace", part="workspaces") for size in passing]:
+                self.dies(number)
         self._count(func, packet, args, kwargs, result)
         return result
 
@@ -245,12 +274,14 @@ def _is_unfollowed(problem: Exception) -> bool:
 
 
 def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """`.item()`: a mask's all() is what the trace was told, every other number is 1."""
+    """`.item()`"""
     value = args[0]
     if value.device.type != "meta":
         return False, None
-    answer: Any = tracker.uniform if tracker.operation_of(value) == "all" else 1
-    return True, bool(answer) if value.dtype == torch.bool else answer
+    number = tracker.number_in(value)
+    if value.dtype == torch.bool:
+        return True, bool(number)
+    return True, float(number) if value.is_floating_point() else int(number)
 
 
 def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
@@ -271,8 +302,9 @@ def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, 
     tracker.bounded.add(str(func))
     mask, place = masks[0], next(i for i, index in enumerate(indices) if index is not None)
     # The kernel turns the mask into one int64 index for each of its dimensions, which live until it is done.
-    numbers = [tracker.born(8 * mask.numel(), "nonzero") for _ in range(mask.dim())]
-    shape = (*tensor.shape[:place], mask.numel(), *tensor.shape[place + mask.dim() :])
+    count = tracker.most_true(mask)
+    numbers = [tracker.born(8 * count, "nonzero") for _ in range(mask.dim())]
+    shape = (*tensor.shape[:place], count, *tensor.shape[place + mask.dim() :])
     result = tensor.new_empty(shape)
     tracker.track(result, "index")
     for number in numbers:
@@ -320,4 +352,15 @@ _ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
     aten.masked_select: _masked_select,
     aten.index_put: _put,
     aten.index_put_: _put,
+}
+
+_ZEROS = ("zeros_like", "zeros", "new_zeros")
+_TRUTHS: dict[str, Callable[[Tracker, Any], float]] = {
+    "all": lambda tracker, args: float(tracker.uniform),
+    "isfinite": lambda tracker, args: 1,
+    "isnan": lambda tracker, args: 0,
+    "isinf": lambda tracker, args: 0,
+    "logical_not": lambda tracker, args: 1 - float(bool(tracker.number_in(args[0]))),
+    "_to_copy": lambda tracker, args: tracker.number_in(args[0]),
+    "full": lambda tracker, args: float(args[1]),
 }

@@ -1,0 +1,271 @@
+"""`trace_here`: the recipe's own Trainer for two optimizer steps, an evaluation batch and saving, watched.
+
+The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are held against.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_recipes import models, training
+from hf_recipes.choices import choose, choose_length
+from hf_recipes.devices import Device
+from hf_recipes.errors import fault
+from hf_recipes.plan.account import account
+from hf_recipes.plan.allocator import rounded
+from hf_recipes.plan.autocast import Simulation, in_place_of_autocast
+from hf_recipes.plan.events import Tracker, Unfollowed, work_of
+from hf_recipes.plan.meta_model import config_of, meta_model, static_tensors, vocabulary
+from hf_recipes.plan.modules import named_modules_on
+from hf_recipes.plan.patches import on_meta
+from hf_recipes.plan.result import Trace
+from hf_recipes.plan.rows import LABELS, prepared_rows, stand_in_tokenizer
+from hf_recipes.plan.short_run import accumulation_of, is_uniform, shortened
+from hf_recipes.plan.workspaces import CudaWorkspaces
+from hf_recipes.scoring import Scoring
+from hf_recipes.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hf_recipes.recipe import Recipe
+
+STEPS = 2  # optimizer states exist from the second on
+
+
+def trace_here(
+    recipe: Recipe,
+    *,
+    length: int | None = None,
+    micro_batch: int | None = None,
+    capability: tuple[int, int] = (8, 6),
+    cpu: bool = False,
+    real: bool = False,
+) -> Trace:
+    """As hf_recipes.plan.trace, in this process: torch is patched meanwhile. `real`: on CPU tensors, computing."""
+    device = Device(kind="cpu", name="CPU", bf16=True)
+    if not cpu:
+        device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
+    recipe, lines = choose(recipe, device)
+    config = config_of(recipe)
+    words = vocabulary(recipe, config)
+    tokenizer = stand_in_tokenizer(words, 2**31)
+    recipe, length, more = _length(recipe, config, length)
+    notes = [*lines, *more]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        short = shortened(recipe, folder, micro_batch, STEPS)
+        if not real:
+            stack.enter_context(on_meta(cuda=not cpu))
+        tracker = Tracker(
+            device="cpu" if real else "meta",
+            uniform=is_uniform(recipe),
+            workspaces=None if cpu else CudaWorkspaces(capability),
+        )
+        simulation = Simulation(tracker, None if cpu else capability)
+        if not real:
+            stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
+        trainer = _trainer(short, config, tokenizer, length, tracker.device, notes.append)
+        gc.collect()
+        began = time.perf_counter()
+        try:
+            _watch(trainer, tracker, simulation)
+        except Unfollowed as problem:
+            what = f"plan cannot trace {problem}"
+            raise fault(recipe.path, what, "its memory depends on data; run with --no-plan to insist") from problem
+        seconds = time.perf_counter() - began
+        return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
+
+
+def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
+    """The recipe with the length of its longest row, which is `length` if one is given."""
+    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    positions = models.longest_input(config)
+    if length is not None:
+        if positions is not None and length > positions:
+            raise fault(recipe.path, f"{length} tokens are more than the model's {positions} positions")
+        if not (recipe.training.get("padding_free") and not recipe.training.get("packing")):
+            recipe = recipe.with_values({dotted: length}, "plan's length")
+        return recipe, length, []
+    recipe, found, lines = choose_length(recipe, positions, 2**31)
+    if found >= 2**31:
+        what = "no length is given, and the model's positions are no table"
+        raise fault(recipe.path, what, f"set {dotted}, or give plan a length")
+    return recipe, found, lines
+
+
+def _trainer(
+    recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]
+) -> Any:
+    """run.py's order of work with rows and a tokenizer that stand in."""
+    args = training.build_arguments(recipe)
+    half = bool(recipe.training.get("fp16")) and not recipe.get("master_weights")
+    labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
+    rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
+    prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config))
+    model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
+    if recipe.get("master_weights"):
+        from hf_recipes.half_precision import prepare_model
+
+        with Tracker(device=device):  # it looks at the weights, and a tracker answers for meta ones
+            model = prepare_model(model)
+    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")))
+    trainer = training.build_trainer(
+        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
+    )
+    trainer.callback_handler.callbacks = [
+        one for one in trainer.callback_handler.callbacks if type(one).__name__ in ("DefaultFlowCallback", "_FollowModel")
+    ]
+    if half and device == "meta":
+        _scale_losses(trainer)
+    return trainer
+
+
+def _token_types(recipe: Recipe, config: Any) -> bool:
+    """Whether the model's own tokenizer gives token_type_ids, too."""
+    own = "BpeTrainer" not in recipe.sections
+    return own and config.model_type in ("bert", "albert", "electra", "deberta", "deberta-v2", "funnel", "convbert")
+
+
+def _scale_losses(trainer: Any) -> None:
+    """fp16 autocast: accelerate takes it on a few devices by name, and makes a loss scaler there; its memory is three
+    scalars, but backward and clipping go through it."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._shared_state["_mixed_precision"] = "fp16"
+    trainer.accelerator.native_amp = True
+    trainer.accelerator.scaler = torch.amp.GradScaler("meta")
+
+
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+    """Training, evaluation and saving under the tracker; the weights are there before it begins."""
+    model = trainer.model
+    for tensor in static_tensors(model):
+        tracker.track(tensor, "loaded", part="weights")
+    training_step = trainer.training_step
+
+    def watched_step(*args: Any, **kwargs: Any) -> Any:
+        with tracker.during("forward"):
+            return training_step(*args, **kwargs)
+
+    trainer.training_step = watched_step
+    with simulation, tracker, named_modules_on(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
+        trainer.train()
+        del trainer.training_step
+        with tracker.during("evaluation"):
+            _evaluate(trainer)
+        with tracker.during("saving"):
+            _state_dict(trainer.accelerator.unwrap_model(model))
+
+
+@contextmanager
+def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
+    """Names gradients as they are made, and the optimizer's states after each of its steps."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    def name_gradient(param: torch.Tensor) -> None:
+        if param.grad is not None:
+            tracker.name(param.grad, "gradients")
+
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                tracker.name(param, "weights" if param.is_leaf and id(param) in own else "optimizer")
+                name_gradient(param)
+
+    def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+        for state in optimizer.state.values():
+            for value in state.values() if isinstance(state, dict) else ():
+                if isinstance(value, torch.Tensor):
+                    tracker.name(value, "optimizer")
+
+    own = {id(param) for param in trainer.model.parameters()}
+    hooks = [p.register_post_accumulate_grad_hook(name_gradient) for p in trainer.model.parameters() if p.requires_grad]
+    hooks += [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _evaluate(trainer: Any) -> None:
+    """One batch of the evaluation set as prediction_step sees it (ours keeps two numbers a row, upstream's logits)."""
+    args = trainer.args
+    rows = [trainer.eval_dataset[0]] * args.eval_batch_size
+    trainer.model.eval()
+    with trainer._in_order_and_whole():
+        batch = trainer.data_collator(rows)
+    from accelerate.utils import send_to_device
+
+    lengths = batch.pop("example_lengths", None)
+    batch = send_to_device(dict(batch), args.device)
+    if lengths is not None:
+        batch["example_lengths"] = lengths
+    kept = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    if trainer.preprocess_logits_for_metrics is not None and kept[1] is not None:
+        trainer.preprocess_logits_for_metrics(kept[1], kept[2])
+    trainer.model.train()
+
+
+def _state_dict(model: Any) -> None:
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        get_peft_model_state_dict(model)
+    else:
+        model.state_dict()
+
+
+def _result(
+    recipe: Recipe,
+    short: Recipe,
+    trainer: Any,
+    tracker: Tracker,
+    simulation: Simulation,
+    length: int,
+    notes: list[str],
+    seconds: float,
+    capability: tuple[int, int] | None,
+) -> Trace:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    logits = inner.config.get_text_config().vocab_size if TASKS[recipe.task].generates else inner.config.num_labels
+    found = account(
+        tracker.events, tracker.storages, tracker.backward_begins, logits, int if capability is None else rounded
+    )
+    micro_batches = STEPS * trainer.args.gradient_accumulation_steps
+    total, trainable = models.parameter_counts(model)
+    if tracker.bounded:
+        notes.append("labels: every position is counted as labelled, the most that a batch can have")
+    return Trace(
+        allocated=found.allocated,
+        parts=found.parts,
+        phase=found.phase,
+        at=found.at,
+        phases=found.phases,
+        largest=found.largest,
+        events=tuple(tracker.events),
+        work={
+            "micro-batch": work_of(tracker.work, ("forward", "backward"), micro_batches),
+            "optimizer": work_of(tracker.work, ("optimizer",), STEPS),
+            "evaluation": work_of(tracker.work, ("evaluation",), 1),
+        },
+        parameters=total,
+        trainable=trainable,
+        length=length,
+        micro_batch=trainer.args.train_batch_size,
+        accumulation=accumulation_of(recipe),
+        capability=capability,
+        attention=dict(simulation.attention),
+        notes=tuple(notes),
+        estimate=tuple(f"{op}: {what}" for op, what in sorted(tracker.guessed.items())),
+        seconds=seconds,
+    )
