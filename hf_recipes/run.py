@@ -75,7 +75,7 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
     tokenizer = models.build_tokenizer(recipe, splits.train, say)
     recipe, length, lines = choose_length(recipe, models.longest_input(config), tokenizer.model_max_length)
     _refuse_length(recipe, length, models.longest_input(config))
-    if recipe.trainer == "SFTConfig":
+    if recipe.trainer == "SFTConfig" and recipe.training.get("max_length") is not None:
         args.max_length = length
     record["recipe"], record["choices"] = records.described(recipe), [*record["choices"], *lines]
     with args.main_process_first(desc="rows"):

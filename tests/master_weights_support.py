@@ -29,11 +29,12 @@ from transformers import (
 )
 
 from hf_recipes.master_weights import LossScaling, MasterWeightsMixin, prepare_model
+from hf_recipes.training import RunMixin
 
 VOCABULARY, LENGTH = 96, 16
 
 
-class MasterTrainer(MasterWeightsMixin, Trainer):
+class MasterTrainer(RunMixin, MasterWeightsMixin, Trainer):
     pass
 
 
@@ -107,7 +108,7 @@ def train(
         extra = {"processing_class": tokenizer}
     if master:
         model = prepare_model(model)
-        base = type("MasterTrainer", (MasterWeightsMixin, base), {"loss_scaling": scaling or LossScaling()})
+        base = type("MasterTrainer", (RunMixin, MasterWeightsMixin, base), {"loss_scaling": scaling or LossScaling()})
     trainer = base(model=model, args=args, train_dataset=data, callbacks=list(callbacks), **extra)
     trainer.train(resume_from_checkpoint=resume)
     return trainer

@@ -247,3 +247,13 @@ def test_importing_the_command_takes_no_torch() -> None:
     code = "import sys; import hf_recipes.cli, hf_recipes.checking, hf_recipes.run; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
+
+
+def test_padding_free_rows_keep_their_max_length_of_null(root: Path, write_recipe: Callable[..., str]) -> None:
+    text = LANGUAGE_MODEL.format(root=root).replace(
+        "TrainingArguments:", "SFTConfig:\n  max_length: null\n  padding_free: true"
+    )
+    recipe = write_recipe(text.replace("  max_length: 64\n", "").replace("n_positions: 64", "n_positions: 1024"))
+    run(recipe, ["SFTConfig.max_steps=2", "SFTConfig.per_device_train_batch_size=2"])
+    record = json.loads(Path("out/record.json").read_text())
+    assert (record["status"], record["recipe"]["sections"]["SFTConfig"]["max_length"]) == ("finished", None)

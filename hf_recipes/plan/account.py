@@ -31,8 +31,9 @@ def account(
     backward_begins: Sequence[int],
     vocabulary: int | None,
     size_of: Callable[[int], int],
+    since: int = 0,
 ) -> Account:
-    """`size_of` rounds as the allocator does. `vocabulary`: a last dimension of this size is logits."""
+    """`since`: the event from which on the peak counts. `size_of` rounds as the allocator does. `vocabulary`: a last dimension of this size is logits."""
     sizes: dict[int, int] = {}
     current = peak = 0
     at, culprit = -1, -1
@@ -44,7 +45,7 @@ def account(
         before = sizes.get(number, 0)
         after = sizes[number] = before + change
         current += size_of(after) - size_of(before)
-        if change > 0:
+        if change > 0 and index >= since:
             phase = _public(storages[number].phase)
             phases[phase] = max(phases.get(phase, 0), current)
             if current > peak:

@@ -47,8 +47,10 @@ def trace_here(
     capability: tuple[int, int] = (8, 6),
     cpu: bool = False,
     real: bool = False,
+    evaluation: bool = True,
 ) -> Trace:
-    """As hf_recipes.plan.trace, in this process: torch is patched meanwhile. `real`: on CPU tensors, computing."""
+    """As hf_recipes.plan.trace, in this process: torch is patched meanwhile. `real`: on CPU tensors, computing;
+    `evaluation`: whether evaluation and saving are traced after the training steps."""
     device = Device(kind="cpu", name="CPU", bf16=True)
     if not cpu:
         device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
@@ -76,7 +78,7 @@ def trace_here(
         gc.collect()
         began = time.perf_counter()
         try:
-            _watch(trainer, tracker, simulation)
+            _watch(trainer, tracker, simulation, evaluation)
         except Unfollowed as problem:
             what = f"plan cannot trace {problem}"
             raise fault(recipe.path, what, "its memory depends on data; run with --no-plan to insist") from problem
@@ -144,7 +146,7 @@ def _scale_losses(trainer: Any) -> None:
     trainer.accelerator.scaler = torch.amp.GradScaler("meta")
 
 
-def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, evaluation: bool) -> None:
     """Training, evaluation and saving under the tracker; the weights are there before it begins."""
     model = trainer.model
     for tensor in static_tensors(model):
@@ -159,6 +161,8 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
     with simulation, tracker, named_modules_on(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
         trainer.train()
         del trainer.training_step
+        if not evaluation:
+            return
         with tracker.during("evaluation"):
             _evaluate(trainer)
         with tracker.during("saving"):
