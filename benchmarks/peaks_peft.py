@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from hf_recipes.plan.allocator import replay
+from hf_recipes.plan.allocator import EMPTY_CACHE, replay
 from hf_recipes.plan.events import Unfollowed
 from hf_recipes.plan.meta_model import static_tensors
 from hf_recipes.plan.watch import watching
 from hf_recipes.presets import SHAPES
 
 CAPABILITY = (8, 9)  # L40S
-STEPS = 2
+SHORT = 128  # tokens of the shortest batches
 # Methods whose initialisation computes on the weights, or whose shapes depend on data: refused by name, never guessed.
 REFUSED = {
     "ADAMSS": "clusters the weights",
@@ -50,24 +50,28 @@ def _events(row: dict[str, Any], length: int) -> list[tuple[int, int]]:
     train = row["train"]
     shape = dict(SHAPES[train["model_id"]].config)
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-    with watching(CAPABILITY, uniform=False) as tracker, torch.device("meta"):
+    with watching(CAPABILITY, uniform=True) as tracker, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, train["dtype"]))
         if row["peft_config"]:
             model = _with_adapter(model, row)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if trained != row["trainable_params"]:
-            raise Refused(f"{trained} trainable parameters here, {row['trainable_params']} published")
         tracker.events.clear()
         tracker.storages.clear()
         tracker._alive.clear()
         for tensor in static_tensors(model):
             tracker.track(tensor, "loaded")
         optimizer = _optimizer(model, train)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if trained != row["trainable_params"]:
+            raise Refused(f"{trained} trainable parameters here, {row['trainable_params']} published")
         model.train()
-        for step in range(1, STEPS + 1):
-            _step(model, optimizer, train["batch_size"], length)
+        # Batches are sorted from long to short within 20; the cache is emptied every 10: the longest batch comes right
+        # after a short one and an emptied cache, while `outputs` still holds the short one's logits.
+        outputs = None
+        for step, tokens in enumerate((SHORT, length), 1):
+            outputs = _step(model, optimizer, train["batch_size"], tokens, outputs)
             if (row["peft_config"] or {}).get("peft_type") == "ADALORA":
                 model.base_model.update_and_allocate(step)
+            tracker.events.append(EMPTY_CACHE)
         return list(tracker.events)
 
 
@@ -86,6 +90,8 @@ def _with_adapter(model: Any, row: dict[str, Any]) -> Any:
     # Other initialisations compute on the weights; their result has the same size.
     if isinstance(words.get("init_lora_weights"), str):
         words["init_lora_weights"] = True
+    if row["peft_config"]["peft_type"] == "OFT" and words.get("r"):
+        words["oft_block_size"] = 0  # one follows from the other, and only one may be given
     return get_peft_model(model, kind(**words), autocast_adapter_dtype=row["train"]["autocast_adapter_dtype"])
 
 
@@ -98,7 +104,8 @@ def _optimizer(model: Any, train: dict[str, Any]) -> Any:
     return getattr(torch.optim, train["optimizer_type"])(model.parameters(), **words)
 
 
-def _step(model: Any, optimizer: Any, rows: int, length: int) -> None:
+def _step(model: Any, optimizer: Any, rows: int, length: int, outputs: Any) -> Any:
+    """One step of the script; `outputs` is the last step's, which lives until this one's is there."""
     batch = {"input_ids": torch.zeros(rows, length, dtype=torch.long)}
     batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long)
     batch["labels"] = batch["input_ids"].clone()
@@ -108,3 +115,4 @@ def _step(model: Any, optimizer: Any, rows: int, length: int) -> None:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+    return outputs

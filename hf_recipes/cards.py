@@ -272,6 +272,8 @@ def _data(facts: _Facts) -> str:
 def _loading(facts: _Facts) -> str:
     if not facts.auto:
         return ""
+    if facts.adapter and not facts.base_model:
+        return "## How to load it\n\nIts base model had random weights, which were not saved: it fits no other."
     where = (
         f'where = "{facts.repo_id}"  # or a folder that holds these files'
         if facts.repo_id
@@ -280,6 +282,9 @@ def _loading(facts: _Facts) -> str:
     labels = facts.at("model", "num_labels") or facts.at("recipe", "sections", "model", "num_labels")
     # peft loads the base model with its own config, which has two labels unless told otherwise.
     words = f", num_labels={labels}" if facts.adapter and labels and facts.auto != "CausalLM" else ""
+    dtype = str(facts.at("model", "dtype") or "").removeprefix("torch.")
+    if facts.adapter and dtype:  # else the base model comes in its checkpoint's, and the numbers are others
+        words += f', dtype="{dtype}"'
     library, cls = (
         ("peft", f"AutoPeftModelFor{facts.auto}") if facts.adapter else ("transformers", f"AutoModelFor{facts.auto}")
     )

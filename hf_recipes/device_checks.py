@@ -113,6 +113,11 @@ def _kernels(recipe: Recipe, device: Device) -> Iterator[Fault]:
     if on(recipe, "use_liger_kernel") and device.kind != "cuda":
         what = f"use_liger_kernel: true: Liger's Triton kernels need a CUDA card, this is {device.name}"
         yield tell(recipe, "use_liger_kernel", what, "leave use_liger_kernel out")
+    dora = recipe.get("LoraConfig.use_dora") is True and recipe.get("BitsAndBytesConfig.load_in_8bit") is True
+    if dora and device.kind == "cpu":
+        # peft utils/integrations.py:112 moves the weight at each forward, and bitsandbytes takes its empty scales then
+        what = "LoraConfig.use_dora: true with load_in_8bit: true: peft loses the weights' scales on a CPU"
+        yield tell_at(recipe, "LoraConfig.use_dora", what, "write load_in_4bit: true, or leave use_dora out")
     attention = recipe.get("model.attn_implementation")
     old = device.kind != "cuda" or (device.capability or (0, 0)) < (8, 0)
     if isinstance(attention, str) and attention in FLASH and old:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; GPT-2's word for it
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")
+LABEL_WORDS = ("label_column", "tags_column")  # columns that no tokenizer is trained on
 # Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
@@ -159,10 +160,11 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
 
 def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
     """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
-    named = [recipe.get(f"dataset.{word}", default) for word, default in TASKS[recipe.task].columns.items()]
+    words = {word: default for word, default in TASKS[recipe.task].columns.items() if word not in LABEL_WORDS}
+    named = [recipe.get(f"dataset.{word}", default) for word, default in words.items()]
     columns = [name for name in named if name in train.column_names]
     if not columns:
-        word, default = next(iter(TASKS[recipe.task].columns.items()))
+        word, default = next(iter(words.items()))
         column(recipe, train, word, default)  # raises: says which columns there are
     for batch in train.select_columns(columns).iter(1000):
         for values in batch.values():
@@ -276,6 +278,13 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
     if parts_of_head and not TASKS[recipe.task].generates:
         words["modules_to_save"] = sorted({*(words.get("modules_to_save") or ()), *parts_of_head})
         say(f"trained whole, beside the adapter: {', '.join(sorted(parts_of_head))} (new, not pretrained)")
+    for name in words.get("modules_to_save") or ():  # peft trains those that it finds, and says nothing of the rest
+        if not any(part == name or part.endswith(f".{name}") for part in parts):
+            what = f"LoraConfig.modules_to_save: {type(model).__name__} has no {name!r}"
+            names = sorted({part.rpartition(".")[2] for part in parts if part} - {str(i) for i in range(1000)})
+            near = difflib.get_close_matches(name, names, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            raise fault(recipe.place("LoraConfig.modules_to_save"), what, mend)
     try:
         model = get_peft_model(model, LoraConfig(**words))
     except (ValueError, TypeError) as problem:
@@ -300,6 +309,9 @@ def _adaptable(model: Any, near_to: str) -> str:
 def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mapping[str, Any], words: dict) -> Any:
     import torch
 
+    if getattr(config.get_text_config(), "vocab_size", None) is None:
+        what = f"no model can be made of this config: {type(config).__name__} has no vocabulary, so it reads no text"
+        raise fault(recipe.place("model"), what, f"take an architecture that {auto.__name__} knows")
     if config.get_text_config().vocab_size != len(tokenizer):
         config.get_text_config().vocab_size = len(tokenizer)  # a preset's vocabulary follows the tokenizer
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NAME = "record.json"
+FAILED = "record-failed.json"  # of a run that never began, in the folder of one that ended well
 PACKAGES = (
     "hf_recipes",
     "torch",
@@ -111,9 +112,20 @@ def memory(device: Device) -> dict[str, int | None]:
     return found
 
 
-def write(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Writes record.json whole or not at all."""
-    path = folder / NAME
+def name_for(folder: Path, record: Mapping[str, Any]) -> str:
+    """record.json; record-failed.json where that would replace the record of the finished run whose model lies here."""
+    if record["status"] == "finished" or record["where"] not in ("start", "data", "model"):
+        return NAME
+    try:
+        earlier = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return NAME
+    return FAILED if isinstance(earlier, dict) and earlier.get("status") == "finished" else NAME
+
+
+def write(folder: Path, record: Mapping[str, Any], name: str = NAME) -> Path:
+    """Writes the record whole or not at all."""
+    path = folder / name
     draft = path.with_suffix(".json.part")
     draft.write_text(json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(draft, path)

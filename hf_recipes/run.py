@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes import checks, launch, records
 from hf_recipes.choices import choose, choose_length
 from hf_recipes.data import file_faults, load_splits, writable
+from hf_recipes.device_checks import missing_packages
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.launch import say
 from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
+from hf_recipes.run_folder import foreign_files
 from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -25,7 +29,9 @@ if TYPE_CHECKING:
 def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume: bool = False) -> Path:
     """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can mend."""
     recipe = read_recipe(path, overrides)
-    for line in (*recipe.translations, *(f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts)):
+    refused = () if smoke else tuple(missing_packages(recipe))  # doubts for `check`, faults further down
+    doubts = [f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts if doubt not in refused]
+    for line in (*recipe.translations, *doubts):
         say(line)
     if resume:
         recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, "argument '--resume'")
@@ -36,6 +42,7 @@ def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch.environment_faults(recipe) + ([] if smoke else file_faults(recipe)))
 
+    _without_noise()
     from hf_recipes.devices import this_device  # torch is imported from here on
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
@@ -48,12 +55,19 @@ def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume
     args = build_arguments(recipe)
     launch.assert_world(args)
     folder = writable(str(args.output_dir), recipe.place(f"{recipe.trainer}.output_dir"))
+    _refuse([] if smoke else list(foreign_files(recipe, folder)))
     record = records.opening(recipe, device, choices)
     with _recorded(record, folder, device):
         recipe = _train(recipe, args, device, folder, record)
     if launch.rank() == 0:
         _publish(recipe, folder, record)
     return folder / records.NAME
+
+
+def _without_noise() -> None:
+    """Lines of other packages about themselves, in every run on a CPU or with LoRA, that no recipe can mend."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # "Failed to load CPU gemm_4bit_forward"
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's call
 
 
 def _refuse(faults: Sequence[Any]) -> None:
@@ -63,10 +77,11 @@ def _refuse(faults: Sequence[Any]) -> None:
 
 def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any]) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
-    from hf_recipes import models, summary, training
+    from hf_recipes import models, resuming, summary, training
     from hf_recipes.scoring import Scoring
 
     began = time.perf_counter()
+    checkpoint = resuming.resume_checkpoint(recipe, str(args.output_dir))
     record["where"] = "data"
     config = models.build_config(recipe)
     splits = _smoke_splits(recipe) or load_splits(recipe)
@@ -89,25 +104,34 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
         from hf_recipes.half_precision import prepare_model
 
         model = prepare_model(model)
-    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")))
+    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.place("metrics"))
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
     record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
+    _refuse_no_batch(recipe, args, trainer.train_dataset)
+    if checkpoint:
+        resuming.refuse_another_model(recipe, checkpoint, model)
+        resuming.refuse_a_finished_one(recipe, checkpoint, record["planned_steps"])
     for line in summary.opening(recipe, args, device, record):
         say(line)
     if trainer.is_world_process_zero():
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
     record["where"] = "training"
-    checkpoint = training.resume_checkpoint(recipe, args.output_dir, model)
     if checkpoint:
         say(f"resuming from {checkpoint}")
     if recipe.training.get("do_train") is not False:
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        record.update(summary.trained(trainer, result, *training.earlier_session(checkpoint)))
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        except BaseException:
+            record.update(summary.so_far(trainer))
+            raise
+        record.update(summary.trained(trainer, result, *resuming.earlier_session(checkpoint)))
         record["where"] = "saving"
         trainer.save_model()
+    else:
+        record["steps"] = 0
 
     record["where"] = "evaluation"
     record["metrics"] = scoring.evaluate(trainer)
@@ -122,7 +146,8 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
     from hf_recipes import hub, summary
     from hf_recipes.cards import model_card
 
-    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+    if recipe.training.get("do_train") is not False:  # else there is no model here that a card could describe
+        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
     for line in summary.closing(recipe, folder, record):
         say(line)
     if recipe.training.get("push_to_hub"):
@@ -148,6 +173,14 @@ def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
         dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
         what = f"{length} tokens are more than the model's {positions} positions"
         raise fault(recipe.place(dotted), what, f"set {dotted}: {positions} or less")
+
+
+def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
+    batch = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and len(train) < batch:
+        what = f"dataloader_drop_last: true leaves nothing to train on: {len(train)} rows make no batch of {batch}"
+        where = recipe.place(f"{recipe.trainer}.dataloader_drop_last")
+        raise fault(where, what, "leave it out, or take a smaller per_device_train_batch_size")
 
 
 @contextmanager
@@ -177,7 +210,20 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device) -> Iterator[
         record["ended"] = records.now()
         record["memory"] = records.memory(device)
         if launch.rank() == 0:
-            records.write(folder, record)
+            path = records.write(folder, record, records.name_for(folder, record))
+            if record["status"] == "stopped":
+                _say_stopped(record, folder, path)
+
+
+def _say_stopped(record: dict[str, Any], folder: Path, path: Path) -> None:
+    """How far it came, and how it goes on."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    steps = f" after {record['steps']} steps" if record.get("steps") else ""
+    say(f"\nstopped in {record['where']}{steps}; record {path}")
+    checkpoint = get_last_checkpoint(str(folder)) if steps else None
+    if checkpoint:
+        say(f"the same command with --resume goes on from {checkpoint}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.errors import fault
 from hf_recipes.metrics import trainer as of_trainer
 from hf_recipes.metrics.trainer import Remembering
 from hf_recipes.scores import score_batches, write_scores
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 class Scoring:
     """The metrics of one run's evaluation splits ("eval", and "test" if there is one), and their per-example rows."""
 
-    def __init__(self, task: str, prepared: Prepared, names: Sequence[str]):
+    def __init__(self, task: str, prepared: Prepared, names: Sequence[str], where: str = "metrics"):
+        """`where`: the recipe's place of `metrics`. Raises RecipeError for a metric that these labels cannot have."""
+        if "span_f1" in names:
+            _refuse_tags_without_spans(prepared.label_names, where)
         self.task, self.prepared = task, prepared
         self.of_split = {split: Remembering(compute=_compute(task, prepared, split, names)) for split in prepared.evals}
 
@@ -46,7 +50,12 @@ class Scoring:
         found: dict[str, dict[str, float] | None] = {"before": _numbers(before) if before else None}
         last = history[-1] if history else None
         same = last is not None and last["step"] == trainer.state.global_step > 0
-        if last is not None and same and not trainer.args.load_best_model_at_end and self.compute_metrics.last is not None:
+        if (
+            last is not None
+            and same
+            and not trainer.args.load_best_model_at_end
+            and self.compute_metrics.last is not None
+        ):
             found["eval"] = _numbers(last)
         else:
             found["eval"] = _numbers(trainer.evaluate())
@@ -62,6 +71,8 @@ class Scoring:
     def write(self, trainer: Trainer, folder: Path) -> dict[str, str]:
         """Writes scores.parquet (and scores-test.parquet); returns split -> file name."""
         written = {}
+        if trainer.is_world_process_zero():
+            (folder / "scores-test.parquet").unlink(missing_ok=True)  # an earlier run's, if this one has no test split
         for split, remembered in self.of_split.items():
             if remembered.last is None or not trainer.is_world_process_zero():
                 continue
@@ -78,6 +89,14 @@ class Scoring:
         return written
 
 
+def _refuse_tags_without_spans(names: Sequence[str], where: str) -> None:
+    """Before training: seqeval would say so after it."""
+    for name in names:
+        if name != "O" and (len(name) < 3 or name[0] not in "BILOUES" or name[1] != "-"):
+            what = f"span_f1 reads tags such as B-PER, I-PER and O, and the data has {name!r}"
+            raise fault(where, what, "write metrics: [accuracy], or give the tags their prefixes")
+
+
 def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) -> Callable[[Any], dict[str, float]]:
     if task == "text-classification":
         return of_trainer.classification_compute_metrics(names, prepared.label_names)
@@ -88,4 +107,5 @@ def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) ->
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:
     dropped = ("step", "epoch", "total_flos", "num_input_tokens_seen")
-    return {k: v for k, v in entry.items() if k not in dropped and isinstance(v, int | float)}
+    kept = {k: v for k, v in entry.items() if k not in dropped and not k.endswith("_model_preparation_time")}
+    return {k: v for k, v in kept.items() if isinstance(v, int | float)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import data
@@ -26,8 +29,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     sequences = per_device * args.world_size * accumulation
     rows = len(trainer.train_dataset)
     tokens = prepared.stats["train"]["tokens"]
-    steps_an_epoch = max(1, -(-rows // sequences))
-    steps = args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    steps = _steps(args, rows) if recipe.training.get("do_train") is not False else 0
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "model": {
@@ -62,6 +64,16 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     }
 
 
+def _steps(args: Any, rows: int) -> int:
+    """As Trainer counts them: batches of all devices, then accumulation, then epochs, each rounded up."""
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batch = args.per_device_train_batch_size * args.world_size
+    batches = rows // batch if args.dataloader_drop_last else -(-rows // batch)
+    an_epoch = max(1, -(-batches // args.gradient_accumulation_steps))
+    return int(-(-an_epoch * args.num_train_epochs // 1))
+
+
 def _local(recipe: Recipe) -> bool:
     path = str(recipe.get("dataset.path", ""))
     return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
@@ -79,6 +91,15 @@ def opening(recipe: Recipe, args: Any, device: Device, record: dict[str, Any]) -
     attention = f", attention: {model['attention']}" if model["attention"] else ""
     splits = ", ".join(f"{name} {part['rows']:,} rows" for name, part in rows.items())
     steps = record["planned_steps"]
+    plan = [
+        f"batch      {batch['per_device']} per device x {batch['processes']} device{'s' * (batch['processes'] > 1)} x "
+        f"{batch['accumulation']} accumulation = {batch['sequences_per_step']} sequences, "
+        f"about {batch['tokens_per_step']:,} tokens a step",
+        f"steps      {steps:,}, about {steps * batch['tokens_per_step']:,} tokens in all; {_word(args.optim)}, "
+        f"learning rate {args.learning_rate:g}, {_word(args.lr_scheduler_type)}",
+    ]
+    if not steps:
+        plan = ["steps      none (do_train: false): the model is evaluated as it is"]
     return [
         "",
         f"task       {recipe.task}",
@@ -88,11 +109,7 @@ def opening(recipe: Recipe, args: Any, device: Device, record: dict[str, Any]) -
         f"data       {splits}; longest training row {rows['train']['longest']} tokens",
         f"precision  {precision(recipe, args)}",
         f"device     {device.name} ({device.kind}) x {args.world_size}",
-        f"batch      {batch['per_device']} per device x {batch['processes']} device{'s' * (batch['processes'] > 1)} x "
-        f"{batch['accumulation']} accumulation = {batch['sequences_per_step']} sequences, "
-        f"about {batch['tokens_per_step']:,} tokens a step",
-        f"steps      {steps:,}, about {steps * batch['tokens_per_step']:,} tokens in all; {_word(args.optim)}, "
-        f"learning rate {args.learning_rate:g}, {_word(args.lr_scheduler_type)}",
+        *plan,
         f"output     {args.output_dir}",
         "",
     ]
@@ -112,6 +129,12 @@ def precision(recipe: Recipe, args: Any) -> str:
     if recipe.section("BitsAndBytesConfig"):
         return f"{mixed or 'no autocast'}; quantised base model"
     return f"{mixed + ' over ' if mixed else ''}{dtype} weights"
+
+
+def so_far(trainer: Any) -> dict[str, Any]:
+    """Steps and log of a training that did not come to its end."""
+    state = trainer.state
+    return {"steps": state.global_step, "epochs": state.epoch, "log_history": state.log_history}
 
 
 def trained(trainer: Any, result: Any, history: int, tokens_before: int) -> dict[str, Any]:
@@ -135,7 +158,8 @@ def trained(trainer: Any, result: Any, history: int, tokens_before: int) -> dict
 
 def closing(recipe: Recipe, folder: Path, record: dict[str, Any]) -> list[str]:
     """The result: metrics before and after, and what to type next."""
-    lines = ["", f"{record['status']} after {record.get('steps', 0)} steps"]
+    trained = recipe.training.get("do_train") is not False
+    lines = ["", f"{record['status']} after {record['steps']} steps" if trained else "evaluated; nothing was trained"]
     before, after, test = (record["metrics"].get(name) or {} for name in ("before", "eval", "test"))
     for name in SHOWN:
         if f"eval_{name}" in after:
@@ -145,10 +169,15 @@ def closing(recipe: Recipe, folder: Path, record: dict[str, Any]) -> list[str]:
     if record.get("tokens_per_second"):
         seconds = record["time"]["train_seconds"]
         lines.append(f"  trained for    {seconds:.0f} s at {record['tokens_per_second']:,.0f} tokens a second")
-    lines += [
-        "",
-        f"record   {folder / 'record.json'}",
-        f"model    {folder} ({'adapter' if record['model']['adapter'] else 'weights'}, tokenizer, card, scores)",
-        f"next     hf-recipes push {folder} --repo YOU/{folder.name}    put it on the Hub",
-    ]
+    if not math.isfinite(after.get("eval_loss", 0.0)):
+        lines.append("  the loss is no finite number: the run diverged; lower learning_rate, or raise warmup_steps")
+    lines += ["", f"record   {folder / 'record.json'}"]
+    if trained:
+        what = "adapter" if record["model"]["adapter"] else "weights"
+        lines.append(f"model    {folder} ({what}, tokenizer, card, scores)")
+        if not recipe.training.get("push_to_hub"):
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-.") or "model"
+            repo = recipe.training.get("hub_model_id") or f"YOU/{name}"
+            push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])
+            lines.append(f"next     {push}    put it on the Hub")
     return lines

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hf_recipes.errors import fault
 from hf_recipes.evaluation import ExactEvaluationMixin
+from hf_recipes.models import longest_input
 from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class RunMixin:
     args: Any
     processing_class: Any
     accelerator: Any
+    recipe: Recipe
     _tr_loss: torch.Tensor
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -58,6 +59,14 @@ class RunMixin:
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        with _refusals(self.recipe, "optim_args", "optim"):
+            return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        with _refusals(self.recipe, "lr_scheduler_kwargs", "lr_scheduler_type"):
+            return super().create_scheduler(*args, **kwargs)  # type: ignore[misc]
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the card is made from the record, once, at the end of the run (SFTTrainer writes one a checkpoint)."""
 
@@ -68,6 +77,17 @@ class RunMixin:
                 # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
                 self._tr_loss.zero_()
         super().log(logs, start_time)  # type: ignore[misc]
+
+
+@contextmanager
+def _refusals(recipe: Recipe, *keys: str) -> Iterator[None]:
+    """What upstream finds wrong with a key only when training begins, as one message at the first that is given."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as problem:
+        key = next((key for key in keys if key in recipe.training), keys[-1])
+        what = f"{key} is refused by the trainer: {_first_line(problem)}"
+        raise fault(recipe.place(f"{recipe.trainer}.{key}"), what) from problem
 
 
 def _card_facts(device: Any) -> dict[str, float]:
@@ -83,46 +103,6 @@ def _card_facts(device: Any) -> dict[str, float]:
     except (ModuleNotFoundError, RuntimeError):
         pass  # no pynvml, or a driver without NVML
     return facts
-
-
-class SampleText(TrainerCallback):
-    """Continues (or, in a chat, answers) the recipe's sample_prompts at each evaluation, on rank 0."""
-
-    def __init__(
-        self, prompts: list[str], words: Mapping[str, Any], tokenizer: Any, chat: bool, say: Callable[[str], None]
-    ):
-        self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or model is None:
-            return
-        model = getattr(model, "module", model)
-        generation = GenerationConfig(
-            **{"max_new_tokens": 40, "use_cache": True, **self.words},
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
-        training = model.training
-        model.eval()
-        state_of_rng = torch.get_rng_state()  # sampling must not move what training draws next
-        cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-        for prompt in self.prompts:
-            if self.chat:
-                prompt_text = self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-                )
-            else:
-                prompt_text = prompt
-            inputs = self.tokenizer(prompt_text, return_tensors="pt", add_special_tokens=not self.chat).to(args.device)
-            inputs.pop("token_type_ids", None)
-            with torch.no_grad():
-                tokens = model.generate(**inputs, generation_config=generation)
-            answer = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            self.say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
-        torch.set_rng_state(state_of_rng)
-        if cuda_rng is not None:
-            torch.cuda.set_rng_state_all(cuda_rng)
-        model.train(training)
 
 
 def build_arguments(recipe: Recipe) -> TrainingArguments:
@@ -166,7 +146,7 @@ def build_trainer(
         "eval_dataset": prepared.evals["eval"],
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics,
-        "callbacks": callbacks(recipe, tokenizer, say),
+        "callbacks": callbacks(recipe, tokenizer, longest_input(model.config), say),
     }
     if recipe.trainer == "TrainingArguments":
         words["data_collator"] = prepared.collator
@@ -209,7 +189,7 @@ def trainer_class(recipe: Recipe) -> type[Trainer]:
         from hf_recipes.master_weights import MasterWeightsMixin
 
         mixins = (*mixins, MasterWeightsMixin)
-    return type(f"Recipe{upstream.__name__}", (*mixins, upstream), {})
+    return type(f"Recipe{upstream.__name__}", (*mixins, upstream), {"recipe": recipe})
 
 
 def _packed(recipe: Recipe, args: Any, train: Dataset) -> Dataset:
@@ -225,72 +205,19 @@ def _packed(recipe: Recipe, args: Any, train: Dataset) -> Dataset:
     return train
 
 
-def callbacks(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -> list[TrainerCallback]:
-    """Early stopping and text samples, as the recipe asks."""
+def callbacks(
+    recipe: Recipe, tokenizer: Any, positions: int | None, say: Callable[[str], None]
+) -> list[TrainerCallback]:
+    """Early stopping and text samples, as the recipe asks. Raises RecipeError for samples that cannot be made."""
     found: list[TrainerCallback] = []
     if "EarlyStoppingCallback" in recipe.sections:
         found.append(EarlyStoppingCallback(**recipe.section("EarlyStoppingCallback")))
     prompts = recipe.get("sample_prompts")
     if prompts:
-        words = recipe.section("GenerationConfig")
-        found.append(SampleText(list(prompts), words, tokenizer, recipe.task == "chat", say))
+        from hf_recipes.samples import SampleText
+
+        words, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
+        found.append(
+            SampleText(list(prompts), words, tokenizer, chat=chat, positions=positions, place=recipe.place, say=say)
+        )
     return found
-
-
-def resume_checkpoint(recipe: Recipe, output_dir: str, model: Any) -> str | None:
-    """What to pass to train(resume_from_checkpoint=): upstream's sense (true: the newest in output_dir; or a path).
-
-    Raises RecipeError if there is none, or if its weights are of another model.
-    """
-    asked = recipe.training.get("resume_from_checkpoint")
-    if not asked:
-        return None
-    where = recipe.place(f"{recipe.trainer}.resume_from_checkpoint")
-    if asked is True:
-        from transformers.trainer_utils import get_last_checkpoint
-
-        found = get_last_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-        if found is None:
-            raise fault(where, f"there is no checkpoint in {output_dir!r} to resume from", "start without it")
-        asked = found
-    if not os.path.isfile(os.path.join(asked, "trainer_state.json")):
-        raise fault(where, f"{asked!r} is no checkpoint of a Trainer (it has no trainer_state.json)")
-    _same_model(where, asked, model)
-    return str(asked)
-
-
-def earlier_session(checkpoint: str | None) -> tuple[int, int]:
-    """Log entries and tokens that a checkpoint brings along: not this session's work."""
-    if checkpoint is None:
-        return 0, 0
-    with open(os.path.join(checkpoint, "trainer_state.json"), encoding="utf-8") as text:
-        state = json.load(text)
-    return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
-
-
-def _same_model(where: str, checkpoint: str, model: Any) -> None:
-    """Names and shapes of the checkpoint's tensors against the model's, from the files' headers only."""
-    from safetensors import SafetensorError, safe_open
-
-    files = [name for name in sorted(os.listdir(checkpoint)) if name.endswith(".safetensors")]
-    if not files:
-        raise fault(where, f"{checkpoint!r} holds no weights (*.safetensors)")
-    ours = {_plain(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in files:
-        try:
-            with safe_open(os.path.join(checkpoint, name), framework="pt") as weights:
-                theirs = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
-        except SafetensorError as problem:
-            raise fault(where, f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}") from problem
-        for key, shape in theirs.items():
-            if ours.get(_plain(key), shape) != shape:
-                what = f"{checkpoint!r} is a checkpoint of another model: {key} is {shape}, here {ours[_plain(key)]}"
-                raise fault(where, what, "resume with the recipe that wrote it, or start anew in another output_dir")
-        if not any(_plain(key) in ours for key in theirs):
-            what = f"{checkpoint!r} is a checkpoint of another model: none of its tensors is known here"
-            raise fault(where, what, "resume with the recipe that wrote it, or start anew in another output_dir")
-
-
-def _plain(name: str) -> str:
-    """peft saves an adapter's tensors without the adapter's name."""
-    return name.replace(".default", "").replace(".modules_to_save", "").replace(".base_layer", "")

@@ -135,12 +135,19 @@ def test_the_text_says_what_it_is_how_it_was_made_and_how_to_load_it():
         "- recipes/talk.yaml:9: warmup_ratio: 0.06 -> warmup_steps: 0.06",
         "from peft import AutoPeftModelForCausalLM",
         'where = "org/talk-lora"  # or a folder that holds these files',
-        "model = AutoPeftModelForCausalLM.from_pretrained(where)",
+        'model = AutoPeftModelForCausalLM.from_pretrained(where, dtype="bfloat16")',
         "- The numbers are of one run, one seed (seed 42): another seed gives others, by an amount not measured here.",
     ):
         assert line in text.splitlines(), line
     assert "runtime" not in text
     assert "reserved" not in text  # a gap in the record leaves its line out
+
+
+def test_an_adapter_on_random_weights_comes_without_code_that_cannot_load_it():
+    sections = {**RECORD["recipe"]["sections"], "model": {"preset": "gpt-small"}}
+    text = model_card({**RECORD, "recipe": {"sections": sections}, "model": {"adapter": True, "dtype": "float32"}})
+    assert "Its base model had random weights, which were not saved: it fits no other." in text.splitlines()
+    assert "from_pretrained(where" not in text
 
 
 def test_the_recipe_stands_in_the_card_without_its_token():

@@ -429,17 +429,16 @@ def test_a_run_that_is_all_warm_up_is_doubted(ask):
 
 
 def test_the_words_of_every_schedule_are_upstreams():
-    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
     from transformers.trainer_utils import SchedulerType
 
+    classes = {"reduce_lr_on_plateau": ReduceLROnPlateau, "greedy": GreedyLR}  # their functions take **kwargs
     ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
     assert set(optimising.SCHEDULER_WORDS) == {name.value for name in SchedulerType}
     for name, words in optimising.SCHEDULER_WORDS.items():
-        parameters = inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)]).parameters
-        if words is not None:
-            assert set(words) == set(parameters) - ours, name
-        else:
-            assert "kwargs" in parameters
+        made_by = classes.get(name, TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)])
+        assert set(words) == set(inspect.signature(made_by).parameters) - ours, name
 
 
 def test_strange_words_for_a_schedule_are_refused_with_the_right_one(ask):
@@ -462,6 +461,8 @@ def test_strange_words_for_a_schedule_are_refused_with_the_right_one(ask):
     assert ask("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_ende: 0}")[0] == [
         "6: lr_scheduler_type: polynomial has no lr_ende; did you mean 'lr_end'?"
     ]
+    plateau = "lr_scheduler_type: reduce_lr_on_plateau\nlr_scheduler_kwargs: {factr: 0.5}\neval_strategy: epoch"
+    assert ask(plateau)[0] == ["6: lr_scheduler_type: reduce_lr_on_plateau has no factr; did you mean 'factor'?"]
     assert ask("lr_scheduler_type: warmup_stable_decay")[0] == [
         "5: lr_scheduler_type: warmup_stable_decay needs num_decay_steps; "
         "write lr_scheduler_kwargs: {num_decay_steps: ...}"
@@ -474,6 +475,84 @@ def test_strange_words_for_a_schedule_are_refused_with_the_right_one(ask):
         scheduled("cosine_with_min_lr")
     with pytest.raises(ValueError, match="Only one of min_lr or min_lr_rate should be set"):
         scheduled("cosine_with_min_lr", min_lr=0.1, min_lr_rate=0.1)
+
+
+def test_strange_words_for_checkpointing_are_refused_as_torch_does_in_the_first_step(ask):
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    held = "activation_checkpointing: true\nactivation_checkpointing_kwargs: {use_reentrent: true, every_n_layers: 2}"
+    assert ask(held)[0] == ["6: activation_checkpointing_kwargs has no 'use_reentrent'; did you mean 'use_reentrant'?"]
+    with pytest.raises(ValueError, match="Unexpected keyword arguments: use_reentrent"):
+        checkpoint(torch.sin, torch.ones(1), use_reentrant=True, use_reentrent=True)
+    assert {*optimising.CHECKPOINTING_WORDS, "context_fn"} == {  # the last is a function: no file can hold it
+        *set(inspect.signature(checkpoint).parameters) - {"function", "args", "kwargs"},
+        "preserve_rng_state",
+    }
+
+
+def test_a_data_file_that_is_no_name_is_refused(ask):
+    top = "dataset:\n  path: json\n  data_files:\n    train: [a.jsonl, 3]\n    validation: null"
+    assert ask("seed: 1", top=top)[0] == [
+        "11: dataset.data_files.train is 3, not the name of a file; write a path or a pattern",
+        "12: dataset.data_files.validation is null, not the name of a file; write a path or a pattern",
+    ]
+
+
+def test_rows_of_one_token_are_refused_for_a_language_model(ask):
+    top = "dataset: {path: text, data_files: {train: a.txt}, max_length: 1}"
+    assert ask(top=top, task="causal-lm")[0] == [
+        "7: dataset.max_length: 1 leaves no token to predict; write some hundreds"
+    ]
+    assert ask("max_length: 1", task="chat", trainer="SFTConfig")[0] == [
+        "5: SFTConfig.max_length: 1 leaves no token to predict; write some hundreds"
+    ]
+    assert ask(top=top)[0] == []  # a classifier needs one token
+
+
+def test_sampling_at_temperature_zero_is_refused_as_generate_does_at_the_first_evaluation(ask):
+    from transformers.generation.logits_process import TemperatureLogitsWarper
+
+    top = "sample_prompts: [a]\nGenerationConfig: {do_sample: true, temperature: 0.0}"
+    assert ask(top=top, task="causal-lm")[0] == [
+        "8: GenerationConfig.temperature: 0 cannot be sampled at; write do_sample: false, which is what it means"
+    ]
+    with pytest.raises(ValueError, match="strictly positive float"):
+        TemperatureLogitsWarper(0.0)
+
+
+def test_an_adapter_on_random_weights_is_doubted_since_its_base_is_saved_nowhere(ask):
+    top = "LoraConfig: {target_modules: [c_attn]}\nBpeTrainer: {vocab_size: 500}"
+    assert ask(top=top, task="causal-lm", model="{preset: gpt-tiny}")[1] == [
+        "7: LoraConfig with model.preset: the adapter is saved without the random weights that it belongs to; "
+        "leave LoraConfig out, or start from a pretrained model"
+    ]
+
+
+def test_evaluating_only_neither_resumes_nor_pushes(ask):
+    assert ask("do_train: false\nresume_from_checkpoint: true\npush_to_hub: true\nhub_model_id: me/x")[0] == [
+        "6: resume_from_checkpoint has no effect with do_train: false: the checkpoint would not be evaluated; "
+        "write model.pretrained_model_name_or_path: the checkpoint",
+        "7: push_to_hub: true with do_train: false: nothing is trained, so there is nothing to push; leave it out",
+    ]
+
+
+def test_dora_on_8_bit_weights_is_refused_on_a_cpu_where_peft_loses_their_scales():
+    import torch
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = Linear8bitLt(4, 4, bias=False, has_fp16_weights=False).to("cpu")
+    layer(torch.ones(1, 4))
+    layer.weight = layer.weight.to("cpu")  # as peft's dequantize_module_weight does on a CPU, at each forward of DoRA
+    with pytest.raises(AttributeError):
+        layer(torch.ones(1, 4))  # the day that this works, the rule may go
+    sections = {"LoraConfig": {"use_dora": True}, "BitsAndBytesConfig": {"load_in_8bit": True}, "SFTConfig": {}}
+    recipe = recipe_of(sections)
+    assert [str(fault) for fault in checks.device_faults(recipe, CPU)] == [
+        "a.yaml: LoraConfig.use_dora: true with load_in_8bit: true: peft loses the weights' scales on a CPU; "
+        "write load_in_4bit: true, or leave use_dora out"
+    ]
+    assert checks.device_faults(recipe, A100) == []
 
 
 def test_a_schedule_that_follows_evaluations_needs_them(ask, arguments):

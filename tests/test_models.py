@@ -324,6 +324,43 @@ def test_a_tokenizer_cannot_be_trained_on_token_ids(folder: Path, write_recipe: 
     )
 
 
+def test_a_tokenizer_is_trained_on_the_texts_and_not_on_their_labels(folder: Path, write_recipe: Write) -> None:
+    from datasets import Dataset
+
+    model = "model: {config: {model_type: bert}}"
+    recipe = read_recipe(write_recipe(text_of("text-classification", model, "BpeTrainer: {vocab_size: 300}")))
+    rows = Dataset.from_list([{"text": "ab", "label": "zzzz"}] * 9)
+    vocabulary = models.build_tokenizer(recipe, rows, print).get_vocab()
+    assert "ab" in vocabulary and "zz" not in vocabulary
+    with pytest.raises(RecipeError) as raised:
+        models.build_tokenizer(recipe, Dataset.from_list([{"prose": "ab", "label": 1}]), print)
+    assert str(raised.value) == (
+        "recipe.yaml:3: the data has no column 'text' (it has prose, label); say which one with dataset.text_column"
+    )
+
+
+def test_a_misspelled_module_to_save_is_refused_where_peft_leaves_it_out(data: None, write_recipe: Write) -> None:
+    lora = "LoraConfig: {target_modules: [q_proj], modules_to_save: [lm_heda]}"
+    with pytest.raises(RecipeError) as raised:
+        built(read_recipe(write_recipe(text_of("causal-lm", more=lora))))
+    assert str(raised.value) == (
+        "recipe.yaml:5: LoraConfig.modules_to_save: LlamaForCausalLM has no 'lm_heda'; did you mean 'lm_head'?"
+    )
+
+
+def test_a_model_of_pictures_is_refused_in_words(data: None, write_recipe: Write) -> None:
+    with pytest.raises(RecipeError) as raised:
+        run(
+            write_recipe(
+                text_of("text-classification", "model: {config: {model_type: vit}}", "BpeTrainer: {vocab_size: 300}")
+            )
+        )
+    assert str(raised.value) == (
+        "recipe.yaml:2: no model can be made of this config: ViTConfig has no vocabulary, so it reads no text; "
+        "take an architecture that AutoModelForSequenceClassification knows"
+    )
+
+
 def test_robertas_positions_begin_behind_its_padding() -> None:
     from transformers import AutoConfig
 

@@ -169,7 +169,14 @@ def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, m
 
 def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: str) -> None:
     command = [sys.executable, "-m", "hf_recipes.run", recipe, "TrainingArguments.max_steps=100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # a job started in the background ignores SIGINT, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "'loss'" in line:
@@ -180,6 +187,27 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
     assert "Traceback" not in output
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["where"]) == ("stopped", "training")
+    assert 10 <= record["steps"] < 100000  # the loss is logged every 10 steps
+    assert [entry["step"] for entry in record["log_history"] if "loss" in entry][0] == 10
+    assert f"\nstopped in training after {record['steps']} steps; record out/record.json\n" in output
+    checkpoint = max(Path("out").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), default=None)
+    assert (f"the same command with --resume goes on from {checkpoint}\n" in output) == (checkpoint is not None)
+
+
+def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callable[..., str]) -> None:
+    Path("rows.jsonl").write_text('{"tokens": ["a", "b"], "tags": [0, 1]}\n' * 4)
+    config = "{model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}"
+    text = "task: token-classification\nmodel: {config: %s}\nBpeTrainer: {vocab_size: 300}\n" % config
+    text += "dataset: {path: json, data_files: rows.jsonl}\nTrainingArguments: {output_dir: out, max_steps: 1}\n"
+    path = write_recipe(text)
+    with pytest.raises(RecipeError) as caught:
+        run(path, ["metrics=[span_f1]"])
+    assert str(caught.value) == (
+        "argument 'metrics=[span_f1]': span_f1 reads tags such as B-PER, I-PER and O, and the data has '0'; "
+        "write metrics: [accuracy], or give the tags their prefixes"
+    )
+    assert json.loads(Path("out/record.json").read_text())["where"] == "model"
+    run(path, ["metrics=[accuracy]"])
 
 
 def test_a_fault_in_the_recipe_writes_nothing(recipe: str) -> None:

@@ -24,6 +24,7 @@ SMALL_SEGMENT = 2 << 20  # kSmallBuffer
 LARGE_SEGMENT = 20 << 20  # kLargeBuffer
 MIN_LARGE = 10 << 20  # kMinLargeAlloc
 ROUND_LARGE = 2 << 20  # kRoundLarge; also the page of an expandable segment in the small pool
+EMPTY_CACHE = (-1, 0)  # an event: torch.cuda.empty_cache() was called
 LARGE_PAGE = 20 << 20  # page of an expandable segment in the large pool (kLargeBuffer)
 
 
@@ -47,6 +48,9 @@ def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expan
     allocated = peak = 0
     failed = False
     for storage, change in events:
+        if storage == EMPTY_CACHE[0]:
+            memory.empty_cache()
+            continue
         before = sizes.pop(storage, 0)
         after = before + change
         if before > 0:
@@ -106,7 +110,7 @@ class Segments:
         wanted = SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
         if not self._has(wanted):
             self.retries += 1
-            self._give_back()
+            self.empty_cache()
             if not self._has(wanted):
                 return None
         address = self.next_address
@@ -160,7 +164,7 @@ class Segments:
         unused = self.unused[block.small]
         unused.pop(bisect_left(unused, (block.size, address)))
 
-    def _give_back(self) -> None:
+    def empty_cache(self) -> None:
         """release_cached_blocks: segments of which nothing is used go back to the card."""
         for small, unused in self.unused.items():
             kept = []
@@ -190,7 +194,7 @@ class ExpandableSegments(Segments):
         page = SMALL_SEGMENT if small else LARGE_PAGE
         if not self._grow(size, small, page):
             self.retries += 1
-            self._give_back()
+            self.empty_cache()
             if not self._grow(size, small, page):
                 return None
         address = self.last[small]
@@ -243,7 +247,7 @@ class ExpandableSegments(Segments):
             self.last[small] = address
         return super()._absorb(address, behind, listed)
 
-    def _give_back(self) -> None:
+    def empty_cache(self) -> None:
         for small, unused in self.unused.items():
             page = SMALL_SEGMENT if small else LARGE_PAGE
             base = 0 if small else 1 << 60

@@ -45,9 +45,6 @@ def attend(
         filled.masked_fill_(attn_mask.logical_not(), float("-inf"))
         attn_mask = filled
     if chosen == "flash for CPU":
-        if enable_gqa and key.shape[1] != query.shape[1]:
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         op = aten._scaled_dot_product_flash_attention_for_cpu
         return op(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
     if chosen == "flash":

@@ -11,6 +11,7 @@ takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Tracker(TorchDispatchMode):
         self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
         self.bounded: set[str] = set()  # operations that were given their largest possible result
         self.truths: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
+        self.nowhere: set[int] = set()  # masks of what is infinite or not a number: nothing is
         self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
         self._in_backward = False
@@ -134,11 +136,22 @@ class Tracker(TorchDispatchMode):
         written = self.trues.get(known[0], mask.numel()) if known is not None else mask.numel()
         return min(mask.numel(), written)
 
+    def is_nowhere(self, mask: torch.Tensor) -> bool:
+        known = self._alive.get(mask.untyped_storage()._cdata)
+        return known is not None and known[0] in self.nowhere
+
+    def made_by(self, tensor: torch.Tensor) -> str:
+        """The operation that made the tensor's storage, "" where it is not tracked."""
+        known = self._alive.get(tensor.untyped_storage()._cdata)
+        return self.storages[known[0]].op if known is not None else ""
+
     def _know(self, name: str, args: Any, result: Any) -> None:
         """Remembers the few numbers on which code branches: whether a mask is full, whether a gradient is finite; and how
         much of a mask that began as zeros was written."""
-        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*_ZEROS, "copy_"):
+        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*_ZEROS, *_STRANGE, "copy_"):
             known = self._alive.get(result.untyped_storage()._cdata)
+            if known is not None and (name in ("isinf", "isnan") or (name == "eq" and _is_infinite(args[1]))):
+                self.nowhere.add(known[0])
             if known is not None and name in _ZEROS:
                 self.trues[known[0]] = 0
             elif known is not None and known[0] in self.trues:
@@ -257,6 +270,10 @@ def _is_view(func: Any) -> bool:
     return found
 
 
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
 def _bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
@@ -354,9 +371,12 @@ _ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
     aten.index_put_: _put,
 }
 
+_STRANGE = ("isinf", "isnan", "eq")
 _ZEROS = ("zeros_like", "zeros", "new_zeros")
 _TRUTHS: dict[str, Callable[[Tracker, Any], float]] = {
     "all": lambda tracker, args: float(tracker.uniform),
+    "eq": lambda tracker, args: float(tracker.uniform or tracker.made_by(args[0]) != "sum"),  # transformers' fast_all
+    "any": lambda tracker, args: float(not tracker.is_nowhere(args[0])),
     "isfinite": lambda tracker, args: 1,
     "isnan": lambda tracker, args: 0,
     "isinf": lambda tracker, args: 0,

@@ -37,9 +37,11 @@ def stand_in_tokenizer(vocabulary: int, length: int) -> Any:
     return tokenizer
 
 
-def prepared_rows(recipe: Recipe, tokenizer: Any, length: int, rows: int, labels: int, token_types: bool) -> Prepared:
+def prepared_rows(
+    recipe: Recipe, tokenizer: Any, length: int, rows: int, labels: int, token_types: bool, padded: bool
+) -> Prepared:
     """What the task's prepare() would give of `rows` rows that all have `length` tokens, each of them labelled.
-    `token_types`: a classifier's tokenizer gives token_type_ids."""
+    `token_types`: a classifier's tokenizer gives token_type_ids; `padded`: every second row is a token shorter."""
     from transformers import DataCollatorForSeq2Seq, DataCollatorForTokenClassification, DataCollatorWithPadding
 
     task = recipe.task
@@ -49,13 +51,14 @@ def prepared_rows(recipe: Recipe, tokenizer: Any, length: int, rows: int, labels
         collator = DataCollatorForTokenClassification(tokenizer)
     else:
         collator = DataCollatorWithPadding(tokenizer)
-    named = {i: f"LABEL_{i}" for i in range(labels)}
+    tags = task == "token-classification"  # whose metric reads their prefixes
+    named = {i: ("O" if i == 0 else f"B-{i}") if tags else f"LABEL_{i}" for i in range(labels)}
     config: dict[str, Any] = {}
     if not TASKS[task].generates:
         config = {"num_labels": labels, "id2label": named, "label2id": {name: i for i, name in named.items()}}
     if task == "text-classification":
         config["problem_type"] = "single_label_classification"
-    data = _rows(task, length, rows, token_types)
+    data = _rows(task, length, rows, token_types, padded)
     return Prepared(
         train=data,
         evals={"eval": data},
@@ -70,16 +73,17 @@ def prepared_rows(recipe: Recipe, tokenizer: Any, length: int, rows: int, labels
     )
 
 
-def _rows(task: str, length: int, rows: int, token_types: bool) -> Dataset:
+def _rows(task: str, length: int, rows: int, token_types: bool, padded: bool) -> Dataset:
     from datasets import Dataset
 
-    columns: dict[str, list[Any]] = {"input_ids": [[TOKEN] * length] * rows}
+    lengths = [length - (i % 2 if padded and length > 1 else 0) for i in range(rows)]
+    columns: dict[str, list[Any]] = {"input_ids": [[TOKEN] * n for n in lengths]}
     if task == "text-classification":
         columns["labels"] = [0] * rows
     else:
-        columns["labels"] = [[0 if task == "token-classification" else TOKEN] * length] * rows
+        columns["labels"] = [[0 if task == "token-classification" else TOKEN] * n for n in lengths]
     if not TASKS[task].generates:
-        columns["attention_mask"] = [[1] * length] * rows
+        columns["attention_mask"] = [[1] * n for n in lengths]
         if token_types:
-            columns["token_type_ids"] = [[0] * length] * rows
+            columns["token_type_ids"] = [[0] * n for n in lengths]
     return Dataset.from_dict(columns)

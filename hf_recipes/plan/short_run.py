@@ -74,10 +74,17 @@ def accumulation_of(recipe: Recipe) -> int:
     return int(recipe.training.get("gradient_accumulation_steps") or 1)
 
 
-def is_uniform(recipe: Recipe) -> bool:
-    """Whether every row of a batch is full, so that no padding mask is made: blocks of text, and packed rows whose
-    documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
+def is_uniform(recipe: Recipe, rows: int) -> bool:
+    """Whether every row of a batch of `rows` is full, so that no padding mask is made: a single row, blocks of text, and
+    packed rows whose documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
     training = recipe.training
     if recipe.trainer == "TrainingArguments":
-        return recipe.task == "causal-lm"
-    return bool(training.get("packing")) and training.get("packing_strategy") == "wrapped"
+        return rows == 1 or recipe.task == "causal-lm"
+    if training.get("packing"):
+        return training.get("packing_strategy") == "wrapped"
+    return rows == 1 and not training.get("padding_free")
+
+
+def is_padded(recipe: Recipe) -> bool:
+    """Whether shorter rows of a batch are filled up with padding."""
+    return not is_uniform(recipe, 2) and not recipe.training.get("packing") and not recipe.training.get("padding_free")

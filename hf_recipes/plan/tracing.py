@@ -28,7 +28,7 @@ from hf_recipes.plan.modules import named_modules_on
 from hf_recipes.plan.patches import on_meta
 from hf_recipes.plan.result import Trace
 from hf_recipes.plan.rows import LABELS, prepared_rows, stand_in_tokenizer
-from hf_recipes.plan.short_run import accumulation_of, is_uniform, shortened
+from hf_recipes.plan.short_run import accumulation_of, is_padded, is_uniform, shortened
 from hf_recipes.plan.workspaces import CudaWorkspaces
 from hf_recipes.scoring import Scoring
 from hf_recipes.tasks import TASKS
@@ -68,7 +68,7 @@ def trace_here(
             stack.enter_context(on_meta(cuda=not cpu))
         tracker = Tracker(
             device="cpu" if real else "meta",
-            uniform=is_uniform(recipe),
+            uniform=is_uniform(recipe, int(short.training.get("per_device_train_batch_size", 8))),
             workspaces=None if cpu else CudaWorkspaces(capability),
         )
         simulation = Simulation(tracker, None if cpu else capability)
@@ -78,7 +78,10 @@ def trace_here(
         gc.collect()
         began = time.perf_counter()
         try:
-            _watch(trainer, tracker, simulation, evaluation)
+            _watch(trainer, tracker, simulation)
+            if evaluation:
+                tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
+                _evaluate_and_save(trainer, tracker, simulation)
         except Unfollowed as problem:
             what = f"plan cannot trace {problem}"
             raise fault(recipe.path, what, "its memory depends on data; run with --no-plan to insist") from problem
@@ -111,7 +114,9 @@ def _trainer(
     half = bool(recipe.training.get("fp16")) and not recipe.get("master_weights")
     labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
     rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
-    prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config))
+    prepared = prepared_rows(
+        recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe)
+    )
     model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
     if recipe.get("master_weights"):
         from hf_recipes.half_precision import prepare_model
@@ -146,27 +151,41 @@ def _scale_losses(trainer: Any) -> None:
     trainer.accelerator.scaler = torch.amp.GradScaler("meta")
 
 
-def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, evaluation: bool) -> None:
-    """Training, evaluation and saving under the tracker; the weights are there before it begins."""
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+    """Training under the tracker; the weights are there before it begins."""
     model = trainer.model
     for tensor in static_tensors(model):
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
 
-    def watched_step(*args: Any, **kwargs: Any) -> Any:
+    steps_left = STEPS * trainer.args.gradient_accumulation_steps
+    next_batch_is_here = simulation.capability is None and tracker.device == "meta"  # on a CPU the loader's batch counts
+
+    def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal steps_left
+        steps_left -= 1
+        waiting = []
         with tracker.during("forward"):
-            return training_step(*args, **kwargs)
+            if next_batch_is_here and steps_left:
+                tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+                waiting = [tracker.born(tensor.nbytes, "the next batch") for tensor in tensors]
+            loss = training_step(model, inputs, *args, **kwargs)
+            for number in waiting:
+                tracker.dies(number)
+        return loss
 
     trainer.training_step = watched_step
     with simulation, tracker, named_modules_on(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
         trainer.train()
-        del trainer.training_step
-        if not evaluation:
-            return
+    del trainer.training_step
+
+
+def _evaluate_and_save(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+    with simulation, tracker, named_modules_on(tracker, trainer.model):
         with tracker.during("evaluation"):
             _evaluate(trainer)
         with tracker.during("saving"):
-            _state_dict(trainer.accelerator.unwrap_model(model))
+            _state_dict(trainer.accelerator.unwrap_model(trainer.model))
 
 
 @contextmanager
@@ -203,7 +222,7 @@ def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
 def _evaluate(trainer: Any) -> None:
     """One batch of the evaluation set as prediction_step sees it (ours keeps two numbers a row, upstream's logits)."""
     args = trainer.args
-    rows = [trainer.eval_dataset[0]] * args.eval_batch_size
+    rows = [trainer.eval_dataset[i % len(trainer.eval_dataset)] for i in range(args.eval_batch_size)]
     trainer.model.eval()
     with trainer._in_order_and_whole():
         batch = trainer.data_collator(rows)

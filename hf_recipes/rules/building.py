@@ -198,6 +198,22 @@ def vocabulary_of_nothing(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "BpeTrainer.vocab_size", what, "write some thousands")
 
 
+def adapter_without_a_base(recipe: Recipe) -> Iterator[Fault]:
+    """peft saves the adapter alone; random weights stand in no file that it could be loaded onto."""
+    scratch = next((s for s in ("preset", "config") if recipe.get(f"model.{s}") is not None), None)
+    if has(recipe, "LoraConfig") and scratch:
+        what = f"LoraConfig with model.{scratch}: the adapter is saved without the random weights that it belongs to"
+        yield tell_at(recipe, "LoraConfig", what, "leave LoraConfig out, or start from a pretrained model")
+
+
+def sampling_at_zero(recipe: Recipe) -> Iterator[Fault]:
+    """generation/logits_process.py: "`temperature` (=0.0) has to be a strictly positive float"."""
+    words = recipe.section("GenerationConfig")
+    if words.get("do_sample") is True and words.get("temperature") == 0:
+        what = "GenerationConfig.temperature: 0 cannot be sampled at"
+        yield tell_at(recipe, "GenerationConfig.temperature", what, "write do_sample: false, which is what it means")
+
+
 def adapter_that_barely_learns(recipe: Recipe) -> Iterator[Fault]:
     """Upstream's 5e-5 (Trainer) and 2e-5 (SFTTrainer) are for full fine-tuning; adapters want about ten times that."""
     if has(recipe, "LoraConfig") and "learning_rate" not in recipe.training:
@@ -217,5 +233,6 @@ FAULTS: tuple[Rule, ...] = (
     tokenizer_of_the_model,
     longer_than_the_model,
     vocabulary_of_nothing,
+    sampling_at_zero,
 )
-DOUBTS: tuple[Rule, ...] = (adapter_on_less, adapter_that_barely_learns)
+DOUBTS: tuple[Rule, ...] = (adapter_on_less, adapter_without_a_base, adapter_that_barely_learns)

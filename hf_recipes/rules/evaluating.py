@@ -168,6 +168,13 @@ def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "save_only_model", what, "leave save_only_model out, or start from the weights anew")
 
 
+def resuming_without_training(recipe: Recipe) -> Iterator[Fault]:
+    """A checkpoint is loaded by train(): without it the model that `model` names would be evaluated instead."""
+    if recipe.training.get("do_train") is False and given(recipe, "resume_from_checkpoint"):
+        what = "resume_from_checkpoint has no effect with do_train: false: the checkpoint would not be evaluated"
+        yield tell(recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint")
+
+
 def resuming_with_other_rows(recipe: Recipe) -> Iterator[Fault]:
     """ignore_data_skip starts the epoch's rows anew: some are seen twice, others never."""
     if on(recipe, "ignore_data_skip"):
@@ -203,6 +210,7 @@ FAULTS: tuple[Rule, ...] = (
     best_in_which_direction,
     evaluation_without_metrics,
     resuming_without_the_optimizer,
+    resuming_without_training,
 )
 DOUBTS: tuple[Rule, ...] = (
     early_stopping_keeps_the_last,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Fault
 from hf_recipes.rules.asking import Rule, given, number, on, tell, tell_at, value, word
@@ -55,6 +55,35 @@ def two_lengths(recipe: Recipe) -> Iterator[Fault]:
     if recipe.trainer == "SFTConfig" and recipe.get("dataset.max_length") is not None:
         what = "dataset.max_length stands beside SFTConfig, which has its own max_length"
         yield tell_at(recipe, "dataset.max_length", what, "write SFTConfig.max_length instead")
+
+
+def files_that_are_no_names(recipe: Recipe) -> Iterator[Fault]:
+    """load_dataset: "'int' object has no attribute 'decode'"."""
+    for dotted, held in _ends(recipe.get("dataset.data_files"), "dataset.data_files"):
+        if not isinstance(held, str):
+            shown = "null" if held is None else repr(held)
+            yield tell_at(recipe, dotted, f"{dotted} is {shown}, not the name of a file", "write a path or a pattern")
+
+
+def _ends(held: Any, dotted: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in data_files that is no list and no mapping."""
+    if isinstance(held, Mapping):
+        for split, part in held.items():
+            yield from _ends(part, f"{dotted}.{split}")
+    elif isinstance(held, list):
+        for part in held:
+            yield from _ends(part, dotted)
+    elif held is not None or "." in dotted.removeprefix("dataset."):
+        yield dotted, held
+
+
+def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Fault]:
+    """The first token of a row is predicted by nothing: rows of one token have no loss at all."""
+    from hf_recipes.tasks import TASKS
+
+    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    if TASKS[recipe.task].generates and recipe.get(dotted) == 1:
+        yield tell_at(recipe, dotted, f"{dotted}: 1 leaves no token to predict", "write some hundreds")
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Fault]:
@@ -165,6 +194,8 @@ FAULTS: tuple[Rule, ...] = (
     workers_that_are_not_there,
     columns_of_the_task,
     two_lengths,
+    files_that_are_no_names,
+    length_that_predicts_nothing,
     rows_that_stream,
     packing_that_fails,
     documents_that_see_each_other,

@@ -12,8 +12,9 @@ from hf_recipes.values import nearest
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
-# What lr_scheduler_kwargs may hold (transformers/optimization.py:960 get_scheduler); None: whatever upstream takes.
-SCHEDULER_WORDS: dict[str, tuple[str, ...] | None] = {
+# What lr_scheduler_kwargs may hold (transformers/optimization.py:960 get_scheduler; torch's ReduceLROnPlateau).
+_PLATEAU = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps")
+SCHEDULER_WORDS: dict[str, tuple[str, ...]] = {
     "linear": (),
     "cosine": ("num_cycles",),
     "cosine_with_restarts": ("num_cycles",),
@@ -21,7 +22,7 @@ SCHEDULER_WORDS: dict[str, tuple[str, ...] | None] = {
     "constant": (),
     "constant_with_warmup": (),
     "inverse_sqrt": ("timescale",),
-    "reduce_lr_on_plateau": None,
+    "reduce_lr_on_plateau": _PLATEAU,
     "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
     "cosine_warmup_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
     "warmup_stable_decay": (
@@ -32,7 +33,7 @@ SCHEDULER_WORDS: dict[str, tuple[str, ...] | None] = {
         "min_lr_ratio",
         "num_cycles",
     ),
-    "greedy": None,
+    "greedy": (*_PLATEAU, "warmup", "max_lr", "verbose", "smooth", "window_size", "reset_start"),
 }
 NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")  # get_scheduler passes them no num_warmup_steps
 NEED_EVALUATION = ("reduce_lr_on_plateau", "greedy")
@@ -190,6 +191,23 @@ def epochs_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "num_train_epochs", what, "keep one of them (max_steps: -1 means none)")
 
 
+# torch.utils.checkpoint.checkpoint's keywords that a file can hold, and transformers' own (modeling_utils.py:3110).
+CHECKPOINTING_WORDS = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
+CHECKPOINTING_WORDS_5 = ("every_n_layers", "offload")
+
+
+def checkpointing_words(recipe: Recipe) -> Iterator[Fault]:
+    """torch/utils/checkpoint.py: "Unexpected keyword arguments", in the first step's forward."""
+    known = (*CHECKPOINTING_WORDS, *CHECKPOINTING_WORDS_5)
+    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        held = recipe.training.get(key)
+        for name in held if isinstance(held, dict) else ():
+            if name not in known:
+                near = nearest(str(name), known)
+                mend = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+                yield tell(recipe, f"{key}.{name}", f"{key} has no {name!r}", mend)
+
+
 def compile_with_tf32(recipe: Recipe) -> Iterator[Fault]:
     """pytorch#166387: transformers sets the new tf32 switch, inductor's autotuning reads the old one, which raises."""
     if (on(recipe, "torch_compile") or given(recipe, "torch_compile_mode")) and on(recipe, "tf32"):
@@ -204,6 +222,7 @@ FAULTS: tuple[Rule, ...] = (
     scheduler_without_evaluation,
     optim_args_that_are_ignored,
     low_rank_optimizers,
+    checkpointing_words,
     batch_size_that_changes_by_itself,
 )
 DOUBTS: tuple[Rule, ...] = (warmup_without_end, epochs_that_are_ignored, compile_with_tf32)

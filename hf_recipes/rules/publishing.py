@@ -35,6 +35,13 @@ def report_to_null(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
 
 
+def pushing_nothing(recipe: Recipe) -> Iterator[Fault]:
+    """Without training nothing is saved."""
+    if on(recipe, "push_to_hub") and recipe.training.get("do_train") is False:
+        what = "push_to_hub: true with do_train: false: nothing is trained, so there is nothing to push"
+        yield tell(recipe, "push_to_hub", what, "leave it out")
+
+
 def pushing_where(recipe: Recipe) -> Iterator[Fault]:
     """5.23 trainer.py:4253: without hub_model_id the repository is named after output_dir."""
     if on(recipe, "push_to_hub") and not word(recipe, "hub_model_id"):
@@ -53,5 +60,5 @@ def pushing_when(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "hub_always_push", what, "leave it out")
 
 
-FAULTS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null)
+FAULTS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, pushing_nothing)
 DOUBTS: tuple[Rule, ...] = (pushing_where, pushing_when)

