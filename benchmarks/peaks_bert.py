@@ -1,7 +1,8 @@
 """BERT-large of transformers' performance guide (2022) through the package's own path, as the software of then behaved.
 
-What differed then: eager attention only, gradients kept and zeroed (zero_grad(set_to_none=False)), transformers' own AdamW (one tensor at a time),
-bitsandbytes' 8-bit Adam on the embeddings, too, no attention mask in the data. Nothing is fitted: the guide gives the CUDA context itself.
+What differed then: eager attention only, gradients kept and zeroed (zero_grad(set_to_none=False)), transformers' own
+AdamW (one tensor at a time), bitsandbytes' 8-bit Adam on the embeddings, too. Nothing is fitted: the guide gives the
+CUDA context itself.
 """
 
 from __future__ import annotations

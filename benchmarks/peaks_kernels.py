@@ -1,7 +1,7 @@
 """Liger-Kernel's published peaks of upstream's own modules: the set-ups of its benchmark scripts, on meta tensors.
 
-Each returns the bytes of torch.cuda.max_memory_allocated that the script's last run would see. The scripts run the
-modes "full", "forward", "backward" one after the other in one process, so that cuBLAS's two workspaces are there in each.
+Each returns the bytes of torch.cuda.max_memory_allocated that the script's last run would see. The scripts run their
+modes "full", "forward", "backward" one after the other in one process: cuBLAS's two workspaces are there in each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _mlp(row: dict[str, Any]) -> Callable[[], Any]:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
     words = {name: row[name] for name in ("hidden_size", "intermediate_size", "hidden_act")}
-    x = torch.randn(row.get("bsz", row.get("B")), row["T"], row["hidden_size"], dtype=torch.bfloat16, requires_grad=True)
+    x = torch.randn(
+        row.get("bsz", row.get("B")), row["T"], row["hidden_size"], dtype=torch.bfloat16, requires_grad=True
+    )
     layer = LlamaMLP(config=LlamaConfig(**words)).to(torch.bfloat16)
 
     def forward() -> Any:

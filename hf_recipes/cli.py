@@ -74,6 +74,38 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 
 
 @verbs.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/gpus.py, such as rtx-3070.")
+@click.option("--memory", default=None, metavar="8GiB", help="Or a card of this memory.")
+@click.option("--compute-capability", "capability", default=None, metavar="8.9", help="With --memory; 8.6 if absent.")
+@click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row; max_length if absent.")
+@click.option("--json", "as_json", is_flag=True, help="For tools.")
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    gpu: str | None,
+    memory: str | None,
+    capability: str | None,
+    length: int | None,
+    as_json: bool,
+) -> None:
+    """Peak GPU memory of RECIPE on a card, without a GPU, weights or data."""
+    import json
+
+    from hf_recipes.plan import verdict
+
+    card = verdict.card(gpu, memory, capability)
+    found = verdict.plan(recipe, overrides, card, length)
+    if as_json:
+        click.echo(json.dumps(verdict.as_json(recipe, card, *found), indent=1))
+    else:
+        click.echo("\n".join(verdict.lines(recipe, card, *found)))
+    if found[2] == verdict.OUT:
+        sys.exit(1)
+
+
+@verbs.command()
 def schema() -> None:
     """Print the JSON Schema of the installed versions, so that an editor completes and marks keys."""
     import json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What this run computes on. `processes` is the number of ranks of the launch, `count` the cards of this machine."""
+    """What this run computes on. `processes`: the ranks of the launch; `count`: the cards of this machine."""
 
     kind: str  # cpu | cuda | mps
     name: str

@@ -43,7 +43,8 @@ def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.envir
     master = bool(recipe.get("master_weights"))
     asked = "bf16" if training.get("bf16") else "fp16" if training.get("fp16") and not master else "no"
     if precision != "no" and precision != asked:
-        what = f"accelerate's mixed_precision is {precision}, the recipe's precision is {'fp32' if asked == 'no' else asked}"
+        ours = "fp32" if asked == "no" else asked
+        what = f"accelerate's mixed_precision is {precision}, the recipe's precision is {ours}"
         mend = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
         faults.append(Fault(where=WHERE, what=what, mend=mend))
     accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")

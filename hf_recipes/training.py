@@ -46,7 +46,7 @@ class RunMixin:
     args: Any
     processing_class: Any
     accelerator: Any
-    recipe: Recipe
+    recipe: Recipe | None = None  # whose keys a refusal names; without one upstream's error stays as it is
     _tr_loss: torch.Tensor
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -68,7 +68,7 @@ class RunMixin:
             return super().create_scheduler(*args, **kwargs)  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the card is made from the record, once, at the end of the run (SFTTrainer writes one a checkpoint)."""
+        """Nothing: the card is made from the record, at the end of the run (SFTTrainer writes one a checkpoint)."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -80,11 +80,13 @@ class RunMixin:
 
 
 @contextmanager
-def _refusals(recipe: Recipe, *keys: str) -> Iterator[None]:
+def _refusals(recipe: Recipe | None, *keys: str) -> Iterator[None]:
     """What upstream finds wrong with a key only when training begins, as one message at the first that is given."""
     try:
         yield
     except (ValueError, TypeError, ImportError) as problem:
+        if recipe is None:
+            raise
         key = next((key for key in keys if key in recipe.training), keys[-1])
         what = f"{key} is refused by the trainer: {_first_line(problem)}"
         raise fault(recipe.place(f"{recipe.trainer}.{key}"), what) from problem

@@ -83,4 +83,112 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="()",
         why="ends an upload's Xet session that would retry for minutes; looked up by getattr, done without if absent",
     ),
+    PrivatePoint(
+        name="torch.utils._foreach_utils:_get_fused_kernels_supported_devices",
+        used_by="plan/patches.py",
+        why="fused optimizers run on meta tensors once it names meta",
+        signature="() -> list[str]",
+    ),
+    PrivatePoint(
+        name="torch.utils._foreach_utils:_get_foreach_kernels_supported_devices",
+        used_by="plan/patches.py",
+        why="foreach is a card's default; on meta it is chosen once this names meta",
+        signature="() -> list[str]",
+    ),
+    PrivatePoint(
+        name="torch.optim.optimizer:_default_to_fused_or_foreach",
+        used_by="plan/patches.py",
+        why="reads both lists by their names in its own module",
+        signature="(params: list[torch.Tensor], differentiable: bool, use_fused: bool = False) -> tuple[bool, bool]",
+        lines=("_get_foreach_kernels_supported_devices()",),
+    ),
+    PrivatePoint(
+        name="torch.autograd.graph:_engine_run_backward",
+        used_by="plan/autocast.py",
+        why="backward without leaving the function mode, which checkpointing's recomputation needs",
+        signature=(
+            "(t_outputs: collections.abc.Sequence[torch.Tensor | torch.autograd.graph.GradientEdge], *a"
+            "rgs: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]"
+        ),
+    ),
+    PrivatePoint(
+        name="torch.utils.checkpoint:_get_autocast_kwargs",
+        used_by="plan/autocast.py",
+        why="asks the three functions that are replaced, by these names",
+        signature="(device_type='cuda')",
+        lines=(
+            "torch.amp.is_autocast_available(device_type)",
+            "torch.is_autocast_enabled(device_type)",
+            "torch.get_autocast_dtype(device_type)",
+        ),
+    ),
+    PrivatePoint(
+        name="torch.utils._python_dispatch:_disable_current_modes",
+        used_by="plan/patches.py",
+        why="makes a tensor that the tracker does not see: a paged state",
+        signature="()",
+    ),
+    PrivatePoint(
+        name="accelerate.state:AcceleratorState._reset_state",
+        used_by="plan/patches.py",
+        why="each trace begins with accelerate's state as in a new process",
+        signature="(reset_partial_state: 'bool' = False)",
+    ),
+    PrivatePoint(
+        name="accelerate.state:PartialState",
+        used_by="plan/patches.py",
+        why="_shared_state holds the device that accelerate takes: meta here",
+        lines=("_shared_state", "self.device"),
+    ),
+    PrivatePoint(
+        name="bitsandbytes.functional:get_paged",
+        used_by="plan/patches.py",
+        why="paged optimizer states: managed memory that torch's allocator does not count",
+        signature="(*shape, dtype=torch.float32, device=device(type='cuda', index=0))",
+    ),
+    PrivatePoint(
+        name="transformers.masking_utils:fast_all",
+        used_by="plan/unknowns.py",
+        why="how it asks whether a mask is full: the answer is given to this comparison",
+        signature="(tensor: torch.BoolTensor) -> torch.BoolTensor",
+        lines=("tensor.sum() == tensor.numel()",),
+    ),
+    PrivatePoint(
+        name="transformers.quantizers.base:HfQuantizer.preprocess_model",
+        used_by="plan/meta_model.py",
+        why="upstream picks the layers that become 4 bit",
+        signature="(self, model: 'PreTrainedModel', dtype=None, **kwargs)",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:_use_triton",
+        used_by="plan/patches.py",
+        why="the fused head takes a card's path on meta tensors",
+        signature="(device: 'torch.device') -> 'bool'",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:_addmm_fp32",
+        used_by="plan/patches.py",
+        why="writes into its first argument: nothing is allocated on a card",
+        signature="(acc: 'torch.Tensor', a: 'torch.Tensor', b: 'torch.Tensor') -> 'None'",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:ChunkedLogProbFunction",
+        used_by="plan/patches.py",
+        why="the kernels that are not launched, by these names",
+        lines=(
+            "_forward_kernel[(n,)] if _use_triton(device)",
+            "triton.cdiv(end - start, _BLOCK_SIZE)",
+            "_addmm_fp32(grad_hidden",
+        ),
+    ),
+    PrivatePoint(
+        name="trl.trainer.utils:add_fused_lm_head",
+        used_by="plan/patches.py",
+        why="asks _use_triton by its name in its own module",
+        signature=(
+            "(model: transformers.modeling_utils.PreTrainedModel, temperature: float = 1.0, cast_lm_hea"
+            "d_to_fp32: bool = False, outputs: tuple[str, ...] = ('log_probs',)) -> None"
+        ),
+        lines=("compact = _use_triton(hidden_states.device)",),
+    ),
 )

@@ -11,6 +11,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "eval
 # Rooms that may import torch at module level; every other file is light, and imports what is heavy inside functions.
 HEAVY_ROOMS = {
     "hf_recipes.evaluation",
+    "hf_recipes.samples",
     "hf_recipes.half_precision",
     "hf_recipes.master_weights",
     "hf_recipes.training",

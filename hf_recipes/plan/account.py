@@ -33,7 +33,8 @@ def account(
     size_of: Callable[[int], int],
     since: int = 0,
 ) -> Account:
-    """`since`: the event from which on the peak counts. `size_of` rounds as the allocator does. `vocabulary`: a last dimension of this size is logits."""
+    """`since`: the event from which on the peak counts. `size_of` rounds as the allocator does. `vocabulary`: a last
+    dimension of this size is logits."""
     sizes: dict[int, int] = {}
     current = peak = 0
     at, culprit = -1, -1
@@ -99,4 +100,3 @@ def _part(storage: Storage, born: int, end: int, backward_begins: Sequence[int],
     # Made in the forward: an activation if it is still there when the backward begins.
     begun = bisect_left(backward_begins, born)
     return "activations" if begun < len(backward_begins) and backward_begins[begun] < end else "temporaries"
-

@@ -107,7 +107,9 @@ class Segments:
         return True
 
     def _segment(self, size: int, small: bool) -> int | None:
-        wanted = SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+        wanted = (
+            SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+        )
         if not self._has(wanted):
             self.retries += 1
             self.empty_cache()

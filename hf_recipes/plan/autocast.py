@@ -1,13 +1,12 @@
 """torch.autocast of CUDA (and of CPU) for meta tensors, which have no autocast of their own.
 
-`Simulation` stands in for torch's dispatcher: a TorchFunctionMode casts the arguments of the listed functions. The lists
-are those of ATen/autocast_mode.h (CUDA) and autocast_mode.cpp (CPU) under the names that Python calls them by;
+`Simulation` stands in for torch's dispatcher: a TorchFunctionMode casts the arguments of the listed functions. These
+lists are those of ATen/autocast_mode.h (CUDA) and autocast_mode.cpp (CPU) under the names that Python calls them by;
 tests/test_plan_autocast.py holds them to the installed header and to what autocast on a CPU does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,17 +54,23 @@ FP32_SET_OPT_DTYPE: Mapping[str, tuple[str, ...]] = {
     "linalg_vector_norm": ("vector_norm",),
     "linalg_matrix_norm": ("matrix_norm",),
 }
-PROMOTE = ("addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler", "index_put")
-PROMOTE += ("tensordot", "scatter_add")
+PROMOTE = frozenset(
+    ("addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler", "index_put")
+    + ("tensordot", "scatter_add")
+)  # to the widest of the arguments' dtypes: what torch does by itself, or refuses
 
-CPU_LOWER = ("conv1d", "conv2d", "conv3d", "bmm", "mm", "linalg_vecdot", "vecdot", "baddbmm", "addmm", "addbmm", "linear")
-CPU_LOWER += ("matmul", "__matmul__", "__rmatmul__", "conv_tbc", "conv_transpose1d", "conv_transpose2d")
-CPU_LOWER += ("conv_transpose3d", "prelu", "scaled_dot_product_attention")
-CPU_FP32 = ("binary_cross_entropy", "grid_sampler", "prod", "quantile", "nanquantile", "cdist", "trace", "mse_loss")
-CPU_FP32 += ("cosine_embedding_loss", "nll_loss", "nll_loss2d", "hinge_embedding_loss", "poisson_nll_loss")
-CPU_FP32 += ("smooth_l1_loss", "cross_entropy", "l1_loss", "huber_loss", "margin_ranking_loss", "soft_margin_loss")
-CPU_FP32 += ("triplet_margin_loss", "multi_margin_loss", "ctc_loss", "kl_div", "multilabel_margin_loss")
-CPU_FP32 += ("binary_cross_entropy_with_logits",)
+CPU_LOWER = frozenset(
+    ("conv1d", "conv2d", "conv3d", "bmm", "mm", "linalg_vecdot", "vecdot", "baddbmm", "addmm", "addbmm", "linear")
+    + ("matmul", "__matmul__", "__rmatmul__", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+    + ("prelu", "scaled_dot_product_attention")
+)
+CPU_FP32 = frozenset(
+    ("binary_cross_entropy", "grid_sampler", "prod", "quantile", "nanquantile", "cdist", "trace", "mse_loss")
+    + ("cosine_embedding_loss", "nll_loss", "nll_loss2d", "hinge_embedding_loss", "poisson_nll_loss")
+    + ("smooth_l1_loss", "cross_entropy", "l1_loss", "huber_loss", "margin_ranking_loss", "soft_margin_loss")
+    + ("triplet_margin_loss", "multi_margin_loss", "ctc_loss", "kl_div", "multilabel_margin_loss")
+    + ("binary_cross_entropy_with_logits",)
+)
 
 
 def _names(table: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
@@ -73,7 +78,7 @@ def _names(table: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
 
 
 class Simulation(TorchFunctionMode):
-    """What a card (or, with `capability` None, a CPU) would do to the functions that the model calls on meta tensors."""
+    """What a card (or, with `capability` None, a CPU) would do to the functions that a model calls on meta tensors."""
 
     def __init__(self, tracker: Tracker, capability: tuple[int, int] | None) -> None:
         super().__init__()
@@ -83,8 +88,8 @@ class Simulation(TorchFunctionMode):
         self.attention: dict[str, int] = {}  # sdpa's back end -> calls
         self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # id of a weight -> (weight, its copy)
         on_cpu = capability is None
-        self.lower = frozenset(CPU_LOWER) if on_cpu else _names(LOWER)
-        self.fp32 = frozenset(CPU_FP32) if on_cpu else _names(FP32)
+        self.lower = CPU_LOWER if on_cpu else _names(LOWER)
+        self.fp32 = CPU_FP32 if on_cpu else _names(FP32)
         self.fp32_by_dtype = frozenset() if on_cpu else _names(FP32_SET_OPT_DTYPE)
 
     @contextmanager
@@ -120,7 +125,9 @@ class Simulation(TorchFunctionMode):
                 if name in ("softmax", "log_softmax"):
                     return _softmax(name, _first(args, kwargs), _dim(args, kwargs))
                 kwargs = {**kwargs, "dtype": torch.float32}
-        elif name in ("softmax", "log_softmax") and kwargs.get("dtype") is torch.float32 and self.capability is not None:
+        elif (
+            name in ("softmax", "log_softmax") and kwargs.get("dtype") is torch.float32 and self.capability is not None
+        ):
             value = _first(args, kwargs)
             if isinstance(value, torch.Tensor) and value.dtype is torch.float16:
                 return _softmax(name, value, _dim(args, kwargs))
@@ -143,7 +150,11 @@ class Simulation(TorchFunctionMode):
     def _low(self, value: Any) -> Any:
         """cached_cast of autocast_mode.cpp: fp32 weights that are trained keep their copy until autocast ends."""
         dtype = self.dtype
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
+        if (
+            not isinstance(value, torch.Tensor)
+            or not value.is_floating_point()
+            or value.dtype in (dtype, torch.float64)
+        ):
             return value
         whole = value._base if value._base is not None else value
         if value.dtype == torch.float32 and value.requires_grad and value.is_leaf and value._base is None:
@@ -207,7 +218,7 @@ def _softmax(name: str, value: torch.Tensor, dim: int) -> Any:
 @contextmanager
 def in_place_of_autocast(simulation: Simulation, device: str) -> Iterator[None]:
     """torch.autocast, torch.is_autocast_enabled and torch.get_autocast_dtype act on the simulation for `device` (the
-    kind that is simulated: cuda or cpu) and for meta; checkpointing, transformers, accelerate and TRL then need nothing.
+    kind that is simulated: cuda or cpu) and for meta; checkpointing, transformers, accelerate and TRL need no more.
     """
     kinds, available = (device, "meta"), torch.amp.is_autocast_available
     upstream, enabled, dtype_of = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype

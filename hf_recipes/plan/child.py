@@ -1,7 +1,7 @@
 """`trace(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
 
-One child serves all calls of a process (its imports take seconds, a trace less); it ends with the process, or `close()`.
-The child is `python -m hf_recipes.plan.child`: one JSON request a line in, one answer a line out.
+One child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`.
+The child runs `main`: one JSON request a line in, one answer a line out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _running() -> subprocess.Popen[str]:
     for name in [name for name in environment if name.startswith(("ACCELERATE_", "FSDP_", "TORCHELASTIC_"))]:
         del environment[name]
     child = subprocess.Popen(
-        [sys.executable, "-m", "hf_recipes.plan.child"],
+        [sys.executable, "-c", "from hf_recipes.plan.child import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -122,7 +122,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"crash": f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}
 
 
-if __name__ == "__main__":
-    _answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
-    _serve(sys.stdin, _answers)
+def main() -> None:
+    """The child: requests on stdin, answers on what was stdout; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    _serve(sys.stdin, answers)

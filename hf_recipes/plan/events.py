@@ -11,7 +11,6 @@ takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_recipes.plan.result import Work
+from hf_recipes.plan.unknowns import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
 
-aten = torch.ops.aten
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
 
@@ -55,7 +54,9 @@ class Tracker(TorchDispatchMode):
 
     def __init__(self, *, device: str, uniform: bool = True, workspaces: Workspaces | None = None) -> None:
         super().__init__()
-        self.device, self.uniform, self.workspaces = device, uniform, workspaces
+        self.device = device
+        self.uniform: bool = uniform
+        self.workspaces = workspaces
         self.events: list[tuple[int, int]] = []
         self.storages: list[Storage] = []
         self.backward_begins: list[int] = []  # index of the event before which each backward began
@@ -146,17 +147,17 @@ class Tracker(TorchDispatchMode):
         return self.storages[known[0]].op if known is not None else ""
 
     def _know(self, name: str, args: Any, result: Any) -> None:
-        """Remembers the few numbers on which code branches: whether a mask is full, whether a gradient is finite; and how
-        much of a mask that began as zeros was written."""
-        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*_ZEROS, *_STRANGE, "copy_"):
+        """Remembers the few numbers on which code branches (whether a mask is full, whether a gradient is finite), and
+        how much of a mask that began as zeros was written."""
+        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*ZEROS, *STRANGE, "copy_"):
             known = self._alive.get(result.untyped_storage()._cdata)
-            if known is not None and (name in ("isinf", "isnan") or (name == "eq" and _is_infinite(args[1]))):
+            if known is not None and (name in ("isinf", "isnan") or (name == "eq" and is_infinite(args[1]))):
                 self.nowhere.add(known[0])
-            if known is not None and name in _ZEROS:
+            if known is not None and name in ZEROS:
                 self.trues[known[0]] = 0
             elif known is not None and known[0] in self.trues:
                 self.trues[known[0]] += result.numel()
-        rule = _TRUTHS.get(name)
+        rule = TRUTHS.get(name)
         if rule is not None and isinstance(result, torch.Tensor) and result.numel() == 1:
             known = self._alive.get(result.untyped_storage()._cdata)
             if known is not None:
@@ -194,7 +195,7 @@ class Tracker(TorchDispatchMode):
                 tracker._resized(known[0], storage.nbytes())
             return result
 
-        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
         super().__enter__()
         return self
 
@@ -210,8 +211,8 @@ class Tracker(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func._overloadpacket
         self._phase()
-        if self.device == "meta" and packet in _ANSWERS:
-            answered, value = _ANSWERS[packet](self, func, args, kwargs)
+        if self.device == "meta" and packet in ANSWERS:
+            answered, value = ANSWERS[packet](self, func, args, kwargs)
             if answered:
                 return value
         try:
@@ -270,10 +271,6 @@ def _is_view(func: Any) -> bool:
     return found
 
 
-def _is_infinite(value: Any) -> bool:
-    return isinstance(value, float) and math.isinf(value)
-
-
 def _bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
@@ -285,102 +282,3 @@ def _bytes(value: Any) -> int:
 def _is_unfollowed(problem: Exception) -> bool:
     told = str(problem)
     return any(word in told for word in ("eta", "ata-dependent", "data dependent", "unbacked"))
-
-
-# what a meta tensor cannot tell -------------------------------------------------------------------------------------
-
-
-def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """`.item()`"""
-    value = args[0]
-    if value.device.type != "meta":
-        return False, None
-    number = tracker.number_in(value)
-    if value.dtype == torch.bool:
-        return True, bool(number)
-    return True, float(number) if value.is_floating_point() else int(number)
-
-
-def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    answered, value = _scalar(tracker, func, args, kwargs)
-    return answered, bool(value)
-
-
-def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    return args[0].device.type == "meta", True
-
-
-def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """`x[mask]`: as many rows as the mask has places, the most that it can select."""
-    tensor, indices = args[0], args[1]
-    masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
-    if tensor.device.type != "meta" or not masks:
-        return False, None
-    tracker.bounded.add(str(func))
-    mask, place = masks[0], next(i for i, index in enumerate(indices) if index is not None)
-    # The kernel turns the mask into one int64 index for each of its dimensions, which live until it is done.
-    count = tracker.most_true(mask)
-    numbers = [tracker.born(8 * count, "nonzero") for _ in range(mask.dim())]
-    shape = (*tensor.shape[:place], count, *tensor.shape[place + mask.dim() :])
-    result = tensor.new_empty(shape)
-    tracker.track(result, "index")
-    for number in numbers:
-        tracker.dies(number)
-    return True, result
-
-
-def _nonzero(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    if args[0].device.type != "meta":
-        return False, None
-    tracker.bounded.add(str(func))
-    result = torch.empty(args[0].numel(), args[0].dim(), dtype=torch.long, device="meta")
-    tracker.track(result, "nonzero")
-    return True, result
-
-
-def _masked_select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    if args[0].device.type != "meta":
-        return False, None
-    tracker.bounded.add(str(func))
-    result = args[0].new_empty(max(args[0].numel(), args[1].numel()))
-    tracker.track(result, "masked_select")
-    return True, result
-
-
-def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """`x[mask] = y`, in place."""
-    indices = args[1]
-    if args[0].device.type != "meta" or not any(i is not None and i.dtype == torch.bool for i in indices):
-        return False, None
-    if func._overloadpacket is aten.index_put:
-        result = torch.empty_like(args[0])
-        tracker.track(result, "index_put")
-        return True, result
-    return True, args[0]
-
-
-_ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
-    aten._local_scalar_dense: _scalar,
-    aten.is_nonzero: _truth,
-    aten.equal: _same,
-    aten.allclose: _same,
-    aten.index: _select,
-    aten.nonzero: _nonzero,
-    aten.masked_select: _masked_select,
-    aten.index_put: _put,
-    aten.index_put_: _put,
-}
-
-_STRANGE = ("isinf", "isnan", "eq")
-_ZEROS = ("zeros_like", "zeros", "new_zeros")
-_TRUTHS: dict[str, Callable[[Tracker, Any], float]] = {
-    "all": lambda tracker, args: float(tracker.uniform),
-    "eq": lambda tracker, args: float(tracker.uniform or tracker.made_by(args[0]) != "sum"),  # transformers' fast_all
-    "any": lambda tracker, args: float(not tracker.is_nowhere(args[0])),
-    "isfinite": lambda tracker, args: 1,
-    "isnan": lambda tracker, args: 0,
-    "isinf": lambda tracker, args: 0,
-    "logical_not": lambda tracker, args: 1 - float(bool(tracker.number_in(args[0]))),
-    "_to_copy": lambda tracker, args: tracker.number_in(args[0]),
-    "full": lambda tracker, args: float(args[1]),
-}

@@ -26,7 +26,7 @@ BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax valu
 
 
 def config_words(recipe: Recipe) -> dict[str, Any]:
-    """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is not known here."""
+    """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
     model = recipe.section("model")
     if "preset" in model:
         return {**PRESETS[model["preset"]].config, **models.config_fields(recipe)}

@@ -79,7 +79,7 @@ def _optimizers(cuda: bool) -> Iterator[None]:
 
 @contextmanager
 def _bitsandbytes() -> Iterator[None]:
-    """Paged states lie in managed memory, which torch's allocator does not count: here the tracker does not see them."""
+    """Paged states lie in managed memory, which torch's allocator does not count: the tracker does not see them."""
     try:
         import bitsandbytes.functional as functional
         import bitsandbytes.optim.optimizer as optimizer

@@ -1,4 +1,4 @@
-"""A recipe cut to what a trace needs: two steps, no files, no loaders, nothing reported. Pure: recipe in, recipe out."""
+"""A recipe cut to what a trace needs: two steps, no files, no loaders, nothing reported. Recipe in, recipe out."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def accumulation_of(recipe: Recipe) -> int:
 
 
 def is_uniform(recipe: Recipe, rows: int) -> bool:
-    """Whether every row of a batch of `rows` is full, so that no padding mask is made: a single row, blocks of text, and
-    packed rows whose documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
+    """Whether every row of a batch of `rows` is full, so that no mask is made: a single row, blocks of text, packed
+    rows whose documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
     training = recipe.training
     if recipe.trainer == "TrainingArguments":
         return rows == 1 or recipe.task == "causal-lm"

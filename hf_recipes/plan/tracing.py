@@ -106,17 +106,13 @@ def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, in
     return recipe, found, lines
 
 
-def _trainer(
-    recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]
-) -> Any:
+def _trainer(recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]) -> Any:
     """run.py's order of work with rows and a tokenizer that stand in."""
     args = training.build_arguments(recipe)
     half = bool(recipe.training.get("fp16")) and not recipe.get("master_weights")
     labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
     rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
-    prepared = prepared_rows(
-        recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe)
-    )
+    prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe))
     model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
     if recipe.get("master_weights"):
         from hf_recipes.half_precision import prepare_model
@@ -127,9 +123,8 @@ def _trainer(
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
-    trainer.callback_handler.callbacks = [
-        one for one in trainer.callback_handler.callbacks if type(one).__name__ in ("DefaultFlowCallback", "_FollowModel")
-    ]
+    kept = ("DefaultFlowCallback", "_FollowModel")  # no progress bars, no reports
+    trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in kept]
     if half and device == "meta":
         _scale_losses(trainer)
     return trainer
@@ -159,7 +154,8 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
     training_step = trainer.training_step
 
     steps_left = STEPS * trainer.args.gradient_accumulation_steps
-    next_batch_is_here = simulation.capability is None and tracker.device == "meta"  # on a CPU the loader's batch counts
+    # The loader holds the next batch already: on a CPU it counts, on a card it is not there yet.
+    next_batch_is_here = simulation.capability is None and tracker.device == "meta"
 
     def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal steps_left

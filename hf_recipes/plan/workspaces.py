@@ -25,7 +25,9 @@ class CudaWorkspaces:
         self.cublas = CUBLAS_HOPPER if capability >= (9, 0) else CUBLAS
         self.threads: set[bool] = set()  # those that have had their handle: False the forward's, True autograd's
 
-    def __call__(self, packet: Any, args: tuple[Any, ...], in_backward: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def __call__(
+        self, packet: Any, args: tuple[Any, ...], in_backward: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(bytes while the kernel runs, bytes from now on)."""
         name = packet.__name__
         staying: tuple[int, ...] = ()
