@@ -170,7 +170,8 @@ def _split_off(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:
             parts = numbered.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
             kept, held_out = (train.select(parts[name][ROW]) for name in ("train", "test"))
     except (ValueError, KeyError) as problem:
-        raise fault(where, f"no validation share can be split off: {first_line(problem)}") from problem
+        mend = "give a validation split, more rows, or another test_size"
+        raise fault(where, f"no validation share can be split off: {first_line(problem)}", mend) from problem
     note = f"validation: {held_out.num_rows} rows split off the {train.num_rows} (test_size {share}, seed {seed}"
     return kept, held_out, note + (f", stratified by {by})" if by else ")")
 

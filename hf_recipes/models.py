@@ -241,6 +241,11 @@ def build_model(
     if stated is not None and stated != fields.get("num_labels", stated):
         what = f"model.num_labels is {stated}, and the train split has {fields['num_labels']} labels"
         raise fault(recipe.place("model.num_labels"), what, "leave it out")
+    for name in ("problem_type", "id2label", "label2id"):
+        stated = recipe.get(f"model.{name}")
+        if stated is not None and name in fields and stated != fields[name]:
+            what = f"model.{name} is decided by the data here ({TASKS[recipe.task].name}), and the recipe says otherwise"
+            raise fault(recipe.place(f"model.{name}"), what, "leave it out")
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):
         model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**words, **fields}, say)

@@ -219,11 +219,18 @@ def test_chat_refuses_what_has_no_right_mask(make: Make, rows: list, template: s
     assert refusal(make("chat", section="SFTConfig"), rows, bpe(chat=template)) == f"recipe.yaml:3: {told}"
 
 
-@pytest.mark.parametrize(
-    "row", [{"prompt": "the sea " * 40, "completion": "was"}, {"messages": [{"role": "user", "content": "hello"}]}]
-)
-def test_labels_that_are_all_masked_are_refused(make: Make, row: dict) -> None:
+def test_a_conversation_without_an_answer_is_refused_as_one(make: Make) -> None:
     recipe = make("chat", section="SFTConfig", words="max_length: 16")
+    row = {"messages": [{"role": "user", "content": "hello"}]}
+    assert refusal(recipe, [row], bpe(chat=CHATML), length=16) == (
+        "recipe.yaml:3: no row of the train split has an answer: no message has the role 'assistant', or all are empty; "
+        "the answers' role is 'assistant'; or name the columns"
+    )
+
+
+def test_labels_that_are_all_masked_are_refused(make: Make) -> None:
+    recipe = make("chat", section="SFTConfig", words="max_length: 16")
+    row = {"prompt": "the sea " * 40, "completion": "was"}
     assert refusal(recipe, [row], bpe(chat=CHATML), length=16) == (
         "recipe.yaml:4: no row of the train split has an answer token within max_length 16: all labels are masked; "
         "raise SFTConfig.max_length or check the columns"

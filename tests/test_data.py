@@ -299,12 +299,12 @@ def test_files_with_other_columns_are_told_apart(folder: Path, make: Make) -> No
         (
             "{path: saved, test_size: 30}",
             "no validation share can be split off: test_size=30 should be either positive and smaller than the number "
-            "of samples 30 or a float in the (0, 1) range",
+            "of samples 30 or a float in the (0, 1) range; give a validation split, more rows, or another test_size",
         ),
         (
             "{path: saved, test_size: 1, stratify_by_column: label}",
             "no validation share can be split off: The test_size = 1 should be greater or equal to the number of "
-            "classes = 2",
+            "classes = 2; give a validation split, more rows, or another test_size",
         ),
     ],
 )

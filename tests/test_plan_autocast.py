@@ -1,4 +1,4 @@
-"""The simulated autocast is the installed torch's: its lists by the header, a CPU's by what autocast really does there."""
+"""The simulated autocast is the installed torch's: its lists by the header, a CPU's by what it does there."""
 
 import re
 from pathlib import Path

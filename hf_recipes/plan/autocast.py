@@ -171,12 +171,14 @@ class Simulation(TorchFunctionMode):
     def _cross_entropy(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """On the fp32 lists by its parts: log_softmax (which takes halves as they are) and nll_loss."""
         logits = _first(args, kwargs)
-        plain = set(kwargs) <= {"input", "target", "weight", "ignore_index", "reduction", "label_smoothing"}
-        if not _is_half(logits) or not plain or kwargs.get("label_smoothing"):
+        if not _is_half(logits):
             return func(*args, **kwargs)
-        words = {k: v for k, v in kwargs.items() if k not in ("input", "label_smoothing")}
-        rest = args[1:]
-        return F.nll_loss(_softmax("log_softmax", logits, 0 if logits.dim() == 1 else 1), *rest, **words)
+        words = {k: v for k, v in kwargs.items() if v is not None and k != "input"}
+        smoothing = words.pop("label_smoothing", 0.0)
+        target = args[1] if len(args) > 1 else words["target"]
+        if smoothing or target.is_floating_point():
+            return func(*_mapped(_high, args), **_mapped(_high, kwargs))
+        return F.nll_loss(_softmax("log_softmax", logits, 0 if logits.dim() == 1 else 1), *args[1:], **words)
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -75,6 +75,8 @@ def trace_here(
         if not real:
             stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
         trainer = _trainer(short, config, tokenizer, length, tracker.device, notes.append)
+        if recipe.training.get("fp16") and not recipe.get("master_weights") and not real:
+            _scale_losses(trainer)
         gc.collect()
         began = time.perf_counter()
         try:
@@ -109,7 +111,6 @@ def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, in
 def _trainer(recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]) -> Any:
     """run.py's order of work with rows and a tokenizer that stand in."""
     args = training.build_arguments(recipe)
-    half = bool(recipe.training.get("fp16")) and not recipe.get("master_weights")
     labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
     rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
     prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe))
@@ -125,8 +126,6 @@ def _trainer(recipe: Recipe, config: Any, tokenizer: Any, length: int, device: s
     )
     kept = ("DefaultFlowCallback", "_FollowModel")  # no progress bars, no reports
     trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in kept]
-    if half and device == "meta":
-        _scale_losses(trainer)
     return trainer
 
 

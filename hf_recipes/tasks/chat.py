@@ -74,6 +74,9 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
 
         rows = part.map(encode, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
         whole = [i for i, count in enumerate(rows["label_tokens"]) if count]
+        if not whole and not sum(rows["lost"]):
+            what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
+            raise fault(where, what, "the answers' role is 'assistant'; or name the columns")
         if not whole:
             what = (
                 f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
