@@ -79,7 +79,9 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/gpus.py, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or a card of this memory.")
 @click.option("--compute-capability", "capability", default=None, metavar="8.9", help="With --memory; 8.6 if absent.")
-@click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row; max_length if absent.")
+@click.option(
+    "--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row; max_length if absent."
+)
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
 def plan(
     recipe: str,

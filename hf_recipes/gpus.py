@@ -87,13 +87,13 @@ GPUS: Mapping[str, Gpu] = MappingProxyType(
             _gpu("rtx-4090", "NVIDIA GeForce RTX 4090", 24, (8, 9), 1008, 165.2, 82.6, 82.6, AD102),
             _gpu("a4000", "NVIDIA RTX A4000", 16, (8, 6), 448, None, None, 19.2, "NVIDIA RTX A4000 datasheet"),
             _gpu("a5000", "NVIDIA RTX A5000", 24, (8, 6), 768, None, None, 27.8, "NVIDIA RTX A5000 datasheet"),
-            _gpu("a10g", "NVIDIA A10G", 24, (8, 6), 600, None, None, None, "AWS's page of G5 instances (memory, bandwidth)"),
+            _gpu("a10g", "NVIDIA A10G", 24, (8, 6), 600, None, None, None, "AWS's page of G5 instances"),
             _gpu("t4", "Tesla T4", 16, (7, 5), 320, 65.0, None, 8.1, "NVIDIA T4 datasheet"),
             _gpu("a100-40gb", "NVIDIA A100-SXM4-40GB", 40, (8, 0), 1555, 312.0, 156.0, 19.5, A100),
             _gpu("a100-80gb", "NVIDIA A100-SXM4-80GB", 80, (8, 0), 2039, 312.0, 156.0, 19.5, A100),
             _gpu("h100", "NVIDIA H100 80GB HBM3", 80, (9, 0), 3350, 989.4, 494.7, 66.9, "NVIDIA H100 datasheet (SXM)"),
             _gpu("h200", "NVIDIA H200", 141, (9, 0), 4800, 989.4, 494.7, 66.9, "NVIDIA H200 datasheet (SXM)"),
-            _gpu("m3-18gb", "Apple M3 Pro", 18, None, 150, None, None, None, "Apple's technical specifications", unified=True),
+            _gpu("m3-18gb", "Apple M3 Pro", 18, None, 150, None, None, None, "Apple's specifications", unified=True),
         )
     }
 )  # fmt: skip
@@ -127,10 +127,12 @@ def recognise(driver_name: str) -> Gpu | None:
 
 
 def parse_bytes(text: str, where: str = "argument '--memory'") -> int:
-    """"8GiB" is 8 x 1024**3, "8GB" is 8 x 10**9: they differ by 7 %. Raises RecipeError for anything else, and for 0."""
+    """ "8GiB" is 8 x 1024**3, "8GB" is 8 x 10**9: they differ by 7 %. Raises RecipeError for all else and 0."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB)\s*", text)
     if not found:
-        raise fault(where, f"{text!r} is no amount of memory", "write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)")
+        raise fault(
+            where, f"{text!r} is no amount of memory", "write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
+        )
     scale = {"GiB": GIB, "GB": 10**9, "MiB": 2**20, "MB": 10**6}[found[2]]
     value = int(float(found[1]) * scale)
     if value <= 0:

@@ -244,7 +244,9 @@ def build_model(
     for name in ("problem_type", "id2label", "label2id"):
         stated = recipe.get(f"model.{name}")
         if stated is not None and name in fields and stated != fields[name]:
-            what = f"model.{name} is decided by the data here ({TASKS[recipe.task].name}), and the recipe says otherwise"
+            what = (
+                f"model.{name} is decided by the data here ({TASKS[recipe.task].name}), and the recipe says otherwise"
+            )
             raise fault(recipe.place(f"model.{name}"), what, "leave it out")
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):

@@ -1,6 +1,7 @@
 """Going on from a checkpoint in upstream's sense: true is the newest in output_dir, a text is a path.
 
-What stands in the way is looked for before anything is loaded; the weights' shapes when there is a model to hold them against.
+What stands in the way is looked for before anything is loaded; the weights' shapes when there is a model to hold
+them against.
 """
 
 from __future__ import annotations

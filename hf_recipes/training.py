@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,10 +101,8 @@ def _card_facts(device: Any) -> dict[str, float]:
         "gpu_peak_allocated_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3),
         "gpu_peak_reserved_gib": round(torch.cuda.max_memory_reserved(device) / 2**30, 3),
     }
-    try:
+    with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # no pynvml, or a driver without NVML
         facts["gpu_utilization_percent"] = float(torch.cuda.utilization(device))
-    except (ModuleNotFoundError, RuntimeError):
-        pass  # no pynvml, or a driver without NVML
     return facts
 
 
@@ -111,7 +110,9 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
     """The section's class with the recipe's words. Raises RecipeError for what it refuses."""
     words = {k: v for k, v in recipe.training.items() if k not in RUNNERS_OWN}
     if recipe.get("master_weights"):
-        words["fp16"] = words["bf16"] = False  # no autocast and no second loss scaler: parameters and gradients are fp16 themselves
+        words["fp16"] = words["bf16"] = (
+            False  # no autocast and no second loss scaler: parameters and gradients are fp16 themselves
+        )
     kind: type[TrainingArguments] = TrainingArguments
     if recipe.trainer == "SFTConfig":
         from trl import SFTConfig

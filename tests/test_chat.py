@@ -223,7 +223,8 @@ def test_a_conversation_without_an_answer_is_refused_as_one(make: Make) -> None:
     recipe = make("chat", section="SFTConfig", words="max_length: 16")
     row = {"messages": [{"role": "user", "content": "hello"}]}
     assert refusal(recipe, [row], bpe(chat=CHATML), length=16) == (
-        "recipe.yaml:3: no row of the train split has an answer: no message has the role 'assistant', or all are empty; "
+        "recipe.yaml:3: no row of the train split has an answer: no message has the role 'assistant', or all are "
+        "empty; "
         "the answers' role is 'assistant'; or name the columns"
     )
 

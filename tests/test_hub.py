@@ -336,7 +336,9 @@ def test_a_hub_that_fails_refuses_or_hangs_is_told_in_one_sentence(run, tmp_path
 def test_a_hub_that_fails_once_is_asked_again(run: Path, tmp_path: Path):
     with HubDouble() as hub:
         hub.trouble += [Trouble(where="POST /api/repos/create", times=1), Trouble(where="POST .*commit", times=1)]
-        out = client(after_training(run, QUICK.replace("tries=2", "tries=3").replace("1.3", "30")), tmp_path, **hub.environment)
+        out = client(
+            after_training(run, QUICK.replace("tries=2", "tries=3").replace("1.3", "30")), tmp_path, **hub.environment
+        )
         assert out["pushed"]
         assert hub.count("POST .*commit") == 2
 

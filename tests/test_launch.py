@@ -1,4 +1,4 @@
-"""Launches: two real processes give one run; a launch that is not what it looks like is refused with the line to use."""
+"""Launches: two real processes give one run; one that is not what it looks like is refused with the line to use."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def test_an_accelerate_file_with_another_accumulation_is_refused(recipe: Recipe)
 def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe) -> None:
     named = recipe.with_values({"TrainingArguments.fsdp": True}, "recipe.yaml:99")
     assert _said(launch.environment_faults(named, {"ACCELERATE_USE_FSDP": "true"})) == [
-        "recipe.yaml:99: the accelerate file shards with fsdp and the recipe names fsdp or deepspeed, which overrides it; "
+        "recipe.yaml:99: the accelerate file shards with fsdp and the recipe names fsdp or deepspeed, which overrides "
+        "it; "
         "remove it from the recipe"
     ]
 

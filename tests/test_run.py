@@ -188,7 +188,7 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["where"]) == ("stopped", "training")
     assert 10 <= record["steps"] < 100000  # the loss is logged every 10 steps
-    assert [entry["step"] for entry in record["log_history"] if "loss" in entry][0] == 10
+    assert next(entry["step"] for entry in record["log_history"] if "loss" in entry) == 10
     assert f"\nstopped in training after {record['steps']} steps; record out/record.json\n" in output
     checkpoint = max(Path("out").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), default=None)
     assert (f"the same command with --resume goes on from {checkpoint}\n" in output) == (checkpoint is not None)
@@ -197,7 +197,7 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
 def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callable[..., str]) -> None:
     Path("rows.jsonl").write_text('{"tokens": ["a", "b"], "tags": [0, 1]}\n' * 4)
     config = "{model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}"
-    text = "task: token-classification\nmodel: {config: %s}\nBpeTrainer: {vocab_size: 300}\n" % config
+    text = f"task: token-classification\nmodel: {{config: {config}}}\nBpeTrainer: {{vocab_size: 300}}\n"
     text += "dataset: {path: json, data_files: rows.jsonl}\nTrainingArguments: {output_dir: out, max_steps: 1}\n"
     path = write_recipe(text)
     with pytest.raises(RecipeError) as caught:

@@ -170,11 +170,13 @@ def test_the_test_split_is_scored_on_its_own_rows_with_persistent_workers(
     # transformers 5.23 trainer.py get_eval_dataloader: evaluate(other_dataset) gets the cached loader of the eval split
     recipe = write_recipe(f"""
 task: text-classification
-model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}}}}
+model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1,
+                 num_attention_heads: 2, intermediate_size: 64}}}}
 BpeTrainer: {{vocab_size: 384}}
 dataset:
   path: json
-  data_files: {{train: {root}/recipes/data/sentiment/train.jsonl, validation: {root}/recipes/data/sentiment/validation.jsonl}}
+  data_files: {{train: {root}/recipes/data/sentiment/train.jsonl,
+               validation: {root}/recipes/data/sentiment/validation.jsonl}}
   split: {{train: "train[:40]", validation: "validation[:20]", test: "validation[20:33]"}}
   max_length: 16
 TrainingArguments:
@@ -197,8 +199,8 @@ TrainingArguments:
 
 CLASSIFIER = """
 task: {task}
-model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64,
-                 hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}}}
+model: {{config: {{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+                 intermediate_size: 64, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}}}
 BpeTrainer: {{vocab_size: 384}}
 dataset:
   path: json

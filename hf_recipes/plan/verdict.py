@@ -65,7 +65,8 @@ def lines(path: str, gpu: Gpu, seen: Trace, held: Reserved, verdict: str) -> lis
     about = "estimate, not exact: " + "; ".join(seen.estimate) if seen.estimate else ""
     said = [
         f"{path}: {verdict} on {gpu.name}",
-        f"  {seen.micro_batch} rows of {seen.length} tokens a device; the peak is in the {seen.phase} pass, at {seen.at}",
+        f"  {seen.micro_batch} rows of {seen.length} tokens a device; the peak is in the {seen.phase} pass, "
+        f"at {seen.at}",
         *rows,
         f"  {'allocated':<16}{seen.allocated / GIB:>8.2f} GiB",
         f"  {'reserved':<16}{held.peak / GIB:>8.2f} GiB  of {usable / GIB:.2f} GiB usable "

@@ -40,7 +40,7 @@ def _shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def split(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """(train, validation): the last VALIDATION_ROWS of the shuffled rows are validation; train has none of their texts."""
+    """(train, validation): the last VALIDATION_ROWS shuffled rows are validation, none of whose texts is in train."""
     order = _shuffled(rows)
     validation = order[-VALIDATION_ROWS:]
     held_out = {row["text"].lower() for row in validation}
