@@ -17,16 +17,6 @@ from hf_recipes.presets import SHAPES
 
 CAPABILITY = (8, 9)  # L40S
 SHORT = 128  # tokens of the shortest batches
-# Methods whose initialisation computes on the weights, or whose shapes depend on data: refused by name, never guessed.
-REFUSED = {
-    "ADAMSS": "clusters the weights",
-    "BOFT": "inverts matrices whose kernel has no meta version",
-    "FROD": "decomposes the weights",
-    "OSF": "splits the weights by their singular values",
-    "SHIRA": "draws a mask of data-dependent size",
-    "UNILORA": "draws indices of data-dependent size",
-    "WAVEFT": "draws indices of data-dependent size",
-}
 
 
 class Refused(Exception):
@@ -36,12 +26,10 @@ class Refused(Exception):
 def peak(row: dict[str, Any], length: int) -> int:
     """Bytes of torch.cuda.max_memory_reserved with a longest batch of `length` tokens. Raises Refused."""
     method = (row["peft_config"] or {}).get("peft_type", "full fine-tuning")
-    if method in REFUSED:
-        raise Refused(f"{method}: {REFUSED[method]}")
     try:
         return replay(_events(row, length)).peak
-    except Unfollowed as problem:
-        raise Refused(f"{method}: {problem}") from problem
+    except (Unfollowed, NotImplementedError, RuntimeError, ValueError) as problem:
+        raise Refused(f"{method}: {(str(problem).strip().splitlines() or [''])[0][:160]}") from problem
 
 
 def _events(row: dict[str, Any], length: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -81,6 +82,7 @@ def _running() -> subprocess.Popen[str]:
         return _children[0]
     _children.clear()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     # A launcher's variables would make the child wait for the other ranks.
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
@@ -125,5 +127,6 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """The child: requests on stdin, answers on what was stdout; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
+    logging.disable(logging.WARNING)
     os.dup2(2, 1)
     _serve(sys.stdin, answers)
