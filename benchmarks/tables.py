@@ -34,7 +34,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def records() -> list[tuple[str, dict[str, Any]]]:
     """(file name, record) of every committed run, by recipe and start."""
     found = [(p.name, json.loads(p.read_text(encoding="utf-8"))) for p in (ROOT / "recipes/results").glob("*.json")]
-    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["started"]))
+    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["seed"] == 42, pair[0]))
 
 
 def measured() -> str:
@@ -56,6 +56,7 @@ def measured() -> str:
                 ),
                 metric.replace("_", " "),
                 f"{number(was)} → **{number(now)}**",
+                str(record["seed"]),
                 str(record["steps"]),
                 f"{record['time']['train_seconds']:.0f} s",
                 f"{record['tokens_per_second']:,.0f}",
@@ -63,7 +64,8 @@ def measured() -> str:
                 f"[{record['started'][:10]}](recipes/results/{name})",
             ]
         )
-    head = ["recipe", "task", "parameters", "metric", "before → after", "steps", "training", "tokens/s", "on", "record"]
+    head = ["recipe", "task", "parameters", "metric", "before → after", "seed", "steps"]
+    head += ["training", "tokens/s", "on", "record"]
     return table(head, rows)
 
 
