@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError, fault
 
 VERSIONED = ("transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "evaluate", "torch")
 _INSIDE = " \t\r\n)]}#"  # first characters of lines that do not end a statement at column 0
@@ -38,7 +38,7 @@ def version(package: str) -> str:
     """
     try:
         beside = os.path.dirname(package_folder(package))
-    except Exception:
+    except RecipeError:
         return ""
     pattern = re.compile(re.escape(package) + r"-([0-9][^-]*)\.dist-info", re.IGNORECASE)
     found = [m.group(1) for m in map(pattern.fullmatch, os.listdir(beside)) if m]

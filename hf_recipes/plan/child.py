@@ -47,7 +47,8 @@ def trace(
     if "faults" in answer:
         raise RecipeError([Fault(**one) for one in answer["faults"]])
     if "crash" in answer:
-        raise fault(recipe.path, f"plan cannot trace this recipe: {answer['crash']}", "run it with --no-plan")
+        what = f"plan cannot trace this recipe: {answer['crash']}"
+        raise fault(recipe.path, what, "`hf-recipes run` does not need a plan")
     return Trace.from_json(json.dumps(answer["trace"]))
 
 

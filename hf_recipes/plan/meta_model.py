@@ -143,7 +143,7 @@ def quantise(model: Any, words: Mapping[str, Any]) -> None:
     kind = "bitsandbytes_4bit" if settings.load_in_4bit else "bitsandbytes_8bit"
     quantizer = AUTO_QUANTIZER_MAPPING[kind](settings, pre_quantized=False)
     if not settings.load_in_4bit:
-        raise fault("BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit, or run with --no-plan")
+        raise fault("BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan")
     dtypes = {name: part.weight.dtype for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     quantizer.preprocess_model(model, dtype=None, device_map={"": 0})
     model.hf_quantizer = quantizer

@@ -86,7 +86,7 @@ def trace_here(
                 _evaluate_and_save(trainer, tracker, simulation)
         except Unfollowed as problem:
             what = f"plan cannot trace {problem}"
-            raise fault(recipe.path, what, "its memory depends on data; run with --no-plan to insist") from problem
+            raise fault(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
         seconds = time.perf_counter() - began
         return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
 
