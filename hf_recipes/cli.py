@@ -79,31 +79,19 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/gpus.py, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or a card of this memory.")
 @click.option("--compute-capability", "capability", default=None, metavar="8.9", help="With --memory; 8.6 if absent.")
-@click.option(
-    "--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row; max_length if absent."
-)
+@click.option("--cpu", is_flag=True, help="Plan a run on this machine's CPU.")
+@click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
+@click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row.")
+@click.option("--read-data/--no-data", default=None, help="Read the data for its longest row: always; never.")
+@click.option("--svg", default=None, metavar="FILE", help="Draw the card's memory.")
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
-def plan(
-    recipe: str,
-    overrides: tuple[str, ...],
-    gpu: str | None,
-    memory: str | None,
-    capability: str | None,
-    length: int | None,
-    as_json: bool,
-) -> None:
-    """Peak GPU memory of RECIPE on a card, without a GPU, weights or data."""
-    import json
+def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -> None:
+    """Peak GPU memory and time of RECIPE on a card, without a GPU or weights; exit status 1 if it does not fit."""
+    from hf_recipes.plan.command import command
 
-    from hf_recipes.plan import verdict
-
-    card = verdict.card(gpu, memory, capability)
-    found = verdict.plan(recipe, overrides, card, length)
-    if as_json:
-        click.echo(json.dumps(verdict.as_json(recipe, card, *found), indent=1))
-    else:
-        click.echo("\n".join(verdict.lines(recipe, card, *found)))
-    if found[2] == verdict.OUT:
+    lines, fits = command(recipe, overrides, as_json=as_json, **words)
+    click.echo("\n".join(lines))
+    if not fits:
         sys.exit(1)
 
 

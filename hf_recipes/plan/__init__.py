@@ -5,13 +5,14 @@
 
 Light: torch is imported only where the tracing happens, which is a child process (tracing patches torch).
 
-    recipe ── trainer.py (our builders, on meta) ──► events.py under cuda.py's rules ──► result.Trace ──► allocator.py
+    recipe ── tracing.py (our builders, on meta) ──► events.py under autocast.py's rules ──► result.Trace
+    Trace ── allocator.py ──► Reserved ── verdict.py (a card) ──► Judged ──► show.py, advice.py, frontier.py
 """
 
 from __future__ import annotations
 
 from hf_recipes.plan.allocator import reserved
-from hf_recipes.plan.child import trace
-from hf_recipes.plan.result import PARTS, Holding, Reserved, Trace, Work
+from hf_recipes.plan.child import trace, trace_all
+from hf_recipes.plan.result import PARTS, Holding, Lengths, Reserved, Trace, Work
 
-__all__ = ["PARTS", "Holding", "Reserved", "Trace", "Work", "reserved", "trace"]
+__all__ = ["PARTS", "Holding", "Lengths", "Reserved", "Trace", "Work", "reserved", "trace", "trace_all"]

@@ -1,7 +1,8 @@
 """`trace(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
 
-One child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`.
-The child runs `main`: one JSON request a line in, one answer a line out.
+A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
+child runs `main`: one JSON request a line in, one answer a line out. Two children at most work side by side
+(`trace_all`): a trace takes one core, and each of them keeps torch in memory.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import atexit
 import json
 import logging
 import os
+import queue
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from hf_recipes.errors import Fault, RecipeError, fault
-from hf_recipes.plan.result import Trace
+from hf_recipes.plan.result import Lengths, Trace
 from hf_recipes.recipe import Recipe
 
-_children: list[subprocess.Popen[str]] = []
+CHILDREN = 2
+
+_children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
+_seats = [threading.Lock() for _ in range(CHILDREN)]
 
 
 def trace(
@@ -36,52 +43,96 @@ def trace(
     and attention's back end; cpu: plan a run on a CPU instead. Needs no weights, no data, no network and no GPU.
     Raises RecipeError for what the run itself would refuse, and, naming the operation, for what cannot be traced.
     """
-    request = {
-        "recipe": {"path": recipe.path, "sections": recipe.sections, "places": recipe.places},
-        "length": length,
-        "micro_batch": micro_batch,
-        "capability": list(capability),
-        "cpu": cpu,
-    }
-    answer = _ask(request)
+    words = {"length": length, "micro_batch": micro_batch, "capability": list(capability), "cpu": cpu}
+    return _traced(recipe, words, 0)
+
+
+def trace_all(recipes: Sequence[Recipe], **words: Any) -> list[Trace | RecipeError]:
+    """`trace` of each, two at a time; a refusal stands where its trace would."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index in range(len(recipes)):
+        waiting.put(index)
+    found: list[Trace | RecipeError | None] = [None] * len(recipes)
+    words = {**words, "capability": list(words.get("capability", (8, 6)))}
+
+    def work(seat: int) -> None:
+        while True:
+            try:
+                index = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                found[index] = _traced(recipes[index], words, seat)
+            except RecipeError as problem:
+                found[index] = problem
+
+    workers = [
+        threading.Thread(target=work, args=(seat,)) for seat in range(min(CHILDREN, len(recipes), os.cpu_count() or 1))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [one for one in found if one is not None]
+
+
+def lengths(recipe: Recipe) -> Lengths:
+    """The recipe's own data, tokenized as the run does it: how long its rows are. Raises RecipeError where it cannot
+    be read here."""
+    answer = _ask({"kind": "lengths", "recipe": _plain(recipe)}, 0)
+    found: dict[str, Any] = _answered(recipe, answer)["lengths"]
+    return Lengths(**{**found, "rows_by_length": tuple(map(tuple, found["rows_by_length"]))})
+
+
+def _traced(recipe: Recipe, words: Mapping[str, Any], seat: int) -> Trace:
+    answer = _ask({"kind": "trace", "recipe": _plain(recipe), **words}, seat)
+    return Trace.from_json(json.dumps(_answered(recipe, answer)["trace"]))
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {"path": recipe.path, "sections": recipe.sections, "places": recipe.places}
+
+
+def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
     if "faults" in answer:
         raise RecipeError([Fault(**one) for one in answer["faults"]])
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
-        raise fault(recipe.path, what, "`hf-recipes run` does not need a plan")
-    return Trace.from_json(json.dumps(answer["trace"]))
+        raise fault(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
+    return answer
 
 
 def close() -> None:
-    """Ends the child, if there is one; the next trace starts another."""
+    """Ends the children, if there are any; the next trace starts another."""
     while _children:
-        child = _children.pop()
+        _, child = _children.popitem()
         if child.stdin is not None:
             child.stdin.close()
         child.wait()
 
 
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    child = _running()
-    assert child.stdin is not None and child.stdout is not None
-    try:
-        child.stdin.write(json.dumps(request) + "\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-    except BrokenPipeError:
-        line = ""
-    if not line:
-        code = child.wait()
-        _children.clear()
-        return {"crash": f"the tracing process ended (status {code})"}
-    answer: dict[str, Any] = json.loads(line)
-    return answer
+def _ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
+    with _seats[seat]:
+        child = _running(seat)
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = child.wait()
+            _children.pop(seat, None)
+            return {"crash": f"the tracing process ended (status {code})"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
-def _running() -> subprocess.Popen[str]:
-    if _children and _children[0].poll() is None:
-        return _children[0]
-    _children.clear()
+def _running(seat: int) -> subprocess.Popen[str]:
+    known = _children.get(seat)
+    if known is not None and known.poll() is None:
+        return known
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     # A launcher's variables would make the child wait for the other ranks.
@@ -98,7 +149,7 @@ def _running() -> subprocess.Popen[str]:
     )
     if not _children:
         atexit.register(close)
-    _children.append(child)
+    _children[seat] = child
     return child
 
 
@@ -111,11 +162,15 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from hf_recipes.plan.tracing import trace_here
-
-    recipe = Recipe(**request.pop("recipe"))
-    request["capability"] = tuple(request["capability"])
+    kind, recipe = request.pop("kind"), Recipe(**request.pop("recipe"))
     try:
+        if kind == "lengths":
+            from hf_recipes.plan.lengths import lengths_here
+
+            return {"lengths": asdict(lengths_here(recipe))}
+        from hf_recipes.plan.tracing import trace_here
+
+        request["capability"] = tuple(request["capability"])
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
         return {"faults": [asdict(one) for one in problem.faults]}

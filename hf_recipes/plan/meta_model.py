@@ -5,6 +5,7 @@ Shapes come from the recipe (a preset, an inline config), a local config.json, o
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
 LOADING = ("dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map")
+# Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
+PREPARED = {
+    "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "runs/assets/smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
@@ -37,13 +43,17 @@ def config_words(recipe: Recipe) -> dict[str, Any]:
     for path in (Path(name) / "config.json", Path(name)):
         if path.is_file():
             return {**json.loads(path.read_text(encoding="utf-8")), **models.config_fields(recipe)}
-    if name in SHAPES:
-        return {**SHAPES[name].config, **models.config_fields(recipe)}
+    shape = SHAPES.get(PREPARED.get(name.rstrip("/"), name))
+    if shape is not None:
+        return {**shape.config, **models.config_fields(recipe)}
     cached = _cached(name)
     if cached is not None:
         return {**cached, **models.config_fields(recipe)}
     what = f"the shape of {name!r} is not known without the Hub"
     mend = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
+    near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
+    if near:
+        mend += f"; known here: {', '.join(near)}"
     raise fault(recipe.place(f"model.{dotted}"), what, mend)
 
 

@@ -96,6 +96,19 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens of the rows of a recipe's data, cut where the run cuts them."""
+
+    rows: int  # of the train split
+    eval_rows: int
+    longest: int  # tokens, of both splits
+    tokens: int  # of the train split
+    cut: int  # rows of the train split that are as long as the limit: most of them were cut there
+    rows_by_length: tuple[tuple[int, int], ...]  # (tokens, rows of the train split), from short to long
+    seconds: float = 0.0  # of reading and tokenizing
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reserved:
     """What CUDA's caching allocator takes from the card for a trace's events."""
 

@@ -1,106 +1,136 @@
-"""`hf-recipes plan`: does this recipe fit that card? Trace and card to a verdict, a table, and JSON. Light."""
+"""Does this recipe fit that card? A trace and a card to a verdict. Light: the traces are made in children."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_recipes.gpus import CONTEXT_BYTES, Gpu, find, parse_bytes, usable_bytes
-from hf_recipes.plan import PARTS, Reserved, Trace, reserved, trace
-from hf_recipes.recipe import read_recipe
+from hf_recipes.errors import RecipeError, fault
+from hf_recipes.gpus import Gpu, find, parse_bytes, usable_bytes
+from hf_recipes.plan.allocator import reserved
+from hf_recipes.plan.child import trace, trace_all
+from hf_recipes.plan.result import Reserved, Trace
+from hf_recipes.recipe import Recipe
 
-GIB = 2**30
+CPU = "cpu"
+PROCESS_BYTES = 600 * 2**20  # of Python with torch, transformers and trl imported: measured, FACTS of today's stack
 FITS, TIGHT, OUT = "fits", "tight", "out of memory"
 NOT_APPLE = "an Apple GPU is not modelled: CUDA's kernels stand for its own"
 MARGIN = 1.10  # on what is reserved: the worst that docs/plan-accuracy.md has is 9.6 % too low
+DEFAULT_CAPABILITY = (8, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A recipe on a card. `held` is the allocator's answer where it may have all that it likes."""
+
+    recipe: Recipe
+    gpu: Gpu
+    seen: Trace
+    held: Reserved
+    usable: int  # bytes that the allocator can have on the card
+    verdict: str  # FITS, TIGHT or OUT
+
+    @property
+    def share(self) -> float:
+        """Of the card's usable memory."""
+        return self.held.peak / self.usable
 
 
 def card(gpu: str | None, memory: str | None, capability: str | None) -> Gpu:
     """The card that the arguments name: --gpu, or --memory with --compute-capability (8.6 if none is said)."""
-    if gpu is not None and memory is None:
+    if gpu is not None and memory is not None:
+        raise fault("argument '--memory'", "--gpu and --memory name two cards", "keep one of them")
+    if capability is not None and memory is None:
+        raise fault("argument '--compute-capability'", "it goes with --memory; a card of --gpu has its own")
+    if gpu is not None:
         return find(gpu)
-    from hf_recipes.errors import fault
-
     if memory is None:
         raise fault("hf-recipes plan", "which card?", "say --gpu rtx-3070, or --memory 8GiB")
     major, _, minor = (capability or "8.6").partition(".")
     if not (major.isdigit() and minor.isdigit()):
         raise fault("argument '--compute-capability'", f"{capability!r} is no compute capability", "write it as 8.6")
-    name = f"a card of {memory}"
+    return custom_card(f"a card of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
+
+
+def custom_card(name: str, memory_bytes: int, capability: tuple[int, int] | None, source: str) -> Gpu:
+    """A card of which nothing but its memory and its compute capability is known."""
     return Gpu(
         name=name,
         title=name,
-        memory_bytes=parse_bytes(memory),
-        capability=(int(major), int(minor)),
+        memory_bytes=memory_bytes,
+        capability=capability,
         bandwidth=None,
         half_flops=None,
         tf32_flops=None,
         fp32_flops=None,
-        source="the command line",
+        source=source,
     )
 
 
-def plan(path: str, overrides: Sequence[str], gpu: Gpu, length: int | None = None) -> tuple[Trace, Reserved, str]:
-    """Traces the recipe as it would train on this card. Raises RecipeError for what `run` or the tracer refuses.
+def cpu_card() -> Gpu:
+    """This machine's memory as a card."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return replace(custom_card(CPU, total, None, "this machine"), unified=True)
 
-    The verdict: "fits" (what the allocator reserves is there with MARGIN to spare), "tight" (what is allocated is
-    there, what is reserved hardly or not: set expandable_segments), "out of memory".
-    """
-    recipe = read_recipe(path, overrides)
-    seen = trace(recipe, length=length, capability=gpu.capability or (8, 6))
+
+def judge(recipe: Recipe, seen: Trace, gpu: Gpu, usable: int | None = None) -> Judged:
+    """FITS: what the allocator reserves is there with MARGIN to spare; TIGHT: what is allocated is there, what is
+    reserved hardly or not (set expandable_segments); OUT: neither. `usable`: bytes, where the card itself was asked."""
+    if gpu.name == CPU:
+        return _on_cpu(recipe, seen, gpu)
+    usable = usable_bytes(gpu) if usable is None else usable
     if gpu.unified:
         seen = replace(seen, estimate=(*seen.estimate, NOT_APPLE))
-    usable = usable_bytes(gpu)
     held = reserved(seen)
     if held.peak * MARGIN <= usable:
-        return seen, held, FITS
-    return seen, held, OUT if reserved(seen, capacity=usable, expandable=True).out_of_memory else TIGHT
+        verdict = FITS
+    else:
+        verdict = OUT if reserved(seen, capacity=usable, expandable=True).out_of_memory else TIGHT
+    return Judged(recipe=recipe, gpu=gpu, seen=seen, held=held, usable=usable, verdict=verdict)
 
 
-def lines(path: str, gpu: Gpu, seen: Trace, held: Reserved, verdict: str) -> list[str]:
-    """The verdict, where the bytes of the peak are, and what was assumed."""
-    usable = usable_bytes(gpu)
-    widest = max(seen.parts.values())
-    rows = [
-        f"  {part:<16}{seen.parts.get(part, 0) / GIB:>8.2f} GiB  {'#' * round(40 * seen.parts.get(part, 0) / widest)}"
-        for part in PARTS
-        if seen.parts.get(part)
+def _device(gpu: Gpu) -> dict[str, Any]:
+    """The tracer's words for a card."""
+    return {"capability": gpu.capability or DEFAULT_CAPABILITY, "cpu": gpu.name == CPU}
+
+
+def _on_cpu(recipe: Recipe, seen: Trace, gpu: Gpu) -> Judged:
+    """malloc gives back what is freed: what is allocated counts, beside the process itself."""
+    usable = gpu.memory_bytes - PROCESS_BYTES
+    held = Reserved(peak=seen.allocated, out_of_memory=seen.allocated > usable, retries=0, allocated=seen.allocated)
+    verdict = OUT if held.out_of_memory else FITS
+    return Judged(recipe=recipe, gpu=gpu, seen=seen, held=held, usable=usable, verdict=verdict)
+
+
+def examine(
+    recipe: Recipe,
+    gpu: Gpu,
+    *,
+    length: int | None = None,
+    micro_batch: int | None = None,
+    processes: int = 1,
+    usable: int | None = None,
+) -> Judged:
+    """Traces the recipe as it would train on this card, and judges it. Raises RecipeError for what `run` or the tracer
+    refuses."""
+    seen = trace(recipe, length=length, micro_batch=micro_batch, **_device(gpu))
+    return judge(recipe, seen, gpu, usable)
+
+
+def examine_all(
+    recipes: Sequence[Recipe],
+    gpu: Gpu,
+    *,
+    length: int | None = None,
+    processes: int = 1,
+    usable: int | None = None,
+) -> list[Judged | RecipeError]:
+    """`examine` of each, two at a time; a refusal stands where its verdict would."""
+    found = trace_all(recipes, length=length, **_device(gpu))
+    return [
+        one if isinstance(one, RecipeError) else judge(recipe, one, gpu, usable)
+        for recipe, one in zip(recipes, found, strict=True)
     ]
-    about = "estimate, not exact: " + "; ".join(seen.estimate) if seen.estimate else ""
-    said = [
-        f"{path}: {verdict} on {gpu.name}",
-        f"  {seen.micro_batch} rows of {seen.length} tokens a device; the peak is in the {seen.phase} pass, "
-        f"at {seen.at}",
-        *rows,
-        f"  {'allocated':<16}{seen.allocated / GIB:>8.2f} GiB",
-        f"  {'reserved':<16}{held.peak / GIB:>8.2f} GiB  of {usable / GIB:.2f} GiB usable "
-        f"({gpu.memory_bytes / GIB:.0f} GiB less "
-        + ("the system's share)" if gpu.unified else f"{CONTEXT_BYTES / GIB:.2f} GiB of CUDA context")
-        + ("" if gpu.unified else " and the desktop's)" if gpu.laptop else ")"),
-    ]
-    if verdict == TIGHT:
-        said.append(
-            "  set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: what is allocated fits, what is reserved does not"
-        )
-    return [*said, *([f"  {about}"] if about else []), *(f"  {note}" for note in seen.notes)]
-
-
-def as_json(path: str, gpu: Gpu, seen: Trace, held: Reserved, verdict: str) -> dict[str, Any]:
-    """The same for tools; bytes are bytes."""
-    return {
-        "recipe": path,
-        "gpu": gpu.name,
-        "verdict": verdict,
-        "usable_bytes": usable_bytes(gpu),
-        "allocated_bytes": seen.allocated,
-        "reserved_bytes": held.peak,
-        "parts": dict(seen.parts),
-        "phases": dict(seen.phases),
-        "at": seen.at,
-        "length": seen.length,
-        "micro_batch": seen.micro_batch,
-        "estimate": list(seen.estimate),
-        "notes": list(seen.notes),
-        "seconds": seen.seconds,
-    }
