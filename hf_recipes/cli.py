@@ -38,11 +38,12 @@ def verbs() -> None:
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--smoke", is_flag=True, help="Two real steps on a CPU with a narrow model and generated rows.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in output_dir.")
-def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool) -> None:
+@click.option("--no-plan", is_flag=True, help="Do not ask plan first whether it fits the card.")
+def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, no_plan: bool) -> None:
     """Train what RECIPE says; evaluate, record, and push if it says so."""
     from hf_recipes.run import run as train
 
-    train(recipe, overrides, smoke=smoke, resume=resume)
+    train(recipe, overrides, smoke=smoke, resume=resume, planned=not no_plan)
 
 
 @verbs.command()

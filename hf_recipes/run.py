@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from hf_recipes.devices import Device
 
 
-def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume: bool = False) -> Path:
+def run(
+    path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume: bool = False, planned: bool = True
+) -> Path:
     """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can mend."""
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # doubts for `check`, faults further down
@@ -57,11 +59,25 @@ def run(path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume
     folder = writable(str(args.output_dir), recipe.place(f"{recipe.trainer}.output_dir"))
     _refuse([] if smoke else list(foreign_files(recipe, folder)))
     record = records.opening(recipe, device, choices)
+    if planned and device.kind == "cuda":
+        with args.main_process_first(desc="plan"):
+            record["plan"] = _ask_plan(recipe, device)
     with _recorded(record, folder, device):
         recipe = _train(recipe, args, device, folder, record)
     if launch.rank() == 0:
         _publish(recipe, folder, record)
     return folder / records.NAME
+
+
+def _ask_plan(recipe: Recipe, device: Device) -> dict[str, Any] | None:
+    """On rank 0, by a child process, before anything is loaded. Raises RecipeError for what cannot fit."""
+    if launch.rank() != 0:
+        return None
+    import torch
+
+    from hf_recipes.plan.before_run import ask_plan
+
+    return ask_plan(recipe, device, torch.cuda.mem_get_info()[0], say)
 
 
 def _without_noise() -> None:

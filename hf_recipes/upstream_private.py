@@ -191,4 +191,35 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         ),
         lines=("compact = _use_triton(hidden_states.device)",),
     ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:lazy_import_flash_attention",
+        used_by="plan/flash.py",
+        why="gives the flash package's functions: stand-ins with the same outputs, so that it need not be installed",
+        lines=("(_flash_fn, _flash_varlen_fn, _flash_with_kvcache_fn, _pad_fn, _unpad_fn),",),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_lazy_define_process_function",
+        used_by="plan/flash.py",
+        why="makes upstream's own arguments for the stand-ins",
+        lines=("inspect.signature(flash_function)",),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_pad_input",
+        used_by="plan/flash.py",
+        why="upstream's own padding after a flash kernel",
+        signature="(hidden_states, indices, batch, seqlen)",
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_unpad_input",
+        used_by="plan/flash.py",
+        why="upstream's own unpadding before a flash kernel",
+        signature="(hidden_states, attention_mask, unused_mask=None)",
+    ),
+    PrivatePoint(
+        name="transformers.modeling_utils:PreTrainedModel._flash_attn_can_dispatch",
+        used_by="plan/flash.py",
+        why="asks whether the flash package is installed",
+        signature="(self, flash_attn_version: int, is_init_check: bool = False) -> bool",
+        lines=("does not support Flash Attention",),
+    ),
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from hf_recipes.choices import choose
 from hf_recipes.data import FILE_BUILDERS, file_faults
+from hf_recipes.device_checks import card_faults
+from hf_recipes.devices import Device
 from hf_recipes.errors import RecipeError
 from hf_recipes.gpus import Gpu
 from hf_recipes.loading import file_names
@@ -26,18 +29,44 @@ class Planned:
     length_note: str
 
 
-def plan(recipe: Recipe, gpu: Gpu, *, length: int | None = None, read_data: bool | None = None) -> Planned:
+def plan(
+    recipe: Recipe,
+    gpu: Gpu,
+    *,
+    length: int | None = None,
+    read_data: bool | None = None,
+    usable: int | None = None,
+) -> Planned:
     """The verdict of a recipe on a card. Raises RecipeError for what `run` or the tracer refuses.
 
     length: tokens of the longest row, else the longest that the data has; read_data: None reads what is local and
-    small, False nothing, True whatever its size.
+    small, False nothing, True whatever its size; usable: bytes of the card, where the card itself was asked.
     """
     lengths, note = (None, "") if read_data is False else read_lengths(recipe, insist=bool(read_data))
     if length is not None:
         note = f"length: {length} (asked for)"
     elif lengths is not None and counts_rows(recipe):
         length, note = lengths.longest, length_line(lengths)
-    return Planned(judged=verdict.examine(recipe, gpu, length=length), lengths=lengths, length_note=note)
+    refuse_what_the_card_cannot(recipe, gpu)
+    judged = verdict.examine(recipe, gpu, length=length, usable=usable)
+    return Planned(judged=judged, lengths=lengths, length_note=note)
+
+
+def refuse_what_the_card_cannot(recipe: Recipe, gpu: Gpu) -> None:
+    """As `run` would on that card: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
+    found = card_faults(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
+    if found:
+        raise RecipeError(found)
+
+
+def planned_device(gpu: Gpu) -> Device:
+    """The device that a run on this card would see."""
+    if gpu.name == verdict.CPU:
+        return Device(kind="cpu", name="CPU", bf16=True)
+    if gpu.unified:
+        return Device(kind="mps", name=gpu.title, count=1, bf16=True)
+    capability = gpu.capability or verdict.DEFAULT_CAPABILITY
+    return Device(kind="cuda", name=gpu.title, count=1, capability=capability, bf16=capability >= (8, 0))
 
 
 def counts_rows(recipe: Recipe) -> bool:

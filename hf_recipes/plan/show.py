@@ -13,6 +13,9 @@ from hf_recipes.plan.verdict import CPU, TIGHT, Judged
 GIB = 2**30
 WIDTH = 40  # characters of the longest bar
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7", "#bab0ac")
+EXPANDABLE = (
+    "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: what is allocated fits, what is reserved hardly or not"
+)
 NAMED = 3  # of the tensors that the peak is made of
 
 
@@ -63,9 +66,7 @@ def lines(judged: Judged) -> list[str]:
         f"({_less(judged)})",
     ]
     if judged.verdict == TIGHT:
-        said.append(
-            "  set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: what is allocated fits, what is reserved hardly"
-        )
+        said.append(f"  {EXPANDABLE}")
     said += [f"  largest: {text}" for text in _largest(judged)]
     if seen.estimate:
         said.append("  estimate, not exact: " + "; ".join(seen.estimate))

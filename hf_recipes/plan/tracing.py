@@ -23,6 +23,7 @@ from hf_recipes.plan.account import account
 from hf_recipes.plan.allocator import rounded
 from hf_recipes.plan.autocast import Simulation, in_place_of_autocast
 from hf_recipes.plan.events import Tracker, Unfollowed, work_of
+from hf_recipes.plan.flash import flash_attention_on_meta
 from hf_recipes.plan.meta_model import config_of, meta_model, static_tensors, vocabulary
 from hf_recipes.plan.modules import named_modules_on
 from hf_recipes.plan.patches import on_meta
@@ -66,6 +67,7 @@ def trace_here(
         short = shortened(recipe, folder, micro_batch, STEPS)
         if not real:
             stack.enter_context(on_meta(cuda=not cpu))
+            stack.enter_context(flash_attention_on_meta())
         tracker = Tracker(
             device="cpu" if real else "meta",
             uniform=is_uniform(recipe, int(short.training.get("per_device_train_batch_size", 8))),

@@ -1,0 +1,57 @@
+"""`run` asks plan first, once, where a card is present: what cannot fit is refused before anything is loaded. Light.
+
+The tracing is a child's (it patches torch); the card itself says what is free on it beside context and other programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.errors import RecipeError, fault
+from hf_recipes.gpus import Gpu, recognise
+from hf_recipes.plan import child
+from hf_recipes.plan.planning import plan
+from hf_recipes.plan.show import EXPANDABLE, amount, as_json
+from hf_recipes.plan.verdict import OUT, TIGHT, custom_card
+
+if TYPE_CHECKING:
+    from hf_recipes.devices import Device
+    from hf_recipes.recipe import Recipe
+
+INSIST = "--no-plan trains all the same"
+
+
+def present_card(device: Device) -> Gpu:
+    """The entry of gpus.py for the card of this process, else what its driver tells of it."""
+    known = recognise(device.name)
+    if known is not None:
+        return known
+    assert device.memory_bytes is not None
+    return custom_card(device.name, device.memory_bytes, device.capability, "the driver")
+
+
+def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """plan's answer for the record; None where it cannot tell, which is said and stops nothing.
+
+    free_bytes: what torch's allocator can still have on the card. Raises RecipeError if the recipe cannot fit there.
+    """
+    try:
+        found = plan(recipe, present_card(device), usable=free_bytes)
+    except RecipeError as problem:
+        say(f"plan: cannot tell ({problem.faults[0].what})")
+        return None
+    finally:
+        child.close()
+    judged = found.judged
+    line = f"{amount(judged.held.peak)} reserved at the peak, {amount(free_bytes)} free on {device.name}"
+    if judged.verdict == OUT:
+        where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size")
+        mend = f"`hf-recipes plan {recipe.path} --gpu {judged.gpu.name}` says what would fit; {INSIST}"
+        raise fault(where, f"this does not fit the card: {line}, in the {judged.seen.phase} pass", mend)
+    say(f"plan: {judged.verdict}, {line}")
+    if judged.verdict == TIGHT:
+        say(
+            "plan: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: what is allocated fits, what is reserved hardly"
+        )
+    return as_json(judged)
