@@ -75,9 +75,13 @@ def _ask_plan(recipe: Recipe, device: Device) -> dict[str, Any] | None:
         return None
     import torch
 
+    from hf_recipes.plan import child
     from hf_recipes.plan.before_run import ask_plan
 
-    return ask_plan(recipe, device, torch.cuda.mem_get_info()[0], say)
+    try:
+        return ask_plan(recipe, device, torch.cuda.mem_get_info()[0], say)
+    finally:
+        child.close()
 
 
 def _without_noise() -> None:

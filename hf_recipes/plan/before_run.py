@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.gpus import Gpu, recognise
-from hf_recipes.plan import child
 from hf_recipes.plan.planning import plan
 from hf_recipes.plan.show import EXPANDABLE, amount, as_json
 from hf_recipes.plan.verdict import OUT, TIGHT, custom_card
@@ -41,8 +40,6 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
     except RecipeError as problem:
         say(f"plan: cannot tell ({problem.faults[0].what})")
         return None
-    finally:
-        child.close()
     judged = found.judged
     line = f"{amount(judged.held.peak)} reserved at the peak, {amount(free_bytes)} free on {device.name}"
     if judged.verdict == OUT:
