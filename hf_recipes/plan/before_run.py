@@ -48,7 +48,5 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
         raise fault(where, f"this does not fit the card: {line}, in the {judged.seen.phase} pass", mend)
     say(f"plan: {judged.verdict}, {line}")
     if judged.verdict == TIGHT:
-        say(
-            "plan: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: what is allocated fits, what is reserved hardly"
-        )
+        say(f"plan: {EXPANDABLE}")
     return as_json(judged)
