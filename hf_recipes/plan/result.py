@@ -59,6 +59,7 @@ class Trace:
     length: int
     micro_batch: int
     accumulation: int  # of the recipe; two micro-batches at most are traced
+    eval_batch: int  # rows of one device in evaluation
     capability: tuple[int, int] | None  # None: planned for a CPU
     attention: Mapping[str, int] = field(default_factory=dict)  # sdpa's back end -> calls
     notes: tuple[str, ...] = ()  # what was assumed

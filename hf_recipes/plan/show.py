@@ -54,7 +54,8 @@ def lines(judged: Judged) -> list[str]:
     widest = max(size for name, size in table if name != "free")
     said = [
         f"{judged.recipe.path}: {judged.verdict} on {gpu.name}",
-        f"  {seen.micro_batch} rows of {seen.length} tokens a device; the peak is in the {seen.phase} pass,",
+        f"  {_counted(seen.micro_batch, 'row')} of {seen.length} tokens a device, {_counted(seen.eval_batch, 'row')} in "
+        f"evaluation; the peak is in the {seen.phase} pass,",
         f"  at {seen.at}",
     ]
     for name, size in table:
@@ -71,6 +72,10 @@ def lines(judged: Judged) -> list[str]:
     if seen.estimate:
         said.append("  estimate, not exact: " + "; ".join(seen.estimate))
     return [*said, *(f"  {note}" for note in seen.notes)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _less(judged: Judged) -> str:
@@ -118,6 +123,7 @@ def as_json(judged: Judged) -> dict[str, Any]:
         ],
         "length": seen.length,
         "micro_batch": seen.micro_batch,
+        "eval_batch": seen.eval_batch,
         "accumulation": seen.accumulation,
         "parameters": seen.parameters,
         "trainable": seen.trainable,

@@ -37,6 +37,15 @@ from hf_recipes.tasks import TASKS
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
+UNHEARD = (  # choices that are made for the user and have no effect on memory: the run tells them
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "dataloader_pin_memory",
+    "metrics",
+    "task_type",
+    "output_dir",
+    "use_cpu",
+)
 STEPS = 2  # optimizer states exist from the second on
 
 
@@ -60,7 +69,7 @@ def trace_here(
     words = vocabulary(recipe, config)
     tokenizer = stand_in_tokenizer(words, 2**31)
     recipe, length, more = _length(recipe, config, length)
-    notes = [*lines, *more]
+    notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in UNHEARD]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -283,6 +292,7 @@ def _result(
         length=length,
         micro_batch=trainer.args.train_batch_size,
         accumulation=accumulation_of(recipe),
+        eval_batch=trainer.args.eval_batch_size,
         capability=capability,
         attention=dict(simulation.attention),
         notes=tuple(notes),
