@@ -54,8 +54,8 @@ def lines(judged: Judged) -> list[str]:
     widest = max(size for name, size in table if name != "free")
     said = [
         f"{judged.recipe.path}: {judged.verdict} on {gpu.name}",
-        f"  {_counted(seen.micro_batch, 'row')} of {seen.length} tokens a device, {_counted(seen.eval_batch, 'row')} in "
-        f"evaluation; the peak is in the {seen.phase} pass,",
+        f"  {_counted(seen.micro_batch, 'row')} of {seen.length} tokens a device, {seen.eval_batch} in evaluation; "
+        f"the peak is in the {seen.phase} pass,",
         f"  at {seen.at}",
     ]
     for name, size in table:
