@@ -26,7 +26,10 @@ def rows(judged: Judged) -> list[tuple[str, int]]:
     gpu, seen, held = judged.gpu, judged.seen, judged.held
     found = [(part, seen.parts.get(part, 0)) for part in (*PARTS, *(p for p in seen.parts if p not in PARTS))]
     found.append(("allocator's slack", held.peak - seen.allocated))
-    kept = gpu.memory_bytes - judged.usable
+    hidden = gpu.memory_bytes - gpu.seen_bytes
+    kept = gpu.seen_bytes - judged.usable
+    if hidden:
+        found.append(("not shown to torch", hidden))
     if gpu.name == CPU:
         found.append(("the process itself", kept))
     elif gpu.unified:
@@ -81,8 +84,11 @@ def _counted(number: int, noun: str) -> str:
 def _less(judged: Judged) -> str:
     """What the card's memory is less by, in words."""
     gpu = judged.gpu
-    kept = gpu.memory_bytes - judged.usable
+    hidden = gpu.memory_bytes - gpu.seen_bytes
+    kept = gpu.seen_bytes - judged.usable
     whole = f"{amount(gpu.memory_bytes)} less"
+    if hidden:
+        whole += f" {amount(hidden)} that the driver does not show to torch,"
     if gpu.name == CPU:
         return f"{whole} what Python with its imports takes"
     if gpu.unified:
