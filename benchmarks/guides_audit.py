@@ -21,7 +21,7 @@ from typing import Any
 from hf_recipes import gpus
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import reserved, trace
-from hf_recipes.presets import PRESETS, SHAPES
+from hf_recipes.presets import PRESETS
 from hf_recipes.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,6 +166,136 @@ def record() -> dict[str, Any]:
     return found
 
 
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size < 100 * GIB else f"{size / GIB:,.0f} GiB"
+
+
+def _flops(rate: float) -> str:
+    for scale, name in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if rate >= scale:
+            return f"{rate / scale:.3g} {name}FLOP"
+    return f"{rate / 1e6:.3g} MFLOP"
+
+
+def figures(seen: dict[str, Any]) -> dict[str, str]:
+    """Every {name} of guides_claims.py as text: from the traces, and by arithmetic on the guides' own numbers."""
+    found: dict[str, str] = {}
+    for name, one in seen.items():
+        if "refused" in one:
+            found[name] = found[f"{name}.of8"] = found[f"n.{name}"] = "refused by plan"
+            continue
+        found[name] = _gib(one["reserved"])
+        found[f"{name}.of8"] = f"{one['reserved'] / (8 * GIB):.0%} of 8 GiB"
+        found[f"n.{name}"] = f"{one['parameters']:,}"
+    for name, preset in PRESETS.items():
+        found[f"n.preset.{name}"] = f"{preset.parameters:,}"
+    for name, gpu in gpus.GPUS.items():
+        found[f"usable.{name}"] = _gib(gpus.usable_bytes(gpu))
+    for part, size in seen["medium_fp32_8"]["parts"].items():
+        found[f"part.{part}"] = f"{size / GB:.2f} GB"
+    return found | _gemma_figures(seen) | _gpt_figures(seen) | _bert_figures(seen)
+
+
+def _gemma_figures(seen: dict[str, Any]) -> dict[str, str]:
+    pure, fp32 = seen["gemma_16x384_pure"]["parts"], seen["gemma_fp32"]["parts"]
+    between = pure["weights"] + pure["optimizer"]
+    return {
+        "gemma.weights_pure": f"{pure['weights'] / 1e6:.0f} MB",
+        "gemma.weights_fp32": f"{fp32['weights'] / 1e6:,.0f} MB",
+        "gemma.between": _gib(between),
+        "gemma.between.of8": f"{between / (8 * GIB):.1%} of 8 GiB",
+        "gemma.ratio": f"{seen['gemma_16x448']['reserved'] / seen['gemma_16x384']['reserved']:.2f}",
+    }
+
+
+WIKITEXT_WORDS = 103_227_021  # of WikiText-103's training part, as its authors count them (arXiv 1609.07843, table 1)
+
+
+def _gpt_figures(seen: dict[str, Any]) -> dict[str, str]:
+    scores = 8 * 12 * 1024 * 1024 * 4
+    blocks, embedding, stated = 197_198_080, 51_463_168, 300_124_416
+    tokens_step, speed, seconds = 512 * 2048, 49_300, 72 * 3600 + 14 * 60
+    small, large = seen["small_fp16_32"], seen["gpt300_fp16_4"]
+    token_small = small["flops"] / (small["micro_batch"] * small["length"] * small["accumulation"])
+    token_large = large["flops"] / (large["micro_batch"] * large["length"] * large["accumulation"])
+    slow, fast = (token_small * WIKITEXT_WORDS / (hours * 3600) for hours in (6, 4))
+    peak, four = gpus.GPUS["rtx-4080"].half_flops or math.nan, 4 * (gpus.GPUS["a100-40gb"].half_flops or math.nan)
+    losses = (10.82, 5.15, 3.88, 3.23, 2.99, 2.87, 2.85, 2.923, 2.847)
+    return {
+        "scores.layer": f"{scores / GB:.2f} GB",
+        "scores.all": f"{12 * scores / GB:.2f} GB",
+        "wiki.words": f"{WIKITEXT_WORDS:,}",
+        "wiki.flops_token": _flops(token_small),
+        "wiki.rate_slow": _flops(slow) + "/s",
+        "wiki.rate_fast": _flops(fast) + "/s",
+        "wiki.share_slow": f"{slow / peak:.1%}",
+        "wiki.share_fast": f"{fast / peak:.1%}",
+        "gpt300.sum": f"{blocks:,} + 2 x {embedding:,} = {blocks + 2 * embedding:,}",
+        "gpt300.rest": str(blocks % 24),
+        "gpt300.embedding": f"50257 x 1024 = {50257 * 1024:,}",
+        "gpt300.tied": f"{embedding / stated:.1%}",
+        "gpt300.batch": f"128 x 4 x 4 = {128 * 4 * 4:,}",
+        "gpt300.fp16_saves": f"{1 - seen['gpt300_fp16_4']['reserved'] / seen['gpt300_fp32_4']['reserved']:.0%}",
+        "gpt300.tokens": f"{100_000 * tokens_step / 1e9:.1f}B",
+        "gpt300.times": f"{100_000 * tokens_step / 12.8e9:.1f}",
+        "gpt300.steps": f"{12.8e9 / tokens_step:,.0f}",
+        "gpt300.processed": f"{speed * seconds / 1e9:.2f}B",
+        "gpt300.flops_token": _flops(token_large),
+        "gpt300.rate": _flops(token_large * speed) + "/s",
+        "gpt300.share": f"{token_large * speed / four:.0%}",
+        "gpt300.step_seconds": f"{tokens_step / speed:.1f} s",
+        "gpt300.days": f"{100_000 * tokens_step / speed / 86400:.1f} days",
+        "gpt300.phase1": f"{2_000 / (14 * 3600):.3f}",
+        "gpt300.phase2": f"{8_000 / (4 * 3600):.3f}",
+        "gpt300.fp32_bytes": f"{stated * 4 / GB:.2f} GB",
+        "gpt300.ours_bytes": f"{seen['gpt300_fp16_4']['parameters'] * 4 / GB:.2f} GB",
+        "gpt300.ln": f"{math.log(50257):.3f}",
+    } | {f"exp.{loss}": f"{math.exp(loss):,.2f}" for loss in losses}
+
+
+def _bert_figures(seen: dict[str, Any]) -> dict[str, str]:
+    full, small = seen["bert_fp16_64x128"], seen["bert_fp16_64x128_8bit"]
+    epoch = full["flops"] / (full["micro_batch"] * full["accumulation"]) * 20_000
+    rate, peak = epoch / (35 * 60), gpus.GPUS["rtx-3070"].half_flops or math.nan
+    return {
+        "bert.opt32": f"{full['parts']['optimizer'] / GIB:.2f} GiB",
+        "bert.opt8": f"{small['parts']['optimizer'] / GIB:.2f} GiB",
+        "bert.saved": f"{1 - small['reserved'] / full['reserved']:.0%}",
+        "bert.flops_epoch": _flops(epoch),
+        "bert.rate": _flops(rate) + "/s",
+        "bert.share": f"{rate / peak:.1%}",
+        "bert.oom_batch": str(48 * 3),
+        "bert.batch": str(64 * 2),
+    }
+
+
+HEAD = """# The guides' claims beside what plan says
+
+Written by `python benchmarks/guides_audit.py` from [its record](../benchmarks/results/guides_audit.json); a test holds
+this page to it. GiB are what CUDA's allocator reserves at the peak (the context is not in it), for the plain loss of
+`Trainer` unless "ours" or "our recipe" is said; a share of 8 GiB is of the sold size. Nothing here was measured on a
+card: how near plan comes to measured peaks says [plan-accuracy.md](plan-accuracy.md).
+"""
+
+
+def page(seen: dict[str, Any]) -> str:
+    """docs/guides-audit.md. Raises KeyError for a claim that names a figure which nothing computes."""
+    from guides_claims import CLAIMS  # beside this file
+
+    known = figures(seen)
+
+    def fill(text: str) -> str:
+        return re.sub(r"\{([^}]+)\}", lambda found: known[found[1]], text)
+
+    lines = [HEAD]
+    for guide in dict.fromkeys(claim[0] for claim in CLAIMS):
+        lines += [f"## {guide}", "", "| the guide says | plan or arithmetic says | why they differ |", "|---|---|---|"]
+        lines += [f"| {quote} | {fill(says)} | {fill(why)} |" for one, quote, says, why in CLAIMS if one == guide]
+        lines.append("")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     if "--page" not in sys.argv:
         RECORD.write_text(json.dumps(record(), indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(json.loads(RECORD.read_text(encoding="utf-8"))), encoding="utf-8")
