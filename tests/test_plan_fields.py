@@ -232,7 +232,6 @@ def test_counted_fields_of_sftconfig_and_lora_change_what_is_traced(plain_sft, p
         "r": 8,
         "target_modules": "all-linear",
         "exclude_modules": ["v_proj"],
-        "layers_to_transform": [0],
         "modules_to_save": ["lm_head"],
         "lora_dropout": 0.1,
         "lora_bias": True,
@@ -243,8 +242,9 @@ def test_counted_fields_of_sftconfig_and_lora_change_what_is_traced(plain_sft, p
         assert LORA[name].kind == COUNTED
         found = traced(sections={"LoraConfig": {"r": 4, name: value}})
         assert found.events != plain_lora.events, name
-    biased = [traced(config=GPT2, sections={"LoraConfig": {"r": 4, "bias": bias}}).events for bias in ("none", "all")]
-    assert biased[0] != biased[1]
+    for config, words in ((GPT2, {"bias": "all"}), (LLAMA, {"layers_to_transform": [0]})):
+        without = traced(config=config, sections={"LoraConfig": {"r": 4}})
+        assert traced(config=config, sections={"LoraConfig": {"r": 4, **words}}).events != without.events, words
     for name, value in {"lora_alpha": 32, "use_rslora": True, "alpha_pattern": {"q_proj": 4}}.items():
         assert LORA[name].kind == NOTHING
         assert traced(sections={"LoraConfig": {"r": 4, name: value}}).events == plain_lora.events, name
