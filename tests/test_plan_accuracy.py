@@ -60,4 +60,4 @@ def test_no_published_row_is_called_fits_where_it_would_not():
     rows = [row for key in RESULTS for row in RESULTS[key]["rows"]]
     assert len(rows) == 120
     assert [row["name"] for row in rows if row["predicted_bytes"] * MARGIN <= row["measured_bytes"] - 1] == []
-    assert MARGIN < 1.11 and any(row["predicted_bytes"] * 1.09 < row["measured_bytes"] for row in rows), "no idle margin"
+    assert [row for row in rows if row["predicted_bytes"] * (MARGIN - 0.01) < row["measured_bytes"]], "no idle margin"
