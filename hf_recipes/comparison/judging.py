@@ -77,9 +77,9 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
 
 def _common(names: Sequence[str]) -> str:
     """The names' common beginning, without what is left of a number."""
-    import os
-
-    stem = os.path.commonprefix(list(names)).rstrip("-_./0123456789")
+    shortest = min(names, key=len)
+    same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
+    stem = shortest[:same].rstrip("-_./0123456789")
     return f"{stem or names[0]} ({len(names)} runs)"
 
 
@@ -117,6 +117,8 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
         ends = float(value(a.sum(axis=0))), float(value(b.sum(axis=0)))
         whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
         difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
+        if measure.slope is not None:
+            difference = statistics.studentised(a, b, value, measure.slope, resamples, seed)
         test, p = _tested(measure, a, b, resamples, seed)
     else:
         difference, p = statistics.grouped(first, second, value, resamples, seed)

@@ -20,13 +20,13 @@ Array = np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric of one task. `exact`: each row is a few small integers, so many rows are equal."""
+    """One metric of one task."""
 
     name: str
     higher_is_better: bool
     rows: Callable[[Scores], Array]
     value: Callable[[Array], Array]
-    exact: bool = True
+    slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
     percent: bool = False  # shown as a share of one
 
 
@@ -47,6 +47,11 @@ def exponential(sums: Array) -> Array:
 def bits(sums: Array) -> Array:
     """sums (..., 2) of [nats, bytes] -> bits per byte."""
     return ratio(sums) / np.log(2.0)
+
+
+def per_bit(sums: Array) -> Array:
+    """The derivative of `bits` by the ratio."""
+    return np.full(sums.shape[:-1], 1 / np.log(2.0))
 
 
 def macro_f1(sums: Array) -> Array:
@@ -182,10 +187,14 @@ SPAN_F1_STRICT = Measure(
     percent=True,
 )
 PERPLEXITY = Measure(
-    name="perplexity", higher_is_better=False, rows=_pair("nll_sum", "n_tokens"), value=exponential, exact=False
+    name="perplexity",
+    higher_is_better=False,
+    rows=_pair("nll_sum", "n_tokens"),
+    value=exponential,
+    slope=exponential,  # exp is its own derivative
 )
 BITS_PER_BYTE = Measure(
-    name="bits_per_byte", higher_is_better=False, rows=_pair("nll_sum", "n_bytes"), value=bits, exact=False
+    name="bits_per_byte", higher_is_better=False, rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit
 )
 
 MEASURES: dict[str, tuple[Measure, ...]] = {

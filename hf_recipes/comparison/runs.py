@@ -55,7 +55,9 @@ class Run:
 
 def read_runs(paths: Sequence[str]) -> list[Run]:
     """Records of folders or of record files, every fault at once. Raises RecipeError, also for one path given twice."""
-    found, faults, seen = [], [], dict[Path, str]()
+    found: list[Run] = []
+    faults: list[Fault] = []
+    seen: dict[Path, str] = {}
     for text in paths:
         path = Path(text)
         path = path / records.NAME if path.is_dir() else path
