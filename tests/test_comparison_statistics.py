@@ -1,4 +1,4 @@
-"""The sums behind compare are scikit-learn's, seqeval's and a direct computation's numbers; its tests are what they say."""
+"""The sums behind compare are scikit-learn's, seqeval's and a direct computation's; its tests are what they say."""
 
 from __future__ import annotations
 
@@ -145,3 +145,13 @@ def test_seeds_of_one_recipe_against_seeds_of_the_same_one_are_seldom_told_apart
         _, p = statistics.grouped(groups[0], groups[1], measures.ratio, 300, trial)
         rejected += p < 0.05
     assert rejected <= 18  # 5 % of 200, with three standard errors
+
+
+def test_the_committed_simulation_keeps_what_was_promised(root: Path) -> None:
+    import json
+
+    found = json.loads((root / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
+    assert found["pairs"] == 10_000 and len(found["cases"]) == 4
+    for case in found["cases"].values():
+        assert 0.93 <= case["no difference"]["coverage"] <= 0.97 and 0.93 <= case["a difference"]["coverage"] <= 0.97
+        assert 0.04 <= case["no difference"]["rejected"] <= 0.06

@@ -175,11 +175,15 @@ def recipe_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
     """(dotted key, first, second) of the resolved recipes and of upstream's defaults; what one run has of its own (its
     seed, its folder) comes too."""
     a, b = _flat(first.sections), _flat(second.sections)
-    for run, flat in ((first, a), (second, b)):
-        for name, value in (run.record.get("upstream_defaults") or {}).items():
-            if name not in ASIDE and not any(key.endswith(f".{name}") for key in (*a, *b)):
-                flat.setdefault(f"upstream.{name}", value)
-    return _differing(a, b)
+    said = {key.rpartition(".")[2] for key in (*a, *b)}
+    defaults = [
+        {f"upstream.{name}": value for name, value in (run.record.get("upstream_defaults") or {}).items()}
+        for run in (first, second)
+    ]
+    for flat in defaults:
+        for name in [name for name in flat if name.rpartition(".")[2] in (*said, *ASIDE)]:
+            del flat[name]
+    return _differing(a, b) + _differing(*defaults)
 
 
 def environment_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:

@@ -9,6 +9,8 @@ from hf_recipes.comparison import details
 from hf_recipes.comparison.judging import SAME, UNKNOWN, Comparison, Finding
 from hf_recipes.comparison.statistics import LEVEL, POWER, Interval
 
+SHOWN = 2  # metrics on the terminal: the task's first ones; the reports have all
+
 
 def number(value: float, percent: bool) -> str:
     """ "92.3 %" of a share, four digits of all else."""
@@ -28,7 +30,7 @@ def span(interval: Interval, percent: bool) -> str:
 
 
 def sentence(finding: Finding, first: str, second: str) -> str:
-    """The verdict on one metric: "f1: B is better than A, +1.2 points (95 %: ...; approximate randomisation, p = ...)"."""
+    """The verdict on one metric: "f1: B is better than A, +1.2 points (...; 95%: ...; the test, p = ...)"."""
     f, percent = finding, finding.percent
     ends = f"{first} {number(f.first.value, percent)}, {second} {number(f.second.value, percent)}"
     about = f"{LEVEL:.0%}: {span(f.difference, percent)}; {f.test}, p = {f.p_corrected:.3g}"
@@ -36,7 +38,8 @@ def sentence(finding: Finding, first: str, second: str) -> str:
     if f.verdict == SAME:
         return f"{f.metric}: no difference at all ({ends})"
     if f.verdict == UNKNOWN:
-        missed = f"a difference below {number(f.detectable, percent)} is missed here at least one time in "
+        least = f"{100 * f.detectable:.1f} points" if percent else number(f.detectable, False)
+        missed = f"a difference below {least} is missed here at least one time in "
         return f"{f.metric}: cannot tell ({ends}; difference {apart}, {about}); {missed}{round(1 / (1 - POWER))}"
     return f"{f.metric}: {second} is {f.verdict} than {first}, {apart} ({ends}; {about})"
 
@@ -47,7 +50,7 @@ def lines(comparison: Comparison) -> list[str]:
     said = [f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by their content"]
     for side, findings in zip(comparison.sides[1:], comparison.findings, strict=True):
         said += ["", f"{side.name} against {first.name}"]
-        said += [f"  {sentence(finding, first.name, side.name)}" for finding in findings]
+        said += [f"  {sentence(finding, first.name, side.name)}" for finding in findings[:SHOWN]]
         change = details.moved(paired.scores[first.runs[0]], paired.scores[side.runs[0]])
         if len(first.runs) == len(side.runs) == 1:
             said.append(f"  examples: {change.gained_count:,} gained, {change.lost_count:,} lost")
