@@ -107,6 +107,23 @@ def schema() -> None:
 
 
 @verbs.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN_A RUN_B...")
+@click.option("--metric", default=None, metavar="NAME", help="Only this one; the task's own if absent.")
+@click.option("--split", default="eval", type=click.Choice(["eval", "test"]), help="The evaluation that is compared.")
+@click.option("--common", is_flag=True, help="Over the examples that all runs have, where their data differ.")
+@click.option("--group", default=None, type=click.Choice(["recipe"]), help="Compare recipes over their seeds.")
+@click.option("--resamples", default=10_000, type=click.IntRange(min=100), help="Of the bootstrap and of the test.")
+@click.option("--seed", default=0, help="Of the resampling: the same seed gives the same numbers.")
+@click.option("--output", default=None, metavar="DIR", help="Write compare.md, compare.html and compare.json there.")
+@click.option("--json", "as_json", is_flag=True, help="For tools.")
+def compare(runs: tuple[str, ...], **words: Any) -> None:
+    """Is RUN_B better than RUN_A? Paired statistics on their examples; "cannot tell" is an answer."""
+    from hf_recipes.comparison.command import command
+
+    click.echo("\n".join(command(runs, **words)))
+
+
+@verbs.command()
 @click.argument("run_dir")
 @click.option("--repo", default=None, metavar="ORG/NAME", help="Default: hub_model_id, else the folder's name.")
 @click.option("--private", is_flag=True, help="Create the repository as a private one.")
