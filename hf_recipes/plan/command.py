@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_recipes.errors import fault
-from hf_recipes.plan import show
+from hf_recipes.plan import advice, show
 from hf_recipes.plan.planning import Planned, plan
-from hf_recipes.plan.verdict import OUT, card, cpu_card
+from hf_recipes.plan.verdict import FITS, OUT, card, cpu_card
 from hf_recipes.recipe import read_recipe
 
 
@@ -25,6 +25,7 @@ def command(
     length: int | None = None,
     read_data: bool | None = None,
     svg: str | None = None,
+    with_advice: bool = True,
     as_json: bool = False,
 ) -> tuple[list[str], bool]:
     """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
@@ -40,16 +41,21 @@ def command(
     if svg is not None:
         write_text(svg, show.svg(found.judged), "argument '--svg'")
     fits = found.judged.verdict != OUT
-    return ([json.dumps(_as_json(found), indent=1)] if as_json else _lines(found)), fits
+    changes = None
+    if found.judged.verdict != FITS and with_advice:
+        changes = advice.advise(found.judged, length=found.judged.seen.length if found.length_note else length)
+    return ([json.dumps(_as_json(found, changes), indent=1)] if as_json else _lines(found, changes)), fits
 
 
-def _lines(found: Planned) -> list[str]:
+def _lines(found: Planned, changes: tuple[advice.Change, ...] | None) -> list[str]:
     said = show.lines(found.judged)
-    return [*said, f"  {found.length_note}"] if found.length_note else said
+    said += [f"  {found.length_note}"] if found.length_note else []
+    return said if changes is None else [*said, *advice.lines(changes, found.judged)]
 
 
-def _as_json(found: Planned) -> dict[str, object]:
-    return {**show.as_json(found.judged), "length_note": found.length_note}
+def _as_json(found: Planned, changes: tuple[advice.Change, ...] | None) -> dict[str, object]:
+    said = {**show.as_json(found.judged), "length_note": found.length_note}
+    return said if changes is None else {**said, "changes": advice.as_json(changes)}
 
 
 def write_text(path: str, text: str, where: str) -> None:
