@@ -57,6 +57,7 @@ class Trace:
     parameters: int  # a quantised weight counts what it stands for, a tied one once
     trainable: int
     length: int
+    positions: int | None  # tokens that the model can hold, where they are a limit
     micro_batch: int
     accumulation: int  # of the recipe; two micro-batches at most are traced
     eval_batch: int  # rows of one device in evaluation

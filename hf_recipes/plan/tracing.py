@@ -280,6 +280,7 @@ def _result(
         parameters=total,
         trainable=trainable,
         length=length,
+        positions=models.longest_input(inner.config),
         micro_batch=trainer.args.train_batch_size,
         accumulation=accumulation_of(recipe),
         eval_batch=trainer.args.eval_batch_size,
