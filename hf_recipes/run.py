@@ -98,6 +98,7 @@ def _refuse(faults: Sequence[Any]) -> None:
 def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any]) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes import models, resuming, summary, training
+    from hf_recipes.progress import StepClock
     from hf_recipes.scoring import Scoring
 
     began = time.perf_counter()
@@ -138,6 +139,10 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
     if trainer.is_world_process_zero():
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
+    told = (record.get("plan") or {}).get("forecast") or {}
+    clock = StepClock(say, tuple(told["seconds"]) if told.get("seconds") else None)
+    trainer.add_callback(clock)
+    record["forecast"] = {**told, "measured_step_seconds": None}
     record["where"] = "training"
     if checkpoint:
         say(f"resuming from {checkpoint}")
@@ -147,6 +152,7 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
         except BaseException:
             record.update(summary.so_far(trainer))
             raise
+        record["forecast"]["measured_step_seconds"] = clock.step_seconds
         record.update(summary.trained(trainer, result, *resuming.earlier_session(checkpoint)))
         record["where"] = "saving"
         trainer.save_model()

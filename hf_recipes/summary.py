@@ -29,7 +29,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     sequences = per_device * args.world_size * accumulation
     rows = len(trainer.train_dataset)
     tokens = prepared.stats["train"]["tokens"]
-    steps = _steps(args, rows) if recipe.training.get("do_train") is not False else 0
+    steps = steps_of(args, rows) if recipe.training.get("do_train") is not False else 0
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "model": {
@@ -64,7 +64,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     }
 
 
-def _steps(args: Any, rows: int) -> int:
+def steps_of(args: Any, rows: int) -> int:
     """As Trainer counts them: batches of all devices, then accumulation, then epochs, each rounded up."""
     if args.max_steps > 0:
         return int(args.max_steps)

@@ -15,6 +15,7 @@ HEAVY_ROOMS = {
     "hf_recipes.half_precision",
     "hf_recipes.master_weights",
     "hf_recipes.training",
+    "hf_recipes.progress",
     "hf_recipes.metrics.trainer",
     "hf_recipes.scoring",
 }

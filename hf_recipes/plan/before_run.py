@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.gpus import Gpu, recognise
+from hf_recipes.plan.forecast import as_json as forecast_json
+from hf_recipes.plan.forecast import forecast, records_here
+from hf_recipes.plan.forecast import line as line_of
 from hf_recipes.plan.planning import plan
 from hf_recipes.plan.show import EXPANDABLE, amount, as_json
 from hf_recipes.plan.verdict import OUT, TIGHT, custom_card
@@ -49,4 +52,6 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
     say(f"plan: {judged.verdict}, {line}")
     if judged.verdict == TIGHT:
         say(f"plan: {EXPANDABLE}")
-    return as_json(judged)
+    timed = forecast(recipe, judged.seen, judged.gpu, lengths=found.lengths, records=records_here())
+    say(f"plan: {line_of(timed)}")
+    return {**as_json(judged), "forecast": forecast_json(timed)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_recipes.errors import fault
-from hf_recipes.plan import advice, frontier, rewriting, show
+from hf_recipes.plan import advice, forecast, frontier, rewriting, show
 from hf_recipes.plan.planning import Planned, plan
 from hf_recipes.plan.verdict import FITS, OUT, card, cpu_card
 from hf_recipes.recipe import read_recipe
@@ -26,6 +26,7 @@ def command(
     read_data: bool | None = None,
     svg: str | None = None,
     with_advice: bool = True,
+    price: float | None = None,
     search: bool = False,
     write: str | None = None,
     as_json: bool = False,
@@ -53,13 +54,18 @@ def command(
     changes = None
     if not search and found.judged.verdict != FITS and with_advice:
         changes = advice.advise(found.judged, length=found.judged.seen.length if found.length_note else length)
+    judged = found.judged
+    timed = forecast.forecast(
+        judged.recipe, judged.seen, judged.gpu, lengths=found.lengths, records=forecast.records_here()
+    )
     if as_json:
         said = _as_json(found, changes)
+        said["forecast"] = forecast.as_json(timed, price)
         if frontier_found is not None:
             said["search"] = frontier.as_json(frontier_found)
         return [json.dumps(said, indent=1)], fits
     searched = [] if frontier_found is None else frontier.lines(frontier_found)
-    return [*_lines(found, changes), *searched, *written], fits
+    return [*_lines(found, changes), *searched, *written, f"  {forecast.line(timed, price)}"], fits
 
 
 def _write(source: str, target: str, overrides: Sequence[str], found: frontier.Frontier, planned: Planned) -> str:

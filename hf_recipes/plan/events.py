@@ -63,7 +63,7 @@ class Tracker(TorchDispatchMode):
         self.phase = "setup"
         self.path: list[str] = []  # the modules whose forward runs
         self.backward_path = ""
-        self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels
+        self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels, half flops, bytes of products
         self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
         self.bounded: set[str] = set()  # operations that were given their largest possible result
         self.truths: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
@@ -243,20 +243,33 @@ class Tracker(TorchDispatchMode):
     def _count(self, func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
         if _is_view(func):
             return
-        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0])
+        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
+        flops = 0
         if packet in flop_registry:
-            work[0] += int(flop_registry[packet](*args, **kwargs, out_val=result))
+            flops = int(flop_registry[packet](*args, **kwargs, out_val=result))
         elif packet.__name__ == "gemm_4bit":
             rows = args[0].numel() // args[0].shape[-1]
-            work[0] += 2 * rows * int(args[2][0]) * int(args[2][1])
-        work[1] += _bytes(args) + _bytes(tuple(kwargs.values())) + _bytes(result)
+            flops = 2 * rows * int(args[2][0]) * int(args[2][1])
+        moved = _bytes(args) + _bytes(tuple(kwargs.values())) + _bytes(result)
+        work[0] += flops
+        work[1] += moved
         work[2] += 1
+        if flops:
+            work[3] += flops if _is_half(args) else 0
+            work[4] += moved
 
 
 def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) -> Work:
     """The work of some phases, each counted `times` times."""
-    sums = [sum(counted.get(phase, (0, 0, 0))[i] for phase in phases) // max(1, times) for i in range(3)]
-    return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2])
+    none = (0, 0, 0, 0, 0)
+    sums = [sum(counted.get(phase, none)[i] for phase in phases) // max(1, times) for i in range(len(none))]
+    return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2], half_flops=sums[3], matmul_bytes=sums[4])
+
+
+def _is_half(args: Any) -> bool:
+    """Whether a product's first tensor is fp16 or bf16."""
+    first = next((one for one in args if isinstance(one, torch.Tensor)), None)
+    return first is not None and first.dtype in (torch.float16, torch.bfloat16)
 
 
 _views: dict[Any, bool] = {}

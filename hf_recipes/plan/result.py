@@ -39,6 +39,8 @@ class Work:
     flops: int  # multiplications and additions of matrix products and attention, counted singly (a MAC is 2)
     bytes_moved: int  # read and written by every kernel, as if nothing stayed in a cache
     kernels: int  # operations that allocate or write: a lower bound of launches
+    half_flops: int = 0  # those of `flops` whose inputs are fp16 or bf16
+    matmul_bytes: int = 0  # those of `bytes_moved` that the kernels with flops move
     seconds_traced: float = 0.0
 
 
