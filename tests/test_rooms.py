@@ -17,6 +17,8 @@ HEAVY_ROOMS = {
     "hf_recipes.training",
     "hf_recipes.metrics.trainer",
     "hf_recipes.scoring",
+    "hf_recipes.resilience.checkpoints",
+    "hf_recipes.resilience.continuing",
 }
 # `python -m hf_recipes.run` is the verb `run`: the module that is a command calls the one that parses.
 SCRIPTS = {("hf_recipes.run", "hf_recipes.cli")}
