@@ -78,10 +78,8 @@ def _agreed(decide: Callable[[], Chosen | None]) -> Chosen | None:
     return found
 
 
-def resume_checkpoint(
-    recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ
-) -> Chosen | None:
-    """The checkpoint that the recipe asks for; None if it asks for none. Raises RecipeError if there is no whole one."""
+def resume_checkpoint(recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ) -> Chosen | None:
+    """The checkpoint that the recipe asks for; None if it asks for none. Raises RecipeError if none is whole."""
     asked = recipe.training.get("resume_from_checkpoint")
     if not asked:
         return None
@@ -126,9 +124,7 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
     return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
-def introduce(
-    recipe: Recipe, trainer: Any, record: dict[str, Any], device: Device, chosen: Chosen | None
-) -> None:
+def introduce(recipe: Recipe, trainer: Any, record: dict[str, Any], device: Device, chosen: Chosen | None) -> None:
     """Tells the trainer what its manifests say of the run, and the record what a resumption of it would equal."""
     import torch
 
@@ -189,8 +185,8 @@ def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes:
     elif then["data"] != now["data"]:
         lines.append("the evaluation rows are not those of the interrupted run")
     if then["world_size"] != processes:
-        what = f"{chosen.path!r} was written by {then['world_size']} process(es), this run has {processes}: rows come in "
-        refuse("processes", f"{what}another order, and random states are missing", f"start {then['world_size']}")
+        what = f"{chosen.path!r} is of {then['world_size']} process(es), this run has {processes}: rows would come in "
+        refuse("processes", f"{what}another order, random states are missing", f"start {then['world_size']}")
     if faults:
         raise RecipeError(faults)
     return lines + [f"not bit for bit: {line}" for line in exactness.moved(then, now)]

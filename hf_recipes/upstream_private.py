@@ -81,7 +81,9 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         name="transformers.trainer:Trainer._save_checkpoint",
         used_by="resilience/checkpoints.py",
         why="replaced: upstream's writes in place, trainer_state.json last, and a kill leaves a broken folder (#35525)",
-        signature="(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None') -> None",
+        signature=(
+            "(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None') -> None"
+        ),
         lines=(
             "self.store_flos()",
             "self.save_model(output_dir, _internal_call=True)",
@@ -125,7 +127,11 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         why="with save_total_limit: 1 it removes checkpoints by rmtree before the model is saved; and progress is due "
         "where no epoch was left to run",
         signature="(self, trial, num_train_samples, start_time)",
-        lines=("self.args.save_total_limit == 1", "self._total_loss_scalar += self._tr_loss.item()", "self.log(metrics)"),
+        lines=(
+            "self.args.save_total_limit == 1",
+            "self._total_loss_scalar += self._tr_loss.item()",
+            "self.log(metrics)",
+        ),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._inner_training_loop",

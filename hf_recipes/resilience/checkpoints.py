@@ -37,11 +37,12 @@ AGAIN = "make room there; the same command with --resume then goes on from "
 
 
 class CheckpointMixin(_Trainer):
-    """Replaces _save_checkpoint. `provenance`: the manifest's facts about the run (run, recipe, data, versions, ...)."""
+    """Replaces _save_checkpoint. `provenance`: the manifest's facts about the run (id, recipe, data, versions)."""
 
     provenance: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
     where: str = "output_dir"  # of the recipe, for the message of a full disk
     tell: Callable[[str], None] = staticmethod(print)
+    progress: Callable[[], dict[str, Any]]  # continuing.py's: what the trainer keeps in memory only
     _last_bytes = 0
     _said_sharded = False
 
@@ -106,7 +107,7 @@ class CheckpointMixin(_Trainer):
 
     def _update_stateful_callbacks(self) -> None:
         """As in upstream's _save_checkpoint; a callback that an earlier session did not have is no KeyError."""
-        state = self.state.stateful_callbacks
+        state: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment]
         for callback in [*self.callback_handler.callbacks, self.control]:
             if not isinstance(callback, ExportableState):
                 continue

@@ -37,7 +37,7 @@ class Chosen:
 
 def choose(output_dir: Path, *, without_state: bool = False, sharded: bool = False) -> tuple[Chosen | None, list[str]]:
     """The newest whole checkpoint of `output_dir` (None if there is none), and those that are not, each with why."""
-    passed = []
+    passed: list[str] = []
     for folder in folders.checkpoints(output_dir):
         wrong = judge(folder, without_state=without_state, sharded=sharded)
         if not wrong:

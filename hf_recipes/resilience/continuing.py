@@ -57,6 +57,7 @@ class ContinuingMixin(_Trainer):
     _groups: SeededLengthGroups | None = None
     _tr_loss: torch.Tensor
     _total_loss_scalar: float
+    _metrics: Any  # SFTTrainer's
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._resumed = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
@@ -101,7 +102,9 @@ class ContinuingMixin(_Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._init_training_state(*args, **kwargs)
         if self._resumed and self.state.best_global_step and self.state.best_model_checkpoint is None:
-            best = Path(self.args.output_dir) / folders.name(self.state.best_global_step)  # the run's folder was moved
+            best = Path(str(self.args.output_dir)) / folders.name(
+                self.state.best_global_step
+            )  # the run's folder was moved
             self.state.best_model_checkpoint = str(best) if best.is_dir() else None
         return found
 

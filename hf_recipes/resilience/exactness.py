@@ -17,11 +17,12 @@ FREE = (
     *("eval_*", "do_eval", "do_predict", "do_train", "per_device_eval_batch_size", "batch_eval_metrics"),
     *("prediction_loss_only", "include_for_metrics", "include_num_input_tokens_seen", "skip_memory_metrics"),
     *("save_*", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "enable_jit_checkpoint"),
-    *("push_to_hub", "hub_*", "resume_from_checkpoint", "restore_callback_states_from_checkpoint", "ddp_timeout"),
+    *("push_to_hub", "hub_*", "ddp_timeout"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataset_num_proc", "local_rank"),
     *("ignore_data_skip", "warnings_*", "*token*"),
 )
+OURS = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")  # a resumption sets them
 LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
 SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")
 DATA_KEYS = ("max_length",)  # of `dataset`: what else stands there is judged by the rows' fingerprint
@@ -54,11 +55,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
         return [Difference(key="the trainer's section", then=then["trainer"], now=now["trainer"], kind="matters")]
     found = []
     for key, value in now["arguments"].items():
-        if key in then["arguments"] and then["arguments"][key] != value:
+        if key not in OURS and key in then["arguments"] and then["arguments"][key] != value:
             kind = "length" if key in LENGTH else "free" if _is_free(key) else "matters"
-            found.append(
-                Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind)
-            )
+            found.append(Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind))
     before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
     for key in dict.fromkeys((*before, *after)):
         was, is_ = before.get(key, ABSENT), after.get(key, ABSENT)
@@ -85,12 +84,12 @@ def described(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str,
     sections that decide a run's numbers."""
     kept = {name: sections[name] for name in (*SECTIONS, "EarlyStoppingCallback") if name in sections}
     data = {key: value for key, value in dict(sections.get("dataset") or {}).items() if key in DATA_KEYS}
-    return {"trainer": trainer, "arguments": dict(arguments), "sections": {**kept, **({"dataset": data} if data else {})}}
+    if data:
+        kept["dataset"] = data
+    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept}
 
 
-def reasons(
-    section: str, args: Any, device: Device, environment: Mapping[str, str] = os.environ
-) -> list[str]:
+def reasons(section: str, args: Any, device: Device, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Why a resumed run would not equal the straight one bit for bit; empty where it does."""
     found = []
     if device.kind != "cpu" and not args.use_cpu:

@@ -83,7 +83,7 @@ def rotate(output_dir: Path, limit: int | None, keep: Iterable[str]) -> list[str
     kept = set(keep)
     newest = next((path.name for path in found if whole(path)), None)
     kept |= {newest} if newest else set()
-    removed = []
+    removed: list[str] = []
     for path in reversed(found):
         if len(found) - len(removed) <= max(limit, len(kept)):
             break
