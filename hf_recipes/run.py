@@ -151,6 +151,7 @@ def _train(
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
     record["where"] = "training"
+    earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
     if until is not None:
         trainer.add_callback(training.StopAt(until))
     for line in notes:
@@ -161,7 +162,7 @@ def _train(
         except BaseException:
             record.update(summary.so_far(trainer))
             raise
-        record.update(summary.trained(trainer, result, *resuming.earlier_session(checkpoint)))
+        record.update(summary.trained(trainer, result, *earlier))
         if until is not None:
             return recipe
         record["where"] = "saving"

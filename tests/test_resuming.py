@@ -197,8 +197,8 @@ def test_other_rows_are_refused_and_another_number_of_processes(recipe: str) -> 
     assert body is not None
     manifest.write(folder, {**body, "world_size": 2}, body["files"])
     assert refusal(recipe, more) == (
-        f"{PLACE}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random states "
-        "are missing; start 2, or say resume_despite: [processes]"
+        f"{PLACE}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random "
+        "states are missing; start 2, or say resume_despite: [processes]"
     )
 
 
