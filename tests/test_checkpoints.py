@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -182,8 +182,8 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
         run(recipe, ["TrainingArguments.max_steps=20"])
     last = max(folders.step_of(path) for path in folders.checkpoints(small_disk))
     assert str(caught.value) == (
-        f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it was full before the checkpoint was "
-        f"whole; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
+        f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it was full before the checkpoint "
+        f"was whole; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
         f"checkpoint-{last}"
     )
     assert choosing.judge(small_disk / f"checkpoint-{last}") == []
@@ -275,15 +275,11 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
     pauses: list[float] = []
     assert restarting.supervise(recipe, [], [], 5, say=lines.append, pause=pauses.append, environment={}) == 0
     assert (seen, pauses) == ([False, False, True, True], [1.0, 2.0, 4.0])
-    assert (
-        lines
-        == [
-            "the run was killed by SIGKILL after 1 s; start 2 of 6 in 1 s, anew: there is no whole checkpoint yet",
-            "the run was killed by SIGKILL after 1 s; start 3 of 6 in 2 s, from out/checkpoint-2",
-            "the run was killed by SIGKILL after 1 s; start 4 of 6 in 4 s, from out/checkpoint-4",
-        ]
-        or [line.partition(" after ")[0] for line in lines] == ["the run was killed by SIGKILL"] * 3
-    )
+    assert [re.sub(r"after \d+ s", "after N s", line) for line in lines] == [
+        "the run was killed by SIGKILL after N s; start 2 of 6 in 1 s, anew: there is no whole checkpoint yet",
+        "the run was killed by SIGKILL after N s; start 3 of 6 in 2 s, from out/checkpoint-2",
+        "the run was killed by SIGKILL after N s; start 4 of 6 in 4 s, from out/checkpoint-4",
+    ]
     assert end_of() == straight
 
 
@@ -345,8 +341,3 @@ def test_the_command_restarts_a_run_that_is_killed(recipe: str) -> None:
     assert process.wait(timeout=120) == 0
     assert any(line.startswith("the run was killed by SIGKILL after ") for line in said)
     assert json.loads(Path("out/record.json").read_text())["resumed"]["step"] >= 20
-
-
-def test_naming(folder: Path) -> None:
-    assert folders.step_of(SimpleNamespace(name="checkpoint-12")) == 12  # type: ignore[arg-type]
-    assert folders.step_of(SimpleNamespace(name=".staging-checkpoint-12")) == -1  # type: ignore[arg-type]

@@ -117,7 +117,7 @@ def clean(output_dir: Path) -> list[str]:
     lines = []
     for path in leftovers(output_dir):
         final = path.parent / path.name.removeprefix(STAGING)
-        if path.name.startswith(STAGING) and step_of(final) >= 0 and not final.exists() and _proven(path):
+        if path.name.startswith(STAGING) and step_of(final) >= 0 and not final.exists() and proven(path):
             put_in_place(path, final)
             lines.append(f"{final.name} was whole but not yet in place when its run died: it is now")
             continue
@@ -126,7 +126,7 @@ def clean(output_dir: Path) -> list[str]:
     return lines
 
 
-def _proven(folder: Path) -> bool:
+def proven(folder: Path) -> bool:
     try:
         body = manifest.read(folder)
     except manifest.Damaged:
