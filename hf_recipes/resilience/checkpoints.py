@@ -195,7 +195,7 @@ class CheckpointMixin(_Trainer):
         adapter = hasattr(model, "get_base_model")
         tensors = [param for param in model.parameters() if param.requires_grad or not adapter]
         if not self.args.save_only_model and self.optimizer is not None:
-            tensors += list(_tensors(self.optimizer.state_dict()))
+            tensors += list(_tensors(dict(self.optimizer.state)))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -222,7 +222,8 @@ def save_final(trainer: Any) -> None:
         return
 
     def write() -> None:
-        shutil.rmtree(staging, ignore_errors=True)
+        if trainer.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
         trainer.save_model(str(staging), _internal_call=True)
         if trainer.args.should_save:
             for path in manifest.flushed(staging):

@@ -20,7 +20,7 @@ SCHEMA = 1
 NAME = "manifest.json"
 HASH = "xxh3_128"
 PIECE = 2**22  # bytes that are read at a time
-HASHERS = 2  # threads; the digest of one file is taken while another is flushed
+THREADS = 8  # they wait for the disk, which writes the journal once for several files; digests are taken meanwhile
 
 
 class Damaged(ValueError):
@@ -39,17 +39,17 @@ def digest(path: Path) -> str:
 
 
 def flushed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Flushes every file and folder under `folder` to the disk and returns {path: {bytes, digest}} of the files.
+    """Flushes every file under `folder` to the disk and returns {path: {bytes, digest}}; `write` flushes the folder.
 
     Digests are taken by other threads meanwhile: they wait for the CPU, the flush waits for the disk. Raises OSError.
     """
     paths = list(_files(folder))
-    with ThreadPoolExecutor(HASHERS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
+        inner = [path for path in folder.rglob("*") if path.is_dir()]
+        flushes = [pool.submit(flush, path) for path in (*(folder / path for path in paths), *inner)]
         digests = [pool.submit(digest, folder / path) for path in paths]
-        for path in paths:
-            flush(folder / path)
-        for inner, _, _ in os.walk(folder):
-            flush(Path(inner))
+        for done in flushes:
+            done.result()
         return {
             path: {"bytes": (folder / path).stat().st_size, "digest": found.result()}
             for path, found in zip(paths, digests, strict=True)
