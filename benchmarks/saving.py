@@ -4,8 +4,8 @@
 
 In each round the same trainer saves the same state: (a) upstream's way, in place; (b) upstream's way, then every file
 and folder flushed; (c) ours: staged, flushed, hashed, renamed; (d) ours without the hashes. The order changes from
-round to round, and before each save what earlier ones wrote is flushed. What is reported are medians of the rounds' ratios
-c / b and d / b. (a) says what the flush itself costs. The hashes' own time is taken apart, on one thread.
+round to round, and before each save what earlier ones wrote is flushed. Reported: medians of the rounds' ratios c / b
+and d / b; (a) says what the flush itself costs; the hashes' own time is taken apart, on one thread.
 
 `python benchmarks/tables.py` puts the figures into docs/torture.md.
 """

@@ -233,6 +233,11 @@ def after_a_kill() -> dict[str, Any]:
     }
 
 
+def had_finished() -> bool:
+    path = Path("out/record.json")
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "finished"
+
+
 def one_kill(way: str, draw: random.Random, seconds: float, *, resume: bool, started: float) -> dict[str, Any] | None:
     """Starts a run and kills it; None if it was at its end before the moment came."""
     two = Path("two").exists()
@@ -293,7 +298,9 @@ def kills_of(name: str, count: int, seed: int) -> dict[str, Any]:
                 finished = True
                 break
             found["kills"].append(hit)
-            resumable = hit["resumable"]
+            resumable, finished = hit["resumable"], had_finished()
+            if finished:  # killed between its record and its end: nothing is left to resume
+                break
         if not finished:
             child = start(lambda again=resumable: train(resume=again))
             while (status := ended(child)) is None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ SFT_CASES = {
         11,
         [LORA, "SFTConfig.packing=true", "SFTConfig.max_length=32", "SFTConfig.dataloader_num_workers=1"],
     ),
-    "length groups": (4, 11, ["SFTConfig.train_sampling_strategy=group_by_length"]),
+    "length groups, SFT": (4, 11, ["SFTConfig.train_sampling_strategy=group_by_length"]),
     "activation checkpointing off, NEFTune": (
         4,
         11,
@@ -124,13 +124,20 @@ SFT_CASES = {
 }
 
 
-@pytest.mark.parametrize("case", TRAINER_CASES)
+QUICK = ("first epoch", "persistent workers", "length groups", "LoRA, packing, workers")  # the others are `-m slow`
+
+
+def _marked(cases: Iterable[str]) -> list[Any]:
+    return [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", _marked(TRAINER_CASES))
 def test_a_killed_run_of_trainer_ends_as_the_straight_one(trainer: Callable[[int], str], case: str) -> None:
     save, kill, words = TRAINER_CASES[case]
     compare(trainer(save), words, kill)
 
 
-@pytest.mark.parametrize("case", SFT_CASES)
+@pytest.mark.parametrize("case", _marked(SFT_CASES))
 def test_a_killed_run_of_sft_trainer_ends_as_the_straight_one(sft: Callable[[int], str], case: str) -> None:
     save, kill, words = SFT_CASES[case]
     compare(sft(save), words, kill)
@@ -143,6 +150,7 @@ UPSTREAM = {  # what differs without our part, and the figures in which it shows
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UPSTREAM)
 def test_without_our_part_the_resumed_run_still_ends_elsewhere(
     trainer: Callable[[int], str], case: str, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ Light: the child imports torch, this process never does.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -49,7 +50,11 @@ def supervise(
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        resumed, source = _source(recipe, overrides, "--smoke" in flags)
+        output_dir = _output_dir(recipe, overrides, "--smoke" in flags)
+        if _had_finished(output_dir):
+            say(f"{_end(code)}, but had finished: {output_dir} is whole but for its card, or its push")
+            break
+        resumed, source = _source(output_dir)
         say(
             f"{_end(code)} after {time.monotonic() - began:.0f} s; "
             f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
@@ -75,10 +80,23 @@ def _child(command: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _source(recipe: str, overrides: Sequence[str], smoke: bool) -> tuple[bool, str]:
+def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
     from hf_recipes.recipe import read_recipe
 
-    output_dir = Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
+    return Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
+
+
+def _had_finished(output_dir: Path) -> bool:
+    """Whether the newest checkpoint's run has its record: it died while it made its card or pushed."""
+    chosen, _ = choosing.choose(output_dir)
+    try:
+        record = json.loads((output_dir / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return chosen is not None and record.get("status") == "finished" and record.get("run") == chosen.run
+
+
+def _source(output_dir: Path) -> tuple[bool, str]:
     folders.clean(output_dir)
     chosen, _ = choosing.choose(output_dir)
     return (True, f"from {chosen.path}") if chosen else (False, "anew: there is no whole checkpoint yet")
