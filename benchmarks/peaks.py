@@ -120,8 +120,8 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"peft's longest batch is not recorded: {PEFT_LENGTH} tokens, fitted once on `{FITTED}` alone (its row is in",
-        "the table). Known to be wrong: BERT-large at fp16 without checkpointing (what torch of 2022 held there is not",
-        "known), LoRA-FA, full fine-tuning and prefix tuning from a prefix (their reserved peaks; see the table).",
+        "the table). Known to be wrong, and not understood: LoRA-FA (measured as if its frozen half kept its inputs),",
+        "full fine-tuning and prefix tuning from a prefix (their reserved peaks; see the table).",
     ]
     for key, title in TITLES.items():
         lines += ["", f"## {title}", "", "| | measured MiB | predicted MiB | error |", "|---|---|---|---|"]

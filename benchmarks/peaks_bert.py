@@ -1,8 +1,10 @@
 """BERT-large of transformers' performance guide (2022) through the package's own path, as the software of then behaved.
 
-What differed then: eager attention only, gradients kept and zeroed (zero_grad(set_to_none=False)), transformers' own
-AdamW (one tensor at a time), bitsandbytes' 8-bit Adam on the embeddings, too. Nothing is fitted: the guide gives the
-CUDA context itself.
+What differed then: eager attention only, with a mask of the parameters' dtype (fp32 under autocast) that was always
+added (transformers 4.16, modeling_bert.py, BertSelfAttention.forward, and modeling_utils.get_extended_attention_mask);
+softmax kept its input for the backward as well as its output (torch 1.10; pytorch #65242 ended that in 1.11); gradients
+kept and zeroed (zero_grad(set_to_none=False)); transformers' own AdamW (one tensor at a time); bitsandbytes' 8-bit Adam
+on the embeddings, too. Nothing is fitted: the guide gives the CUDA context itself.
 """
 
 from __future__ import annotations
@@ -62,8 +64,42 @@ class AdamW2022(torch.optim.Optimizer):
                 param.addcdiv_(state["exp_avg"], denominator, value=-group["lr"])
 
 
+class SoftmaxOfTorch110(torch.autograd.Function):
+    """What its derivative kept: input and output."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor) -> torch.Tensor:
+        result = torch.ops.aten._softmax(scores, -1, False)
+        ctx.save_for_backward(scores, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        scores, result = ctx.saved_tensors
+        return torch.ops.aten._softmax_backward_data(gradient, result, -1, scores.dtype)
+
+
+def attention_of_2022(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers 4.16's BertSelfAttention between the projections; `attention_mask` of today is not used."""
+    scores = torch.matmul(query, key.transpose(-1, -2)) / query.shape[-1] ** 0.5
+    mask = torch.zeros(query.shape[0], 1, 1, key.shape[2], dtype=torch.float32, device=query.device)
+    scores = (scores + mask).float()  # autocast: softmax is one of those that run in fp32
+    weights = torch.nn.functional.dropout(SoftmaxOfTorch110.apply(scores), p=dropout, training=module.training)
+    return torch.matmul(weights, value).permute(0, 2, 1, 3).contiguous(), weights
+
+
 @contextmanager
 def _software_of_2022() -> Iterator[None]:
+    import transformers.models.bert.modeling_bert as bert
     from bitsandbytes.optim import GlobalOptimManager
 
     zero_model, zero_optimizer = torch.nn.Module.zero_grad, torch.optim.Optimizer.zero_grad
@@ -72,9 +108,11 @@ def _software_of_2022() -> Iterator[None]:
     torch.optim.Optimizer.zero_grad = lambda self, set_to_none=False: zero_optimizer(self, set_to_none=False)
     torch.optim.AdamW = AdamW2022
     GlobalOptimManager.register_module_override = lambda *_: None
+    attention, bert.eager_attention_forward = bert.eager_attention_forward, attention_of_2022
     try:
         yield
     finally:
         torch.nn.Module.zero_grad, torch.optim.Optimizer.zero_grad = zero_model, zero_optimizer
         torch.optim.AdamW = adamw
+        bert.eager_attention_forward = attention
         GlobalOptimManager.register_module_override = override

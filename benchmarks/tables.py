@@ -116,6 +116,19 @@ def words_page() -> str:
     return f"{table(['section', 'what it is'], sections)}\n\nOur own words:\n\n{table(['word', 'what it says'], rows)}"
 
 
+def simulated() -> str:
+    """docs/compare.md's table, of benchmarks/results/comparison.json."""
+    found = json.loads((ROOT / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
+    head = ["runs", "true difference", "pairs", "interval holds it", "test at 5 % rejects"]
+    rows = []
+    for name, case in found["cases"].items():
+        for kind in ("no difference", "a difference"):
+            one = case[kind]
+            rates = [f"{one[key]:.1%}" for key in ("coverage", "rejected")]
+            rows.append([name, f"{one['truth']:.3g}", f"{one['pairs']:,}", *rates])
+    return table(head, rows)
+
+
 def filled(path: Path, blocks: dict[str, str]) -> str:
     """The file's text with each `<!-- table: NAME -->` ... `<!-- end -->` block filled."""
     text = path.read_text(encoding="utf-8")
@@ -133,6 +146,7 @@ def pages() -> dict[Path, str]:
         ROOT / "README.md": filled(ROOT / "README.md", {"measured": measured(), "launches": launches()}),
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/compare.md": filled(ROOT / "docs/compare.md", {"comparison": simulated()}),
         ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
     }
 

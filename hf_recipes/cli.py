@@ -90,6 +90,9 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
 @click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row.")
 @click.option("--read-data/--no-data", default=None, help="Read the data for its longest row: always; never.")
+@click.option("--search", is_flag=True, help="The largest micro-batch that fits, for each of several lengths.")
+@click.option("--write", default=None, metavar="FILE", help="Write the recipe that --search recommends, comments kept.")
+@click.option("--advice/--no-advice", "with_advice", default=True, help="Look for changes that fit where it does not.")
 @click.option("--svg", default=None, metavar="FILE", help="Draw the card's memory.")
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
 def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -> None:
@@ -110,6 +113,23 @@ def schema() -> None:
     from hf_recipes.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
+@verbs.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN_A RUN_B...")
+@click.option("--metric", default=None, metavar="NAME", help="Only this one; the task's own if absent.")
+@click.option("--split", default="eval", type=click.Choice(["eval", "test"]), help="The evaluation that is compared.")
+@click.option("--common", is_flag=True, help="Over the examples that all runs have, where their data differ.")
+@click.option("--group", default=None, type=click.Choice(["recipe"]), help="Compare recipes over their seeds.")
+@click.option("--resamples", default=10_000, type=click.IntRange(min=100), help="Of the bootstrap and of the test.")
+@click.option("--seed", default=0, help="Of the resampling: the same seed gives the same numbers.")
+@click.option("--output", default=None, metavar="DIR", help="Write compare.md, compare.html and compare.json there.")
+@click.option("--json", "as_json", is_flag=True, help="For tools.")
+def compare(runs: tuple[str, ...], **words: Any) -> None:
+    """Is RUN_B better than RUN_A? Paired statistics on their examples; "cannot tell" is an answer."""
+    from hf_recipes.comparison.command import command
+
+    click.echo("\n".join(command(runs, **words)))
 
 
 @verbs.command()

@@ -79,7 +79,7 @@ def device_faults(recipe: Recipe, device: Device) -> list[Fault]:
 
 def card_faults(recipe: Recipe, device: Device) -> list[Fault]:
     """The part of `device_faults` that the device alone decides, whatever is installed on this machine."""
-    return [*_cards(recipe, device), *_flash(recipe, device), *_kernels(recipe, device)]
+    return [*_cards(recipe, device), *_kernels(recipe, device)]
 
 
 def _capability(device: Device) -> str:
@@ -102,15 +102,6 @@ def _cards(recipe: Recipe, device: Device) -> Iterator[Fault]:
         # trl sft_trainer.py:911 casts the adapters of a quantised model to bf16; trl#4901, pytorch#127176
         what = "fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot unscale"
         yield tell(recipe, "fp16", what, "write bf16: true, or bf16: false without fp16 where the card has no bf16")
-
-
-def _flash(recipe: Recipe, device: Device) -> Iterator[Fault]:
-    """The flash package's kernels (its README: Ampere and later, fp16 and bf16 only)."""
-    attention = recipe.get("model.attn_implementation")
-    if device.kind == "cuda" and attention in FLASH and (device.capability or (0, 0)) < (8, 0):
-        what = f"attn_implementation: {attention} needs a card of compute capability 8.0; "
-        what += f"{device.name} has {_capability(device)}"
-        yield tell_at(recipe, "model.attn_implementation", what, "write attn_implementation: sdpa")
 
 
 def _kernels(recipe: Recipe, device: Device) -> Iterator[Fault]:

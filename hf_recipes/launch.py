@@ -30,6 +30,12 @@ def say(line: str = "") -> None:
         print(line, flush=True)
 
 
+def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the accelerate file spreads one model over the processes."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(environment.get(name, "false").lower() == "true" for name in names)
+
+
 def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Fault]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
     faults = []

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_recipes.shapes import CONFIG, MORE
+
 GPT2_VOCAB_SIZE = 50257  # openai-community/gpt2's tokenizer: 256 bytes + 50,000 merges + <|endoftext|>
 
 
@@ -206,6 +208,32 @@ _GPT2 = Preset(
 )
 _GEMMA = Preset(config=_GEMMA_3_270M, parameters=268_098_176, source="config.json of google/gemma-3-270m")
 
+_LLAMA_1B = Preset(
+    config=_llama3(2048, 16, 32, 8192, 32.0, True),
+    parameters=1_235_814_400,
+    source="config.json of meta-llama/Llama-3.2-1B",
+)
+_LLAMA_3B = Preset(
+    config=_llama3(3072, 28, 24, 8192, 32.0, True),
+    parameters=3_212_749_824,
+    source="config.json of meta-llama/Llama-3.2-3B",
+)
+_LLAMA_8B = Preset(
+    config=_llama3(4096, 32, 32, 14336, 8.0, False),
+    parameters=8_030_261_248,
+    source="config.json of meta-llama/Llama-3.1-8B",
+)
+
+
+def _more() -> dict[str, Preset]:
+    """The rows of shapes.py, one Preset for all names of a model."""
+    found: dict[str, Preset] = {}
+    for names, (config, parameters, auto_class) in MORE.items():
+        one = Preset(config=config, parameters=parameters, auto_class=auto_class, source=CONFIG)
+        found |= dict.fromkeys(names, one)
+    return found
+
+
 # Published shapes of the models that the recipes and the guides name, so that a file can be judged offline.
 SHAPES: Mapping[str, Preset] = {
     "bert-base-uncased": _BERT_BASE,
@@ -233,19 +261,11 @@ SHAPES: Mapping[str, Preset] = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Preset(
         config=_SMOLLM2_135M, parameters=134_515_008, source="config.json of HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
-    "meta-llama/Llama-3.2-1B": Preset(
-        config=_llama3(2048, 16, 32, 8192, 32.0, True),
-        parameters=1_235_814_400,
-        source="config.json of meta-llama/Llama-3.2-1B",
-    ),
-    "meta-llama/Llama-3.2-3B": Preset(
-        config=_llama3(3072, 28, 24, 8192, 32.0, True),
-        parameters=3_212_749_824,
-        source="config.json of meta-llama/Llama-3.2-3B",
-    ),
-    "meta-llama/Llama-3.1-8B": Preset(
-        config=_llama3(4096, 32, 32, 14336, 8.0, False),
-        parameters=8_030_261_248,
-        source="config.json of meta-llama/Llama-3.1-8B",
-    ),
+    "meta-llama/Llama-3.2-1B": _LLAMA_1B,
+    "meta-llama/Llama-3.2-1B-Instruct": _LLAMA_1B,
+    "meta-llama/Llama-3.2-3B": _LLAMA_3B,
+    "meta-llama/Llama-3.2-3B-Instruct": _LLAMA_3B,
+    "meta-llama/Llama-3.1-8B": _LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    **_more(),
 }

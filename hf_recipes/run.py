@@ -80,7 +80,7 @@ def run(
 
 def _ask_plan(recipe: Recipe, device: Device) -> dict[str, Any] | None:
     """On rank 0, by a child process, before anything is loaded. Raises RecipeError for what cannot fit."""
-    if launch.rank() != 0:
+    if launch.rank() != 0 or launch.is_sharded():
         return None
     import torch
 

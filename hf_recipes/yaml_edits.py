@@ -73,6 +73,21 @@ class YamlText:
             source = source._insert(section, word, value)
         return source
 
+    def with_values(self, sets: Mapping[str, Any]) -> YamlText:
+        """The text in which each dotted key of `sets` stands with its value, where it stood or at its section's end."""
+        source = self
+        for dotted, value in sets.items():
+            home, _, word = dotted.rpartition(".")
+            if source._entry(dotted):
+                source = source._set(dotted, value)
+            elif isinstance(source._node(home), MappingNode):
+                source = source._insert(home, word, value)
+            elif source._entry(home):
+                source = source._set(home, {word: value})  # it was null
+            else:
+                source = source._insert("", home, {word: value})
+        return source
+
     # ---- finding ----
 
     def _entry(self, dotted: str) -> tuple[ScalarNode, Node] | None:

@@ -163,3 +163,10 @@ def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
         "accelerate launch: the launcher started 2 processes but this one sees 1: each would be rank 0; "
         "set use_cpu: true in the recipe, or launch on cards that this torch sees"
     )
+
+
+def test_a_sharded_launch_is_told_by_its_environment() -> None:
+    from hf_recipes.launch import is_sharded
+
+    assert is_sharded({"ACCELERATE_USE_FSDP": "true"}) and is_sharded({"ACCELERATE_USE_DEEPSPEED": "True"})
+    assert not is_sharded({}) and not is_sharded({"ACCELERATE_USE_FSDP": "false"})

@@ -39,7 +39,7 @@ def test_the_errors_are_what_was_promised():
     found = {key: peaks.summary(peaks.errors(RESULTS[key])) for key in peaks.TITLES}
     assert found["kernels"]["rows"] == 80 and found["kernels"]["worst"] <= 0.006
     assert found["bert"]["rows"] == 9 and found["bert"]["median"] <= 0.01
-    assert found["bert"]["worst"] <= 0.055, "promised 5 %: fp16 without checkpointing is 5.3 % low"
+    assert found["bert"]["worst"] <= 0.05
     assert found["peft"]["rows"] >= 28
     assert found["peft"]["median"] <= 0.01 and found["peft"]["ninth_decile"] <= 0.02
 
@@ -51,3 +51,13 @@ def test_a_kernel_peak_is_found_again_to_the_byte():
     rows = {(row["kernel"], row["mode"]): row for row in published["rows"]}
     for key in (("swiglu", "full"), ("geglu", "forward"), ("rms_norm", "full"), ("layer_norm", "full")):
         assert peaks_kernels.peak(rows[key]) == rows[key]["mib"] * 2**20
+
+
+def test_no_published_row_is_called_fits_where_it_would_not():
+    """Judged on a card that has one byte less than what was measured."""
+    from hf_recipes.plan.verdict import MARGIN
+
+    rows = [row for key in RESULTS for row in RESULTS[key]["rows"]]
+    assert len(rows) == 120
+    assert [row["name"] for row in rows if row["predicted_bytes"] * MARGIN <= row["measured_bytes"] - 1] == []
+    assert [row for row in rows if row["predicted_bytes"] * (MARGIN - 0.01) < row["measured_bytes"]], "no idle margin"

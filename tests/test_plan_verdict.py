@@ -49,7 +49,7 @@ def test_an_unknown_card_names_the_nearest() -> None:
         verdict.card("rtx-4070-laptp", None, None)
     assert str(caught.value) == (
         "argument '--gpu': no card is called 'rtx-4070-laptp' here; "
-        "nearest: rtx-4070-laptop, rtx-4070, rtx-4090; or say --memory 12GiB"
+        "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; or say --memory 12GiB"
     )
 
 

@@ -126,6 +126,12 @@ def _kept(metric: str, predictions: Any, references: Any) -> tuple[np.ndarray, n
     return predicted[keep], gold[keep]
 
 
+def scheme_of(tags: set[str]) -> tuple[str, dict[str, str]]:
+    """The scheme that seqeval reads these tags in, and the letters that it must be given for them."""
+    name = _scheme(tags)
+    return ("IOBES", BILOU) if name == "BILOU" else (name, {})
+
+
 def _scheme(tags: set[str]) -> str:
     for tag in sorted(tags):
         if tag != "O" and (len(tag) < 3 or tag[0] not in "BILOUES" or tag[1] != "-"):

@@ -23,7 +23,7 @@ INSIST = "--no-plan trains all the same"
 
 def present_card(device: Device) -> Gpu:
     """The entry of gpus.py for the card of this process, else what its driver tells of it."""
-    known = recognise(device.name)
+    known = recognise(device.name, device.memory_bytes)
     if known is not None:
         return known
     assert device.memory_bytes is not None

@@ -116,7 +116,7 @@ def _ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
         child = _running(seat)
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.write(json.dumps({**request, "folder": os.getcwd()}) + "\n")
             child.stdin.flush()
             line = child.stdout.readline()
         except BrokenPipeError:
@@ -163,6 +163,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
     kind, recipe = request.pop("kind"), Recipe(**request.pop("recipe"))
+    os.chdir(request.pop("folder"))  # a recipe's paths are relative to where its reader works
     try:
         if kind == "lengths":
             from hf_recipes.plan.lengths import lengths_here

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_recipes.errors import fault
-from hf_recipes.plan import show
+from hf_recipes.plan import advice, frontier, rewriting, show
 from hf_recipes.plan.planning import Planned, plan
-from hf_recipes.plan.verdict import OUT, card, cpu_card
+from hf_recipes.plan.verdict import FITS, OUT, card, cpu_card
 from hf_recipes.recipe import read_recipe
 
 
@@ -25,11 +25,16 @@ def command(
     length: int | None = None,
     read_data: bool | None = None,
     svg: str | None = None,
+    with_advice: bool = True,
+    search: bool = False,
+    write: str | None = None,
     as_json: bool = False,
 ) -> tuple[list[str], bool]:
     """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
     if cpu and (gpu is not None or memory is not None or capability is not None):
         raise fault("argument '--cpu'", "--cpu and a card are two devices", "keep one of them")
+    if write is not None and not search:
+        raise fault("argument '--write'", "it writes what --search recommends", "add --search")
     device = cpu_card() if cpu else card(gpu, memory, capability)
     recipe = read_recipe(path, overrides)
     if smoke:
@@ -40,16 +45,44 @@ def command(
     if svg is not None:
         write_text(svg, show.svg(found.judged), "argument '--svg'")
     fits = found.judged.verdict != OUT
-    return ([json.dumps(_as_json(found), indent=1)] if as_json else _lines(found)), fits
+    frontier_found, written = None, []
+    if search:
+        frontier_found = frontier.search(found.judged)
+        if write is not None:
+            written = [_write(path, write, overrides, frontier_found, found)]
+    changes = None
+    if not search and found.judged.verdict != FITS and with_advice:
+        changes = advice.advise(found.judged, length=found.judged.seen.length if found.length_note else length)
+    if as_json:
+        said = _as_json(found, changes)
+        if frontier_found is not None:
+            said["search"] = frontier.as_json(frontier_found)
+        return [json.dumps(said, indent=1)], fits
+    searched = [] if frontier_found is None else frontier.lines(frontier_found)
+    return [*_lines(found, changes), *searched, *written], fits
 
 
-def _lines(found: Planned) -> list[str]:
+def _write(source: str, target: str, overrides: Sequence[str], found: frontier.Frontier, planned: Planned) -> str:
+    """The recommended recipe as a file. Raises RecipeError where there is none."""
+    point = found.chosen
+    if point is None:
+        raise fault("argument '--write'", "there is nothing to write: no point fits")
+    if overrides:
+        raise fault("argument '--write'", "overrides are not in the file that is written", "put them into the recipe")
+    eval_batch = planned.judged.seen.eval_batch
+    words = frontier.words_of(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
+    return rewriting.write(source, target, words)
+
+
+def _lines(found: Planned, changes: tuple[advice.Change, ...] | None) -> list[str]:
     said = show.lines(found.judged)
-    return [*said, f"  {found.length_note}"] if found.length_note else said
+    said += [f"  {found.length_note}"] if found.length_note else []
+    return said if changes is None else [*said, *advice.lines(changes, found.judged)]
 
 
-def _as_json(found: Planned) -> dict[str, object]:
-    return {**show.as_json(found.judged), "length_note": found.length_note}
+def _as_json(found: Planned, changes: tuple[advice.Change, ...] | None) -> dict[str, object]:
+    said = {**show.as_json(found.judged), "length_note": found.length_note}
+    return said if changes is None else {**said, "changes": advice.as_json(changes)}
 
 
 def write_text(path: str, text: str, where: str) -> None:

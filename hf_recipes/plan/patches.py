@@ -25,6 +25,7 @@ def on_meta(*, cuda: bool) -> Iterator[None]:
         stack.enter_context(_optimizers(cuda))
         stack.enter_context(_bitsandbytes())
         if cuda:
+            stack.enter_context(_fused_dropout())
             stack.enter_context(_trl())
         yield
 
@@ -75,6 +76,25 @@ def _optimizers(cuda: bool) -> Iterator[None]:
             stack.enter_context(_replaced(module, "_get_fused_kernels_supported_devices", lambda: fused_on))
             stack.enter_context(_replaced(module, "_get_foreach_kernels_supported_devices", lambda: foreach_on))
         yield
+
+
+@contextmanager
+def _fused_dropout() -> Iterator[None]:
+    """Dropout on a card is one kernel with a mask of bytes (aten/src/ATen/native/Dropout.cpp goes by the device);
+    elsewhere it is made of parts, and its mask has the dtype of its input. Set where torch's own composites call it."""
+    decomposed = torch.ops.aten.dropout.default.decompose
+
+    def dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+        if not train or p == 0 or input.numel() == 0:
+            return input
+        return torch.native_dropout(input, p, train)[0] if p < 1 else decomposed(input, p, train)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("dropout", dropout, "AutogradMeta")
+    try:
+        yield
+    finally:
+        library._destroy()
 
 
 @contextmanager

@@ -57,8 +57,10 @@ class Trace:
     parameters: int  # a quantised weight counts what it stands for, a tied one once
     trainable: int
     length: int
+    positions: int | None  # tokens that the model can hold, where they are a limit
     micro_batch: int
     accumulation: int  # of the recipe; two micro-batches at most are traced
+    eval_batch: int  # rows of one device in evaluation
     capability: tuple[int, int] | None  # None: planned for a CPU
     attention: Mapping[str, int] = field(default_factory=dict)  # sdpa's back end -> calls
     notes: tuple[str, ...] = ()  # what was assumed

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
+from hf_recipes.errors import RecipeError
+from hf_recipes.plan.field_effects import refusals, traced_words
 from hf_recipes.recipe import Recipe
 
 MICRO_BATCHES = 2  # of one step: the peak of two is the peak of all
-SET: dict[str, Any] = {
-    "use_cpu": True,
-    "report_to": "none",
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "load_best_model_at_end": False,
-    "dataloader_num_workers": 0,
-    "dataloader_pin_memory": False,
-}
-# What has nothing to do with a step's memory, or would refuse to work without the card.
-DROPPED = (
-    "tf32",
-    "torch_compile",
-    "torch_compile_backend",
-    "torch_compile_mode",
-    "dataloader_prefetch_factor",
-    "dataloader_persistent_workers",
-    "resume_from_checkpoint",
-    "metric_for_best_model",
-    "greater_is_better",
-    "eval_steps",
-    "eval_delay",
-    "eval_on_start",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "logging_dir",
-    "push_to_hub",
-    "deepspeed",
-    "fsdp",
-    "fsdp_config",
-    "accelerator_config",
-    "auto_find_batch_size",
-    "torch_empty_cache_steps",
-    "train_sampling_strategy",
-    "num_train_epochs",
-    "project",
-    "run_name",
-    "fp16_full_eval",
-    "bf16_full_eval",
-    "batch_eval_metrics",
-    "neftune_noise_alpha",
-)
 
 
 def shortened(recipe: Recipe, folder: str, micro_batch: int | None, steps: int) -> Recipe:
-    """`recipe` for `steps` optimizer steps in `folder`; every word that decides a step's memory stays as it is."""
-    words = {name: value for name, value in recipe.training.items() if name not in DROPPED}
-    words |= SET | {"output_dir": folder, "max_steps": steps}
+    """`recipe` for `steps` optimizer steps in `folder`; every word that decides a step's memory stays as it is
+    (field_effects.py). Raises RecipeError for words that plan cannot follow."""
+    refused = refusals(recipe)
+    if refused:
+        raise RecipeError(refused)
+    words = traced_words(recipe) | {"output_dir": folder, "max_steps": steps}
     words["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
     if micro_batch is not None:
         words["per_device_train_batch_size"] = micro_batch

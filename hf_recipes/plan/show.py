@@ -26,7 +26,10 @@ def rows(judged: Judged) -> list[tuple[str, int]]:
     gpu, seen, held = judged.gpu, judged.seen, judged.held
     found = [(part, seen.parts.get(part, 0)) for part in (*PARTS, *(p for p in seen.parts if p not in PARTS))]
     found.append(("allocator's slack", held.peak - seen.allocated))
-    kept = gpu.memory_bytes - judged.usable
+    hidden = gpu.memory_bytes - gpu.seen_bytes
+    kept = gpu.seen_bytes - judged.usable
+    if hidden:
+        found.append(("not shown to torch", hidden))
     if gpu.name == CPU:
         found.append(("the process itself", kept))
     elif gpu.unified:
@@ -54,7 +57,8 @@ def lines(judged: Judged) -> list[str]:
     widest = max(size for name, size in table if name != "free")
     said = [
         f"{judged.recipe.path}: {judged.verdict} on {gpu.name}",
-        f"  {seen.micro_batch} rows of {seen.length} tokens a device; the peak is in the {seen.phase} pass,",
+        f"  {_counted(seen.micro_batch, 'row')} of {seen.length} tokens a device, {seen.eval_batch} in evaluation; "
+        f"the peak is in the {seen.phase} pass,",
         f"  at {seen.at}",
     ]
     for name, size in table:
@@ -73,11 +77,18 @@ def lines(judged: Judged) -> list[str]:
     return [*said, *(f"  {note}" for note in seen.notes)]
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _less(judged: Judged) -> str:
     """What the card's memory is less by, in words."""
     gpu = judged.gpu
-    kept = gpu.memory_bytes - judged.usable
+    hidden = gpu.memory_bytes - gpu.seen_bytes
+    kept = gpu.seen_bytes - judged.usable
     whole = f"{amount(gpu.memory_bytes)} less"
+    if hidden:
+        whole += f" {amount(hidden)} that the driver does not show to torch,"
     if gpu.name == CPU:
         return f"{whole} what Python with its imports takes"
     if gpu.unified:
@@ -118,6 +129,7 @@ def as_json(judged: Judged) -> dict[str, Any]:
         ],
         "length": seen.length,
         "micro_batch": seen.micro_batch,
+        "eval_batch": seen.eval_batch,
         "accumulation": seen.accumulation,
         "parameters": seen.parameters,
         "trainable": seen.trainable,

@@ -23,6 +23,7 @@ from hf_recipes.plan.account import account
 from hf_recipes.plan.allocator import rounded
 from hf_recipes.plan.autocast import Simulation, in_place_of_autocast
 from hf_recipes.plan.events import Tracker, Unfollowed, work_of
+from hf_recipes.plan.field_effects import marks
 from hf_recipes.plan.flash import flash_attention_on_meta
 from hf_recipes.plan.meta_model import config_of, meta_model, static_tensors, vocabulary
 from hf_recipes.plan.modules import named_modules_on
@@ -30,6 +31,7 @@ from hf_recipes.plan.patches import on_meta
 from hf_recipes.plan.result import Trace
 from hf_recipes.plan.rows import LABELS, prepared_rows, stand_in_tokenizer
 from hf_recipes.plan.short_run import accumulation_of, is_padded, is_uniform, shortened
+from hf_recipes.plan.side_effects import evaluate_once, evaluations, followed, told
 from hf_recipes.plan.workspaces import CudaWorkspaces
 from hf_recipes.scoring import Scoring
 from hf_recipes.tasks import TASKS
@@ -37,6 +39,15 @@ from hf_recipes.tasks import TASKS
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
+UNHEARD = (  # choices that are made for the user and have no effect on memory: the run tells them
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "dataloader_pin_memory",
+    "metrics",
+    "task_type",
+    "output_dir",
+    "use_cpu",
+)
 STEPS = 2  # optimizer states exist from the second on
 
 
@@ -60,7 +71,7 @@ def trace_here(
     words = vocabulary(recipe, config)
     tokenizer = stand_in_tokenizer(words, 2**31)
     recipe, length, more = _length(recipe, config, length)
-    notes = [*lines, *more]
+    notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in UNHEARD]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -74,6 +85,8 @@ def trace_here(
             workspaces=None if cpu else CudaWorkspaces(capability),
         )
         simulation = Simulation(tracker, None if cpu else capability)
+        if not cpu:
+            stack.enter_context(followed(tracker))
         if not real:
             stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
         trainer = _trainer(short, config, tokenizer, length, tracker.device, notes.append)
@@ -85,7 +98,8 @@ def trace_here(
             _watch(trainer, tracker, simulation)
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
-                _evaluate_and_save(trainer, tracker, simulation)
+                kept = _evaluate_and_save(recipe, trainer, tracker, simulation)
+                notes += told(recipe, kept)
         except Unfollowed as problem:
             what = f"plan cannot trace {problem}"
             raise fault(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
@@ -177,12 +191,16 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
     del trainer.training_step
 
 
-def _evaluate_and_save(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:
+    """The evaluations that the run makes, a batch of each, and saving between them. Bytes that are kept of a row."""
+    kept = 0
     with simulation, tracker, named_modules_on(tracker, trainer.model):
-        with tracker.during("evaluation"):
-            _evaluate(trainer)
         with tracker.during("saving"):
             _state_dict(trainer.accelerator.unwrap_model(trainer.model))
+        for dtype in evaluations(recipe):
+            with tracker.during("evaluation"):
+                kept = evaluate_once(trainer, dtype)
+    return kept
 
 
 @contextmanager
@@ -214,25 +232,6 @@ def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _evaluate(trainer: Any) -> None:
-    """One batch of the evaluation set as prediction_step sees it (ours keeps two numbers a row, upstream's logits)."""
-    args = trainer.args
-    rows = [trainer.eval_dataset[i % len(trainer.eval_dataset)] for i in range(args.eval_batch_size)]
-    trainer.model.eval()
-    with trainer._in_order_and_whole():
-        batch = trainer.data_collator(rows)
-    from accelerate.utils import send_to_device
-
-    lengths = batch.pop("example_lengths", None)
-    batch = send_to_device(dict(batch), args.device)
-    if lengths is not None:
-        batch["example_lengths"] = lengths
-    kept = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
-    if trainer.preprocess_logits_for_metrics is not None and kept[1] is not None:
-        trainer.preprocess_logits_for_metrics(kept[1], kept[2])
-    trainer.model.train()
 
 
 def _state_dict(model: Any) -> None:
@@ -281,11 +280,13 @@ def _result(
         parameters=total,
         trainable=trainable,
         length=length,
+        positions=models.longest_input(inner.config),
         micro_batch=trainer.args.train_batch_size,
         accumulation=accumulation_of(recipe),
+        eval_batch=trainer.args.eval_batch_size,
         capability=capability,
         attention=dict(simulation.attention),
         notes=tuple(notes),
-        estimate=tuple(f"{op}: {what}" for op, what in sorted(tracker.guessed.items())),
+        estimate=(*marks(recipe), *(f"{op}: {what}" for op, what in sorted(tracker.guessed.items()))),
         seconds=seconds,
     )

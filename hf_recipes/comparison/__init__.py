@@ -1,0 +1,5 @@
+"""Is run B really better than run A? Paired statistics on per-example scores; "cannot tell" is a verdict.
+
+runs.py (folders to runs) ──► pairing.py (the same examples in both) ──► measures.py (sums an example) ──►
+statistics.py (intervals and tests) ──► judging.py (the verdict in words)
+"""

@@ -1,0 +1,54 @@
+"""The verb `compare`: runs to a comparison, and the comparison to lines and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_recipes.comparison import words
+from hf_recipes.comparison.judging import Comparison, compare, sides_of
+from hf_recipes.comparison.pairing import WHERE, pair
+from hf_recipes.comparison.runs import read_runs
+from hf_recipes.errors import fault
+
+
+def command(
+    paths: Sequence[str],
+    *,
+    metric: str | None = None,
+    split: str = "eval",
+    common: bool = False,
+    group: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    output: str | None = None,
+    as_json: bool = False,
+) -> list[str]:
+    """What to print. Raises RecipeError for runs that cannot be compared."""
+    if len(paths) < 2:
+        raise fault(WHERE, "one run is no comparison", "give two or more")
+    runs = read_runs(paths)
+    sides = sides_of(runs, group is not None)
+    paired = pair(runs, split=split, common=common, metric=metric)
+    found = compare(paired, sides, resamples=resamples, seed=seed)
+    written = [] if output is None else write(found, Path(output))
+    if as_json:
+        return [json.dumps(words.as_json(found), indent=1)]
+    return [*words.lines(found), *written]
+
+
+def write(comparison: Comparison, folder: Path) -> list[str]:
+    """Writes the reports; returns a line for each."""
+    texts = {
+        "compare.md": words.markdown(comparison),
+        "compare.json": json.dumps(words.as_json(comparison), indent=1) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        where = "argument '--output'"
+        raise fault(where, f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another") from None
+    return [f"written: {folder / name}" for name in texts]
