@@ -1,4 +1,4 @@
-"""Writes every table of README.md, recipes/README.md and docs/recipe.md from records and tables in the repository.
+"""Writes every table of README.md, recipes/README.md, docs/recipe.md and docs/torture.md from the repository.
 
     python benchmarks/tables.py            rewrite the files
     python benchmarks/tables.py --check    exit 1 if a file differs from what would be written
@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import torture_page
 
 from hf_recipes import vocabulary
 from hf_recipes.recipe import read_recipe
@@ -143,6 +145,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": filled(ROOT / "README.md", {"measured": measured(), "launches": launches()}),
         ROOT / "recipes/README.md": recipes_page(),
+        ROOT / "docs/torture.md": torture_page.page(),
         ROOT / "docs/compare.md": filled(ROOT / "docs/compare.md", {"comparison": simulated()}),
         ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
     }

@@ -37,10 +37,16 @@ def verbs() -> None:
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--smoke", is_flag=True, help="Two real steps on a CPU with a narrow model and generated rows.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in output_dir.")
+@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in output_dir.")
+@click.option("--restart", default=0, type=click.IntRange(min=0), metavar="N", help="Start again after a crash.")
 @click.option("--no-plan", is_flag=True, help="Do not ask plan first whether it fits the card.")
-def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, no_plan: bool) -> None:
+def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
     """Train what RECIPE says; evaluate, record, and push if it says so."""
+    if restart:
+        from hf_recipes.resilience.restarting import supervise
+
+        flags = {"--smoke": smoke, "--resume": resume, "--no-plan": no_plan}
+        sys.exit(supervise(recipe, overrides, [flag for flag, on in flags.items() if on], restart, say=click.echo))
     from hf_recipes.run import run as train
 
     train(recipe, overrides, smoke=smoke, resume=resume, planned=not no_plan)
@@ -125,6 +131,18 @@ def compare(runs: tuple[str, ...], **words: Any) -> None:
     from hf_recipes.comparison.command import command
 
     click.echo("\n".join(command(runs, **words)))
+
+
+@verbs.command()
+@click.argument("run_dir")
+@click.option("--steps", default=0, type=click.IntRange(min=0), help="Replay at least so many of the last steps.")
+@click.option("--no-replay", is_flag=True, help="Look at the files only.")
+def verify(run_dir: str, steps: int, no_replay: bool) -> None:
+    """Are a run's checkpoints as they were written, and do its last steps come out the same again? Else status 1."""
+    from hf_recipes.resilience.verifying import verify as judge
+
+    if not judge(run_dir, steps=steps, replay=not no_replay, say=click.echo):
+        sys.exit(1)
 
 
 @verbs.command()

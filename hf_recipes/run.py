@@ -27,9 +27,18 @@ if TYPE_CHECKING:
 
 
 def run(
-    path: str, overrides: Sequence[str] = (), *, smoke: bool = False, resume: bool = False, planned: bool = True
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    smoke: bool = False,
+    resume: bool = False,
+    planned: bool = True,
+    until: int | None = None,
 ) -> Path:
-    """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can mend."""
+    """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can mend.
+
+    `until`: a replay (resilience/verifying.py) ends with a checkpoint after this step and is not evaluated.
+    """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # doubts for `check`, faults further down
     doubts = [f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts if doubt not in refused]
@@ -63,8 +72,8 @@ def run(
         with args.main_process_first(desc="plan"):
             record["plan"] = _ask_plan(recipe, device)
     with _recorded(record, folder, device):
-        recipe = _train(recipe, args, device, folder, record)
-    if launch.rank() == 0:
+        recipe = _train(recipe, args, device, folder, record, until)
+    if launch.rank() == 0 and until is None:
         _publish(recipe, folder, record)
     return folder / records.NAME
 
@@ -95,14 +104,18 @@ def _refuse(faults: Sequence[Any]) -> None:
         raise RecipeError(faults)
 
 
-def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any]) -> Recipe:
+def _train(
+    recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any], until: int | None = None
+) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes import models, resuming, summary, training
     from hf_recipes.progress import StepClock
+    from hf_recipes.resilience.checkpoints import save_final
     from hf_recipes.scoring import Scoring
 
     began = time.perf_counter()
-    checkpoint = resuming.resume_checkpoint(recipe, str(args.output_dir))
+    chosen = resuming.begin(recipe, args, say)
+    checkpoint = chosen.path if chosen else None
     record["where"] = "data"
     config = models.build_config(recipe)
     splits = _smoke_splits(recipe) or load_splits(recipe)
@@ -131,9 +144,8 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
     )
     record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
     _refuse_no_batch(recipe, args, trainer.train_dataset)
-    if checkpoint:
-        resuming.refuse_another_model(recipe, checkpoint, model)
-        resuming.refuse_a_finished_one(recipe, checkpoint, record["planned_steps"])
+    resuming.introduce(recipe, trainer, record, device, chosen)
+    notes = resuming.refuse_another_run(recipe, chosen, trainer, record, folder) if chosen else []
     for line in summary.opening(recipe, args, device, record):
         say(line)
     if trainer.is_world_process_zero():
@@ -144,8 +156,11 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
     trainer.add_callback(clock)
     record["forecast"] = {**told, "measured_step_seconds": None}
     record["where"] = "training"
-    if checkpoint:
-        say(f"resuming from {checkpoint}")
+    earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
+    if until is not None:
+        trainer.add_callback(training.StopAt(until))
+    for line in notes:
+        say(line)
     if recipe.training.get("do_train") is not False:
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -153,9 +168,11 @@ def _train(recipe: Recipe, args: Any, device: Device, folder: Path, record: dict
             record.update(summary.so_far(trainer))
             raise
         record["forecast"]["measured_step_seconds"] = clock.step_seconds
-        record.update(summary.trained(trainer, result, *resuming.earlier_session(checkpoint)))
+        record.update(summary.trained(trainer, result, *earlier))
+        if until is not None:
+            return recipe
         record["where"] = "saving"
-        trainer.save_model()
+        save_final(trainer)
     else:
         record["steps"] = 0
 
@@ -243,13 +260,13 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device) -> Iterator[
 
 def _say_stopped(record: dict[str, Any], folder: Path, path: Path) -> None:
     """How far it came, and how it goes on."""
-    from transformers.trainer_utils import get_last_checkpoint
+    from hf_recipes.resilience import choosing
 
     steps = f" after {record['steps']} steps" if record.get("steps") else ""
     say(f"\nstopped in {record['where']}{steps}; record {path}")
-    checkpoint = get_last_checkpoint(str(folder)) if steps else None
+    checkpoint, _ = choosing.choose(folder) if steps else (None, [])
     if checkpoint:
-        say(f"the same command with --resume goes on from {checkpoint}")
+        say(f"the same command with --resume goes on from {checkpoint.path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -111,6 +111,7 @@ def opening(recipe: Recipe, args: Any, device: Device, record: dict[str, Any]) -
         f"device     {device.name} ({device.kind}) x {args.world_size}",
         *plan,
         f"output     {args.output_dir}",
+        *([str(record["resumption"])] if steps and _word(args.save_strategy) != "no" else []),
         "",
     ]
 
@@ -150,6 +151,7 @@ def trained(trainer: Any, result: Any, history: int, tokens_before: int) -> dict
         "time": {"train_seconds": seconds, "eval_seconds": evaluating},
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
         "train_loss": result.metrics["train_loss"],
+        "tokens": trainer.state.num_input_tokens_seen,  # of the whole run, earlier sessions included
         "total_flos": trainer.state.total_flos,
         "log_history": trainer.state.log_history,
         "best_checkpoint": trainer.state.best_model_checkpoint,

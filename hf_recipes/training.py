@@ -1,4 +1,4 @@
-"""Recipe, model and rows to a ready Trainer or SFTTrainer: upstream's class, our three mixins, its callbacks."""
+"""Recipe, model and rows to a ready Trainer or SFTTrainer: upstream's class, our mixins, its callbacks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from hf_recipes.errors import fault
 from hf_recipes.evaluation import ExactEvaluationMixin
 from hf_recipes.models import longest_input
+from hf_recipes.resilience.checkpoints import CheckpointMixin
+from hf_recipes.resilience.continuing import ContinuingMixin
 from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -187,12 +189,23 @@ def trainer_class(recipe: Recipe) -> type[Trainer]:
         from trl import SFTTrainer
 
         upstream = SFTTrainer
-    mixins: tuple[type, ...] = (RunMixin, ExactEvaluationMixin)
+    mixins: tuple[type, ...] = (RunMixin, CheckpointMixin, ContinuingMixin, ExactEvaluationMixin)
     if recipe.get("master_weights"):
         from hf_recipes.master_weights import MasterWeightsMixin
 
         mixins = (*mixins, MasterWeightsMixin)
     return type(f"Recipe{upstream.__name__}", (*mixins, upstream), {"recipe": recipe})
+
+
+class StopAt(TrainerCallback):
+    """Ends a training with a checkpoint after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_save = control.should_training_stop = True
 
 
 def _packed(recipe: Recipe, args: Any, train: Dataset) -> Dataset:

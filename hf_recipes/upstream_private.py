@@ -78,6 +78,105 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=("torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))",),
     ),
     PrivatePoint(
+        name="transformers.trainer:Trainer._save_checkpoint",
+        used_by="resilience/checkpoints.py",
+        why="replaced: upstream's writes in place, trainer_state.json last, and a kill leaves a broken folder (#35525)",
+        signature=(
+            "(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None') -> None"
+        ),
+        lines=(
+            "self.store_flos()",
+            "self.save_model(output_dir, _internal_call=True)",
+            "self.state.best_model_checkpoint = best_checkpoint_dir",
+            "self._save_optimizer_and_scheduler(output_dir)\n            self._save_scaler(output_dir)\n"
+            "            # Save RNG state\n            self._save_rng_state(output_dir)",
+            "self.state.stateful_callbacks[cb_name] = cb_state",
+            "self.state.save_to_json(os.path.join(output_dir, TRAINER_STATE_NAME))",
+            "use_mtime=True",
+        ),
+        until="#35525 is mended by a write that is whole or not there, with a manifest of hashes",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_optimizer_and_scheduler",
+        used_by="resilience/checkpoints.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_scaler",
+        used_by="resilience/checkpoints.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_rng_state",
+        used_by="resilience/checkpoints.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+        lines=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"'),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._get_output_dir",
+        used_by="resilience/checkpoints.py",
+        why="where checkpoints go",
+        signature="(self, trial: 'optuna.Trial | dict[str, Any] | None') -> str",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._finalize_training",
+        used_by="resilience/checkpoints.py",
+        why="with save_total_limit: 1 it removes checkpoints by rmtree before the model is saved; and progress is due "
+        "where no epoch was left to run",
+        signature="(self, trial, num_train_samples, start_time)",
+        lines=(
+            "self.args.save_total_limit == 1",
+            "self._total_loss_scalar += self._tr_loss.item()",
+            "self.log(metrics)",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._inner_training_loop",
+        used_by="resilience/continuing.py",
+        why="_tr_loss, _total_loss_scalar and _globalstep_last_logged start at nought, before the first _run_epoch, "
+        "which is overridden: the loader is seeded by epoch, and a run that has all its steps makes none more",
+        lines=(
+            "self._run_epoch(\n                model=model,\n                epoch=epoch,\n"
+            "                train_dataloader=train_dataloader,",
+            "self._tr_loss = torch.tensor(0.0, device=args.device)",
+            "self._total_loss_scalar = 0.0",
+            "self._globalstep_last_logged = self.state.global_step",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._init_training_state",
+        used_by="resilience/continuing.py",
+        why="forgets the best checkpoint of a run whose folder was moved",
+        lines=("self.state.best_model_checkpoint = None",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._get_train_sampler",
+        used_by="resilience/continuing.py",
+        why="gives the length-grouped sampler no generator, so that a resumed run has another order",
+        lines=("return LengthGroupedSampler(",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer_pt_utils:LengthGroupedSampler.__iter__",
+        used_by="resilience/continuing.py",
+        why="takes its order from `generator`",
+        lines=("generator=self.generator",),
+    ),
+    PrivatePoint(
+        name="torch.utils.data.dataloader:_BaseDataLoaderIter.__init__",
+        used_by="resilience/continuing.py",
+        why="each iteration draws its workers' seed from the loader's generator, else from the global one",
+        lines=(".random_(generator=loader.generator)",),
+    ),
+    PrivatePoint(
+        name="trl.trainer.sft_trainer:SFTTrainer.__init__",
+        used_by="resilience/continuing.py",
+        why="_metrics and _total_train_tokens are in memory only: a checkpoint's progress.json keeps them",
+        lines=('self._metrics = {"train": defaultdict(list)', "self._total_train_tokens = 0"),
+    ),
+    PrivatePoint(
         name="huggingface_hub.utils._xet:abort_xet_session",
         used_by="hub_client.py",
         signature="()",

@@ -31,6 +31,13 @@ TOP = _table(
         "O2: 16-bit weights and gradients in the model, fp32 master weights in the optimizer. Needs fp16: true.",
     ),
     _word("sample_prompts", "list", "Texts that the model continues or answers at each evaluation.", items=("str",)),
+    _word(
+        "resume_despite",
+        "list",
+        "What may differ from a resumed checkpoint although it matters: recipe, data, processes; state: it has none.",
+        items=("str",),
+        choices=("recipe", "data", "processes", "state"),
+    ),
 )
 
 MODEL = _table(

@@ -18,6 +18,8 @@ HEAVY_ROOMS = {
     "hf_recipes.progress",
     "hf_recipes.metrics.trainer",
     "hf_recipes.scoring",
+    "hf_recipes.resilience.checkpoints",
+    "hf_recipes.resilience.continuing",
 }
 # `python -m hf_recipes.run` is the verb `run`: the module that is a command calls the one that parses.
 SCRIPTS = {("hf_recipes.run", "hf_recipes.cli")}

@@ -1,0 +1,78 @@
+"""Runs that are killed (SIGKILL, in a process forked from the test's own), and what to compare of a run's end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hf_recipes import training
+from hf_recipes.run import run
+
+
+class KillAt(TrainerCallback):
+    """SIGKILL after a step's end, after its log lines and before its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forked(work: Callable[[], object], output: str = "child.log") -> int:
+    """Runs `work` in a forked process, its output in a file; returns waitpid's status (the signal, or code << 8)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            work()
+            code = 0
+        except BaseException as problem:
+            os.write(2, f"\n{type(problem).__name__}: {problem}\n".encode())
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False) -> None:
+    """A run that dies by SIGKILL at a step."""
+
+    def work() -> None:
+        upstreams = training.callbacks
+        training.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
+        run(recipe, words, resume=resume)
+
+    status = forked(work)
+    assert status == signal.SIGKILL, Path("child.log").read_text()[-3000:]
+
+
+def end_of(folder: str = "out") -> dict[str, Any]:
+    """What a straight run and a resumed one must have in common: weights by their bytes, and every logged figure."""
+    record = json.loads(Path(folder, "record.json").read_text())
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    shown = [
+        {k: v for k, v in entry.items() if not k.endswith(("_runtime", "_per_second", "_preparation_time"))}
+        for entry in record["log_history"]
+    ]
+    return {
+        "weights": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
+        "log": shown,
+        "train_loss": record["train_loss"],
+        "steps": record["steps"],
+        "tokens": record["tokens"],
+        "eval": record["metrics"]["eval"]["eval_loss"],
+    }

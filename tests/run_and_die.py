@@ -1,0 +1,15 @@
+"""`accelerate launch ... tests/run_and_die.py STEP RANK RECIPE [arguments of run]`: a rank kills itself at a step."""
+
+import os
+import sys
+
+from hf_recipes import training
+from hf_recipes.cli import main
+from tests.interrupted import KillAt
+
+if __name__ == "__main__":
+    step, rank = int(sys.argv[1]), sys.argv[2]
+    if os.environ.get("RANK", "0") == rank:
+        upstreams = training.callbacks
+        training.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
+    main(["run", *sys.argv[3:]])
