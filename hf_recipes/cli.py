@@ -90,6 +90,8 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
 @click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row.")
 @click.option("--read-data/--no-data", default=None, help="Read the data for its longest row: always; never.")
+@click.option("--processes", default=None, type=click.IntRange(min=1), help="Cards that train together (DDP).")
+@click.option("--config_file", default=None, metavar="FILE", help="accelerate's own: DDP, FSDP or DeepSpeed.")
 @click.option("--price", default=None, type=click.FloatRange(min=0), help="Of an hour on the card: the run's cost.")
 @click.option("--search", is_flag=True, help="The largest micro-batch that fits, for each of several lengths.")
 @click.option("--write", default=None, metavar="FILE", help="Write the recipe that --search recommends, comments kept.")

@@ -69,6 +69,7 @@ def advise(judged: Judged, *, length: int | None = None, seconds: float = SECOND
                 judged.gpu,
                 length=_length(batch, length),
                 usable=judged.usable,
+                spread=judged.spread,
             )
             took = time.monotonic() - started
             for option, one in zip(batch, seen, strict=True):
@@ -203,7 +204,7 @@ def _smallest(judged: Judged, length: int | None) -> Judged | None:
     if option is None:
         return None
     changed = judged.recipe.with_values(option.words, PLACE)
-    found = examine_all([changed], judged.gpu, length=length, usable=judged.usable)[0]
+    found = examine_all([changed], judged.gpu, length=length, usable=judged.usable, spread=judged.spread)[0]
     return found if isinstance(found, Judged) else None
 
 

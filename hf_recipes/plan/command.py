@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hf_recipes.errors import fault
 from hf_recipes.plan import advice, forecast, frontier, rewriting, show
+from hf_recipes.plan.parallel import layout
 from hf_recipes.plan.planning import Planned, plan
-from hf_recipes.plan.verdict import FITS, OUT, card, cpu_card
+from hf_recipes.plan.verdict import FITS, OUT, UNSURE, card, cpu_card
 from hf_recipes.recipe import read_recipe
 
 
@@ -26,6 +27,8 @@ def command(
     read_data: bool | None = None,
     svg: str | None = None,
     with_advice: bool = True,
+    processes: int | None = None,
+    config_file: str | None = None,
     price: float | None = None,
     search: bool = False,
     write: str | None = None,
@@ -42,7 +45,8 @@ def command(
         from hf_recipes.smoke import shrink
 
         recipe, _ = shrink(recipe)
-    found = plan(recipe, device, length=length, read_data=read_data)
+    spread = layout(processes, config_file)
+    found = plan(recipe, device, length=length, read_data=read_data, spread=spread)
     if svg is not None:
         write_text(svg, show.svg(found.judged), "argument '--svg'")
     fits = found.judged.verdict != OUT
@@ -52,11 +56,16 @@ def command(
         if write is not None:
             written = [_write(path, write, overrides, frontier_found, found)]
     changes = None
-    if not search and found.judged.verdict != FITS and with_advice:
+    if not search and found.judged.verdict not in (FITS, UNSURE) and with_advice:
         changes = advice.advise(found.judged, length=found.judged.seen.length if found.length_note else length)
     judged = found.judged
     timed = forecast.forecast(
-        judged.recipe, judged.seen, judged.gpu, lengths=found.lengths, records=forecast.records_here()
+        judged.recipe,
+        judged.seen,
+        judged.gpu,
+        lengths=found.lengths,
+        processes=spread.processes,
+        records=forecast.records_here(),
     )
     if as_json:
         said = _as_json(found, changes)

@@ -149,7 +149,7 @@ def _law(judged: Judged, lengths: Sequence[int]) -> tuple[Law, float]:
     few, many = ROWS
     settings = [(few, middle), (many, middle), (many, short), (many, long)]
     recipes = [_at(judged, rows, length) for rows, length in settings]
-    traced = [_or_raise(one) for one in examine_all(recipes, judged.gpu, usable=judged.usable)]
+    traced = [_or_raise(one) for one in examine_all(recipes, judged.gpu, usable=judged.usable, spread=judged.spread)]
     phases = {}
     for phase in traced[0].seen.phases:
         a, b, c, d = (one.seen.phases.get(phase, 0) for one in traced)
@@ -208,7 +208,9 @@ def _verified(points: Sequence[Point], judged: Judged, law: Law) -> list[Point]:
     """The points with what their traces say; one that does not fit comes back unverified with half its rows."""
     recipes = [_at(judged, point.micro_batch, point.length) for point in points]
     found = []
-    for point, one in zip(points, examine_all(recipes, judged.gpu, usable=judged.usable), strict=True):
+    for point, one in zip(
+        points, examine_all(recipes, judged.gpu, usable=judged.usable, spread=judged.spread), strict=True
+    ):
         judged_one = _or_raise(one)
         if judged_one.verdict == FITS or judged_one.verdict == point.verdict:
             verdict = judged_one.verdict

@@ -13,6 +13,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.gpus import Gpu
 from hf_recipes.loading import file_names
 from hf_recipes.plan import child, verdict
+from hf_recipes.plan.parallel import SINGLE, Layout
 from hf_recipes.plan.result import Lengths
 from hf_recipes.plan.verdict import Judged
 from hf_recipes.recipe import Recipe
@@ -36,6 +37,7 @@ def plan(
     length: int | None = None,
     read_data: bool | None = None,
     usable: int | None = None,
+    spread: Layout = SINGLE,
 ) -> Planned:
     """The verdict of a recipe on a card. Raises RecipeError for what `run` or the tracer refuses.
 
@@ -48,7 +50,7 @@ def plan(
     elif lengths is not None and counts_rows(recipe):
         length, note = lengths.longest, length_line(lengths)
     refuse_what_the_card_cannot(recipe, gpu)
-    judged = verdict.examine(recipe, gpu, length=length, usable=usable)
+    judged = verdict.examine(recipe, gpu, length=length, usable=usable, spread=spread)
     return Planned(judged=judged, lengths=lengths, length_note=note)
 
 

@@ -58,6 +58,8 @@ class Trace:
     work: Mapping[str, Work]
     parameters: int  # a quantised weight counts what it stands for, a tied one once
     trainable: int
+    trainable_bytes: int  # of the trained weights in their dtype, which is their gradients' too
+    blocks: int  # transformer blocks of the model
     length: int
     positions: int | None  # tokens that the model can hold, where they are a limit
     micro_batch: int

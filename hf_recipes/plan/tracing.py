@@ -243,6 +243,12 @@ def _state_dict(model: Any) -> None:
         model.state_dict()
 
 
+def _blocks(model: Any) -> int:
+    """Modules of the kinds that the model says must not be split."""
+    kinds = getattr(model, "_no_split_modules", None) or ()
+    return max(1, sum(type(part).__name__ in kinds for part in model.modules()))
+
+
 def _result(
     recipe: Recipe,
     short: Recipe,
@@ -279,6 +285,8 @@ def _result(
         },
         parameters=total,
         trainable=trainable,
+        trainable_bytes=sum(p.nbytes for p in model.parameters() if p.requires_grad),
+        blocks=_blocks(inner),
         length=length,
         positions=models.longest_input(inner.config),
         micro_batch=trainer.args.train_batch_size,

@@ -11,12 +11,14 @@ from hf_recipes.errors import RecipeError, fault
 from hf_recipes.gpus import Gpu, find, parse_bytes, usable_bytes
 from hf_recipes.plan.allocator import reserved
 from hf_recipes.plan.child import trace, trace_all
+from hf_recipes.plan.parallel import SINGLE, Layout, applied
 from hf_recipes.plan.result import Reserved, Trace
 from hf_recipes.recipe import Recipe
 
 CPU = "cpu"
 PROCESS_BYTES = 600 * 2**20  # of Python with torch, transformers and trl imported: measured, FACTS of today's stack
 FITS, TIGHT, OUT = "fits", "tight", "out of memory"
+UNSURE = "cannot say"  # a closed form that would fit
 NOT_APPLE = "an Apple GPU is not modelled: CUDA's kernels stand for its own"
 MARGIN = 1.11  # on what is reserved: no row of docs/plan-accuracy.md is then called "fits" where it would not
 DEFAULT_CAPABILITY = (8, 6)
@@ -31,7 +33,8 @@ class Judged:
     seen: Trace
     held: Reserved
     usable: int  # bytes that the allocator can have on the card
-    verdict: str  # FITS, TIGHT or OUT
+    verdict: str  # FITS, TIGHT, OUT or UNSURE
+    spread: Layout = SINGLE
 
     @property
     def share(self) -> float:
@@ -76,12 +79,13 @@ def cpu_card() -> Gpu:
     return replace(custom_card(CPU, total, None, "this machine"), unified=True)
 
 
-def judge(recipe: Recipe, seen: Trace, gpu: Gpu, usable: int | None = None) -> Judged:
+def judge(recipe: Recipe, seen: Trace, gpu: Gpu, usable: int | None = None, spread: Layout = SINGLE) -> Judged:
     """FITS: what the allocator reserves is there with MARGIN to spare; TIGHT: what is allocated is there, what is
     reserved hardly or not (set expandable_segments); OUT: neither. `usable`: bytes, where the card itself was asked."""
     if gpu.name == CPU:
         return _on_cpu(recipe, seen, gpu)
     usable = usable_bytes(gpu) if usable is None else usable
+    seen = applied(seen, spread)
     if gpu.unified:
         seen = replace(seen, estimate=(*seen.estimate, NOT_APPLE))
     held = reserved(seen)
@@ -89,7 +93,9 @@ def judge(recipe: Recipe, seen: Trace, gpu: Gpu, usable: int | None = None) -> J
         verdict = FITS
     else:
         verdict = OUT if reserved(seen, capacity=usable, expandable=True).out_of_memory else TIGHT
-    return Judged(recipe=recipe, gpu=gpu, seen=seen, held=held, usable=usable, verdict=verdict)
+    if spread.is_closed_form and verdict != OUT:
+        verdict = UNSURE
+    return Judged(recipe=recipe, gpu=gpu, seen=seen, held=held, usable=usable, verdict=verdict, spread=spread)
 
 
 def _device(gpu: Gpu) -> dict[str, Any]:
@@ -111,13 +117,13 @@ def examine(
     *,
     length: int | None = None,
     micro_batch: int | None = None,
-    processes: int = 1,
+    spread: Layout = SINGLE,
     usable: int | None = None,
 ) -> Judged:
     """Traces the recipe as it would train on this card, and judges it. Raises RecipeError for what `run` or the tracer
     refuses."""
     seen = trace(recipe, length=length, micro_batch=micro_batch, **_device(gpu))
-    return judge(recipe, seen, gpu, usable)
+    return judge(recipe, seen, gpu, usable, spread)
 
 
 def examine_all(
@@ -125,12 +131,12 @@ def examine_all(
     gpu: Gpu,
     *,
     length: int | None = None,
-    processes: int = 1,
+    spread: Layout = SINGLE,
     usable: int | None = None,
 ) -> list[Judged | RecipeError]:
     """`examine` of each, two at a time; a refusal stands where its verdict would."""
     found = trace_all(recipes, length=length, **_device(gpu))
     return [
-        one if isinstance(one, RecipeError) else judge(recipe, one, gpu, usable)
+        one if isinstance(one, RecipeError) else judge(recipe, one, gpu, usable, spread)
         for recipe, one in zip(recipes, found, strict=True)
     ]
