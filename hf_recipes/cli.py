@@ -90,6 +90,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
 @click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row.")
 @click.option("--read-data/--no-data", default=None, help="Read the data for its longest row: always; never.")
+@click.option("--measure", is_flag=True, help="Run the steps for real on this machine's card (or --cpu), and compare.")
 @click.option("--processes", default=None, type=click.IntRange(min=1), help="Cards that train together (DDP).")
 @click.option("--config_file", default=None, metavar="FILE", help="accelerate's own: DDP, FSDP or DeepSpeed.")
 @click.option("--price", default=None, type=click.FloatRange(min=0), help="Of an hour on the card: the run's cost.")
@@ -106,6 +107,19 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -
     click.echo("\n".join(lines))
     if not fits:
         sys.exit(1)
+
+
+@verbs.command()
+@click.option("--recipes", "folder", default="recipes", metavar="DIR", help="Whose recipes are the matrix.")
+@click.option("--output", default="recipes/results/lab", metavar="DIR", help="Where the records go.")
+@click.option("--minutes", default=9.0, type=click.FloatRange(min=0.1), help="Of this call; the next one goes on.")
+@click.option("--cpu", is_flag=True, help="A tiny matrix on this machine's CPU.")
+@click.option("--dry", is_flag=True, help="List the cells that are left.")
+def lab(**words: Any) -> None:
+    """Measure recipes on this machine's card beside plan's predictions, and keep records."""
+    from hf_recipes.lab.runner import lab as work
+
+    work(**words, say=click.echo)
 
 
 @verbs.command()

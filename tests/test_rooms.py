@@ -16,6 +16,7 @@ HEAVY_ROOMS = {
     "hf_recipes.master_weights",
     "hf_recipes.training",
     "hf_recipes.progress",
+    "hf_recipes.lab.card",
     "hf_recipes.metrics.trainer",
     "hf_recipes.scoring",
     "hf_recipes.resilience.checkpoints",

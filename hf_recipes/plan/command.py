@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_recipes.errors import fault
 from hf_recipes.plan import advice, forecast, frontier, rewriting, show
 from hf_recipes.plan.parallel import layout
 from hf_recipes.plan.planning import Planned, plan
-from hf_recipes.plan.verdict import FITS, OUT, UNSURE, card, cpu_card
+from hf_recipes.plan.verdict import CPU, FITS, OUT, UNSURE, card, cpu_card
 from hf_recipes.recipe import read_recipe
+
+MEASURED = "recipes/results/measured"  # records of --measure, below the working directory
 
 
 def command(
@@ -29,6 +32,7 @@ def command(
     with_advice: bool = True,
     processes: int | None = None,
     config_file: str | None = None,
+    measure: bool = False,
     price: float | None = None,
     search: bool = False,
     write: str | None = None,
@@ -59,6 +63,7 @@ def command(
     if not search and found.judged.verdict not in (FITS, UNSURE) and with_advice:
         changes = advice.advise(found.judged, length=found.judged.seen.length if found.length_note else length)
     judged = found.judged
+    measured = _measured(found) if measure else None
     timed = forecast.forecast(
         judged.recipe,
         judged.seen,
@@ -69,12 +74,41 @@ def command(
     )
     if as_json:
         said = _as_json(found, changes)
+        if measured is not None:
+            said["measured"] = {**measured["measured"], "record": str(_kept(measured))}
         said["forecast"] = forecast.as_json(timed, price)
         if frontier_found is not None:
             said["search"] = frontier.as_json(frontier_found)
         return [json.dumps(said, indent=1)], fits
+    if measured is not None:
+        written += [f"  measured: {_told(measured)}", f"  written: {_kept(measured)}"]
     searched = [] if frontier_found is None else frontier.lines(frontier_found)
     return [*_lines(found, changes), *searched, *written, f"  {forecast.line(timed, price)}"], fits
+
+
+def _measured(found: Planned) -> dict[str, Any]:
+    """The steps for real, beside the prediction. Raises RecipeError where there is no card."""
+    from hf_recipes.lab.child import measure as really
+    from hf_recipes.lab.runner import measured_record
+
+    judged = found.judged
+    taken = really(judged.recipe, length=judged.seen.length, cpu=judged.gpu.name == CPU)
+    return measured_record(judged.recipe, judged, taken)
+
+
+def _told(record: Mapping[str, Any]) -> str:
+    from hf_recipes.lab.runner import told
+
+    return told(record)
+
+
+def _kept(record: Mapping[str, Any]) -> Path:
+    """Writes the record; returns its path."""
+    folder = Path(MEASURED)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{Path(record['recipe']).stem}--{record['gpu'].replace(' ', '-').lower()}--{record['date']}.json"
+    write_text(str(folder / name), json.dumps(record, indent=1) + "\n", "plan --measure")
+    return folder / name
 
 
 def _write(source: str, target: str, overrides: Sequence[str], found: frontier.Frontier, planned: Planned) -> str:
