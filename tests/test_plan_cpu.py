@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from plan_support import BERT, GEMMA, GPT2, LLAMA, tiny
+from plan_support import BERT, GEMMA, GPT2, LLAMA, MIXTRAL, QWEN_MOE, tiny
 
 from hf_recipes.plan.events import Tracker
 from hf_recipes.plan.tracing import trace_here
@@ -30,6 +30,10 @@ RECIPES = {
     "classifier, O2": tiny("text-classification", BERT, sections={"master_weights": True}),
     "tagger": tiny("token-classification", BERT),
 }
+ROUTED = {  # which rows go to which expert is data
+    "mixtral": tiny("causal-lm", MIXTRAL),
+    "qwen3_moe, bf16 autocast": tiny("causal-lm", QWEN_MOE, bf16=True, use_cpu=True),
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,6 +46,16 @@ def test_a_planned_cpu_run_holds_what_real_tensors_hold(name):
     assert (planned.parameters, planned.trainable) == (real.parameters, real.trainable)
     assert sum(planned.parts.values()) == planned.allocated
     assert planned.estimate == ()
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_mixture_of_experts_is_an_estimate_that_names_the_operation_and_what_was_done_instead(name):
+    planned, real = trace_here(ROUTED[name], cpu=True), trace_here(ROUTED[name], cpu=True, real=True)
+    (mark,) = planned.estimate
+    assert "_grouped_mm" in mark and "the routing is not known" in mark
+    assert abs(planned.allocated - real.allocated) <= NEAR
+    on_card = trace_here(ROUTED[name])
+    assert on_card.estimate and on_card.work["micro-batch"].flops > 0
 
 
 def test_the_tracker_sees_the_peak_that_torchs_own_profiler_sees():

@@ -126,6 +126,12 @@ class Tracker(TorchDispatchMode):
         self.events.append((number, size - storage.size))
         storage.size = size
 
+    def guessed_flops(self, flops: int) -> None:
+        """Counts the arithmetic of an operation that is answered instead of run."""
+        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
+        work[0] += flops
+        work[2] += 1
+
     def number_in(self, tensor: torch.Tensor) -> float:
         """What a meta tensor of one number holds: what the trace knows of it, else 1."""
         known = self._alive.get(tensor.untyped_storage()._cdata)

@@ -249,4 +249,3 @@ def _optimizers(recipe: Recipe) -> Iterator[Fault]:
         what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not here"
         mend = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
         yield Fault(where=recipe.place(f"{recipe.trainer}.optim"), what=what, mend=mend)
-

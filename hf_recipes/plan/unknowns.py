@@ -91,6 +91,26 @@ def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any
     return True, args[0]
 
 
+def _grouped(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """A mixture of experts' products, which meta tensors have in bfloat16 only: one result of the groups' shape.
+
+    (T, K) x (E, K, N) -> (T, N); (M, T) x (T, N), split by offsets along T -> (E, M, N); both of three dimensions: a
+    batch of products. What a card's kernel takes beside its result (rows padded a group) is not counted.
+    """
+    first, second = args[0], args[1]
+    offsets = args[2] if len(args) > 2 else kwargs.get("offs")
+    if first.device.type != "meta":
+        return False, None
+    shape: tuple[int, ...] = (*first.shape[:-1], second.shape[-1])
+    if first.dim() == second.dim() == 2 and offsets is not None:
+        shape = (offsets.shape[0], first.shape[0], second.shape[1])
+    tracker.guessed[str(func)] = "the routing is not known: counted as products of all rows, without padding a group"
+    result = first.new_empty(shape)
+    tracker.track(result, "_grouped_mm")
+    tracker.guessed_flops(2 * first.shape[-2] * first.shape[-1] * second.shape[-1])
+    return True, result
+
+
 ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
     aten._local_scalar_dense: _scalar,
     aten.is_nonzero: _truth,
@@ -101,6 +121,7 @@ ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
     aten.masked_select: _masked_select,
     aten.index_put: _put,
     aten.index_put_: _put,
+    aten._grouped_mm: _grouped,
 }
 
 STRANGE = ("isinf", "isnan", "eq")
