@@ -186,9 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as problem:
         click.echo(f"{prefix}stopped", err=True)
-        sys.exit(130)
+        sys.exit(128 + getattr(problem, "number", 2))  # guards/signals.Stopped's; else Ctrl-C
 
 
 if __name__ == "__main__":

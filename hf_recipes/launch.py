@@ -7,7 +7,7 @@ accelerate made of it, after the training arguments are built and before a model
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Fault, RecipeError, fault
@@ -34,6 +34,27 @@ def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the accelerate file spreads one model over the processes."""
     names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     return any(environment.get(name, "false").lower() == "true" for name in names)
+
+
+def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
+    plain = ["hf-recipes", "run", path, *overrides]
+    if "WORLD_SIZE" not in environment:
+        return plain
+    import psutil  # accelerate's
+
+    launched = ["accelerate", "launch", "...", "-m", "hf_recipes.run", path, *overrides]
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return launched
+    names = [os.path.basename(word) for word in words[:4]]
+    for begin, name in enumerate(names):
+        if name in ("accelerate", "torchrun"):
+            return [name, *words[begin + 1 :]]
+        if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
+            return ["accelerate", "launch", *words[begin + 1 :]]
+    return launched
 
 
 def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Fault]:

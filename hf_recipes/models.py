@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.data import column
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.guards.rows import refuse_weights
 from hf_recipes.loading import first_line
 from hf_recipes.presets import PRESETS
 from hf_recipes.tasks import TASKS
@@ -251,6 +252,7 @@ def build_model(
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):
         model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**words, **fields}, say)
+        refuse_weights(recipe, model, new, say)
     elif recipe.section("BitsAndBytesConfig"):  # a smoke run's: weights are quantised when they are loaded
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             _fresh(recipe, auto, config, tokenizer, fields, words).save_pretrained(folder)

@@ -3,7 +3,8 @@
 Keys (all may be null): schema, status ("running" never stays: finished | stopped | out of memory | failed), where,
 task, recipe {path, text, sections, upstream_defaults}, choices, translations, notes, model, tokenizer, data, batch,
 steps, epochs, time, tokens_per_second, memory, metrics {before, eval, test}, scores, log_history, versions, commit,
-device, seed, started, ended. Bytes are bytes, seconds are seconds; a number that is not finite is the text "nan" or
+device, seed, started, ended, out_of_memory [steps from which on micro-batches were made in pieces], guards
+{skipped_steps, rolled_back}. Bytes are bytes, seconds are seconds; a number that is not finite is the text "nan" or
 "inf", since JSON has none.
 """
 
@@ -121,6 +122,16 @@ def name_for(folder: Path, record: Mapping[str, Any]) -> str:
     except (OSError, ValueError):
         return NAME
     return FAILED if isinstance(earlier, dict) and earlier.get("status") == "finished" else NAME
+
+
+def tells_of_another_rank(folder: Path, since: float) -> bool:
+    """Whether another process of this run (begun at `since`) has said already that it ran out of memory."""
+    path = folder / NAME
+    try:
+        told = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_mtime >= since else {}
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("status") == "out of memory"
 
 
 def write(folder: Path, record: Mapping[str, Any], name: str = NAME) -> Path:

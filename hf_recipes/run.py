@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -17,6 +18,7 @@ from hf_recipes.choices import choose, choose_length
 from hf_recipes.data import file_faults, load_splits, writable
 from hf_recipes.device_checks import missing_packages
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.guards.signals import Listener, Stopped
 from hf_recipes.launch import say
 from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
 from hf_recipes.run_folder import foreign_files
@@ -71,8 +73,9 @@ def run(
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             record["plan"] = _ask_plan(recipe, device)
-    with _recorded(record, folder, device):
-        recipe = _train(recipe, args, device, folder, record, until)
+    again = shlex.join([*launch.command(path, overrides), *(["--smoke"] if smoke else []), "--resume"])
+    with _recorded(record, folder, device, again), Listener(say).listening() as listener:
+        recipe = _train(recipe, args, device, folder, record, listener, until)
     if launch.rank() == 0 and until is None:
         _publish(recipe, folder, record)
     return folder / records.NAME
@@ -105,10 +108,19 @@ def _refuse(faults: Sequence[Any]) -> None:
 
 
 def _train(
-    recipe: Recipe, args: Any, device: Device, folder: Path, record: dict[str, Any], until: int | None = None
+    recipe: Recipe,
+    args: Any,
+    device: Device,
+    folder: Path,
+    record: dict[str, Any],
+    listener: Listener,
+    until: int | None = None,
 ) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes import models, resuming, summary, training
+    from hf_recipes.guards.ending import Ending
+    from hf_recipes.guards.rows import refuse_rows
+    from hf_recipes.guards.steps import Guards
     from hf_recipes.progress import StepClock
     from hf_recipes.resilience.checkpoints import save_final
     from hf_recipes.scoring import Scoring
@@ -131,6 +143,7 @@ def _train(
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
     for line in (*lines, *prepared.notes):
         say(line)
+    refuse_rows(recipe, prepared, tokenizer, say)
 
     record["where"] = "model"
     model = models.build_model(recipe, config, tokenizer, prepared.config, say)
@@ -139,7 +152,7 @@ def _train(
 
         model = prepare_model(model)
     scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.place("metrics"))
-    trainer = training.build_trainer(
+    trainer: Any = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
     record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
@@ -154,6 +167,8 @@ def _train(
     told = (record.get("plan") or {}).get("forecast") or {}
     clock = StepClock(say, tuple(told["seconds"]) if told.get("seconds") else None)
     trainer.add_callback(clock)
+    trainer.guards = Guards(recipe=recipe, say=say, listener=listener, policy=recipe.get("on_nonfinite") or "stop")
+    trainer.add_callback(Ending(trainer))
     record["forecast"] = {**told, "measured_step_seconds": None}
     record["where"] = "training"
     earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
@@ -162,17 +177,25 @@ def _train(
     for line in notes:
         say(line)
     if recipe.training.get("do_train") is not False:
+        listener.training = True
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
+            if trainer.guards.stop:
+                raise Stopped(trainer.guards.stop)
         except BaseException:
             record.update(summary.so_far(trainer))
             raise
+        finally:
+            listener.training = False
+            record.update(summary.survived(trainer))
         record["forecast"]["measured_step_seconds"] = clock.step_seconds
         record.update(summary.trained(trainer, result, *earlier))
         if until is not None:
             return recipe
         record["where"] = "saving"
         save_final(trainer)
+        if trainer.asked_to_end():
+            raise Stopped(trainer.asked_to_end())
     else:
         record["steps"] = 0
 
@@ -227,38 +250,58 @@ def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
 
 
 @contextmanager
-def _recorded(record: dict[str, Any], folder: Path, device: Device) -> Iterator[None]:
-    """Writes the record however the run ends."""
+def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str) -> Iterator[None]:
+    """Writes the record however the run ends. `again`: the command that goes on."""
     import torch
 
+    from hf_recipes.resilience.memory import OutOfMemory
+
+    began = time.time()
     try:
         yield
         record["status"] = "finished"
     except KeyboardInterrupt:
         record["status"] = "stopped"
         raise
+    except OutOfMemory as problem:
+        record["status"], record["error"] = "out of memory", problem.faults[0].what
+        _say_what_would_fit(record, device)
+        raise
     except torch.OutOfMemoryError as problem:
         record["status"], record["error"] = "out of memory", str(problem).splitlines()[0]
-        mend = (
-            "take a smaller per_device_train_batch_size with more gradient_accumulation_steps, a shorter max_length, "
-        )
-        mend += "or activation_checkpointing: true"
-        raise fault(
-            record["recipe"]["path"], f"out of memory in {record['where']}: {record['error']}", mend
-        ) from problem
+        what = f"out of memory in {record['where']}: {record['error']}"
+        raise fault(record["recipe"]["path"], what, "`hf-recipes plan` says what fits") from problem
     except BaseException as problem:
         record["status"], record["error"] = "failed", f"{type(problem).__name__}: {problem}"
         raise
     finally:
         record["ended"] = records.now()
         record["memory"] = records.memory(device)
-        if launch.rank() == 0:
+        ran_out_alone = record["status"] == "out of memory" and launch.rank() != 0  # rank 0 waits for this one
+        if ran_out_alone or (launch.rank() == 0 and not records.tells_of_another_rank(folder, began)):
             path = records.write(folder, record, records.name_for(folder, record))
             if record["status"] == "stopped":
-                _say_stopped(record, folder, path)
+                _say_stopped(record, folder, path, again)
 
 
-def _say_stopped(record: dict[str, Any], folder: Path, path: Path) -> None:
+def _say_what_would_fit(record: dict[str, Any], device: Device) -> None:
+    """By plan, in a child process, for the card that was too small. It never fails."""
+    if device.kind != "cuda" or launch.rank() != 0 or launch.is_sharded():
+        return
+    from hf_recipes.plan import child
+    from hf_recipes.plan.before_run import what_would_fit
+
+    try:
+        what_would_fit(
+            Recipe(path=record["recipe"]["path"], sections=record["recipe"]["sections"], places={}), device, say
+        )
+    except Exception as problem:  # a help beside the message, which comes in any case
+        say(f"plan: cannot tell what would fit ({problem})")
+    finally:
+        child.close()
+
+
+def _say_stopped(record: dict[str, Any], folder: Path, path: Path, again: str) -> None:
     """How far it came, and how it goes on."""
     from hf_recipes.resilience import choosing
 
@@ -266,7 +309,7 @@ def _say_stopped(record: dict[str, Any], folder: Path, path: Path) -> None:
     say(f"\nstopped in {record['where']}{steps}; record {path}")
     checkpoint, _ = choosing.choose(folder) if steps else (None, [])
     if checkpoint:
-        say(f"the same command with --resume goes on from {checkpoint.path}")
+        say(f"{checkpoint.path} is whole; to go on from it:\n  {again}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -138,6 +138,15 @@ def so_far(trainer: Any) -> dict[str, Any]:
     return {"steps": state.global_step, "epochs": state.epoch, "log_history": state.log_history}
 
 
+def survived(trainer: Any) -> dict[str, Any]:
+    """What went wrong in a training and did not end it."""
+    guards = trainer.guards
+    return {
+        "out_of_memory": trainer.splits,
+        "guards": {"skipped_steps": guards.skipped, "rolled_back": sum(guards.rolled_back.values())},
+    }
+
+
 def trained(trainer: Any, result: Any, history: int, tokens_before: int) -> dict[str, Any]:
     """Steps, time and speed of a training that came to its end; `history` log entries and `tokens_before` tokens are an
     earlier session's."""

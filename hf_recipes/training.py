@@ -13,9 +13,12 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from hf_recipes.errors import fault
 from hf_recipes.evaluation import ExactEvaluationMixin
+from hf_recipes.guards.steps import GuardMixin
+from hf_recipes.guards.trackers import bound
 from hf_recipes.models import longest_input
 from hf_recipes.resilience.checkpoints import CheckpointMixin
 from hf_recipes.resilience.continuing import ContinuingMixin
+from hf_recipes.resilience.memory import MemoryMixin
 from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -159,9 +162,11 @@ def build_trainer(
     if not TASKS[recipe.task].generates:
         words["compute_loss_func"] = classification_loss(args.label_smoothing_factor)
     try:
-        return kind(**words)
+        trainer = kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
         raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {_first_line(problem)}") from problem
+    bound(trainer, say)
+    return trainer
 
 
 def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
@@ -189,7 +194,14 @@ def trainer_class(recipe: Recipe) -> type[Trainer]:
         from trl import SFTTrainer
 
         upstream = SFTTrainer
-    mixins: tuple[type, ...] = (RunMixin, CheckpointMixin, ContinuingMixin, ExactEvaluationMixin)
+    mixins: tuple[type, ...] = (
+        RunMixin,
+        GuardMixin,
+        MemoryMixin,
+        CheckpointMixin,
+        ContinuingMixin,
+        ExactEvaluationMixin,
+    )
     if recipe.get("master_weights"):
         from hf_recipes.master_weights import MasterWeightsMixin
 

@@ -38,6 +38,28 @@ TOP = _table(
         items=("str",),
         choices=("recipe", "data", "processes", "state"),
     ),
+    _word(
+        "on_nonfinite",
+        "str",
+        "A loss or gradient that is not finite: stop (default), skip the step, or rollback to the last checkpoint.",
+        choices=("stop", "skip", "rollback"),
+    ),
+    _word(
+        "train_despite",
+        "list",
+        "What a guard would stop although it is meant: its name, which the message gives.",
+        items=("str",),
+        choices=(
+            "truncation",
+            "end_token",
+            "double_bos",
+            "overlap",
+            "untrained",
+            "zero_loss",
+            "no_gradient",
+            "frozen",
+        ),
+    ),
 )
 
 MODEL = _table(

@@ -20,6 +20,7 @@ from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, wr
 # 21 rows of differing lengths; 2 a batch x 2 accumulation: 6 steps an epoch (the last one short), 13 are two epochs.
 TRAINER = """
 task: text-classification
+train_despite: [overlap]
 model: {{pretrained_model_name_or_path: model, hidden_dropout_prob: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 TrainingArguments:
@@ -35,6 +36,7 @@ TrainingArguments:
 """
 SFT = """
 task: chat
+train_despite: [overlap]
 model: {{pretrained_model_name_or_path: model, attention_dropout: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 SFTConfig:

@@ -21,6 +21,12 @@ HEAVY_ROOMS = {
     "hf_recipes.scoring",
     "hf_recipes.resilience.checkpoints",
     "hf_recipes.resilience.continuing",
+    "hf_recipes.guards.ending",
+    "hf_recipes.guards.parts",
+    "hf_recipes.guards.steps",
+    "hf_recipes.guards.trackers",
+    "hf_recipes.resilience.memory",
+    "hf_recipes.resilience.splitting",
 }
 # `python -m hf_recipes.run` is the verb `run`: the module that is a command calls the one that parses.
 SCRIPTS = {("hf_recipes.run", "hf_recipes.cli")}

@@ -55,3 +55,13 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
     timed = forecast(recipe, judged.seen, judged.gpu, lengths=found.lengths, records=records_here())
     say(f"plan: {line_of(timed)}")
     return {**as_json(judged), "forecast": forecast_json(timed)}
+
+
+def what_would_fit(recipe: Recipe, device: Device, say: Callable[[str], None]) -> None:
+    """After a run that was out of memory: plan's figure for it, and the cheapest changes that it says fit."""
+    from hf_recipes.plan import advice
+
+    judged = plan(recipe, present_card(device)).judged
+    say(f"plan: {judged.verdict}, {amount(judged.held.peak)} reserved of {amount(judged.usable)}")
+    for line in advice.lines(advice.advise(judged), judged):
+        say(line)

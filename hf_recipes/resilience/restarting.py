@@ -1,7 +1,8 @@
 """`run --restart N`: a run in a child process that is started again, from its newest whole checkpoint, when it dies.
 
 Started again: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
-traceback. Not: what the user can mend (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal itself), success.
+traceback. Not: what the user can mend (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal itself) or another
+notice (SIGHUP, SIGUSR1), success.
 Light: the child imports torch, this process never does.
 """
 
@@ -21,7 +22,8 @@ from typing import Any
 from hf_recipes.errors import fault
 from hf_recipes.resilience import choosing, folders
 
-ENDED = (0, 2, 130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit codes after which nothing is started again
+# Exit codes after which nothing is started again: done, refused, and ended by a signal (guards/signals.py).
+ENDED = (0, 2, 129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 
 

@@ -1,0 +1,79 @@
+"""Trackers (`report_to`) that fail or hang never end or hold up a training: they are dropped, and it is said.
+
+Each tracker's events run, in order, on a thread of its own; the training waits for one a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+FIRST_SECONDS = 60.0  # to sign in when training begins
+SECONDS = 10.0  # for any later event
+INTEGRATIONS = "transformers.integrations"
+EVENTS = tuple(name for name in dir(TrainerCallback) if name.startswith("on_"))
+
+
+class Bounded(TrainerCallback):
+    """A tracker's callback whose events cannot raise and cannot hold up the training."""
+
+    def __init__(
+        self, inner: Any, say: Callable[[str], None], first_seconds: float = FIRST_SECONDS, seconds: float = SECONDS
+    ) -> None:
+        self.inner, self.say = inner, say
+        self.first_seconds, self.seconds = first_seconds, seconds
+        self.dropped = False
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], list[Any], threading.Event]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def _work(self) -> None:
+        while True:
+            job, outcome, done = self._jobs.get()
+            try:
+                job()
+            except BaseException as problem:  # its own affair
+                outcome.append(problem)
+            done.set()
+
+    def _event(self, name: str, args: Any, state: Any, control: Any, kwargs: Any) -> None:
+        if self.dropped:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True, name="tracker")
+            self._thread.start()
+        outcome: list[Any] = []
+        done = threading.Event()
+        limit = self.first_seconds if name in ("on_init_end", "on_train_begin") else self.seconds
+        self._jobs.put((lambda: getattr(self.inner, name)(args, state, control, **kwargs), outcome, done))
+        if not done.wait(limit):
+            self._drop(f"did not answer for {limit:.0f} s")
+        elif outcome:
+            first = (str(outcome[0]).strip().splitlines() or [type(outcome[0]).__name__])[0]
+            self._drop(f"failed: {first}")
+
+    def _drop(self, why: str) -> None:
+        self.dropped = True
+        self.say(f"report_to: {type(self.inner).__name__} {why}; the run goes on without it, its log is in record.json")
+
+
+def _forward(name: str) -> Callable[..., None]:
+    def event(self: Bounded, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._event(name, args, state, control, kwargs)
+
+    return event
+
+
+for _name in EVENTS:
+    setattr(Bounded, _name, _forward(_name))
+
+
+def bound(trainer: Any, say: Callable[[str], None]) -> None:
+    """Puts every tracker of the trainer behind `Bounded`."""
+    handler = trainer.callback_handler
+    handler.callbacks = [
+        Bounded(one, say) if type(one).__module__.startswith(INTEGRATIONS) else one for one in handler.callbacks
+    ]
