@@ -115,7 +115,13 @@ SFT_CASES = {
     "LoRA, packing, workers": (
         4,
         11,
-        [LORA, "SFTConfig.packing=true", "SFTConfig.max_length=32", "SFTConfig.dataloader_num_workers=1"],
+        [
+            LORA,
+            "SFTConfig.packing=true",
+            "SFTConfig.max_length=32",
+            "SFTConfig.dataloader_num_workers=1",
+            "train_despite=[overlap, truncation, end_token]",
+        ],
     ),
     "length groups, SFT": (4, 11, ["SFTConfig.train_sampling_strategy=group_by_length"]),
     "activation checkpointing off, NEFTune": (

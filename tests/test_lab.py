@@ -62,9 +62,7 @@ def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:
     assert runner.told(bad) == "plan said fits; it ended: out of memory"
 
 
-def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_prediction(
-    folder: Path, root: Path
-) -> None:
+def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
     path = str(root / "recipes" / "quickstart.yaml")
     with pytest.raises(RecipeError, match="there is no CUDA card on this machine; measure on one that has, or say"):
         command(path, (), gpu="t4", smoke=True, measure=True)

@@ -162,7 +162,8 @@ def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, m
     with pytest.raises(RecipeError) as caught:
         run(recipe, ["TrainingArguments.eval_on_start=false"])
     assert str(caught.value).startswith(
-        "recipe.yaml: out of memory in training: CUDA out of memory. Tried to allocate 2.00 GiB.; take a smaller "
+        "recipe.yaml:15: one sample does not fit: out of memory in forward, step 1: CUDA out of memory. Tried to "
+        "allocate 2.00 GiB.; take a shorter max_length, "
     )
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["where"]) == ("out of memory", "training")
@@ -191,8 +192,8 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
     assert 10 <= record["steps"] < 100000  # the loss is logged every 10 steps
     assert next(entry["step"] for entry in record["log_history"] if "loss" in entry) == 10
     assert f"\nstopped in training after {record['steps']} steps; record out/record.json\n" in output
-    checkpoint = max(Path("out").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), default=None)
-    assert (f"the same command with --resume goes on from {checkpoint}\n" in output) == (checkpoint is not None)
+    again = f"hf-recipes run {recipe} TrainingArguments.max_steps=100000 --resume\n"
+    assert f"out/checkpoint-{record['steps']} is whole; to go on from it:\n  {again}" in output
 
 
 def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callable[..., str]) -> None:
