@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as problem:
         click.echo(f"{prefix}stopped", err=True)
-        sys.exit(128 + getattr(problem, "number", 2))  # guards/signals.Stopped's; else Ctrl-C
+        # click makes an Abort of every KeyboardInterrupt; guards/signals.Stopped knows its signal, else it is Ctrl-C
+        sys.exit(128 + getattr(problem.__cause__ or problem, "number", 2))
 
 
 if __name__ == "__main__":
