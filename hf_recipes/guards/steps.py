@@ -66,7 +66,7 @@ class GuardMixin(_Trainer):
     guards: Guards | None = None
     _losses: torch.Tensor | None = None  # of the window, summed on the device
     _items: Any = None
-    _before: tuple[Any, Any, Any] | None = None  # loss sum and SFTTrainer's counters when the window began
+    _before: tuple[Any, Any, Any] | None = None  # sums, and SFTTrainer's counters, when the window began
     _skip_noted = False
     _random: list[Any]
     _window: list[Any]
@@ -85,7 +85,8 @@ class GuardMixin(_Trainer):
         self._losses, self._items = None, items
         if self.guards is not None:
             counters = {k: len(v) for k, v in self._metrics["train"].items()} if hasattr(self, "_metrics") else None
-            self._before = self._tr_loss.clone(), counters, getattr(self, "_total_train_tokens", None)
+            sums = (self._tr_loss.clone(), self.state.num_input_tokens_seen, self.current_flos)
+            self._before = sums, counters, getattr(self, "_total_train_tokens", None)
         return batches, items
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -324,9 +325,10 @@ class GuardMixin(_Trainer):
         path = Path(str(self.args.output_dir)) / folders.name(self.state.global_step)
         if not folders.whole(path):
             restore(self._random[0], self.args.device)
-            loss, counters, tokens = self._before or (None, None, None)
-            if loss is not None:
-                self._tr_loss.copy_(loss)
+            sums, counters, tokens = self._before or (None, None, None)
+            if sums is not None:
+                self._tr_loss.copy_(sums[0])
+                self.state.num_input_tokens_seen, self.current_flos = sums[1:]
             if counters is not None and tokens is not None:
                 for name, values in self._metrics["train"].items():
                     del values[counters.get(name, 0) :]
