@@ -39,7 +39,10 @@ CASES = {  # name -> (when, rows that fit, the training forward from which on th
     "backward, micro-batch 3 of 4": ("backward", 1, 11),
     "evaluation": ("evaluation", 3, 1),
 }
-SIZES = {"4 layers of 256, 8 x 64 tokens": (4, 256, 8, 64, 120), "6 layers of 512, 8 x 128 tokens": (6, 512, 8, 128, 60)}
+SIZES = {
+    "4 layers of 256, 8 x 64 tokens": (4, 256, 8, 64, 120),
+    "6 layers of 512, 8 x 128 tokens": (6, 512, 8, 128, 60),
+}
 
 
 def split_steps() -> list[dict[str, Any]]:

@@ -129,6 +129,23 @@ def simulated() -> str:
     return table(head, rows)
 
 
+def survived() -> dict[str, str]:
+    """docs/guards.md's tables, of benchmarks/results/survival.json."""
+    found = json.loads((ROOT / "benchmarks/results/survival.json").read_text(encoding="utf-8"))
+    head = ["trainer", "where", "pieces", "steps lost", "largest difference of a weight", "of the evaluation loss"]
+    rows = [
+        [one["trainer"], one["place"], str(one["pieces"]), str(one["steps_lost"])]
+        + [f"{one[name]:.1e}" for name in ("largest_weight_difference", "eval_loss_difference")]
+        for one in found["out_of_memory"]
+    ]
+    cost = [
+        [one["size"], str(one["pairs"]), f"{one['step_seconds'] * 1000:.0f} ms"]
+        + [f"{one['ratio'] - 1:+.1%} ({one['low'] - 1:+.1%} to {one['high'] - 1:+.1%})"]
+        for one in found["cost"]
+    ]
+    return {"out_of_memory": table(head, rows), "guard_cost": table(["model", "pairs", "a step", "cost"], cost)}
+
+
 def filled(path: Path, blocks: dict[str, str]) -> str:
     """The file's text with each `<!-- table: NAME -->` ... `<!-- end -->` block filled."""
     text = path.read_text(encoding="utf-8")
@@ -147,6 +164,7 @@ def pages() -> dict[Path, str]:
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
         ROOT / "docs/compare.md": filled(ROOT / "docs/compare.md", {"comparison": simulated()}),
+        ROOT / "docs/guards.md": filled(ROOT / "docs/guards.md", survived()),
         ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
     }
 

@@ -71,6 +71,37 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=("_keep_in_fp32_modules:", "_keep_in_fp32_modules_strict:"),
     ),
     PrivatePoint(
+        name="transformers.trainer:Trainer._load_from_checkpoint",
+        used_by="guards/steps.py",
+        why="on_nonfinite: rollback takes up a checkpoint's weights in the middle of a run",
+        signature=("(self, resume_from_checkpoint: str, model: torch.nn.modules.module.Module | None = None) -> None"),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._load_optimizer_and_scheduler",
+        used_by="guards/steps.py",
+        why="as above, its optimizer",
+        signature="(self, checkpoint: str | None) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._prepare_inputs",
+        used_by="guards/steps.py",
+        why="the forwards that look for the first layer that is not finite",
+        signature="(self, inputs: dict[str, torch.Tensor | typing.Any]) -> dict[str, torch.Tensor | typing.Any]",
+    ),
+    PrivatePoint(
+        name="trl.trainer.sft_trainer:SFTTrainer.compute_loss",
+        used_by="resilience/memory.py",
+        why="gathers sums over a micro-batch and keeps their means: pieces are summed before they are gathered",
+        lines=("self.accelerator.gather_for_metrics(",),
+    ),
+    PrivatePoint(
+        name="torch.nn.parallel.distributed:DistributedDataParallel.no_sync",
+        used_by="resilience/memory.py",
+        why="require_backward_grad_sync tells whether this backward reduces; require_forward_param_sync is put off "
+        "where a forward is made again",
+        lines=("self.require_backward_grad_sync = False",),
+    ),
+    PrivatePoint(
         name="transformers.trainer:Trainer._save",
         used_by="training.py",
         why="replaced: upstream's writes training_args.bin, a pickle that holds hub_token in clear text",
