@@ -7,6 +7,8 @@ accelerate made of it, after the training arguments are built and before a model
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +40,10 @@ def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
 
 def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
-    plain = ["hf-recipes", "run", path, *overrides]
     if "WORLD_SIZE" not in environment:
-        return plain
+        module = [sys.executable, "-m", "hf_recipes"]
+        called = sys.argv[0] if os.path.basename(sys.argv[0]) == "hf-recipes" else ""
+        return [*_program("hf-recipes", [called] if called else module), "run", path, *overrides]
     import psutil  # accelerate's
 
     launched = ["accelerate", "launch", "...", "-m", "hf_recipes.run", path, *overrides]
@@ -51,10 +54,16 @@ def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] 
     names = [os.path.basename(word) for word in words[:4]]
     for begin, name in enumerate(names):
         if name in ("accelerate", "torchrun"):
-            return [name, *words[begin + 1 :]]
+            return [*_program(name, [words[begin]]), *words[begin + 1 :]]
         if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
-            return ["accelerate", "launch", *words[begin + 1 :]]
+            module = [sys.executable, "-m", "accelerate.commands.launch"]
+            return [*_program("accelerate launch", module), *words[begin + 1 :]]
     return launched
+
+
+def _program(name: str, otherwise: list[str]) -> list[str]:
+    """A program by its name if the shell finds it, as in an activated environment."""
+    return name.split() if shutil.which(name.split()[0]) else otherwise
 
 
 def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Fault]:

@@ -260,3 +260,20 @@ def test_a_healthy_run_raises_no_alarm(chat: str, words: list[str]) -> None:
     found = record()
     assert found["status"] == "finished" and found["out_of_memory"] == []
     assert found["guards"] == {"skipped_steps": [], "rolled_back": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-chat", "quickstart-classification", "quickstart-tokens"])
+def test_a_healthy_run_of_a_quickstart_raises_no_alarm(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = {"quickstart-chat": "smollm2", "quickstart": None}.get(name, "minilm")
+    if assets and not (root / "runs/assets" / assets).is_dir():
+        pytest.skip(f"python recipes/data/prepare.py {assets} unpacks it")
+    monkeypatch.chdir(root)
+    section = "SFTConfig" if name == "quickstart-chat" else "TrainingArguments"
+    path = run(f"recipes/{name}.yaml", [f"{section}.output_dir={tmp_path / 'out'}", f"{section}.max_steps=4"])
+    told = json.loads(path.read_text())
+    assert (told["status"], told["steps"], told["out_of_memory"]) == ("finished", 4, [])
+    output = capsys.readouterr().out
+    assert "train_despite" not in output and "skipped" not in output and "say nothing of new text" not in output

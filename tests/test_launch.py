@@ -170,3 +170,13 @@ def test_a_sharded_launch_is_told_by_its_environment() -> None:
 
     assert is_sharded({"ACCELERATE_USE_FSDP": "true"}) and is_sharded({"ACCELERATE_USE_DEEPSPEED": "True"})
     assert not is_sharded({}) and not is_sharded({"ACCELERATE_USE_FSDP": "false"})
+
+
+def test_the_command_that_goes_on_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/env/bin/{name}")
+    assert launch.command("a.yaml", ["x=1"], {}) == ["hf-recipes", "run", "a.yaml", "x=1"]
+    monkeypatch.setattr("shutil.which", lambda name: None)  # an environment that is not activated
+    monkeypatch.setattr(sys, "argv", ["env/bin/hf-recipes", "run", "a.yaml"])
+    assert launch.command("a.yaml", [], {}) == ["env/bin/hf-recipes", "run", "a.yaml"]
+    monkeypatch.setattr(sys, "argv", ["hf_recipes/__main__.py", "run", "a.yaml"])
+    assert launch.command("a.yaml", [], {}) == [sys.executable, "-m", "hf_recipes", "run", "a.yaml"]

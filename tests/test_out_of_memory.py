@@ -165,11 +165,8 @@ def test_an_evaluation_that_is_out_of_memory_is_made_in_pieces_with_the_same_sco
 def test_rows_that_are_packed_without_padding_are_split_at_document_borders(
     sft: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["SFTConfig.padding_free=true", "model.attn_implementation=eager"]
-    try:
-        room = with_room(sft, words)
-    except RecipeError as refused:
-        pytest.skip(f"padding_free is refused here: {refused}")
+    words = ["SFTConfig.packing=true", "SFTConfig.max_length=64"]
+    room = with_room(sft, words)
     with scarce("forward", 12):
         run(sft, words)
     assert record()["out_of_memory"] and apart("room", "out") < NEAR

@@ -80,9 +80,10 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_printed_command_ends_as
     record = json.loads(Path("out/record.json").read_text())
     assert record["status"] == "stopped" and 0 < record["steps"] < 150
     assert [path.name for path in Path("out").glob("*checkpoint-*")] == [f"checkpoint-{record['steps']}"]
-    assert again(output) == ["hf-recipes", "run", recipe, "--resume"]
+    command = again(output)
+    assert command[-3:] == ["run", recipe, "--resume"]
     if number == signal.SIGTERM:
-        ended, output = told([sys.executable, "-m", "hf_recipes.cli", *again(output)[1:]], root, None)
+        ended, output = told(command, root, None)
         assert ended == 0, output[-3000:]
         assert end_of() == straight
 
@@ -98,8 +99,8 @@ def test_sigterm_to_a_launcher_of_two_processes_leaves_one_whole_checkpoint_and_
     assert record["status"] == "stopped" and 0 < record["steps"] < 150
     assert [path.name for path in Path("out").glob("*checkpoint-*")] == [f"checkpoint-{record['steps']}"]
     command = again(output)
-    assert command[:2] == ["accelerate", "launch"] and command[-1] == "--resume"
-    ended, output = told([sys.executable, "-m", "accelerate.commands.launch", *command[2:]], root, None)
+    assert command[-1] == "--resume"
+    ended, output = told(command, root, None)
     assert ended == 0, output[-3000:]
     assert json.loads(Path("out/record.json").read_text())["steps"] == 150
 
