@@ -12,6 +12,7 @@ from hf_recipes import __version__
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
+SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of comparison/listing.py
 
 
 class Verbs(click.Group):
@@ -147,6 +148,33 @@ def compare(runs: tuple[str, ...], **words: Any) -> None:
     from hf_recipes.comparison.command import command
 
     click.echo("\n".join(command(runs, **words)))
+
+
+@verbs.command()
+@click.argument("folder", default="runs", metavar="[DIR]")
+@click.option("--sort", default="age", type=click.Choice(SORTS), help="Best, smallest or newest first.")
+@click.option("--json", "as_json", is_flag=True, help="For tools.")
+def runs(folder: str, sort: str, as_json: bool) -> None:
+    """List the runs in DIR: status, metric with its interval, peak memory, tokens a second, age."""
+    from hf_recipes.comparison.listing import command
+
+    click.echo("\n".join(command(folder, sort=sort, as_json=as_json)))
+
+
+@verbs.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option("--set", "sets", multiple=True, required=True, metavar="Section.key=a,b", help="Values of the grid.")
+@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each, counted up from the recipe's seed.")
+@click.option("--output", default=None, metavar="DIR", help="Of the runs and the report; output_dir-sweep if absent.")
+@click.option("--config_file", default=None, metavar="FILE", help="accelerate's own, for every run.")
+@click.option("--dry-run", is_flag=True, help="List the runs and what is left of them.")
+def sweep(recipe: str, overrides: tuple[str, ...], **words: Any) -> None:
+    """Run RECIPE with every combination of values, one after another, and compare. The same command goes on."""
+    from hf_recipes.sweeping import sweep as work
+
+    if not work(recipe, overrides, say=click.echo, **words):
+        sys.exit(1)
 
 
 @verbs.command()

@@ -2,10 +2,10 @@
 
 Keys (all may be null): schema, status ("running" never stays: finished | stopped | out of memory | failed), where,
 task, recipe {path, text, sections, upstream_defaults}, choices, translations, notes, model, tokenizer, data, batch,
-steps, epochs, time, tokens_per_second, memory, metrics {before, eval, test}, scores, log_history, versions, commit,
-device, seed, started, ended, out_of_memory [steps from which on micro-batches were made in pieces], guards
-{skipped_steps, rolled_back}. Bytes are bytes, seconds are seconds; a number that is not finite is the text "nan" or
-"inf", since JSON has none.
+steps, epochs, time, tokens_per_second, memory, metrics {before, eval, test}, scores, intervals {split: {metric:
+value, low, high}}, log_history, versions, commit, device, seed, started, ended, out_of_memory [steps from which on
+micro-batches were made in pieces], guards {skipped_steps, rolled_back}. Bytes are bytes, seconds are seconds; a
+number that is not finite is the text "nan" or "inf", since JSON has none.
 """
 
 from __future__ import annotations

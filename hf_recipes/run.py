@@ -74,7 +74,7 @@ def run(
         with args.main_process_first(desc="plan"):
             record["plan"] = _ask_plan(recipe, device)
     again = shlex.join([*launch.command(path, overrides), *(["--smoke"] if smoke else []), "--resume"])
-    with _recorded(record, folder, device, again), Listener(say).listening() as listener:
+    with _recorded(record, folder, device, again, until is None), Listener(say).listening() as listener:
         recipe = _train(recipe, args, device, folder, record, listener, until)
     if launch.rank() == 0 and until is None:
         _publish(recipe, folder, record)
@@ -118,6 +118,7 @@ def _train(
 ) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes import models, resuming, summary, training
+    from hf_recipes.comparison import alone
     from hf_recipes.guards.ending import Ending
     from hf_recipes.guards.rows import refuse_rows
     from hf_recipes.guards.steps import Guards
@@ -202,6 +203,7 @@ def _train(
     record["where"] = "evaluation"
     record["metrics"] = scoring.evaluate(trainer)
     record["scores"] = scoring.write(trainer, folder)
+    record["intervals"] = alone.of_files(folder, record["scores"])
     record["time"] = {**record.get("time", {}), "total_seconds": time.perf_counter() - began}
     record["where"] = "end"
     return recipe
@@ -250,8 +252,8 @@ def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
 
 
 @contextmanager
-def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str) -> Iterator[None]:
-    """Writes the record however the run ends. `again`: the command that goes on."""
+def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, report: bool = True) -> Iterator[None]:
+    """Writes the record and the report however the run ends. `again`: the command that goes on."""
     import torch
 
     from hf_recipes.resilience.memory import OutOfMemory
@@ -280,6 +282,10 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str) 
         ran_out_alone = record["status"] == "out of memory" and launch.rank() != 0  # rank 0 waits for this one
         if ran_out_alone or (launch.rank() == 0 and not records.tells_of_another_rank(folder, began)):
             path = records.write(folder, record, records.name_for(folder, record))
+            if report and launch.rank() == 0 and path.name == records.NAME:
+                from hf_recipes.report.of_run import write_report
+
+                write_report(folder, record, say)
             if record["status"] == "stopped":
                 _say_stopped(record, folder, path, again)
 

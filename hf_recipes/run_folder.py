@@ -15,22 +15,23 @@ from hf_recipes.errors import Fault
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
-OURS = "Made with hf_recipes"  # stands in every model card (cards.py)
+OURS = "Made with hf_recipes"  # stands in every model card (cards.py) and report
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
 
 
 def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
-    """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml and a README.md."""
+    """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.place(f"{recipe.trainer}.output_dir")
     held = folder / "recipe.yaml"
     if held.is_file() and Path(recipe.path).is_file() and held.samefile(recipe.path) and not _written_here(held):
         what = f"output_dir {str(folder)!r} holds the recipe itself, and the resolved recipe would be written over it"
         yield Fault(where=where, what=what, mend="choose another output_dir, or give the recipe another name")
-    card = folder / "README.md"
-    if card.is_file() and OURS not in card.read_text(encoding="utf-8", errors="replace"):
-        what = f"output_dir {str(folder)!r} holds a README.md that no run wrote: the model card would replace it"
-        yield Fault(where=where, what=what, mend="choose another output_dir")
+    for name, ours in {"README.md": "model card", "report.md": "report", "report.html": "report"}.items():
+        theirs = folder / name
+        if theirs.is_file() and OURS not in theirs.read_text(encoding="utf-8", errors="replace"):
+            what = f"output_dir {str(folder)!r} holds a {name} that no run wrote: the {ours} would replace it"
+            yield Fault(where=where, what=what, mend="choose another output_dir")
     others: tuple[str, ...]
     if recipe.training.get("do_train") is False:
         others, why = (*WEIGHTS, *ADAPTER), "this evaluation would replace its record"

@@ -4,6 +4,7 @@ Columns by task, after `id` (string, fingerprint of the example's content):
   text-classification   gold, predicted (int32, index into label_names), correct (bool), probabilities (list of float32)
   token-classification  gold, predicted (lists of int32, index into label_names), nll_sum (nats), n_tokens
   causal-lm, chat       nll_sum (float64, nats), n_tokens, n_bytes (UTF-8 bytes of the predicted text; null if unknown)
+What the examples say stands apart (`write_examples`: id, text), since scores go to the Hub and texts do not.
 Light at import; pyarrow is imported where it is used.
 """
 
@@ -12,9 +13,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 BATCH_ROWS = 8192
+EXAMPLES = "examples"  # stands for "scores" in the name of the file with the texts
+EXCERPT = 200  # characters
 _KEY = b"hf_recipes.scores"
 
 
@@ -137,6 +141,39 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
             name, f"scores of version {about['version']}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
     return Scores(task=about["task"], label_names=tuple(about["label_names"]), table=table)
+
+
+def write_examples(path: str | os.PathLike[str], ids: Sequence[str], texts: Iterable[str]) -> None:
+    """id and the first EXCERPT characters of each example, for reports; streamed as scores are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part, left = f"{os.fspath(path)}.part", iter(texts)
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=False) as writer:
+            for start in range(0, len(ids), BATCH_ROWS):
+                names = list(ids[start : start + BATCH_ROWS])
+                shown = [one.encode("utf-8", "replace").decode()[:EXCERPT] for one in islice(left, len(names))]
+                writer.write_batch(pa.record_batch([names, shown], schema=schema))
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def read_examples(path: str | os.PathLike[str], ids: Collection[str]) -> dict[str, str]:
+    """The texts of these ids as far as the file has them; {} without a whole file: a report does without."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(os.fspath(path)).read()
+        chosen = table.filter(pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string())))
+        return dict(zip(chosen["id"].to_pylist(), chosen["text"].to_pylist(), strict=True))
+    except (OSError, KeyError, pa.ArrowException):
+        return {}
 
 
 def _text_classification(ids: list[str], logits: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:

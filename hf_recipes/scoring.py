@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import fault
 from hf_recipes.metrics import trainer as of_trainer
 from hf_recipes.metrics.trainer import Remembering
-from hf_recipes.scores import score_batches, write_scores
+from hf_recipes.scores import EXAMPLES, score_batches, write_examples, write_scores
+from hf_recipes.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from hf_recipes.tasks import Prepared
+
+
+DECODED = 100  # tokens: more than a report shows
 
 
 class Scoring:
@@ -72,7 +76,8 @@ class Scoring:
         """Writes scores.parquet (and scores-test.parquet); returns split -> file name."""
         written = {}
         if trainer.is_world_process_zero():
-            (folder / "scores-test.parquet").unlink(missing_ok=True)  # an earlier run's, if this one has no test split
+            for name in ("scores-test.parquet", f"{EXAMPLES}-test.parquet"):  # an earlier run's, if this one has none
+                (folder / name).unlink(missing_ok=True)
         for split, remembered in self.of_split.items():
             if remembered.last is None or not trainer.is_world_process_zero():
                 continue
@@ -85,8 +90,20 @@ class Scoring:
                 n_bytes=self.prepared.row_bytes.get(split),
             )
             write_scores(folder / name, self.task, batches, label_names=self.prepared.label_names)
+            texts = self._texts(split, trainer.processing_class)
+            write_examples(folder / name.replace("scores", EXAMPLES), self.prepared.ids[split], texts)
             written[split] = name
         return written
+
+    def _texts(self, split: str, tokenizer: Any) -> Iterator[str]:
+        """What each evaluated row says, for a report's reader."""
+        if TASKS[self.task].generates:
+            for batch in self.prepared.evals[split].select_columns(["input_ids"]).iter(1000):
+                yield from (tokenizer.decode(ids[:DECODED]) for ids in batch["input_ids"])
+            return
+        rows, columns = self.prepared.sources[split]
+        for batch in rows.select_columns(columns[:1]).iter(1000):
+            yield from (one if isinstance(one, str) else " ".join(map(str, one)) for one in batch[columns[0]])
 
 
 def _refuse_tags_without_spans(names: Sequence[str], where: str) -> None:

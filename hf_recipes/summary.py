@@ -183,6 +183,8 @@ def closing(recipe: Recipe, folder: Path, record: dict[str, Any]) -> list[str]:
     if not math.isfinite(after.get("eval_loss", 0.0)):
         lines.append("  the loss is no finite number: the run diverged; lower learning_rate, or raise warmup_steps")
     lines += ["", f"record   {folder / 'record.json'}"]
+    if (folder / "report.html").is_file():
+        lines.append(f"report   {folder / 'report.html'}")
     if trained:
         what = "adapter" if record["model"]["adapter"] else "weights"
         lines.append(f"model    {folder} ({what}, tokenizer, card, scores)")

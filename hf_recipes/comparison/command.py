@@ -39,16 +39,14 @@ def command(
 
 
 def write(comparison: Comparison, folder: Path) -> list[str]:
-    """Writes the reports; returns a line for each."""
-    texts = {
-        "compare.md": words.markdown(comparison),
-        "compare.json": json.dumps(words.as_json(comparison), indent=1) + "\n",
-    }
+    """Writes compare.md, compare.html and compare.json; returns a line for each."""
+    from hf_recipes.report import of_comparison, writing
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        written = writing.write(of_comparison.document(comparison), folder, "compare")
+        written.append(folder / "compare.json")
+        written[-1].write_text(json.dumps(words.as_json(comparison), indent=1) + "\n", encoding="utf-8")
     except OSError as problem:
         where = "argument '--output'"
         raise fault(where, f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another") from None
-    return [f"written: {folder / name}" for name in texts]
+    return ["", *(f"written: {path}" for path in written)]

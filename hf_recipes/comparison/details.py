@@ -20,12 +20,11 @@ NOT_SET = "(not set)"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRow:
-    """One label in both runs: precision, recall and F1 in [0, 1], and how many gold examples (or tags) it has."""
+    """One label in every run: precision, recall and F1 in [0, 1], and how many gold examples (or tags) it has."""
 
     label: str
     gold: int
-    first: tuple[float, float, float]
-    second: tuple[float, float, float]
+    rates: tuple[tuple[float, float, float], ...]  # one a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +85,19 @@ def _right_tags(scores: Scores) -> np.ndarray:
     return np.array([sum(g == p for g, p in zip(*row, strict=True)) for row in zip(gold, predicted, strict=True)])
 
 
-def labels(first: Scores, second: Scores) -> tuple[LabelRow, ...]:
-    """Each label's precision, recall and F1 in both runs; () for language models."""
-    if not first.label_names:
+def labels(*every: Scores) -> tuple[LabelRow, ...]:
+    """Each label's precision, recall and F1 in every run; () for language models."""
+    names = every[0].label_names
+    if not names:
         return ()
-    count = len(first.label_names)
-    tables = [_counts(scores, count) for scores in (first, second)]
+    tables = [_counts(scores, len(names)) for scores in every]
     return tuple(
         LabelRow(
             label=name,
             gold=int(tables[0][2, i]),
-            first=_rates(*tables[0][:, i]),
-            second=_rates(*tables[1][:, i]),
+            rates=tuple(_rates(*table[:, i]) for table in tables),
         )
-        for i, name in enumerate(first.label_names)
+        for i, name in enumerate(names)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -76,10 +77,10 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
 
 
 def _common(names: Sequence[str]) -> str:
-    """The names' common beginning, without what is left of a number."""
+    """The names' common beginning, without what is left of a seed."""
     shortest = min(names, key=len)
     same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
-    stem = shortest[:same].rstrip("-_./0123456789")
+    stem = re.sub(r"[-_./]*(seed[-_=]?)?[-_./\d]*$", "", shortest[:same])
     return f"{stem or names[0]} ({len(names)} runs)"
 
 

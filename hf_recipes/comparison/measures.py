@@ -203,3 +203,14 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
     "causal-lm": (PERPLEXITY, BITS_PER_BYTE),
     "chat": (PERPLEXITY, BITS_PER_BYTE),
 }
+
+
+def available(task: str, every: Sequence[Scores]) -> list[Measure]:
+    """A task's measures, without bits per byte where the bytes are not known and span F1 where the labels are no
+    tags."""
+    found = list(MEASURES[task])
+    if BITS_PER_BYTE in found and any(scores.table["n_bytes"].null_count for scores in every):
+        found.remove(BITS_PER_BYTE)
+    if any(name != "O" and (len(name) < 3 or name[1] != "-") for name in every[0].label_names):
+        found = [measure for measure in found if not measure.name.startswith("span_f1")]
+    return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_recipes import records
 from hf_recipes.errors import Fault, RecipeError, fault
-from hf_recipes.scores import Scores, read_scores
+from hf_recipes.scores import EXAMPLES, Scores, read_examples, read_scores
 
 ASIDE = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "hub_model_id")  # runs of one recipe differ here
 
@@ -51,6 +51,11 @@ class Run:
             there = ", ".join(names)
             raise fault(str(self.path), what, f"--split {there}" if there else "evaluate it: do_train: false")
         return read_scores(self.path.parent / str(names[split]))
+
+    def texts(self, split: str, ids: Collection[str]) -> dict[str, str]:
+        """What these examples say, where the run kept it."""
+        name = str((self.record.get("scores") or {}).get(split, ""))
+        return read_examples(self.path.parent / name.replace("scores", EXAMPLES, 1), ids)
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:

@@ -1,8 +1,7 @@
-"""A comparison in words: the terminal's lines, Markdown for a pull request, JSON for tools. Pure: values to text."""
+"""A comparison in words: a verdict's sentence, the terminal's lines, JSON for tools. Pure: values to text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from hf_recipes.comparison import details
@@ -55,73 +54,6 @@ def lines(comparison: Comparison) -> list[str]:
         if len(first.runs) == len(side.runs) == 1:
             said.append(f"  examples: {change.gained_count:,} gained, {change.lost_count:,} lost")
     return [*said, *([""] if comparison.notes else []), *comparison.notes]
-
-
-def markdown(comparison: Comparison) -> str:
-    """For a pull request: the verdicts, the table of metrics, what changed, what was set differently."""
-    paired, first = comparison.paired, comparison.sides[0]
-    text = [f"# {' against '.join(side.name for side in reversed(comparison.sides))}", ""]
-    text.append(f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by content.")
-    text += [f"\n> {note}" for note in comparison.notes]
-    for side, findings in zip(comparison.sides[1:], comparison.findings, strict=True):
-        text += ["", f"## {side.name} against {first.name}", ""]
-        text += [f"- {sentence(finding, first.name, side.name)}." for finding in findings]
-        text += ["", *metric_table(findings, first.name, side.name)]
-        a, b = paired.runs[first.runs[0]], paired.runs[side.runs[0]]
-        scores = paired.scores[first.runs[0]], paired.scores[side.runs[0]]
-        text += _labels(*scores)
-        text += _cost(a, b)
-        text += _settings("Recipe", details.recipe_differences(a, b), first.name, side.name)
-        text += _settings("Environment and data", details.environment_differences(a, b), first.name, side.name)
-    return "\n".join(text) + "\n"
-
-
-def metric_table(findings: Sequence[Finding], first: str, second: str) -> list[str]:
-    """Rows of Markdown."""
-    found = [f"| metric | {first} | {second} | difference | {LEVEL:.0%} interval | p (Holm) | verdict |"]
-    found.append("|---|---|---|---|---|---|---|")
-    for f in findings:
-        cells = [f.metric, number(f.first.value, f.percent), number(f.second.value, f.percent)]
-        cells += [
-            signed(f.difference.value, f.percent),
-            span(f.difference, f.percent),
-            f"{f.p_corrected:.3g}",
-            f.verdict,
-        ]
-        found.append("| " + " | ".join(cells) + " |")
-    return found
-
-
-def _labels(first: Any, second: Any) -> list[str]:
-    rows = details.labels(first, second)
-    if not rows:
-        return []
-    found = ["", "### Labels", "", "| label | gold | precision | recall | F1 |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"{100 * a:.1f} → {100 * b:.1f}" for a, b in zip(row.first, row.second, strict=True)]
-        found.append(f"| {row.label} | {row.gold:,} | " + " | ".join(cells) + " |")
-    return found
-
-
-def _cost(first: Any, second: Any) -> list[str]:
-    a, b = details.cost(first), details.cost(second)
-    shown = {
-        "train_seconds": ("training", lambda value: f"{value:,.0f} s"),
-        "tokens_per_second": ("tokens/s", lambda value: f"{value:,.0f}"),
-        "peak_bytes": ("peak memory", lambda value: f"{value / 2**30:.2f} GiB"),
-    }
-    found = ["", "### Cost", "", f"| | {first.name} | {second.name} |", "|---|---|---|"]
-    for key, (title, say) in shown.items():
-        cells = ["–" if side[key] is None else say(side[key]) for side in (a, b)]
-        found.append(f"| {title} | {cells[0]} | {cells[1]} |")
-    return found
-
-
-def _settings(title: str, rows: list[tuple[str, Any, Any]], first: str, second: str) -> list[str]:
-    if not rows:
-        return ["", f"### {title}: the same"]
-    found = ["", f"### {title}", "", f"| | {first} | {second} |", "|---|---|---|"]
-    return [*found, *(f"| {key} | `{a}` | `{b}` |" for key, a, b in rows)]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def supervise(
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
     for attempt in range(restarts + 1):
         began = time.monotonic()
-        code = _child(command)
+        code = run_child(command)
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
@@ -66,7 +66,7 @@ def supervise(
     return code if code >= 0 else 128 - code
 
 
-def _child(command: Sequence[str]) -> int:
+def run_child(command: Sequence[str]) -> int:
     """The child's exit code (negative: the signal). Ctrl-C reaches it by itself; a SIGTERM is passed on."""
     process = subprocess.Popen(command)
 
