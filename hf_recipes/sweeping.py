@@ -165,8 +165,7 @@ def _refuse_faults(path: str, cells: Sequence[Cell]) -> None:
 
 def _same_sweep(base: Recipe, folder: Path) -> None:
     """A sweep's folder holds runs of one recipe. Raises RecipeError for those of another."""
-    kept = {name: words for name, words in base.with_values({f"{base.trainer}.output_dir": ""}, "").sections.items()}
-    about = {"recipe": base.path, "text": dump_recipe(Recipe(path=base.path, sections=kept, places={}))}
+    about = {"recipe": base.path, "text": dump_recipe(base.with_values({f"{base.trainer}.output_dir": ""}, ""))}
     place = folder / PLAN
     try:
         earlier: Any = json.loads(place.read_text(encoding="utf-8"))

@@ -99,7 +99,14 @@ def test_the_checkpoint_of_a_rank_that_cannot_write_is_nowhere(recipe: str, monk
     monkeypatch.setattr(Trainer, "_save_scaler", fails_at_the_second)
     with pytest.raises(ZeroDivisionError):
         run(recipe)
-    assert sorted(path.name for path in Path("out").iterdir()) == ["checkpoint-2", "recipe.yaml", "record.json"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "checkpoint-2",
+        "recipe.yaml",
+        "record.json",
+        "report-plots",
+        "report.html",
+        "report.md",
+    ]
     assert choosing.judge(Path("out/checkpoint-2")) == []
 
 
@@ -287,7 +294,7 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
         run(recipe, resume=True)
         return 0
 
-    monkeypatch.setattr(restarting, "_child", child)
+    monkeypatch.setattr(restarting, "run_child", child)
     lines: list[str] = []
     pauses: list[float] = []
     assert restarting.supervise(recipe, [], [], 5, say=lines.append, pause=pauses.append, environment={}) == 0
@@ -305,14 +312,14 @@ def test_what_the_user_can_mend_and_what_the_user_ended_is_not_started_again(
     recipe: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(restarting, "_child", lambda command: (calls.append(command), code)[1])
+    monkeypatch.setattr(restarting, "run_child", lambda command: (calls.append(command), code)[1])
     ended = restarting.supervise(recipe, [], [], 3, pause=lambda seconds: None, environment={})
     assert (len(calls), ended) == (1, code if code >= 0 else 128 - code)
 
 
 def test_a_run_that_dies_each_time_is_given_up_after_n_restarts(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(restarting, "_child", lambda command: (calls.append(command), 1)[1])
+    monkeypatch.setattr(restarting, "run_child", lambda command: (calls.append(command), 1)[1])
     lines: list[str] = []
     ended = restarting.supervise(recipe, [], [], 2, say=lines.append, pause=lambda seconds: None, environment={})
     assert (ended, len(calls)) == (1, 3)
@@ -334,7 +341,7 @@ def test_a_term_signal_reaches_the_run_and_ends_the_restarts(recipe: str) -> Non
     code = "import signal, time; signal.signal(15, lambda *_: exit(143)); print('up', flush=True); time.sleep(60)"
     parent = (
         "import sys; from hf_recipes.resilience import restarting; "
-        f"sys.exit(restarting._child([sys.executable, '-c', {code!r}]))"
+        f"sys.exit(restarting.run_child([sys.executable, '-c', {code!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "up\n"

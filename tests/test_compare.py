@@ -12,6 +12,7 @@ import pytest
 
 from hf_recipes import records
 from hf_recipes.comparison.command import command
+from hf_recipes.comparison.pairing import stretches
 from hf_recipes.errors import RecipeError
 from hf_recipes.scores import example_ids, score_batches, write_scores
 
@@ -78,7 +79,7 @@ def test_seeds_of_one_recipe_cannot_be_told_from_other_seeds_of_a_like_one(folde
     assert re.search(r"a difference below \d\.\d points is missed here at least one time in 5$", said[3])
     assert "about these models" not in said[-1]
     assert "the only run of its recipe" in _refusal([*runs[:3], runs[3]], group="recipe")
-    assert "all runs are of one recipe" in _refusal(runs[:3], group="recipe")
+    assert "all 3 runs are of one recipe" in _refusal(runs[:3], group="recipe")
 
 
 def test_three_seeds_of_a_much_better_recipe_are_better(folder: Path) -> None:
@@ -134,7 +135,7 @@ def test_perplexity_across_tokenizers_gives_way_to_bits_per_byte(folder: Path) -
         records.write(Path(name), found)
     said = command(["a", "b"], resamples=500)
     assert said[3].startswith("  bits_per_byte: ") and not any("perplexity:" in line for line in said)
-    assert any(line.startswith("perplexity is left out: the runs have other tokenizers") for line in said)
+    assert any(line.startswith("perplexity is left out: the runs have other tokens") for line in said)
 
 
 def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers(folder: Path) -> None:
@@ -149,3 +150,77 @@ def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers
     text = Path("out/compare.md").read_text(encoding="utf-8")
     assert "| TrainingArguments.learning_rate | `0.0001` | `0.0003` |" in text and "upstream" not in text
     assert "### Labels" in text and "| negative | " in text
+
+
+def test_three_seeds_against_three_other_seeds_of_one_recipe_cannot_be_told_apart(folder: Path) -> None:
+    runs = [_run(f"seed-{seed}", 0.85, seed=seed) for seed in range(6)]
+    said = command(runs, group="recipe", resamples=500)
+    assert said[2] == "seed-3, seed-4, seed-5 against seed-0, seed-1, seed-2"
+    assert "f1: cannot tell" in said[3]
+    assert said[-1] == "all runs are of one recipe and differ in their seeds only: what differs is chance"
+    named = [_run(f"{side}-{seed}", 0.85, seed=seed) for side, seed in zip("aababb", range(6, 12), strict=True)]
+    assert command(named, group="recipe", resamples=500)[2] == "b (3 runs) against a (3 runs)"
+
+
+def test_an_interval_of_two_shares_ends_at_a_hundred_points(folder: Path) -> None:
+    runs = [_run(f"a-{seed}", share, seed=seed) for seed, share in enumerate((0.5, 0.9))]
+    runs += [_run(f"b-{seed}", share, seed=seed + 5, rate=1.0) for seed, share in enumerate((0.95, 0.55))]
+    command(runs, group="recipe", resamples=200, output="out")
+    found = json.loads(Path("out/compare.json").read_text())["findings"]
+    assert all(one["low"] >= -1 and one["high"] <= 1 and one["detectable"] <= 1 for one in found)
+
+
+def _text_run(name: str, sizes: list[int], bits: np.ndarray, text: str = "one text", task: str = "causal-lm") -> str:
+    """A language model's run over rows of so many bytes; `bits` a byte at each place of the text."""
+    Path(name).mkdir()
+    ends = np.cumsum(sizes)
+    nats = np.array([bits[end - size : end].sum() for size, end in zip(sizes, ends, strict=True)]) * np.log(2)
+    rows = np.stack([nats, np.array(sizes) / 4], axis=1)
+    ids = example_ids({"row": f"{name} {i}"} for i in range(len(sizes)))  # token ids: other rows, other ids
+    write_scores(Path(name) / "scores.parquet", task, score_batches(task, ids=ids, predictions=rows, n_bytes=sizes))
+    found = {"schema": records.SCHEMA, "task": task, "status": "finished", "scores": {"eval": "scores.parquet"}}
+    records.write(Path(name), found | {"data": {"eval": {"fingerprint": text}}})
+    return name
+
+
+def test_one_text_in_other_rows_is_compared_by_stretches_in_bits_per_byte(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    hard = np.repeat(rng.gamma(4, 0.3, 200), 300)  # parts of a text are as hard for every model
+    _text_run("coarse", [600] * 100, hard)
+    _text_run("fine", [len(part) for part in np.array_split(hard, 230)], hard - 0.05 + rng.normal(0, 0.2, len(hard)))
+    said = command(["coarse", "fine"], resamples=1000)
+    assert said[0].startswith("causal-lm, 25 examples")
+    found = re.match(r"  bits_per_byte: fine is better than coarse, -(\S+) \(.*95%: -(\S+) to -(\S+);", said[3])
+    assert found and float(found[1]) == pytest.approx(0.05, abs=0.01)
+    assert any("compared over 25 stretches of it" in line for line in said)
+    assert any(line.startswith("perplexity is left out") for line in said)
+    _text_run("other", [500] * 120, hard, text="another text")
+    assert "were evaluated on other examples" in _refusal(["coarse", "other"])
+
+
+def test_conversations_are_paired_by_their_order_across_tokenizers(folder: Path) -> None:
+    bits = np.full(60 * 400, 1.0)
+    for name in ("a", "b"):
+        _text_run(name, [400] * 60, bits, task="chat")
+    said = command(["a", "b"], resamples=200)
+    assert said[3].startswith("  bits_per_byte: no difference at all")
+    assert any(line.startswith("the conversations have other tokens") for line in said)
+    _text_run("c", [400] * 59, bits, task="chat")
+    assert "kept another number of them" in _refusal(["a", "c"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stretches_cover_every_row_of_every_run_once_and_end_at_the_same_places_of_the_text(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    total = 40_000
+    sizes = []
+    for rows in rng.integers(12, 400, 3):
+        ends = np.sort(rng.choice(np.arange(1, total), rows - 1, replace=False))
+        sizes.append(np.diff(np.concatenate([[0], ends, [total]])))
+    cuts = stretches(sizes)
+    assert len({len(ends) for ends in cuts}) == 1
+    for ends, part in zip(cuts, sizes, strict=True):
+        assert (np.diff(ends) > 0).all() and ends[0] > 0 and ends[-1] == len(part)
+    places = np.array([np.cumsum(part)[ends - 1] for ends, part in zip(cuts, sizes, strict=True)])
+    longest = max(part.max() for part in sizes)
+    assert (np.ptp(places, axis=0) <= longest).all()

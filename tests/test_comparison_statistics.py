@@ -142,7 +142,7 @@ def test_seeds_of_one_recipe_against_seeds_of_the_same_one_are_seldom_told_apart
                 draw = np.where(rng.random(200) < 0.7, hard, rng.random(200))
                 runs.append(np.stack([draw < chance, np.ones(200)], axis=1).astype(float))
             groups.append(runs)
-        _, p = statistics.grouped(groups[0], groups[1], measures.ratio, 300, trial)
+        _, p, _ = statistics.grouped(groups[0], groups[1], measures.ratio, 300, trial)
         rejected += p < 0.05
     assert rejected <= 18  # 5 % of 200, with three standard errors
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "cannot tell"
 ALPHA = 1 - statistics.LEVEL
 SEEDS = 3  # runs that a recipe should have in a group
 ABOUT_MODELS = "about these models, not their recipes: train each with three seeds or more and say --group recipe"
+ONE_RECIPE = "all runs are of one recipe and differ in their seeds only: what differs is chance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,30 +60,54 @@ class Comparison:
 
 
 def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
-    """One side a run; with `grouped` one a recipe, by order of appearance. Raises RecipeError for a lonely run."""
+    """One side a run; with `grouped` one a recipe, by order of appearance. Runs of one recipe are told apart by their
+    names (a-1 a-2 b-1 b-2), else the first half stands against the second. Raises RecipeError for a lonely run."""
     if not grouped:
         return tuple(Side(name=run.name, runs=(i,)) for i, run in enumerate(runs))
-    groups: dict[str, list[int]] = {}
-    for i, run in enumerate(runs):
-        groups.setdefault(run.group, []).append(i)
+    groups = _by(run.group for run in runs)
+    if len(groups) == 1:
+        if len(runs) < 4:
+            what = f"all {len(runs)} runs are of one recipe"
+            raise fault("argument '--group'", what, "give two recipes' runs, or four of one to set half against half")
+        groups = _by(_stem(run.name) for run in runs)
+        if len(groups) == 1 or min(map(len, groups)) < 2:
+            middle = (len(runs) + 1) // 2
+            groups = [list(range(middle)), list(range(middle, len(runs)))]
     found = []
-    for members in groups.values():
+    for members in groups:
         names = [runs[i].name for i in members]
         if len(members) < 2:
             what = f"{names[0]} is the only run of its recipe: one seed says nothing of what another would give"
-            raise fault("argument '--group'", what, f"train it with {SEEDS} seeds or more")
+            raise fault(
+                "argument '--group'", what if names else "one run is no group", f"{SEEDS} seeds or more of each"
+            )
         found.append(Side(name=_common(names), runs=tuple(members)))
-    if len(found) < 2:
-        raise fault("argument '--group'", "all runs are of one recipe", "give runs of two, or leave --group out")
+    if len({side.name for side in found}) < len(found):
+        found = [replace(side, name=f"{side.name} {chr(65 + i)}") for i, side in enumerate(found)]
     return tuple(found)
+
+
+def _by(keys: Iterable[str]) -> list[list[int]]:
+    """Indices of equal keys, by order of appearance."""
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _stem(name: str) -> str:
+    """A name without what is left of a seed: "a/seed-42" and "a-3" are "a"."""
+    return re.sub(r"[-_./]*(seed[-_=]?)?[-_./\d]*$", "", name)
 
 
 def _common(names: Sequence[str]) -> str:
     """The names' common beginning, without what is left of a seed."""
     shortest = min(names, key=len)
     same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
-    stem = re.sub(r"[-_./]*(seed[-_=]?)?[-_./\d]*$", "", shortest[:same])
-    return f"{stem or names[0]} ({len(names)} runs)"
+    stem = _stem(shortest[:same])
+    if not stem:  # named by their seeds only
+        return ", ".join(names) if len(names) <= SEEDS else f"{names[0]} to {names[-1]} ({len(names)} runs)"
+    return f"{stem} ({len(names)} runs)"
 
 
 def compare(
@@ -91,6 +117,8 @@ def compare(
     notes = list(paired.notes)
     if all(len(side.runs) == 1 for side in sides):
         notes.append(ABOUT_MODELS)
+    if any(len(side.runs) > 1 for side in sides) and len({run.group for run in paired.runs}) == 1:
+        notes.append(ONE_RECIPE)
     few = [side.name for side in sides if 1 < len(side.runs) < SEEDS]
     if few:
         notes.append(f"{', '.join(few)}: fewer than {SEEDS} seeds: the interval is wide because little is known")
@@ -110,7 +138,7 @@ def _of_metric(paired: Paired, sides: Sequence[Side], measure: Measure, resample
 
 
 def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int) -> Finding:
-    value = measure.value
+    value, freedom = measure.value, math.inf
     if len(first) == len(second) == 1:
         a, b = first[0], second[0]
         draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
@@ -122,7 +150,9 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
             difference = statistics.studentised(a, b, value, measure.slope, resamples, seed)
         test, p = _tested(measure, a, b, resamples, seed)
     else:
-        difference, p = statistics.grouped(first, second, value, resamples, seed)
+        difference, p, freedom = statistics.grouped(first, second, value, resamples, seed)
+        if measure.percent:  # a difference of two shares has its bounds
+            difference = replace(difference, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
         whole = (_mean(measure, first), _mean(measure, second))
         test = "Student's t over seeds and examples"
     return Finding(
@@ -134,7 +164,7 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
         p_corrected=p,
         test=test,
         verdict="",
-        detectable=statistics.detectable(difference.error),
+        detectable=min(statistics.detectable(difference.error, freedom), 1.0 if measure.percent else math.inf),
         percent=measure.percent,
     )
 

@@ -84,15 +84,29 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
             continue
         shown = path.parent if path.name == records.NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
-        found.append(_listed(name, record, now))
+        found.append(_listed(name, record, now, _interval(path.parent, record)))
     return found, doubts
 
 
-def _listed(name: str, record: Mapping[str, Any], now: datetime.datetime) -> Listed:
+def _interval(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The main metric's, from the record; of an older one from its scores, as far as they are there."""
+    metric, scores = MAIN.get(str(record.get("task")), ("", None))[0], record.get("scores") or {}
+    kept = record.get("intervals")
+    if kept is None and "eval" in scores and (folder / str(scores["eval"])).is_file():
+        from hf_recipes.comparison import alone
+
+        try:
+            kept = alone.of_files(folder, {"eval": str(scores["eval"])})
+        except RecipeError:
+            kept = None
+    found: Mapping[str, Any] = ((kept or {}).get("eval") or {}).get(metric) or {}
+    return found
+
+
+def _listed(name: str, record: Mapping[str, Any], now: datetime.datetime, interval: Mapping[str, Any]) -> Listed:
     task = str(record.get("task"))
     metric, higher = MAIN.get(task, (None, None))
     value = ((record.get("metrics") or {}).get("eval") or {}).get(f"eval_{metric}")
-    interval = ((record.get("intervals") or {}).get("eval") or {}).get(str(metric)) or {}
     memory, ended = record.get("memory") or {}, record.get("ended")
     try:
         age = (now - datetime.datetime.fromisoformat(str(ended))).total_seconds()

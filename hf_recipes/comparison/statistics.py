@@ -199,22 +199,24 @@ def holm(values: Sequence[float]) -> list[float]:
     return found
 
 
-def detectable(error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The smallest difference that a two-sided test at this standard error finds with this power."""
-    from scipy.stats import norm
+def detectable(error: float, freedom: float = np.inf, level: float = LEVEL, power: float = POWER) -> float:
+    """The smallest difference that a two-sided test at this standard error finds with this power; `freedom`: degrees of
+    Student's t."""
+    from scipy.stats import norm, t
 
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * error)
+    quantile = norm.ppf if np.isinf(freedom) else lambda share: t.ppf(share, freedom)
+    return float((quantile((1 + level) / 2) + quantile(power)) * error)
 
 
 def grouped(
     first: Sequence[Array], second: Sequence[Array], value: Value, resamples: int, seed: int, level: float = LEVEL
-) -> tuple[Interval, float]:
+) -> tuple[Interval, float, float]:
     """Difference of two recipes' mean metric over their seeds, with what the examples and what the seeds contribute.
 
     first, second: one (N, m) array a run, all over the same examples. The variance is that of the examples (bootstrap
     of the mean over the runs) plus that of the seeds (sample variance / number of seeds, each recipe its own); the
     interval is Student's with Welch's degrees of freedom, since three seeds know little of their own spread. Returns
-    the interval and the two-sided p-value of no difference. Needs two runs in each group.
+    the interval, the two-sided p-value of no difference, and the degrees of freedom. Needs two runs in each group.
     """
     from scipy.stats import t
 
@@ -230,9 +232,9 @@ def grouped(
     difference = float(means[1].mean() - means[0].mean())
     error = total**0.5
     if error == 0:
-        return Interval(value=difference, low=difference, high=difference, error=0.0), 1.0 if difference == 0 else 0.0
+        return Interval(value=difference, low=difference, high=difference, error=0.0), float(difference == 0), np.inf
     spread = sum(part**2 / (len(group) - 1) for part, group in zip(of_seeds, means, strict=True))
     freedom = total**2 / spread if spread > 0 else 1e9
     reach = float(t.ppf((1 + level) / 2, freedom)) * error
     p = float(2 * t.sf(abs(difference) / error, freedom))
-    return Interval(value=difference, low=difference - reach, high=difference + reach, error=error), p
+    return Interval(value=difference, low=difference - reach, high=difference + reach, error=error), p, freedom
