@@ -78,7 +78,7 @@ def simulate(pairs: int = PAIRS, resamples: int = RESAMPLES) -> dict[str, Any]:
                 a, b = make(rng, n, setting)
                 difference = float(value(b.sum(axis=0)) - value(a.sum(axis=0)))
                 if slope is not None:
-                    interval = statistics.studentised(a, b, value, slope, resamples, pair)
+                    interval, _ = statistics.studentised(a, b, value, slope, resamples, pair)
                 else:
                     draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, pair)
                     width = a.shape[1]

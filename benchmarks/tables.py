@@ -129,6 +129,20 @@ def simulated() -> str:
     return table(head, rows)
 
 
+def compare_cost() -> str:
+    """docs/compare.md's table, of benchmarks/results/compare_cost.json."""
+    found = json.loads((ROOT / "benchmarks/results/compare_cost.json").read_text(encoding="utf-8"))
+    rows = [
+        [one["task"], f"{one['examples']:,}", f"{one['resamples']:,}", f"{one['seconds']:.1f} s"]
+        for one in found["compare"]
+    ]
+    scores = found["scores"]
+    share = scores["scores_seconds"] / scores["evaluation_seconds"]
+    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of their evaluation's time "
+    said += "(`recipes/quickstart.yaml`, on a CPU)."
+    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{said}"
+
+
 def survived() -> dict[str, str]:
     """docs/guards.md's tables, of benchmarks/results/survival.json."""
     found = json.loads((ROOT / "benchmarks/results/survival.json").read_text(encoding="utf-8"))
@@ -163,7 +177,9 @@ def pages() -> dict[Path, str]:
         ROOT / "README.md": filled(ROOT / "README.md", {"measured": measured(), "launches": launches()}),
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
-        ROOT / "docs/compare.md": filled(ROOT / "docs/compare.md", {"comparison": simulated()}),
+        ROOT / "docs/compare.md": filled(
+            ROOT / "docs/compare.md", {"comparison": simulated(), "compare_cost": compare_cost()}
+        ),
         ROOT / "docs/guards.md": filled(ROOT / "docs/guards.md", survived()),
         ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
     }

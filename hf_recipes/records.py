@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 NAME = "record.json"
 FAILED = "record-failed.json"  # of a run that never began, in the folder of one that ended well
+BEGINNING = ("start", "data", "model")  # where nothing has been trained yet
 PACKAGES = (
     "hf_recipes",
     "torch",
@@ -115,7 +116,7 @@ def memory(device: Device) -> dict[str, int | None]:
 
 def name_for(folder: Path, record: Mapping[str, Any]) -> str:
     """record.json; record-failed.json where that would replace the record of the finished run whose model lies here."""
-    if record["status"] == "finished" or record["where"] not in ("start", "data", "model"):
+    if record["status"] == "finished" or record["where"] not in BEGINNING:
         return NAME
     try:
         earlier = json.loads((folder / NAME).read_text(encoding="utf-8"))

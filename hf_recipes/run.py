@@ -202,9 +202,11 @@ def _train(
 
     record["where"] = "evaluation"
     record["metrics"] = scoring.evaluate(trainer)
+    scored = time.perf_counter()
     record["scores"] = scoring.write(trainer, folder)
     record["intervals"] = alone.of_files(folder, record["scores"])
-    record["time"] = {**record.get("time", {}), "total_seconds": time.perf_counter() - began}
+    ended = time.perf_counter()
+    record["time"] = {**record.get("time", {}), "scores_seconds": ended - scored, "total_seconds": ended - began}
     record["where"] = "end"
     return recipe
 
@@ -282,7 +284,7 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
         ran_out_alone = record["status"] == "out of memory" and launch.rank() != 0  # rank 0 waits for this one
         if ran_out_alone or (launch.rank() == 0 and not records.tells_of_another_rank(folder, began)):
             path = records.write(folder, record, records.name_for(folder, record))
-            if report and launch.rank() == 0 and path.name == records.NAME:
+            if report and launch.rank() == 0 and record["where"] not in records.BEGINNING:
                 from hf_recipes.report.of_run import write_report
 
                 write_report(folder, record, say)

@@ -71,6 +71,11 @@ def test_an_evaluation_says_that_nothing_was_trained_and_offers_no_model(
         "record.json",
         "scores.parquet",
         "scores-test.parquet",
+        "examples.parquet",
+        "examples-test.parquet",
+        "report.md",
+        "report.html",
+        "report-plots",
     }
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["steps"], record["planned_steps"]) == ("finished", 0, 0)

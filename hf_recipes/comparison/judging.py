@@ -141,13 +141,15 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
     value, freedom = measure.value, math.inf
     if len(first) == len(second) == 1:
         a, b = first[0], second[0]
-        draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
-        of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
         ends = float(value(a.sum(axis=0))), float(value(b.sum(axis=0)))
-        whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
-        difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
         if measure.slope is not None:
-            difference = statistics.studentised(a, b, value, measure.slope, resamples, seed)
+            difference, draws = statistics.studentised(a, b, value, measure.slope, resamples, seed)
+        else:
+            draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
+        of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
+        whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
+        if measure.slope is None:
+            difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
         test, p = _tested(measure, a, b, resamples, seed)
     else:
         difference, p, freedom = statistics.grouped(first, second, value, resamples, seed)

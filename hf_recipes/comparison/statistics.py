@@ -130,28 +130,31 @@ def interval(value: float, draws: Array, level: float = LEVEL) -> Interval:
 
 def studentised(
     first: Array, second: Array, value: Value, slope: Value, resamples: int, seed: int, level: float = LEVEL
-) -> Interval:
+) -> tuple[Interval, Array]:
     """The bootstrap-t interval of value(second) - value(first), for values of the ratio of two sums, which percentiles
     hold too narrow where a few long documents weigh most (Efron & Tibshirani 1993, ch. 12).
 
     first, second: (N, 2), numerator and denominator an example; slope: the derivative of `value` by the ratio, given
     sums (..., 2). Each resample is measured in its own standard error (the delta method's, from second moments).
+    Returns the interval and the resampled sums (resamples, 4) of both runs.
     """
     both = np.concatenate([first, second], axis=1)
     pairs = [(i, j) for i in range(4) for j in range(i, 4)]
     moments = np.stack([both[:, i] * both[:, j] for i, j in pairs], axis=1)
     whole = np.concatenate([both, moments], axis=1)
     difference, error = _difference(whole.sum(axis=0)[None], value, slope, pairs)
-    draws, errors = _difference(bootstrap(whole, resamples, seed), value, slope, pairs)
+    sums = bootstrap(whole, resamples, seed)
+    draws, errors = _difference(sums, value, slope, pairs)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (draws - difference) / errors
     t = t[np.isfinite(t)]
     if not len(t) or not error[0] > 0:
-        return interval(float(difference[0]), draws, level)
+        return interval(float(difference[0]), draws, level), sums[:, :4]
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
     middle = float(difference[0])
     spread = float(draws[np.isfinite(draws)].std())
-    return Interval(value=middle, low=middle - high * error[0], high=middle - low * error[0], error=spread)
+    found = Interval(value=middle, low=middle - high * error[0], high=middle - low * error[0], error=spread)
+    return found, sums[:, :4]
 
 
 def _difference(sums: Array, value: Value, slope: Value, pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:

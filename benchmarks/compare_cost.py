@@ -1,0 +1,94 @@
+"""What compare costs, and what per-example scores cost an evaluation: `python benchmarks/compare_cost.py`.
+
+Writes benchmarks/results/compare_cost.json: seconds of `hf-recipes compare` (files read, every metric of the task,
+10,000 resamples, Markdown, HTML and JSON written) on runs of a thousand to a hundred thousand examples, and the seconds
+in which a run of recipes/quickstart.yaml evaluates and writes its scores. The machine's own figures: read the ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_recipes import records
+from hf_recipes.comparison.command import command
+from hf_recipes.scores import example_ids, score_batches, write_scores
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/compare_cost.json"
+SIZES, RESAMPLES, LABELS = (1_000, 10_000, 100_000), 10_000, 4
+
+
+def classifier(folder: Path, ids: list[str], right: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gold = np.random.default_rng(0).integers(0, LABELS, len(ids))
+    predicted = np.where(rng.random(len(ids)) < right, gold, rng.integers(0, LABELS, len(ids)))
+    logits = np.eye(LABELS)[predicted] * 3 + rng.normal(0, 0.5, (len(ids), LABELS))
+    names = [f"label {i}" for i in range(LABELS)]
+    batches = score_batches("text-classification", ids=ids, predictions=logits, label_ids=gold)
+    write_scores(folder / "scores.parquet", "text-classification", batches, label_names=names)
+
+
+def language_model(folder: Path, ids: list[str], nats: float, seed: int) -> None:
+    shared, rng = np.random.default_rng(0), np.random.default_rng(seed)
+    tokens = np.ceil(shared.lognormal(4, 1, len(ids)))
+    rows = np.stack([tokens * (nats + shared.normal(0, 0.5, len(ids)) + rng.normal(0, 0.2, len(ids))), tokens], axis=1)
+    batches = score_batches("causal-lm", ids=ids, predictions=rows, n_bytes=(4 * tokens).astype(int))
+    write_scores(folder / "scores.parquet", "causal-lm", batches)
+
+
+KINDS = {"text-classification": (classifier, (0.80, 0.82)), "causal-lm": (language_model, (3.0, 2.99))}
+
+
+def compared() -> list[dict[str, Any]]:
+    found = []
+    for task, (make, levels) in KINDS.items():
+        for size in SIZES:
+            ids = example_ids({"row": i} for i in range(size))
+            with tempfile.TemporaryDirectory() as scratch:
+                runs = []
+                for i, level in enumerate(levels):
+                    folder = Path(scratch) / f"run-{i}"
+                    folder.mkdir()
+                    make(folder, ids, level, i + 1)
+                    record = {"schema": records.SCHEMA, "task": task, "scores": {"eval": "scores.parquet"}}
+                    records.write(folder, record | {"status": "finished"})
+                    runs.append(str(folder))
+                began = time.perf_counter()
+                command(runs, resamples=RESAMPLES, output=f"{scratch}/report")
+                seconds = time.perf_counter() - began
+            found.append({"task": task, "examples": size, "resamples": RESAMPLES, "seconds": seconds})
+            print(found[-1], flush=True)
+    return found
+
+
+def scored() -> dict[str, Any]:
+    """One evaluation of the quickstart, and its scores, texts and intervals."""
+    from hf_recipes.run import run
+
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as scratch:
+        words = {"output_dir": scratch, "max_steps": 1, "warmup_steps": 0, "eval_strategy": "no", "save_strategy": "no"}
+        path = run("recipes/quickstart.yaml", [f"TrainingArguments.{key}={value}" for key, value in words.items()])
+        record = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "rows": record["data"]["eval"]["rows"],
+        "evaluation_seconds": record["metrics"]["eval"]["eval_runtime"],
+        "scores_seconds": record["time"]["scores_seconds"],
+    }
+
+
+def main() -> None:
+    found = {"compare": compared(), "scores": scored(), "versions": {"numpy": records._version("numpy")}}
+    found |= {"commit": records.commit(), "when": records.now(), "machine": f"{os.cpu_count()} cores"}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
