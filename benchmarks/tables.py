@@ -138,7 +138,7 @@ def compare_cost() -> str:
     ]
     scores = found["scores"]
     share = scores["scores_seconds"] / scores["evaluation_seconds"]
-    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of their evaluation's time "
+    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
     said += "(`recipes/quickstart.yaml`, on a CPU)."
     return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{said}"
 

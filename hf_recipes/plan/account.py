@@ -22,6 +22,7 @@ class Account:
     phase: str
     at: str
     phases: dict[str, int]
+    places: dict[str, int]
     largest: tuple[Holding, ...]
 
 
@@ -39,6 +40,7 @@ def account(
     current = peak = 0
     at, culprit = -1, -1
     phases: dict[str, int] = {}
+    places: dict[tuple[str, str], int] = {}
     births: list[int] = []  # storages are numbered in the order of their births
     for index, (number, change) in enumerate(events):
         if number == len(births):
@@ -47,10 +49,13 @@ def account(
         after = sizes[number] = before + change
         current += size_of(after) - size_of(before)
         if change > 0 and index >= since:
-            phase = _public(storages[number].phase)
-            phases[phase] = max(phases.get(phase, 0), current)
+            place = storages[number].phase, storages[number].where
+            if current > places.get(place, 0):
+                places[place] = current
             if current > peak:
                 peak, at, culprit = current, index, number
+    for (phase, _), size in places.items():
+        phases[_public(phase)] = max(phases.get(_public(phase), 0), size)
     alive: dict[int, int] = {}
     for number, change in events[: at + 1]:
         alive[number] = alive.get(number, 0) + change
@@ -75,6 +80,7 @@ def account(
         phase=_public(held.phase) if held else "",
         at=f"{held.where or 'the trainer'}: {held.op}" if held else "",
         phases=phases,
+        places={f"{phase} {where}": size for (phase, where), size in places.items()},
         largest=tuple(
             Holding(part=part, where=where, shape=shape, dtype=dtype, count=count, bytes=size)
             for (part, where, shape, dtype), (count, size) in largest

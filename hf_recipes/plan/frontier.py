@@ -1,7 +1,8 @@
 """`plan --search`: for each length the largest micro-batch that fits, at the recipe's effective batch. Light.
 
-Allocated memory of one phase is affine in the rows and quadratic in the length, so few traces give the law and the law
-gives the points; what is reserved is not smooth, so each point that is recommended is traced and replayed itself.
+What is allocated while one module runs is affine in the rows and quadratic in the length, so few traces give the law
+and the law gives the points; what is reserved is not smooth, so each point that is recommended is traced and replayed
+itself.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.gpus import Gpu
 from hf_recipes.plan.short_run import accumulation_of
 from hf_recipes.plan.verdict import FITS, MARGIN, TIGHT, Judged, examine_all
 from hf_recipes.recipe import Recipe
 
-SECONDS = 42.0  # no traces are begun that would end later than this, as long as the last ones took
+SECONDS = 36.0  # no traces are begun that would end later than this, as long as the last ones took
 PLACE = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
-ROWS = (2, 8)  # of the traces that the law is read off
+NEAR = 1.1  # of the usable memory: what the law says is beyond this is not traced
+FEW, MANY = 2, 8  # rows of the traces that the law is read off; the recipe's own instead of MANY, if they are 4 or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +63,21 @@ def search(judged: Judged, *, seconds: float = SECONDS) -> Frontier:
     guesses = [_largest(law, length, judged, effective) for length in lengths]
     points = {p.length: p for p in guesses}
     order = sorted(guesses, key=lambda p: (abs(p.length - wanted), p.length))  # the recipe's own length first
-    begun = False
+    begun, tried = False, set[tuple[int, int]]()
     while order and (not begun or time.monotonic() - began + took < seconds):  # the recipe's own length in any case
         batch, order, begun = order[:2], order[2:], True
         started = time.monotonic()
+        tried |= {(point.length, point.micro_batch) for point in batch}
         for point in _verified([p for p in batch if p.micro_batch], judged, law):
+            known = points[point.length]
+            if not point.verified and known.verified:
+                continue  # twice the rows were tried, and do not fit
             points[point.length] = point
+            more = _point(law, judged, 2 * point.micro_batch, point.length, point.verdict)
             if not point.verified and point.micro_batch:  # did not fit: once more with half the rows
                 order.insert(0, point)
+            elif point.verified and _is_near(more, judged, effective) and (more.length, more.micro_batch) not in tried:
+                order.insert(0 if more.length == wanted else len(order), more)
         took = time.monotonic() - started
     found = tuple(points[length] for length in lengths)
     chosen, why = _chosen(found, wanted)
@@ -79,6 +90,12 @@ def search(judged: Judged, *, seconds: float = SECONDS) -> Frontier:
         chosen=chosen,
         why=why,
     )
+
+
+def _is_near(point: Point, judged: Judged, effective: int) -> bool:
+    """Whether the law is not sure enough that the point does not fit: it is some percent off."""
+    factor = MARGIN if point.verdict == FITS else 1.0
+    return point.micro_batch <= effective and point.reserved * factor <= NEAR * judged.usable
 
 
 def words_of(recipe: Recipe, micro_batch: int, length: int, effective: int, eval_batch: int) -> dict[str, Any]:
@@ -135,30 +152,51 @@ def as_json(found: Frontier) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """`phases`: phase -> c0, c1, c2, c3 of c0 + rows (c1 + c2 length + c3 length^2) bytes allocated; `slack`: reserved
-    over allocated, the least that the law's traces had (a point that it lets through too easily fails its own)."""
+    """Each row c0, c1, c2, c3 of c0 + rows (c1 + c2 length + c3 length^2) bytes: of what is allocated while each module
+    runs, forward and backward (`training`) and in evaluation, and, one row, of what is reserved. The largest counts:
+    the module that holds the peak changes with the rows and the length, and one module's bytes are smooth."""
 
-    phases: dict[str, tuple[float, float, float, float]]
-    slack: float
+    training: np.ndarray
+    evaluation: np.ndarray
+    reserved: np.ndarray
+    slack: float  # reserved over allocated, the least that the law's traces had
 
 
 def _law(judged: Judged, lengths: Sequence[int]) -> tuple[Law, float]:
-    """The phases' allocated peaks as functions of rows and length, from four traces, and the seconds that they took."""
+    """From four traces, of which the recipe's own may be one; and the seconds that a pair of the others took."""
     started = time.monotonic()
-    short, middle, long = lengths[0], lengths[len(lengths) // 2], lengths[-1]
-    few, many = ROWS
-    settings = [(few, middle), (many, middle), (many, short), (many, long)]
+    own = judged.seen.micro_batch >= max(
+        2 * FEW, judged.seen.eval_batch
+    )  # points evaluate no more rows than they train
+    many = judged.seen.micro_batch if own else MANY
+    middle = judged.seen.length if own else lengths[len(lengths) // 2]
+    settings = [(FEW, middle), *([] if own else [(many, middle)]), (many, lengths[0]), (many, lengths[-1])]
     recipes = [_at(judged, rows, length) for rows, length in settings]
     traced = [_or_raise(one) for one in examine_all(recipes, judged.gpu, usable=judged.usable, spread=judged.spread)]
-    phases = {}
-    for phase in traced[0].seen.phases:
-        a, b, c, d = (one.seen.phases.get(phase, 0) for one in traced)
-        at_middle = (b - a) / (many - few)
-        c0 = a - few * at_middle
-        by_row = [(c - c0) / many, at_middle, (d - c0) / many]
-        phases[phase] = (c0, *_through((short, middle, long), by_row))
-    slack = min(one.held.peak / one.seen.allocated for one in traced[1:])
-    return Law(phases=phases, slack=slack), (time.monotonic() - started) / 2
+    if own:
+        traced.insert(1, judged)
+    places = [one.seen.places for one in traced]
+    shared = [name for name in places[0] if all(name in one for one in places)]
+    sizes = np.array([[one[name] for one in places] for name in shared], float)
+    in_evaluation = np.array([name.startswith("evaluation ") for name in shared])
+    at, evaluated = (lengths[0], middle, lengths[-1]), judged.seen.eval_batch
+    law = Law(
+        training=_coefficients(sizes[~in_evaluation], at, FEW, many),
+        evaluation=_coefficients(sizes[in_evaluation], at, min(FEW, evaluated), min(many, evaluated)),
+        reserved=_coefficients(np.array([[float(one.held.peak) for one in traced]]), at, FEW, many),
+        slack=min(one.held.peak / one.seen.allocated for one in traced[1:]),
+    )
+    return law, (time.monotonic() - started) * 2 / len(settings)
+
+
+def _coefficients(sizes: np.ndarray, lengths: tuple[int, int, int], few: int, many: int) -> np.ndarray:
+    """(K, 4) bytes of the law's traces -> (K, 4) coefficients. Where the rows were the same, all is laid to them."""
+    a, b, c, d = sizes.T
+    at_middle = (b - a) / (many - few) if many > few else b / many
+    c0 = a - few * at_middle
+    by_row = ((c - c0) / many, at_middle, (d - c0) / many)
+    lines = [_through(lengths, [float(y[i]) for y in by_row]) for i in range(len(sizes))]
+    return np.concatenate([c0[:, None], np.array(lines).reshape(-1, 3)], axis=1)
 
 
 def _through(xs: Sequence[int], ys: Sequence[float]) -> tuple[float, float, float]:
@@ -174,22 +212,27 @@ def _through(xs: Sequence[int], ys: Sequence[float]) -> tuple[float, float, floa
     return y0 - b * x0 - c * x0**2, b, c
 
 
-def _allocated(law: Law, rows: int, eval_rows: int, length: int) -> float:
-    def of(phase: str) -> float:
-        c0, c1, c2, c3 = law.phases[phase]
-        return c0 + (eval_rows if phase == "evaluation" else rows) * (c1 + c2 * length + c3 * length**2)
+def _reserved(law: Law, rows: int, eval_rows: int, length: int) -> float:
+    """What the law foretells."""
+    return max(law.slack * _allocated(law, rows, eval_rows, length), _most(law.reserved, rows, length))
 
-    return max(map(of, law.phases))
+
+def _allocated(law: Law, rows: int, eval_rows: int, length: int) -> float:
+    return max(_most(law.training, rows, length), _most(law.evaluation, eval_rows, length))
+
+
+def _most(coefficients: np.ndarray, rows: int, length: int) -> float:
+    c0, *by_row = coefficients.T
+    return float((c0 + rows * (by_row[0] + by_row[1] * length + by_row[2] * length**2)).max(initial=0.0))
 
 
 def _largest(law: Law, length: int, judged: Judged, effective: int) -> Point:
     """The largest power of two (at most the effective batch) that the law lets fit."""
     best = Point(micro_batch=0, length=length, reserved=0, verified=False)
-    for verdict, factor in ((FITS, law.slack * MARGIN), (TIGHT, 1.0)):
+    for verdict, factor in ((FITS, MARGIN), (TIGHT, 1 / law.slack)):
         rows = 1
         while rows <= effective:
-            allocated = _allocated(law, rows, min(rows, judged.seen.eval_batch), length)
-            if allocated * factor > judged.usable:
+            if _reserved(law, rows, min(rows, judged.seen.eval_batch), length) * factor > judged.usable:
                 break
             best = _point(law, judged, rows, length, verdict)
             rows *= 2
@@ -200,8 +243,8 @@ def _largest(law: Law, length: int, judged: Judged, effective: int) -> Point:
 
 def _point(law: Law, judged: Judged, rows: int, length: int, verdict: str) -> Point:
     """The law's word on one point."""
-    allocated = _allocated(law, rows, min(rows, judged.seen.eval_batch), length)
-    return Point(micro_batch=rows, length=length, reserved=int(law.slack * allocated), verified=False, verdict=verdict)
+    reserved = int(_reserved(law, rows, min(rows, judged.seen.eval_batch), length))
+    return Point(micro_batch=rows, length=length, reserved=reserved, verified=False, verdict=verdict)
 
 
 def _verified(points: Sequence[Point], judged: Judged, law: Law) -> list[Point]:

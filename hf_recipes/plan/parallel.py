@@ -80,6 +80,7 @@ def _ddp(seen: Trace, spread: Layout) -> Trace:
         allocated=seen.allocated + more,
         parts={**seen.parts, BUCKETS: more},
         phases={phase: size + more for phase, size in seen.phases.items()},
+        places={place: size + more for place, size in seen.places.items()},
         events=(*added, *seen.events),
         notes=(*seen.notes, mark),
     )
@@ -106,6 +107,7 @@ def _sharded(seen: Trace, spread: Layout) -> Trace:
         allocated=allocated,
         parts=parts,
         phases={phase: max(0, size + change) for phase, size in seen.phases.items()},
+        places={place: max(0, size + change) for place, size in seen.places.items()},
         events=((0, allocated),),
         estimate=(*seen.estimate, mark),
     )
