@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hf_recipes.errors import RecipeError
@@ -99,3 +100,19 @@ def test_a_card_that_is_too_small_has_no_frontier_and_nothing_is_written(write_r
         command(path, (), memory="520MiB", search=True, write="new.yaml")
     with pytest.raises(RecipeError, match="it writes what --search recommends; add --search"):
         command(path, (), memory="8GiB", write="new.yaml")
+
+
+def test_a_module_that_holds_the_peak_of_small_batches_does_not_hide_another_that_grows() -> None:
+    def floor(rows: int, length: int) -> float:  # a head's gradient, whatever the batch
+        return 1000.0
+
+    def growing(rows: int, length: int) -> float:
+        return 100.0 + rows * (2 + 0.05 * length + 1e-4 * length**2)
+
+    lengths, few, many = (64, 256, 512), 2, 8
+    at = [(few, 256), (many, 256), (many, 64), (many, 512)]
+    sizes = np.array([[place(*one) for one in at] for place in (floor, growing)])
+    found = frontier._coefficients(sizes, lengths, few, many)
+    assert max(sizes[1]) < 1000  # in every trace the floor is the peak
+    for rows, length in ((4, 128), (64, 320), (512, 512)):
+        assert frontier._most(found, rows, length) == pytest.approx(max(floor(rows, length), growing(rows, length)))
