@@ -34,7 +34,7 @@ def scarce(when: str, rows: int, *, from_call: int = 1) -> Iterator[list[int]]:
     """No memory for more than `rows` rows (tokens // 8 where a batch is flattened), `when`: "forward", "backward",
     "evaluation" or "optimizer", from the `from_call`-th training forward (optimizer: step) on. Yields the sizes of
     every forward that was tried."""
-    from transformers import BertModel, LlamaModel
+    from transformers import BertModel, LlamaModel, MixtralModel
 
     tried: list[int] = []
     trained = 0
@@ -68,7 +68,7 @@ def scarce(when: str, rows: int, *, from_call: int = 1) -> Iterator[list[int]]:
         kind.forward = forward
         return upstreams
 
-    kinds = (LlamaModel, BertModel)
+    kinds = (LlamaModel, BertModel, MixtralModel)
     before = [narrow(kind) for kind in kinds]
     step, steps = torch.optim.AdamW.step, 0
 

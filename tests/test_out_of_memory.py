@@ -173,6 +173,30 @@ def test_rows_that_are_packed_without_padding_are_split_at_document_borders(
     assert logged("loss") == pytest.approx(room["loss"], rel=1e-4)
 
 
+def test_the_balancing_loss_of_experts_counts_once_for_a_split_micro_batch(
+    folder: Path, write_recipe: Callable[..., str]
+) -> None:
+    bpe().save_pretrained("tokenizer")
+    Path("text.txt").write_text("\n".join(TEXTS * 30))
+    recipe = write_recipe("""
+task: causal-lm
+train_despite: [overlap]
+model:
+  config: {model_type: mixtral, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, num_local_experts: 4, max_position_embeddings: 64, vocab_size: 340,
+           output_router_logits: true, router_aux_loss_coef: 1.0}
+tokenizer: {pretrained_model_name_or_path: tokenizer}
+dataset: {path: text, data_files: text.txt, max_length: 16}
+TrainingArguments: {output_dir: out, max_steps: 3, per_device_train_batch_size: 8, logging_steps: 1}
+""")
+    room = with_room(recipe, [])
+    with scarce("forward", 2):
+        run(recipe)
+    assert record()["out_of_memory"][-1]["pieces"] == 4
+    assert logged("loss") == pytest.approx(room["loss"], rel=0.05)  # four times the balancing loss would add a half
+    assert room["loss"][0] > 7  # ln(340) and a balancing loss of about 2
+
+
 def test_one_sample_that_does_not_fit_ends_the_run_with_its_last_checkpoint(trainer: str) -> None:
     with scarce("forward", 0, from_call=13), pytest.raises(RecipeError) as caught:
         run(trainer)

@@ -129,7 +129,7 @@ class MemoryMixin(_Trainer):
             alone = contextlib.nullcontext() if closes and not repeated else self.accelerator.no_sync(model=model)
             self._passed_forward = False
             try:
-                with alone, self._watched(model):
+                with alone, self._watched(model), self._balanced(len(parts)):
                     self.current_gradient_accumulation_steps = steps * len(parts)
                     total = total + super().training_step(model, part, items)
             finally:
@@ -200,6 +200,18 @@ class MemoryMixin(_Trainer):
             self._hooked = model
             model.register_forward_hook(self._leaves_forward)
         yield
+
+    @contextmanager
+    def _balanced(self, pieces: int) -> Iterator[None]:
+        """Experts add their balancing loss in each forward: the mean over the pieces stands for the micro-batch's."""
+        routed = [part for part in self.model.modules() if hasattr(part, "router_aux_loss_coef")] if pieces > 1 else []
+        for part in routed:
+            part.router_aux_loss_coef /= pieces
+        try:
+            yield
+        finally:
+            for part in routed:
+                part.router_aux_loss_coef *= pieces
 
     def _leaves_forward(self, *_: Any) -> None:
         self._passed_forward = True
