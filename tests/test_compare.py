@@ -155,7 +155,7 @@ def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers
 def test_three_seeds_against_three_other_seeds_of_one_recipe_cannot_be_told_apart(folder: Path) -> None:
     runs = [_run(f"seed-{seed}", 0.85, seed=seed) for seed in range(6)]
     said = command(runs, group="recipe", resamples=500)
-    assert said[2] == "seed-3, seed-4, seed-5 against seed-0, seed-1, seed-2"
+    assert said[2] == "seed-3 to seed-5 (3 runs) against seed-0 to seed-2 (3 runs)"
     assert "f1: cannot tell" in said[3]
     assert said[-1] == "all runs are of one recipe and differ in their seeds only: what differs is chance"
     named = [_run(f"{side}-{seed}", 0.85, seed=seed) for side, seed in zip("aababb", range(6, 12), strict=True)]

@@ -106,7 +106,7 @@ def _common(names: Sequence[str]) -> str:
     same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
     stem = _stem(shortest[:same])
     if not stem:  # named by their seeds only
-        return ", ".join(names) if len(names) <= SEEDS else f"{names[0]} to {names[-1]} ({len(names)} runs)"
+        return f"{names[0]} to {names[-1]} ({len(names)} runs)"
     return f"{stem} ({len(names)} runs)"
 
 
