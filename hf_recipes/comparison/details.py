@@ -59,15 +59,19 @@ def moved(first: Scores, second: Scores) -> Moved:
             return f"{names[gold[i]]}: {names[a[i]]} -> {names[b[i]]}"
     else:
         if first.task == "token-classification":
-            change = _right_tags(second) - _right_tags(first)
+            change, unit = _right_tags(second) - _right_tags(first), "tags"
         else:
-            per_token = [
-                s.table["nll_sum"].to_numpy() / np.maximum(s.table["n_tokens"].to_numpy(), 1) for s in (first, second)
+            # a token is another piece of text in another tokenizer: then by the bytes
+            same = first.table["n_tokens"].equals(second.table["n_tokens"])
+            column, scale = ("n_tokens", 1.0) if same else ("n_bytes", np.log(2.0))
+            unit = "nats a token" if same else "bits a byte"
+            of_each = [
+                s.table["nll_sum"].to_numpy() / np.maximum(s.table[column].to_numpy(), 1) / scale
+                for s in (first, second)
             ]
-            change = per_token[0] - per_token[1]
+            change = of_each[0] - of_each[1]
         order = np.argsort(-change, kind="stable")
         up, down = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
-        unit = "tags" if first.task == "token-classification" else "nats a token"
 
         def said(i: int) -> str:
             return f"{change[i]:+d} right {unit}" if unit == "tags" else f"{-change[i]:+.3f} {unit}"
