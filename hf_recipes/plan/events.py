@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_recipes.plan.result import Work
+from hf_recipes.plan.shortcuts import shortcut
 from hf_recipes.plan.unknowns import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
 
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
@@ -222,7 +223,9 @@ class Tracker(TorchDispatchMode):
             if answered:
                 return value
         try:
-            result = func(*args, **kwargs)
+            result = shortcut(packet, args, kwargs) if self.device == "meta" else None
+            if result is None:
+                result = func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as problem:
             if self.device == "meta" and _is_unfollowed(problem):
                 raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
