@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hf_recipes.plan import advice
+from hf_recipes.plan import advice, options
 from hf_recipes.plan.command import command
 from hf_recipes.plan.verdict import FITS, OUT, custom_card, examine
 from hf_recipes.recipe import read_recipe
@@ -37,7 +37,7 @@ def test_what_is_advised_fits_when_it_is_typed(write_recipe: Write) -> None:
     card = _card(600)
     judged = examine(read_recipe(path), card)
     assert judged.verdict == OUT
-    changes = advice.advise(judged)
+    changes = advice.advise(judged).changes
     assert len(changes) == 3
     for change in changes:
         again = examine(read_recipe(path, shlex.split(change.overrides)), card)
@@ -55,7 +55,7 @@ def test_an_evaluation_that_is_the_peak_is_made_smaller_first(write_recipe: Writ
     path = write_recipe(text.replace("output_dir: out", "output_dir: out, per_device_eval_batch_size: 64"))
     judged = examine(read_recipe(path), _card(260))
     assert judged.seen.phase == "evaluation" and judged.verdict == OUT
-    change = advice.advise(judged)[0]
+    change = advice.advise(judged).changes[0]
     assert change.words == {"TrainingArguments.per_device_eval_batch_size": 1}
 
 
@@ -65,7 +65,7 @@ def test_checkpointings_cost_is_counted(write_recipe: Write) -> None:
     )
     recipe = read_recipe(write_recipe(text))
     whole = examine(recipe, _card(4000))
-    option = next(advice._more_time(whole))
+    option = next(options.more_time(whole))
     changed = examine(recipe.with_values(option.words, "a test"), _card(4000))
     said = advice._counted(option.cost, whole, changed)
     share = int(said.removeprefix("time: ").partition("%")[0])
@@ -90,5 +90,31 @@ def test_json_carries_the_changes_and_no_advice_asks_for_none(write_recipe: Writ
 def test_nothing_is_advised_that_the_recipe_has_already(write_recipe: Write, optim: str) -> None:
     recipe = read_recipe(write_recipe(RECIPE), (f"TrainingArguments.optim={optim}", "TrainingArguments.bf16=true"))
     judged = examine(recipe, _card(600))
-    words = {name for option in advice._alone(judged, None) for name in option.words}
+    words = {name for option in options.alone(judged, None) for name in option.words}
     assert "TrainingArguments.optim" not in words and "TrainingArguments.bf16" not in words
+
+
+def test_what_there_was_no_time_for_is_said_and_is_not_called_impossible(write_recipe: Write) -> None:
+    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
+    found = advice.advise(judged, seconds=0)
+    assert found.changes == () and found.untried > 0
+    said = advice.lines(found, judged)
+    assert said[0].startswith("  no change that was tried makes it fit: ")
+    assert said[1] == f"  {found.untried} more changes were not tried: the time was over"
+
+
+def test_changes_are_not_put_together_where_one_of_them_is_enough(write_recipe: Write) -> None:
+    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
+    kinds = [option.kinds for option in options.together(judged, None)]
+    assert all(kinds) and any(len(one) > 1 for one in kinds)
+    assert not any("+" in change.what for change in advice.advise(judged).changes)
+
+
+def test_what_may_fit_by_a_guess_is_traced_before_what_hardly_does(write_recipe: Write) -> None:
+    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
+    probe = advice._smallest(judged, None)
+    assert probe is not None
+    one_row = next(options.batches(judged, (1,), probe))
+    rest = judged.seen.allocated - options.standing_bytes(judged)
+    assert one_row.standing + one_row.moving * rest == pytest.approx(probe.seen.allocated, rel=0.01)
+    assert next(options.batches(judged, (8,), probe)).moving > one_row.moving

@@ -123,13 +123,13 @@ def _write(source: str, target: str, overrides: Sequence[str], found: frontier.F
     return rewriting.write(source, target, words)
 
 
-def _lines(found: Planned, changes: tuple[advice.Change, ...] | None) -> list[str]:
+def _lines(found: Planned, changes: advice.Advice | None) -> list[str]:
     said = show.lines(found.judged)
     said += [f"  {found.length_note}"] if found.length_note else []
     return said if changes is None else [*said, *advice.lines(changes, found.judged)]
 
 
-def _as_json(found: Planned, changes: tuple[advice.Change, ...] | None) -> dict[str, object]:
+def _as_json(found: Planned, changes: advice.Advice | None) -> dict[str, object]:
     said = {**show.as_json(found.judged), "length_note": found.length_note}
     return said if changes is None else {**said, "changes": advice.as_json(changes)}
 
