@@ -14,7 +14,7 @@ from typing import Any
 
 from hf_recipes.checks import faults
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.options import Option, alone, batches, standing_bytes, together
+from hf_recipes.plan.options import BATCH, Option, alone, batches, standing_bytes, together
 from hf_recipes.plan.verdict import FITS, MARGIN, Judged, examine_all
 
 WANTED = 3
@@ -55,12 +55,18 @@ def advise(judged: Judged, *, length: int | None = None, seconds: float = SECOND
     options = {_key(option): option for option in (*together(judged, probe), *alone(judged, probe))}
     order = {_key(option): n for n, option in enumerate((*alone(judged, probe), *together(judged, probe)))}
     waiting = [option for option in options.values() if _is_worth_a_trace(judged, option)]
-    waiting.sort(key=lambda option: (not _may_fit(judged, option), order[_key(option)]))
+    waiting.sort(key=lambda option: (not _may_fit(judged, probe, option), order[_key(option)]))
+    one_row = next(batches(judged, (1,), probe), None) if probe is not None else None
+    spare: list[Change] = []  # the probe is a change itself, the least of its kind
+    if probe is not None and one_row is not None:
+        waiting = [option for option in waiting if _key(option) != _key(one_row)]
+        spare = [_change(one_row, judged, probe)] if probe.verdict == FITS and _is_valid(judged, one_row) else []
+        if spare and not any(option.kinds == BATCH for option in waiting):  # and the only one
+            options[_key(one_row)], order[_key(one_row)] = one_row, -1
+            found[_key(one_row)] = spare.pop()
     while waiting and len(found) < WANTED and time.monotonic() - began + took < seconds:
-        enough = [options[key].kinds for key in found]
-        waiting = [option for option in waiting if not any(kinds < option.kinds for kinds in enough)]
-        if not waiting:
-            break
+        enough = [options[key].kinds for key in found] + [BATCH] * len(spare)
+        waiting.sort(key=lambda option: any(kinds < option.kinds for kinds in enough))  # they come last, if at all
         batch = waiting[:1] + [option for option in waiting[1:] if not waiting[0].kinds < option.kinds][:1]
         waiting = [option for option in waiting if option not in batch]
         started = time.monotonic()
@@ -74,11 +80,16 @@ def advise(judged: Judged, *, length: int | None = None, seconds: float = SECOND
         took = time.monotonic() - started
         for option, one in zip(batch, seen, strict=True):
             if isinstance(one, Judged) and one.verdict == FITS:
-                cost = _counted(option.cost, judged, one)
-                change = Change(words=option.words, what=option.what, cost=cost, judged=one)
-                found[_key(option)] = change
-    cheapest = tuple(found[key] for key in sorted(found, key=lambda key: order[key]))
-    return Advice(changes=cheapest[:WANTED], untried=0 if len(cheapest) >= WANTED else len(waiting))
+                found[_key(option)] = _change(option, judged, one)
+    cheapest = [found[key] for key in sorted(found, key=lambda key: order[key])]
+    if len(cheapest) < WANTED:
+        cheapest = [*spare, *cheapest]
+    return Advice(changes=tuple(cheapest[:WANTED]), untried=0 if len(cheapest) >= WANTED else len(waiting))
+
+
+def _change(option: Option, judged: Judged, fitting: Judged) -> Change:
+    cost = _counted(option.cost, judged, fitting)
+    return Change(words=option.words, what=option.what, cost=cost, judged=fitting)
 
 
 def hopeless(judged: Judged) -> str:
@@ -131,10 +142,12 @@ def _is_worth_a_trace(judged: Judged, option: Option) -> bool:
     return option.least * MARGIN <= judged.usable and _is_valid(judged, option)
 
 
-def _may_fit(judged: Judged, option: Option) -> bool:
-    """By a guess that no verdict rests on: what stands, and a share of the rest."""
+def _may_fit(judged: Judged, probe: Judged | None, option: Option) -> bool:
+    """By a guess that no verdict rests on: what stands, a share of the rest, and the allocator's slack."""
     moving = max(0.0, judged.seen.allocated - standing_bytes(judged)) * option.moving
-    return (option.standing + moving) * MARGIN <= judged.usable
+    near = probe or judged
+    slack = max(1.0, near.held.peak / near.seen.allocated)
+    return (option.standing + moving) * slack * MARGIN <= judged.usable
 
 
 def _is_valid(judged: Judged, option: Option) -> bool:

@@ -235,7 +235,9 @@ def _joined(options: list[Option]) -> Option:
     what = " + ".join(option.what for option in options)
     least = min(option.least for option in options)  # each may take away what another leaves
     standing, moving = min(option.standing for option in options), math.prod(option.moving for option in options)
-    return Option(words=words, what=what, cost=cost or options[0].cost, least=least, standing=standing, moving=moving)
+    kinds = frozenset().union(*(option.kinds for option in options))
+    cost = cost or options[0].cost
+    return Option(words=words, what=what, cost=cost, least=least, standing=standing, moving=moving, kinds=kinds)
 
 
 def standing_bytes(judged: Judged, *, optimizer: float = 1.0, gradients: float = 1.0, weights: float = 1.0) -> float:
