@@ -86,23 +86,21 @@ def _files(found: dict[str, Any]) -> str:
     rows = [[f"`{name}`", *(_outcome(damages[damage]) for damage in DAMAGES)] for name, damages in files.items()]
     equal = sum(row["equal_end"] for row in found["files"])
     passed = sum(row["passed_over_by_name"] for row in found["files"])
-    unproven = len(found["files"]) - passed
     return (
         "## Damaged files\n\n"
         f"Each file of the newest checkpoint in turn, {len(found['files'])} damages: {passed} checkpoints were passed "
-        f"over with the file's name and the one before was taken; {unproven} whose manifest was gone, and all else "
-        f"whole, was taken as one of upstream's, and said to be. {equal} of the {len(found['files'])} resumed runs "
+        f"over with the file's name and the one before was taken. {equal} of the {len(found['files'])} resumed runs "
         "ended in the straight run's bits. Damaged checkpoints that a run went on from: "
         f"{sum(_wrong(row) for row in found['files'])}.\n\n" + _table(["file", *DAMAGES], rows)
     )
 
 
 def _wrong(row: dict[str, Any]) -> bool:
-    return not row["passed_over_by_name"] and not (row["said_to_be_unproven"] and row["equal_end"])
+    return not row["passed_over_by_name"]
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    word = "passed over" if row["passed_over_by_name"] else "taken, said" if row["said_to_be_unproven"] else "**taken**"
+    word = "passed over" if row["passed_over_by_name"] else "**taken**"
     return word + ("" if row["equal_end"] else ", **another end**")
 
 

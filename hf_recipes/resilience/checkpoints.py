@@ -32,7 +32,6 @@ else:
     _Trainer = object
 
 STATE = "trainer_state.json"
-PROGRESS = "progress.json"  # ours: what upstream keeps in memory only (continuing.py)
 AGAIN = "make room there; the same command with --resume then goes on from "
 
 
@@ -101,7 +100,7 @@ class CheckpointMixin(_Trainer):
         if self.args.should_save:
             self._update_stateful_callbacks()
             self.state.save_to_json(os.path.join(folder, STATE))
-            (staging / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+            (staging / folders.PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
         elif self.args.local_process_index == 0:  # another node's own disk
             manifest.flushed(staging)
 

@@ -56,6 +56,8 @@ def judge(folder: Path, *, without_state: bool = False, sharded: bool = False) -
         body = manifest.read(folder)
     except manifest.Damaged as problem:
         return [str(problem)]
+    if body is None and folders.is_ours(folder):
+        return [f"{manifest.NAME} is missing"]
     if body is None:
         return list(_by_upstreams_files(folder, without_state=without_state, sharded=sharded))
     wrong = list(manifest.faults(folder, body))

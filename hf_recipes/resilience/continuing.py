@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.resilience import folders
-from hf_recipes.resilience.checkpoints import PROGRESS
+from hf_recipes.resilience.folders import PROGRESS
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from hf_recipes.resilience import manifest
 
+PROGRESS = "progress.json"  # in every checkpoint of ours: what upstream keeps in memory only (continuing.py)
+
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -33,20 +35,31 @@ def checkpoints(output_dir: Path) -> list[Path]:
     if not output_dir.is_dir():
         return []
     found = [path for path in output_dir.iterdir() if step_of(path) >= 0 and path.is_dir()]
-    facts = {path: _run_and_time(path) for path in found}
+    told = {path: _run_and_time(path) for path in found}
+    known = [fact for fact in told.values() if fact is not None]
+    newest, _ = max(known, key=lambda fact: fact[1], default=("", ""))
+    facts = {path: fact or (newest, "") for path, fact in told.items()}  # a damaged one is looked at in its turn
     last: dict[str, str] = {}
     for run, saved in facts.values():
         last[run] = max(saved, last.get(run, ""))
     return sorted(found, key=lambda path: (last[facts[path][0]], step_of(path)), reverse=True)
 
 
-def _run_and_time(folder: Path) -> tuple[str, str]:
-    """A run's id and a text that sorts by time; a folder without a readable manifest is of the run "", saved before."""
-    with contextlib.suppress(manifest.Damaged):
+def _run_and_time(folder: Path) -> tuple[str, str] | None:
+    """A run's id and a text that sorts by time. One of upstream's is of the run "", saved before; None for one of ours
+    whose manifest is damaged or gone."""
+    try:
         body = manifest.read(folder)
-        if body is not None:
-            return str(body["run"]), str(body["saved"])
-    return "", ""
+    except manifest.Damaged:
+        return None
+    if body is not None:
+        return str(body["run"]), str(body["saved"])
+    return None if is_ours(folder) else ("", "")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether hf_recipes wrote the checkpoint, by a file that upstream's have not."""
+    return (folder / PROGRESS).is_file()
 
 
 def put_in_place(staging: Path, final: Path) -> None:
