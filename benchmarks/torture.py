@@ -31,6 +31,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,9 @@ def start(work: Callable[[], object], log: str = "child.log") -> int:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is shared by forks: one that is killed inside would keep it for all
         work()
         code = 0
     except BaseException as problem:
