@@ -2,7 +2,6 @@
 
     python benchmarks/torture.py                 all of it, into benchmarks/results/torture.json (minutes on 2 cores)
     python benchmarks/torture.py --kills 12      a short one, printed only
-    python benchmarks/torture.py --files         the damaged files only, into their part of the record
 
 Everything is real: runs of hf_recipes.run on small models, SIGKILL, files damaged on disk, a tmpfs that fills up. This
 process imports torch once and forks each run, so that a start costs no import. Four ways to choose a kill's moment:
@@ -519,14 +518,8 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--kills", type=int, default=0, help="so many only, without files and disks; not recorded")
     words.add_argument("--seed", type=int, default=1)
-    words.add_argument("--files", action="store_true", help="damage files only; their part of the record is replaced")
     given = words.parse_args()
     began = time.monotonic()
-    if given.files:
-        earlier = json.loads(RESULT.read_text(encoding="utf-8"))
-        earlier["files"] = torture(0, given.seed, disks=False, files=True)["files"]
-        RESULT.write_text(json.dumps(earlier, indent=1) + "\n", encoding="utf-8")
-        return
     short = given.kills > 0
     found = torture(given.kills or 200, given.seed, disks=not short, files=not short)
     found["totals"] = totals(found)

@@ -204,7 +204,7 @@ def _train(
     record["metrics"] = scoring.evaluate(trainer)
     scored = time.perf_counter()
     record["scores"] = scoring.write(trainer, folder)
-    record["intervals"] = alone.of_files(folder, record["scores"])
+    record["intervals"] = alone.of_run(folder, record)
     ended = time.perf_counter()
     record["time"] = {**record.get("time", {}), "scores_seconds": ended - scored, "total_seconds": ended - began}
     record["where"] = "end"

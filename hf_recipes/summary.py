@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
     from hf_recipes.tasks import Prepared
 
-HIGHER_IS_BETTER = ("f1", "accuracy", "span_f1")
 SHOWN = ("perplexity", "bits_per_byte", "f1", "span_f1", "accuracy", "loss")
 
 

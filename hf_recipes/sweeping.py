@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from hf_recipes import records
 from hf_recipes.errors import Fault, RecipeError, fault
 from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
 from hf_recipes.resilience import choosing, folders
-from hf_recipes.resilience.restarting import ENDED, run_child
+from hf_recipes.resilience.restarting import SIGNALLED, run_child
 
 PLAN = "sweep.json"  # in the sweep's folder: what it is a sweep of
 SEED = 42  # upstream's default
@@ -69,8 +70,9 @@ def sweep(
         say(f"\nsweep: {i + 1} of {len(cells)}, {cell.name}: {state}")
         if state == "finished":
             continue
+        began = time.time()
         code = run_child([*launch, path, *cell.overrides, *(["--resume"] if resumed else [])])
-        if code and (code in ENDED and code != 2):
+        if code in SIGNALLED or (code and _was_stopped(cell, began)):
             say(f"\nsweep: stopped in {cell.name}; the same command goes on")
             sys.exit(code if code > 0 else 128 - code)
         if code:
@@ -183,17 +185,28 @@ def _same_sweep(base: Recipe, folder: Path) -> None:
 
 def _state(cell: Cell) -> tuple[str, bool]:
     """("finished" | "resumed from checkpoint-N" | "begins", whether to resume)."""
-    try:
-        record = json.loads((cell.folder / records.NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
-    if isinstance(record, dict) and record.get("status") == "finished":
+    if _record(cell).get("status") == "finished":
         return "finished", False
     if not cell.folder.is_dir():
         return "begins", False
     folders.clean(cell.folder)
     chosen, _ = choosing.choose(cell.folder)
     return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("begins", False)
+
+
+def _was_stopped(cell: Cell, since: float) -> bool:
+    """Whether the run that began then was asked to end: a launcher's own exit status does not say."""
+    path = cell.folder / records.NAME
+    return path.is_file() and path.stat().st_mtime >= since and _record(cell).get("status") == "stopped"
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    """{} where there is none that can be read."""
+    try:
+        found = json.loads((cell.folder / records.NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _compare(cells: Sequence[Cell], folder: Path, grouped: bool, say: Callable[[str], None]) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from hf_recipes import records
 from hf_recipes.cli import SORTS as OFFERED
-from hf_recipes.comparison.listing import MAIN, SORTS, command
+from hf_recipes.comparison.listing import LOWER_IS_BETTER, SORTS, command
 from hf_recipes.comparison.measures import MEASURES
 from hf_recipes.errors import RecipeError
+from hf_recipes.tasks import TASKS
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
 
@@ -68,8 +69,16 @@ def test_a_folder_without_runs_says_so(folder: Path) -> None:
             command(name)
 
 
-def test_the_lists_metrics_and_orders_are_those_of_the_comparison_and_of_the_command_line() -> None:
-    assert {task: (first.name, first.higher_is_better) for task, (first, *_) in MEASURES.items()} == MAIN
+def test_tags_that_are_no_spans_are_listed_by_their_accuracy(folder: Path) -> None:
+    metrics = {"eval": {"eval_loss": 0.5, "eval_accuracy": 0.75}}
+    _record("runs/tags", "token-classification", 1, metrics=metrics)
+    assert "accuracy 0.75" in command("runs", now=NOW)[1]
+
+
+def test_the_lists_directions_and_orders_are_those_of_the_comparison_and_of_the_command_line() -> None:
+    every = {measure.name: measure for measures in MEASURES.values() for measure in measures}
+    reported = {name for task in TASKS.values() for name in task.metrics}
+    assert {name for name in reported if not every[name].higher_is_better} == set(LOWER_IS_BETTER)
     assert tuple(SORTS) == OFFERED
 
 

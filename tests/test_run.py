@@ -15,6 +15,7 @@ import pytest
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe import read_recipe
 from hf_recipes.run import run
+from tests.small import save_bert, wordpiece, write_rows
 
 LANGUAGE_MODEL = """
 task: causal-lm
@@ -288,3 +289,20 @@ def test_padding_free_rows_keep_their_max_length_of_null(root: Path, write_recip
     run(recipe, ["SFTConfig.max_steps=2", "SFTConfig.per_device_train_batch_size=2"])
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["recipe"]["sections"]["SFTConfig"]["max_length"]) == ("finished", None)
+
+
+def test_tags_that_are_no_spans_are_trained_scored_and_reported_by_accuracy(write_recipe: Callable[..., str]) -> None:
+    save_bert("model", wordpiece(["a", "b", "c"]))
+    tags = ["X-PER", "O", "Y-LOC"]
+    write_rows("rows.jsonl", ({"tokens": ["a", "b", "c"][: 1 + i % 3], "tags": tags[: 1 + i % 3]} for i in range(40)))
+    path = run(
+        write_recipe("""
+task: token-classification
+model: {pretrained_model_name_or_path: model}
+dataset: {path: json, data_files: rows.jsonl}
+metrics: [accuracy]
+TrainingArguments: {output_dir: out, max_steps: 3}
+""")
+    )
+    record = json.loads(path.read_text())
+    assert record["status"] == "finished" and set(record["intervals"]["eval"]) == {"accuracy"}

@@ -98,6 +98,26 @@ def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint(
     assert cells == ["--resume", "out-sweep/learning_rate=2e-3/seed=42"]
 
 
+def test_a_run_that_its_launcher_ended_stops_the_sweep(
+    recipe: str, cells: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun's exit status is 1, whatever ended its processes: the record says that it was asked to."""
+    in_process = sweeping.run_child
+
+    def launched(command: Sequence[str]) -> int:
+        assert command[2:4] == ["accelerate.commands.launch", "--config_file"]
+        in_process(["run", *command[command.index("hf_recipes.run") + 1 :]])
+        place = Path(cells[-1]) / "record.json"
+        place.write_text(json.dumps({**json.loads(place.read_text()), "status": "stopped"}))
+        return 1
+
+    monkeypatch.setattr(sweeping, "run_child", launched)
+    said: list[str] = []
+    with pytest.raises(SystemExit):
+        sweep(recipe, sets=[RATES], config_file="two.yaml", say=said.append)
+    assert len(cells) == 1 and said[-1].endswith("the same command goes on")
+
+
 def test_every_fault_of_every_cell_is_told_before_the_first_one_runs(recipe: str, cells: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
         sweep(recipe, sets=["TrainingArguments.learning_rate=1e-3,fast", "TrainingArguments.max_step=1,2"])

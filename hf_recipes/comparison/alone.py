@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from hf_recipes.comparison.measures import available
 from hf_recipes.comparison.statistics import bootstrap, interval
 from hf_recipes.scores import Scores, read_scores
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
-def intervals(scores: Scores, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """metric -> {"value", "low", "high"}: 95 % by the bootstrap of the examples, as a record keeps them."""
+def intervals(scores: Scores, metrics: Collection[str], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """metric -> {"value", "low", "high"}, of those of `metrics` that can be resampled: 95 % by the bootstrap of the
+    examples, as a record keeps them."""
     found = {}
     for measure in available(scores.task, [scores]):
+        if measure.name not in metrics:
+            continue
         rows = measure.rows(scores)
         value = float(measure.value(rows.sum(axis=0)))
         one = interval(value, np.asarray(measure.value(bootstrap(rows, RESAMPLES, seed))))
@@ -26,16 +29,11 @@ def intervals(scores: Scores, seed: int = 0) -> dict[str, dict[str, Any]]:
     return found
 
 
-def of_files(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """split -> metric -> interval, of the score files that a run has written."""
-    return {split: intervals(read_scores(folder / name)) for split, name in names.items()}
-
-
-def shown(interval_of: Mapping[str, Any], percent: bool) -> str:
-    """ "92.3 % (90.1 to 94.2)"."""
-    value, low, high = (interval_of[key] for key in ("value", "low", "high"))
-    if not all(isinstance(one, int | float) for one in (value, low, high)):
-        return str(value)
-    if percent:
-        return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{value:.4g} ({low:.4g} to {high:.4g})"
+def of_run(folder: Path, record: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """split -> metric -> interval, of the score files that a run has written and the metrics that it reports. Raises
+    RecipeError for a file that is damaged or gone."""
+    reported = record.get("metrics") or {}
+    return {
+        split: intervals(read_scores(folder / name), {key.partition("_")[2] for key in reported.get(split) or ()})
+        for split, name in record["scores"].items()
+    }

@@ -78,9 +78,7 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
         names = [runs[i].name for i in members]
         if len(members) < 2:
             what = f"{names[0]} is the only run of its recipe: one seed says nothing of what another would give"
-            raise fault(
-                "argument '--group'", what if names else "one run is no group", f"{SEEDS} seeds or more of each"
-            )
+            raise fault("argument '--group'", what, f"train it with {SEEDS} seeds or more")
         found.append(Side(name=_common(names), runs=tuple(members)))
     if len({side.name for side in found}) < len(found):
         found = [replace(side, name=f"{side.name} {chr(65 + i)}") for i, side in enumerate(found)]

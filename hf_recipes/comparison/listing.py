@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +13,10 @@ from typing import Any
 from hf_recipes import records
 from hf_recipes.comparison.runs import read_record
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.tasks import TASKS
 
 GIB = 2**30
-MAIN = {  # task -> (its first metric, whether higher is better): measures.py without its NumPy
-    "text-classification": ("f1", True),
-    "token-classification": ("span_f1", True),
-    "causal-lm": ("perplexity", False),
-    "chat": ("perplexity", False),
-}
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +87,24 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
 
 def _interval(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
     """The main metric's, from the record; of an older one from its scores, as far as they are there."""
-    metric, scores = MAIN.get(str(record.get("task")), ("", None))[0], record.get("scores") or {}
-    kept = record.get("intervals")
+    kept, scores = record.get("intervals"), record.get("scores") or {}
     if kept is None and "eval" in scores and (folder / str(scores["eval"])).is_file():
         from hf_recipes.comparison import alone
 
-        try:
-            kept = alone.of_files(folder, {"eval": str(scores["eval"])})
-        except RecipeError:
-            kept = None
-    found: Mapping[str, Any] = ((kept or {}).get("eval") or {}).get(metric) or {}
+        with contextlib.suppress(RecipeError):  # a damaged file: then without
+            kept = alone.of_run(folder, {**record, "scores": {"eval": str(scores["eval"])}})
+    found: Mapping[str, Any] = ((kept or {}).get("eval") or {}).get(_main(record)) or {}
     return found
 
 
+def _main(record: Mapping[str, Any]) -> str:
+    """The first of the task's metrics that the run reports; "" if it reports none."""
+    task, reported = TASKS.get(str(record.get("task"))), (record.get("metrics") or {}).get("eval") or {}
+    return next((name for name in (task.metrics if task else ()) if _is_number(reported.get(f"eval_{name}"))), "")
+
+
 def _listed(name: str, record: Mapping[str, Any], now: datetime.datetime, interval: Mapping[str, Any]) -> Listed:
-    task = str(record.get("task"))
-    metric, higher = MAIN.get(task, (None, None))
+    metric = _main(record)
     value = ((record.get("metrics") or {}).get("eval") or {}).get(f"eval_{metric}")
     memory, ended = record.get("memory") or {}, record.get("ended")
     try:
@@ -115,13 +114,13 @@ def _listed(name: str, record: Mapping[str, Any], now: datetime.datetime, interv
     return Listed(
         run=name,
         status=str(record.get("status")),
-        task=task,
+        task=str(record.get("task")),
         model=(record.get("model") or {}).get("name"),
-        metric=metric if _is_number(value) else None,
+        metric=metric or None,
         value=_or_none(value),
         low=_or_none(interval.get("low")),
         high=_or_none(interval.get("high")),
-        higher_is_better=higher,
+        higher_is_better=metric not in LOWER_IS_BETTER if metric else None,
         peak_bytes=memory.get("peak_reserved_bytes") or memory.get("peak_rss_bytes"),
         tokens_per_second=_or_none(record.get("tokens_per_second")),
         steps=record.get("steps"),

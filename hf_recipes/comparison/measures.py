@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_recipes.errors import RecipeError
 from hf_recipes.metrics.functions import IGNORED, scheme_of
 from hf_recipes.scores import Scores
 
@@ -211,6 +212,15 @@ def available(task: str, every: Sequence[Scores]) -> list[Measure]:
     found = list(MEASURES[task])
     if BITS_PER_BYTE in found and any(scores.table["n_bytes"].null_count for scores in every):
         found.remove(BITS_PER_BYTE)
-    if any(name != "O" and (len(name) < 3 or name[1] != "-") for name in every[0].label_names):
-        found = [measure for measure in found if not measure.name.startswith("span_f1")]
+    if SPAN_F1 in found and not _are_spans(every[0].label_names):
+        found = [measure for measure in found if measure not in (SPAN_F1, SPAN_F1_STRICT)]
     return found
+
+
+def _are_spans(tags: Sequence[str]) -> bool:
+    """Whether seqeval has a scheme for the tags."""
+    try:
+        scheme_of(set(tags))
+    except RecipeError:
+        return False
+    return True

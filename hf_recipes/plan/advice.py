@@ -52,8 +52,9 @@ def advise(judged: Judged, *, length: int | None = None, seconds: float = SECOND
     """
     began, found, took = time.monotonic(), dict[tuple[tuple[str, str], ...], Change](), 0.0
     probe = _smallest(judged, length)  # the recipe at one row a device: how far the batch reaches
-    options = {_key(option): option for option in (*together(judged, probe), *alone(judged, probe))}
-    order = {_key(option): n for n, option in enumerate((*alone(judged, probe), *together(judged, probe)))}
+    every = [*alone(judged, probe), *together(judged, probe)]
+    options = {_key(option): option for option in reversed(every)}  # the first of two that come to the same
+    order = {_key(option): n for n, option in reversed(list(enumerate(every)))}
     waiting = [option for option in options.values() if _is_worth_a_trace(judged, option)]
     waiting.sort(key=lambda option: (not _may_fit(judged, probe, option), order[_key(option)]))
     one_row = next(batches(judged, (1,), probe), None) if probe is not None else None

@@ -165,9 +165,8 @@ class Law:
 def _law(judged: Judged, lengths: Sequence[int]) -> tuple[Law, float]:
     """From four traces, of which the recipe's own may be one; and the seconds that a pair of the others took."""
     started = time.monotonic()
-    own = judged.seen.micro_batch >= max(
-        2 * FEW, judged.seen.eval_batch
-    )  # points evaluate no more rows than they train
+    # a point evaluates no more rows than it trains on: else the recipe's own trace is none of the law's
+    own = judged.seen.micro_batch >= max(2 * FEW, judged.seen.eval_batch)
     many = judged.seen.micro_batch if own else MANY
     middle = judged.seen.length if own else lengths[len(lengths) // 2]
     settings = [(FEW, middle), *([] if own else [(many, middle)]), (many, lengths[0]), (many, lengths[-1])]

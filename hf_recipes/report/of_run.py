@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.comparison import alone, details
+from hf_recipes.comparison import details
 from hf_recipes.comparison.measures import MEASURES
 from hf_recipes.comparison.runs import Run
 from hf_recipes.errors import RecipeError
@@ -106,7 +106,11 @@ def _number(value: Any, percent: bool) -> Cell:
 
 
 def _span(interval: Mapping[str, Any] | None, percent: bool) -> str:
-    return alone.shown(interval, percent).partition(" (")[2].rstrip(")") if interval else ""
+    """ "90.1 to 94.2"; "" where it is not known, or not finite."""
+    ends = [interval[key] for key in ("low", "high")] if interval else []
+    if not ends or not all(isinstance(end, int | float) for end in ends):
+        return ""
+    return " to ".join(f"{100 * end:.1f}" if percent else f"{end:.4g}" for end in ends)
 
 
 def _curves(run: Run) -> Iterator[Block]:

@@ -1,7 +1,7 @@
 """Plots as SVG by matplotlib, in colours that follow the reader's light or dark page.
 
-matplotlib draws with marker colours, which become CSS variables with a value for a light page; the page of page.html.j2
-sets them, a figure's own file brings its dark values itself. The same numbers give the same file.
+matplotlib draws with marker colours, which become CSS variables with a value for a light page; the page sets
+them (page.py), a figure's own file brings its dark values itself. The same numbers give the same file.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from typing import Any
 from hf_recipes.errors import fault
 from hf_recipes.resilience import choosing, folders
 
-# Exit codes after which nothing is started again: done, refused, and ended by a signal (guards/signals.py).
-ENDED = (0, 2, 129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
+# Exit codes after which nothing is started again: ended by a signal (guards/signals.py), done, and refused.
+SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
+ENDED = (0, 2, *SIGNALLED)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 
 
@@ -67,7 +68,7 @@ def supervise(
 
 
 def run_child(command: Sequence[str]) -> int:
-    """The child's exit code (negative: the signal). Ctrl-C reaches it by itself; a SIGTERM is passed on."""
+    """A child's exit code (negative: the signal). Ctrl-C reaches it by itself; a SIGTERM is passed on."""
     process = subprocess.Popen(command)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
