@@ -23,6 +23,7 @@ from typing import Any
 
 from .cards import TOKEN_PATTERN, model_card
 from .errors import Fault, RecipeError, fault
+from .files import put
 from .hub_client import SHORTEST_TOKEN, Patience, blot, gave_up, patient_client, quiet, require_login, why
 
 # Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
@@ -325,7 +326,7 @@ def _write_card(run_dir: Path, files: tuple[str, ...], repo_id: str) -> tuple[st
     if "README.md" in files or "record.json" not in files:
         return files
     record = _json(run_dir / "record.json")
-    (run_dir / "README.md").write_text(model_card({**record, "repo_id": repo_id}), encoding="utf-8")
+    put(run_dir / "README.md", model_card({**record, "repo_id": repo_id}))
     return tuple(sorted([*files, "README.md"]))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hf_recipes.files import put
 
 if TYPE_CHECKING:
     from hf_recipes.devices import Device
@@ -137,11 +138,7 @@ def tells_of_another_rank(folder: Path, since: float) -> bool:
 
 def write(folder: Path, record: Mapping[str, Any], name: str = NAME) -> Path:
     """Writes the record whole or not at all."""
-    path = folder / name
-    draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-    return path
+    return put(folder / name, json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from hf_recipes.choices import choose, choose_length
 from hf_recipes.data import file_faults, load_splits, writable
 from hf_recipes.device_checks import missing_packages
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.files import put
 from hf_recipes.guards.signals import Listener, Stopped
 from hf_recipes.launch import say
 from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
@@ -163,7 +164,7 @@ def _train(
     for line in summary.opening(recipe, args, device, record):
         say(line)
     if trainer.is_world_process_zero():
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        put(folder / "recipe.yaml", dump_recipe(recipe))
 
     told = (record.get("plan") or {}).get("forecast") or {}
     clock = StepClock(say, tuple(told["seconds"]) if told.get("seconds") else None)
@@ -217,7 +218,7 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
     from hf_recipes.cards import model_card
 
     if recipe.training.get("do_train") is not False:  # else there is no model here that a card could describe
-        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+        put(folder / "README.md", model_card(record))
     for line in summary.closing(recipe, folder, record):
         say(line)
     if recipe.training.get("push_to_hub"):

@@ -20,6 +20,7 @@ from typing import Any
 
 from hf_recipes import records
 from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.files import put
 from hf_recipes.recipe import Recipe, dump_recipe, read_recipe
 from hf_recipes.resilience import choosing, folders
 from hf_recipes.resilience.restarting import SIGNALLED, run_child
@@ -178,7 +179,7 @@ def _same_sweep(base: Recipe, folder: Path) -> None:
         raise fault("argument '--output'", what, "choose another folder, or remove that one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        put(place, json.dumps(about, indent=1) + "\n")
     except OSError as problem:
         raise fault("argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})") from None
 

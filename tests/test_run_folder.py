@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +157,24 @@ def test_a_package_that_is_missing_is_told_once(recipe: str, capsys: pytest.Capt
         "which is not installed here; pip install schedulefree"
     )
     assert "schedulefree" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "report.md", "report.html", "record.json"])
+def test_a_run_that_dies_while_it_writes_a_file_leaves_the_whole_one_and_can_be_started_again(
+    recipe: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(recipe)
+    before = Path("out", name).read_text()
+    write = Path.write_text
+
+    def dies(self: Path, text: str, *args: Any, **words: Any) -> int:
+        if self.name.startswith(name):
+            write(self, text[: len(text) // 2])
+            raise KeyboardInterrupt  # whatever comes next is not written
+        return write(self, text, *args, **words)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", dies)
+        run(recipe)
+    assert Path("out", name).read_text() == before
+    run(recipe)

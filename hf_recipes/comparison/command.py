@@ -11,6 +11,7 @@ from hf_recipes.comparison.judging import Comparison, compare, sides_of
 from hf_recipes.comparison.pairing import WHERE, pair
 from hf_recipes.comparison.runs import read_runs
 from hf_recipes.errors import fault
+from hf_recipes.files import put
 
 
 def command(
@@ -44,8 +45,7 @@ def write(comparison: Comparison, folder: Path) -> list[str]:
 
     try:
         written = writing.write(of_comparison.document(comparison), folder, "compare")
-        written.append(folder / "compare.json")
-        written[-1].write_text(json.dumps(words.as_json(comparison), indent=1) + "\n", encoding="utf-8")
+        written.append(put(folder / "compare.json", json.dumps(words.as_json(comparison), indent=1) + "\n"))
     except OSError as problem:
         where = "argument '--output'"
         raise fault(where, f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another") from None

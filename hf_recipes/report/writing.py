@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from hf_recipes.files import put
 from hf_recipes.report.blocks import Document, Figure
 from hf_recipes.report.markdown import markdown
 from hf_recipes.report.page import page
@@ -25,9 +25,5 @@ def write(document: Document, folder: Path, name: str) -> list[Path]:
         (beside / f"{figure.name}.svg").write_text(plots.alone(figure.svg), encoding="utf-8")
     written = []
     for ending, text in ((".md", markdown(document, beside.name)), (".html", page(document))):
-        path = folder / f"{name}{ending}"
-        part = path.with_suffix(f"{ending}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-        written.append(path)
+        written.append(put(folder / f"{name}{ending}", text))
     return written

@@ -1,0 +1,14 @@
+"""Text files that are whole or not there, whenever the process is killed. Light."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def put(path: Path, text: str) -> Path:
+    """Writes UTF-8 text beside the file and renames it into place; returns the path. Raises OSError."""
+    draft = path.with_name(f"{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+    return path
