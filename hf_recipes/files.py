@@ -7,8 +7,12 @@ from pathlib import Path
 
 
 def put(path: Path, text: str) -> Path:
-    """Writes UTF-8 text beside the file and renames it into place; returns the path. Raises OSError."""
+    """Writes UTF-8 text beside the file and renames it into place; returns the path. Raises OSError that names it."""
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as problem:
+        draft.unlink(missing_ok=True)
+        raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
     return path
