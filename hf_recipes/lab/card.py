@@ -5,8 +5,11 @@ Written from torch's and transformers' documentation; today's records say whethe
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +17,29 @@ from transformers import TrainerCallback
 
 from hf_recipes.choices import choose
 from hf_recipes.devices import this_device
+from hf_recipes.plan.allocator import rounded
 from hf_recipes.plan.meta_model import config_of, vocabulary
 from hf_recipes.plan.rows import stand_in_tokenizer
 from hf_recipes.plan.short_run import shortened
 from hf_recipes.plan.side_effects import evaluate_once, evaluations
 from hf_recipes.plan.tracing import _length, _state_dict, _trainer
+from hf_recipes.plan.workspaces import PASSING
 
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
 WARM_UP, STEPS = 2, 6  # optimizer steps: memory is whole after two, time is taken of the others
+BACK_ENDS = ("DEFAULT", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
+SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp16
+    (4, 16, 16, 2048, 64, True),
+    (4, 16, 16, 2000, 80, True),
+    (2, 8, 2, 1024, 256, True),
+    (4, 16, 16, 1024, 64, False),
+)
+RULES = {  # back end -> the name of its backward in workspaces.PASSING
+    "FLASH_ATTENTION": "_scaled_dot_product_flash_attention_backward",
+    "EFFICIENT_ATTENTION": "_scaled_dot_product_efficient_attention_backward",
+}
 
 
 def measure_on_card(
@@ -41,32 +57,51 @@ def measure_on_card(
     config = config_of(recipe)
     tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
     recipe, _, _ = _length(recipe, config, length)
-    found: dict[str, Any] = {"outcome": "finished", "phase": "building"}
+    found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
-        torch.cuda.reset_peak_memory_stats()
         try:
             trainer = _trainer(short, config, tokenizer, _length_of(short, length), "cuda", lambda line: None)
+            found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
             clock = _Clock()
             trainer.add_callback(clock)
-            found["phase"] = "training"
-            trainer.train()
+            gc.collect()  # a run makes its weights on the CPU: what making them here took is not its own
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            with _phase(found, "training"):
+                trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
-            found["phase"] = "saving"
-            _state_dict(trainer.accelerator.unwrap_model(trainer.model))
-            found["phase"] = "evaluation"
+            found["loaded_bytes"] = clock.loaded
+            with _phase(found, "saving"):
+                _state_dict(trainer.accelerator.unwrap_model(trainer.model))
             for dtype in evaluations(recipe):
-                evaluate_once(trainer, dtype)
+                with _phase(found, "evaluation"):
+                    evaluate_once(trainer, dtype)
         except torch.OutOfMemoryError as problem:
             found |= {"outcome": "out of memory", "error": str(problem).splitlines()[0]}
     free, total = torch.cuda.mem_get_info()
-    found["allocated_bytes"] = torch.cuda.max_memory_allocated()
-    found["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    found["allocated_bytes"] = max(found["phases"].values(), default=torch.cuda.max_memory_allocated())
+    found.setdefault("reserved_bytes", torch.cuda.max_memory_reserved())
     # All that the card lacks, less what torch holds now: the context (and other programs, if there are any).
     found["context_bytes"] = total - free - torch.cuda.memory_reserved()
     found["device_bytes"] = found["reserved_bytes"] + found["context_bytes"]
     found["card_bytes"] = total
+    found["retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
     return found
+
+
+@contextmanager
+def _phase(found: dict[str, Any], name: str) -> Iterator[None]:
+    """Notes the phase and the most that was allocated while it ran."""
+    found["phase"] = name
+    reserved = torch.cuda.max_memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize()
+        found["phases"][name] = max(torch.cuda.max_memory_allocated(), found["phases"].get(name, 0))
+        found["reserved_bytes"] = max(reserved, torch.cuda.max_memory_reserved(), found.get("reserved_bytes", 0))
 
 
 def _on_the_card(recipe: Recipe, short: Recipe) -> Recipe:
@@ -84,7 +119,10 @@ class _Clock(TrainerCallback):
     """Seconds of the optimizer steps after the warm-up, the card waited for."""
 
     def __init__(self) -> None:
-        self.seen, self.steps, self.seconds, self.began = 0, 0, 0.0, 0.0
+        self.seen, self.steps, self.seconds, self.began, self.loaded = 0, 0, 0.0, 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.loaded = torch.cuda.memory_allocated()  # the weights
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         torch.cuda.synchronize()
@@ -105,18 +143,31 @@ def facts() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
     found: dict[str, Any] = {"name": properties.name, "capability": [properties.major, properties.minor]}
     found |= {"total_bytes": total, "free_bytes": free, "context_bytes": total - free - torch.cuda.memory_reserved()}
-    found["flops"] = {name: _rate(dtype) for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16))}
-    found["flops"]["fp32"] = _rate(torch.float32)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    found["cublas_bytes"] = _workspace()
+    found["flops"] = {**{name: _rate(dtype) for name, dtype in half.items()}, "fp32": _rate(torch.float32)}
+    torch.backends.cuda.matmul.allow_tf32 = True
+    found["flops"]["tf32"] = _rate(torch.float32)
     found["bandwidth"] = _bandwidth()
-    found["attention_backward_bytes"] = {name: _attention(name) for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION")}
+    small = torch.zeros(1, device="cuda")
+    found["launch_seconds"] = _timed(lambda: small.add_(1), 2000)
+    found["attention_backward"] = [_attention(name, *shape) for name in BACK_ENDS for shape in SHAPES]
     return found
 
 
-def _rate(dtype: torch.dtype, size: int = 4096, times: int = 20) -> float:
+def _workspace() -> int:
+    """Bytes that stay allocated after the first matrix product: cuBLAS's workspace of this thread."""
+    a = torch.randn(256, 256, device="cuda")
+    before = torch.cuda.memory_allocated()
+    b = a @ a
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated() - before - b.nbytes
+
+
+def _rate(dtype: torch.dtype, size: int = 8192, times: int = 10) -> float:
     """FLOP/s of a square matrix product."""
     a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-    seconds = _timed(lambda: a @ b, times)
-    return 2 * size**3 / seconds
+    return 2 * size**3 / _timed(lambda: a @ b, times)
 
 
 def _bandwidth(times: int = 20) -> float:
@@ -126,7 +177,8 @@ def _bandwidth(times: int = 20) -> float:
     return 2 * a.nbytes / _timed(lambda: b.copy_(a), times)
 
 
-def _timed(work: Any, times: int) -> float:
+def _timed(work: Callable[[], object], times: int) -> float:
+    """Seconds of one call, the card waited for."""
     work()
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -136,21 +188,30 @@ def _timed(work: Any, times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def _attention(backend: str, batch: int = 4, heads: int = 16, rows: int = 2048, width: int = 64) -> int | None:
-    """Bytes that the backward takes beside its inputs, outputs and their gradients; None where it does not run."""
+def _attention(backend: str, batch: int, heads: int, groups: int, rows: int, width: int, half: bool) -> dict[str, Any]:
+    """What the backward of an attention takes beside inputs, outputs and gradients, as measured and as
+    workspaces.py has it. `groups`: heads of keys and values."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    shape = (batch, heads, rows, width)
-    query, key, value = (torch.randn(shape, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3))
+    dtype = torch.float16 if half else torch.float32
+    shapes = [(batch, heads, rows, width)] + [(batch, groups, rows, width)] * 2
+    query, key, value = (torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for shape in shapes)
+    found: dict[str, Any] = {"backend": backend, "query": shapes[0], "key": shapes[1], "dtype": str(dtype)}
+    found["predicted_bytes"] = sum(map(rounded, PASSING[RULES[backend]]((None, query, key)))) if backend in RULES else 0
+    every = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
     try:
-        with sdpa_kernel(getattr(SDPBackend, backend)):
-            out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-            gradient = torch.ones_like(out)
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            out.backward(gradient)
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return None
-    return torch.cuda.max_memory_allocated() - before - 3 * query.nbytes
+        with sdpa_kernel(every if backend == "DEFAULT" else [getattr(SDPBackend, backend)]):
+            out = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, enable_gqa=heads != groups
+            )
+        found["kernel"] = type(out.grad_fn).__name__
+        gradient = torch.ones_like(out)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        out.backward(gradient)
+        torch.cuda.synchronize()
+    except RuntimeError as problem:
+        return {**found, "refused": str(problem).splitlines()[0]}
+    own = sum(rounded(one.nbytes) for one in (query, key, value))
+    return {**found, "measured_bytes": torch.cuda.max_memory_allocated() - before - own}

@@ -1,4 +1,8 @@
-"""`python -m hf_recipes.lab.child`: one measurement in a process of its own. JSON in, one line of JSON out."""
+"""`python -m hf_recipes.lab.child`: one measurement in a process of its own. JSON in, one line of JSON out.
+
+A child imports everything before it reads its request, and touches the card only then: the lab starts the next one
+while the last one measures.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,17 @@ from hf_recipes.recipe import Recipe
 
 SECONDS = 540  # of one measurement
 
+Child = subprocess.Popen[str]
+
+
+def start() -> Child:
+    """A child that waits for its one request."""
+    # torch asks NVML whether there is a card, which makes no context on it.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    command, pipe = [sys.executable, "-m", "hf_recipes.lab.child"], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
 
 def measure(
     recipe: Recipe,
@@ -23,36 +38,38 @@ def measure(
     micro_batch: int | None = None,
     cpu: bool = False,
     fraction: float | None = None,
+    expandable: bool = False,
     seconds: float = SECONDS,
+    child: Child | None = None,
 ) -> dict[str, Any]:
     """What the recipe's training steps, evaluation and save really take: outcome ("finished" or "out of memory"),
     allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
 
-    Raises RecipeError for what the run would refuse, and where there is no card (and no `cpu`).
+    fraction: of the card's memory that may be taken; expandable: with expandable segments; child: one that was started
+    ahead. Raises RecipeError for what the run would refuse, and where there is no card (and no `cpu`).
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "places": recipe.places}
-    return _asked({**request, "recipe": plain}, recipe.path, seconds)
+    return _asked({**request, "expandable": expandable, "recipe": plain}, recipe.path, seconds, child)
 
 
 def card_facts(seconds: float = SECONDS) -> dict[str, Any]:
     """What the present card is (card.facts). Raises RecipeError where there is none."""
-    return _asked({"kind": "card"}, "hf-recipes lab", seconds)
+    return _asked({"kind": "card"}, "hf-recipes lab", seconds, None)
 
 
-def _asked(request: dict[str, Any], where: str, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "hf_recipes.lab.child"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+def _asked(request: dict[str, Any], where: str, seconds: float, child: Child | None) -> dict[str, Any]:
+    child = child or start()
     try:
-        done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, timeout=seconds, env=environment
-        )
+        said, errors = child.communicate(json.dumps(request), timeout=seconds)
     except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
         return {"outcome": f"not over after {seconds:.0f} s"}
-    lines = done.stdout.strip().splitlines()
+    lines = said.strip().splitlines()
     if not lines:
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        return {"outcome": f"ended with status {done.returncode}: {last}"}
+        last = (errors.strip().splitlines() or ["nothing was said"])[-1]
+        return {"outcome": f"ended with status {child.returncode}: {last}"}
     answer: dict[str, Any] = json.loads(lines[-1])
     if "faults" in answer:
         raise RecipeError([Fault(**one) for one in answer["faults"]])
@@ -76,6 +93,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return _on_cpu(recipe, request["length"], request["micro_batch"])
     from hf_recipes.lab.card import measure_on_card
 
+    if request["expandable"]:  # torch reads it with its first allocation
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     return measure_on_card(recipe, request["length"], request["micro_batch"], request["fraction"])
 
 
@@ -95,11 +114,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     logging.disable(logging.WARNING)
     os.dup2(2, 1)  # what libraries print goes to stderr
+    import hf_recipes.lab.card  # noqa: F401
+
     try:
         found = _answer(json.loads(sys.stdin.read()))
     except RecipeError as problem:
         found = {"faults": [asdict(one) for one in problem.faults]}
     except Exception as problem:  # a measurement that failed is an outcome, with upstream's words
+        if os.environ.get("HF_RECIPES_LAB_DEBUG"):
+            raise
         found = {"outcome": f"failed: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}
     answers.write(json.dumps(found) + "\n")
     answers.flush()

@@ -1,88 +1,135 @@
 """`hf-recipes lab`: the cells one after another, prediction first, each measured in a process of its own; records.
 
-A call ends after its minutes and the next one goes on: a cell whose record is there is passed over.
+A call ends after its minutes and the next one goes on: a cell whose record is there is passed over. Predictions are
+made ahead on the other cores; the next process imports while the last one measures.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
+import re
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from hf_recipes import records
 from hf_recipes.errors import RecipeError
-from hf_recipes.gpus import Gpu
+from hf_recipes.gpus import Gpu, recognise
 from hf_recipes.lab.cells import Cell, cells
-from hf_recipes.lab.child import card_facts, measure
-from hf_recipes.plan.verdict import CPU, FITS, Judged, cpu_card, custom_card, examine
+from hf_recipes.lab.child import Child, card_facts, measure, start
+from hf_recipes.plan.child import trace_each
+from hf_recipes.plan.result import Trace
+from hf_recipes.plan.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card, device_words, judge
 from hf_recipes.recipe import Recipe
 
 GIB = 2**30
 OUTPUT = "recipes/results/lab"
-CARD = "card.json"  # the calibration, beside the cells' records
+TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
+READY = 2  # processes that have imported and wait
+IN_DOUBT = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
 
 
 def lab(
     *, folder: str, output: str, minutes: float, cpu: bool, dry: bool, say: Callable[[str], None]
 ) -> tuple[int, int]:
-    """(cells measured now, cells left). Raises RecipeError where there is no card and no `cpu`."""
-    began, target = time.monotonic(), Path(output)
-    every = cells(folder, cpu=cpu)
-    waiting = [cell for cell in every if not (target / f"{cell.name}.json").exists()]
-    say(f"{len(every)} cells, {len(every) - len(waiting)} of them measured already in {output}")
+    """(cells recorded now, cells left). Raises RecipeError where there is no card and no `cpu`."""
+    every, target = cells(folder, cpu=cpu), Path(output)
     if dry:
-        for cell in waiting:
+        for path in sorted(target.glob("*.jsonl")):
+            say(f"{path}: {len(_recorded(path))} of {len(every)} cells")
+        for cell in every:
             say(f"  {cell.name}")
-        return 0, len(waiting)
+        return 0, len(every)
+    over = time.monotonic() + 60 * minutes * 0.95
     target.mkdir(parents=True, exist_ok=True)
-    gpu, total = _present(target, cpu, say)
-    done = 0
-    for cell in waiting:
-        if time.monotonic() - began > 60 * minutes * 0.9 and done:
-            break
-        left = 60 * minutes - (time.monotonic() - began)
-        record = _measured(cell, gpu, total, max(30.0, left))
-        (target / f"{cell.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        say(f"  {cell.name}: {told(record)}")
-        done += 1
-    say(summary(read(target)))
-    return done, len(waiting) - done
-
-
-def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, int]:
-    """The card, calibrated once a folder, and its bytes."""
-    if cpu:
-        gpu = cpu_card()
-        return gpu, gpu.memory_bytes
-    path = target / CARD
-    if path.exists():
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        facts = card_facts()
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
-    capability = facts["capability"][0], facts["capability"][1]
-    return custom_card(facts["name"], facts["total_bytes"], capability, "the lab"), facts["total_bytes"]
-
-
-def _measured(cell: Cell, gpu: Gpu, total: int, seconds: float) -> dict[str, Any]:
-    usable = None if cell.gib is None else cell.gib * GIB
-    record: dict[str, Any] = {"kind": "lab", "cell": cell.name, "recipe": cell.recipe.path, "variant": cell.variant}
-    record |= {"gpu": gpu.name, "capability": list(gpu.capability) if gpu.capability else None, "gib": cell.gib}
-    record |= {"sections": cell.recipe.sections, "date": datetime.date.today().isoformat()}
-    record["versions"] = {name: records._version(name) for name in records.PACKAGES}
-    fraction = None if usable is None else min(1.0, usable / total)
+    gpu, path = _present(target, cpu, say)
+    waiting = [cell for cell in every if cell.name not in _recorded(path)]
+    say(f"{len(every)} cells, {len(every) - len(waiting)} of them recorded already in {path}")
+    settings = [list(same) for _, same in groupby(waiting, key=lambda cell: (cell.recipe.path, cell.variant))]
+    workers = max(1, min(TRACING, (os.cpu_count() or 1) - READY, len(settings)))
+    traces = trace_each([same[0].recipe for same in settings], workers=workers, **device_words(gpu))
+    done, ready = 0, deque[Child]()
     try:
-        judged = examine(cell.recipe, gpu, usable=usable)
-        record["predicted"] = predicted(judged)
-        record |= {"length": judged.seen.length, "micro_batch": judged.seen.micro_batch}
-        record["accumulation"] = judged.seen.accumulation
-        record["measured"] = measure(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds)
+        for same, seen in zip(settings, traces, strict=True):
+            for cell in same:
+                if time.monotonic() > over and done:
+                    return done, len(waiting) - done
+                while len(ready) < READY and workers > 1:
+                    ready.append(start())
+                record = _recorded_cell(cell, gpu, seen, max(30.0, over - time.monotonic()), ready)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                say(f"  {cell.name}: {told(record)}")
+                done += 1
+        return done, 0
+    finally:
+        traces.close()
+        for child in ready:
+            child.kill()
+            child.communicate()
+        say(summary(read(target)))
+
+
+def _recorded(path: Path) -> set[str]:
+    return {record["cell"] for record in _lines(path) if "cell" in record}
+
+
+def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, Path]:
+    """The card and its file, which begins with its calibration."""
+    if cpu:
+        return cpu_card(), target / f"{CPU}.jsonl"
+    for path in target.glob("*.jsonl"):
+        facts = next((one for one in _lines(path) if one.get("kind") == "card"), None)
+        if facts is not None and facts["name"] == _name():
+            break
+    else:
+        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": _versions(), **card_facts()}
+        path = target / f"{re.sub(r'[^a-z0-9]+', '-', facts['name'].lower())}.jsonl"
+        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
+    known = recognise(facts["name"], facts["total_bytes"])
+    capability = facts["capability"][0], facts["capability"][1]
+    gpu = known or custom_card(facts["name"], facts["total_bytes"], capability, "the lab")
+    return replace(gpu, visible_bytes=facts["total_bytes"]), path
+
+
+def _name() -> str:
+    """Of the present card; "" without one, which card_facts then says."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def _recorded_cell(
+    cell: Cell, gpu: Gpu, seen: Trace | RecipeError, seconds: float, ready: deque[Child]
+) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": "lab", "cell": cell.name, "recipe": cell.recipe.path, "variant": cell.variant}
+    record |= {"gpu": gpu.name, "gib": cell.gib, "date": datetime.date.today().isoformat(), "versions": _versions()}
+    if isinstance(seen, RecipeError):
+        return {**record, "refused": str(seen)}
+    usable = None if cell.gib is None else cell.gib * GIB
+    judged = judge(cell.recipe, seen, gpu, usable)
+    if usable is not None and not 1 / IN_DOUBT < judged.share < IN_DOUBT:
+        return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}
+    record |= {"length": seen.length, "micro_batch": seen.micro_batch, "accumulation": seen.accumulation}
+    record |= {"sections": cell.recipe.sections, "predicted": predicted(judged)}
+    fraction = None if usable is None else min(1.0, usable / gpu.seen_bytes)
+    try:
+        record["measured"] = measure(
+            cell.recipe,
+            cpu=gpu.name == CPU,
+            fraction=fraction,
+            expandable=judged.verdict == TIGHT,
+            seconds=seconds,
+            child=ready.popleft() if ready else None,
+        )
     except RecipeError as problem:
         record["refused"] = str(problem)
     return record
@@ -93,7 +140,12 @@ def predicted(judged: Judged) -> dict[str, Any]:
     seen = judged.seen
     work = {name: asdict(one) for name, one in seen.work.items()}
     found = {"verdict": judged.verdict, "allocated_bytes": seen.allocated, "reserved_bytes": judged.held.peak}
-    return {**found, "phases": dict(seen.phases), "work": work, "estimate": list(seen.estimate)}
+    found |= {"phase": seen.phase, "phases": dict(seen.phases), "parts": dict(seen.parts)}
+    return {**found, "work": work, "attention": dict(seen.attention), "estimate": list(seen.estimate)}
+
+
+def _versions() -> dict[str, Any]:
+    return {name: records._version(name) for name in records.PACKAGES}
 
 
 def measured_record(recipe: Recipe, judged: Judged, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,14 +154,14 @@ def measured_record(recipe: Recipe, judged: Judged, found: Mapping[str, Any]) ->
     record |= {"capability": list(judged.gpu.capability) if judged.gpu.capability else None}
     record |= {"sections": recipe.sections, "date": datetime.date.today().isoformat(), "length": judged.seen.length}
     record |= {"micro_batch": judged.seen.micro_batch, "accumulation": judged.seen.accumulation}
-    record["versions"] = {name: records._version(name) for name in records.PACKAGES}
-    return {**record, "predicted": predicted(judged), "measured": dict(found)}
+    return {**record, "versions": _versions(), "predicted": predicted(judged), "measured": dict(found)}
 
 
 def told(record: Mapping[str, Any]) -> str:
     """One line: predicted beside measured."""
-    if "refused" in record:
-        return f"refused: {record['refused']}"
+    for word in ("refused", "passed_over"):
+        if word in record:
+            return f"{word.replace('_', ' ')}: {record[word]}"
     there, said = record["measured"], record["predicted"]
     if there.get("outcome") != "finished":
         return f"plan said {said['verdict']}; it ended: {there.get('outcome')}"
@@ -125,9 +177,14 @@ def told(record: Mapping[str, Any]) -> str:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of a folder."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name != CARD]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """The cells' records of a folder, of every card."""
+    return [record for path in sorted(folder.glob("*.jsonl")) for record in _lines(path) if "cell" in record]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file: a call that was killed may leave half of one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
 
 
 def errors(found: Iterable[Mapping[str, Any]], name: str = "reserved_bytes") -> list[float]:

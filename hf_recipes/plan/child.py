@@ -1,8 +1,8 @@
 """`trace(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
 
 A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
-child runs `main`: one JSON request a line in, one answer a line out. Two children at most work side by side
-(`trace_all`): a trace takes one core, and each of them keeps torch in memory.
+child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side (`trace_all`): a
+trace takes one core, and each of them keeps torch in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from hf_recipes.errors import Fault, RecipeError, fault
@@ -25,7 +27,7 @@ from hf_recipes.recipe import Recipe
 CHILDREN = 2
 
 _children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
-_seats = [threading.Lock() for _ in range(CHILDREN)]
+_seats: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
 
 def trace(
@@ -49,31 +51,35 @@ def trace(
 
 def trace_all(recipes: Sequence[Recipe], **words: Any) -> list[Trace | RecipeError]:
     """`trace` of each, two at a time; a refusal stands where its trace would."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index in range(len(recipes)):
-        waiting.put(index)
-    found: list[Trace | RecipeError | None] = [None] * len(recipes)
+    return list(trace_each(recipes, workers=max(1, min(CHILDREN, len(recipes), os.cpu_count() or 1)), **words))
+
+
+def trace_each(recipes: Iterable[Recipe], *, workers: int, **words: Any) -> Generator[Trace | RecipeError]:
+    """`trace` of each in their order, made ahead by so many children: for a reader who has other work meanwhile."""
     words = {**words, "capability": list(words.get("capability", (8, 6)))}
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for seat in range(workers):
+        free.put(seat)
 
-    def work(seat: int) -> None:
-        while True:
-            try:
-                index = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                found[index] = _traced(recipes[index], words, seat)
-            except RecipeError as problem:
-                found[index] = problem
+    def work(recipe: Recipe) -> Trace | RecipeError:
+        seat = free.get()
+        try:
+            return _traced(recipe, words, seat)
+        except RecipeError as problem:
+            return problem
+        finally:
+            free.put(seat)
 
-    workers = [
-        threading.Thread(target=work, args=(seat,)) for seat in range(min(CHILDREN, len(recipes), os.cpu_count() or 1))
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return [one for one in found if one is not None]
+    pool, ahead = ThreadPoolExecutor(workers), deque[Future[Trace | RecipeError]]()
+    try:
+        for recipe in recipes:
+            ahead.append(pool.submit(work, recipe))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def lengths(recipe: Recipe) -> Lengths:

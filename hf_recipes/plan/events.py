@@ -255,7 +255,7 @@ class Tracker(TorchDispatchMode):
         work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
         flops = 0
         if packet in flop_registry:
-            flops = int(flop_registry[packet](*args, **kwargs, out_val=result))
+            flops = _attention_flops(packet, args) or int(flop_registry[packet](*args, **kwargs, out_val=result))
         elif packet.__name__ == "gemm_4bit":
             rows = args[0].numel() // args[0].shape[-1]
             flops = 2 * rows * int(args[2][0]) * int(args[2][1])
@@ -273,6 +273,18 @@ def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) 
     none = (0, 0, 0, 0, 0)
     sums = [sum(counted.get(phase, none)[i] for phase in phases) // max(1, times) for i in range(len(none))]
     return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2], half_flops=sums[3], matmul_bytes=sums[4])
+
+
+def _attention_flops(packet: Any, args: Any) -> int:
+    """Of attention whose heads share keys, which torch before 2.12 does not count: 2 products, 5 in the backward."""
+    if not packet.__name__.startswith("_scaled_dot_product"):
+        return 0
+    backward = packet.__name__.endswith("_backward")
+    query, key = args[int(backward)], args[int(backward) + 1]
+    if query.shape[1] == key.shape[1]:
+        return 0
+    batch, heads, rows, width = query.shape
+    return int(2 * batch * heads * rows * key.shape[2] * width * (5 if backward else 2))
 
 
 def _is_half(args: Any) -> bool:

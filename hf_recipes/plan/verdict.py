@@ -98,7 +98,7 @@ def judge(recipe: Recipe, seen: Trace, gpu: Gpu, usable: int | None = None, spre
     return Judged(recipe=recipe, gpu=gpu, seen=seen, held=held, usable=usable, verdict=verdict, spread=spread)
 
 
-def _device(gpu: Gpu) -> dict[str, Any]:
+def device_words(gpu: Gpu) -> dict[str, Any]:
     """The tracer's words for a card."""
     return {"capability": gpu.capability or DEFAULT_CAPABILITY, "cpu": gpu.name == CPU}
 
@@ -122,7 +122,7 @@ def examine(
 ) -> Judged:
     """Traces the recipe as it would train on this card, and judges it. Raises RecipeError for what `run` or the tracer
     refuses."""
-    seen = trace(recipe, length=length, micro_batch=micro_batch, **_device(gpu))
+    seen = trace(recipe, length=length, micro_batch=micro_batch, **device_words(gpu))
     return judge(recipe, seen, gpu, usable, spread)
 
 
@@ -135,7 +135,7 @@ def examine_all(
     usable: int | None = None,
 ) -> list[Judged | RecipeError]:
     """`examine` of each, two at a time; a refusal stands where its verdict would."""
-    found = trace_all(recipes, length=length, **_device(gpu))
+    found = trace_all(recipes, length=length, **device_words(gpu))
     return [
         one if isinstance(one, RecipeError) else judge(recipe, one, gpu, usable, spread)
         for recipe, one in zip(recipes, found, strict=True)
