@@ -23,12 +23,12 @@ from hf_recipes.plan.rows import stand_in_tokenizer
 from hf_recipes.plan.short_run import shortened
 from hf_recipes.plan.side_effects import evaluate_once, evaluations
 from hf_recipes.plan.tracing import _length, _state_dict, _trainer
-from hf_recipes.plan.workspaces import PASSING
+from hf_recipes.plan.workspaces import _cudnn_backward, _efficient_backward, _flash_backward
 
 if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
-WARM_UP, STEPS = 2, 6  # optimizer steps: memory is whole after two, time is taken of the others
+WARM_UP, STEPS = 2, 5  # optimizer steps: memory is whole after two, time is taken of the others
 BACK_ENDS = ("DEFAULT", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
 SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp16
     (4, 16, 16, 2048, 64, True),
@@ -36,9 +36,10 @@ SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp
     (2, 8, 2, 1024, 256, True),
     (4, 16, 16, 1024, 64, False),
 )
-RULES = {  # back end -> the name of its backward in workspaces.PASSING
-    "FLASH_ATTENTION": "_scaled_dot_product_flash_attention_backward",
-    "EFFICIENT_ATTENTION": "_scaled_dot_product_efficient_attention_backward",
+RULES = {  # back end -> what workspaces.py says of its backward
+    "FLASH_ATTENTION": _flash_backward,
+    "EFFICIENT_ATTENTION": _efficient_backward,
+    "CUDNN_ATTENTION": _cudnn_backward,
 }
 
 
@@ -50,6 +51,7 @@ def measure_on_card(
     fraction: of the card's memory that this process may take (set_per_process_memory_fraction): a smaller card. What
     runs out of memory is an outcome, with the phase in which it did.
     """
+    began = time.perf_counter()
     device = this_device()
     if fraction is not None:
         torch.cuda.set_per_process_memory_fraction(fraction)
@@ -57,12 +59,13 @@ def measure_on_card(
     config = config_of(recipe)
     tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
     recipe, _, _ = _length(recipe, config, length)
-    found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}}
+    found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}, "ends": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
         try:
             trainer = _trainer(short, config, tokenizer, _length_of(short, length), "cuda", lambda line: None)
             found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
+            found["ends"]["building"] = time.perf_counter() - began
             clock = _Clock()
             trainer.add_callback(clock)
             gc.collect()  # a run makes its weights on the CPU: what making them here took is not its own
@@ -71,7 +74,10 @@ def measure_on_card(
             with _phase(found, "training"):
                 trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
+            if trainer.splits:  # run's own answer to a step that is out of memory: it goes on in smaller pieces
+                found |= {"outcome": "out of memory", "splits": trainer.splits}
             found["loaded_bytes"] = clock.loaded
+            found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
                 _state_dict(trainer.accelerator.unwrap_model(trainer.model))
             for dtype in evaluations(recipe):
@@ -87,6 +93,7 @@ def measure_on_card(
     found["device_bytes"] = found["reserved_bytes"] + found["context_bytes"]
     found["card_bytes"] = total
     found["retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
+    found["seconds"] = {**found.pop("ends"), "over": time.perf_counter() - began}
     return found
 
 
@@ -197,7 +204,6 @@ def _attention(backend: str, batch: int, heads: int, groups: int, rows: int, wid
     shapes = [(batch, heads, rows, width)] + [(batch, groups, rows, width)] * 2
     query, key, value = (torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for shape in shapes)
     found: dict[str, Any] = {"backend": backend, "query": shapes[0], "key": shapes[1], "dtype": str(dtype)}
-    found["predicted_bytes"] = sum(map(rounded, PASSING[RULES[backend]]((None, query, key)))) if backend in RULES else 0
     every = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
     try:
         with sdpa_kernel(every if backend == "DEFAULT" else [getattr(SDPBackend, backend)]):
@@ -206,6 +212,9 @@ def _attention(backend: str, batch: int, heads: int, groups: int, rows: int, wid
             )
         found["kernel"] = type(out.grad_fn).__name__
         gradient = torch.ones_like(out)
+        if backend in RULES:
+            sizes = RULES[backend]((gradient, query, key, value, out))
+            found["predicted_bytes"] = sum(map(rounded, sizes))
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -15,9 +15,10 @@ from hf_recipes.plan.field_effects import traced_words
 from hf_recipes.recipe import Recipe, read_recipe
 
 CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
+AS_IT_IS = "as it is"
 # What is tried on the recipes beside their own settings: name -> dotted words.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "as it is": {},
+    AS_IT_IS: {},
     "eager": {"model.attn_implementation": "eager"},
     "checkpointing": {"{section}.activation_checkpointing": True},
     "no checkpointing": {"{section}.activation_checkpointing": False},
@@ -67,7 +68,7 @@ TINY = {
     "dataset": {"path": "generated", "max_length": 32},
     "TrainingArguments": {"output_dir": "runs/lab", "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2},
 }
-TINY_VARIANTS = ("as it is", "checkpointing", "LoRA")
+TINY_VARIANTS = (AS_IT_IS, "checkpointing", "LoRA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def cells(folder: str, *, cpu: bool) -> list[Cell]:
             recipes.append(read_recipe(str(path)))
         except RecipeError:
             continue  # not a recipe, or one that this version refuses: `check` says so
-    tried: list[tuple[Recipe, str, Mapping[str, Any]]] = [(recipe, "as it is", {}) for recipe in recipes]
+    tried: list[tuple[Recipe, str, Mapping[str, Any]]] = [(recipe, AS_IT_IS, {}) for recipe in recipes]
     others = [(recipe, variant, words) for recipe in recipes for variant, words in _changes(recipe)]
     random.Random(0).shuffle(others)
     found, seen = [], set[str]()

@@ -1,7 +1,7 @@
 """`hf-recipes lab`: the cells one after another, prediction first, each measured in a process of its own; records.
 
 A call ends after its minutes and the next one goes on: a cell whose record is there is passed over. Predictions are
-made ahead on the other cores; the next process imports while the last one measures.
+made ahead on the other cores; cells share the card where it has room, but those that are timed have it alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import re
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from typing import Any
 from hf_recipes import records
 from hf_recipes.errors import RecipeError
 from hf_recipes.gpus import Gpu, recognise
-from hf_recipes.lab.cells import Cell, cells
-from hf_recipes.lab.child import Child, card_facts, measure, start
+from hf_recipes.lab.cells import AS_IT_IS, Cell, cells
+from hf_recipes.lab.child import Child, card_facts, measure
+from hf_recipes.lab.side_by_side import SideBySide
 from hf_recipes.plan.child import trace_each
 from hf_recipes.plan.result import Trace
 from hf_recipes.plan.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card, device_words, judge
@@ -32,7 +33,6 @@ from hf_recipes.recipe import Recipe
 GIB = 2**30
 OUTPUT = "recipes/results/lab"
 TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
-READY = 2  # processes that have imported and wait
 IN_DOUBT = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
 
 
@@ -53,28 +53,30 @@ def lab(
     waiting = [cell for cell in every if cell.name not in _recorded(path)]
     say(f"{len(every)} cells, {len(every) - len(waiting)} of them recorded already in {path}")
     settings = [list(same) for _, same in groupby(waiting, key=lambda cell: (cell.recipe.path, cell.variant))]
-    workers = max(1, min(TRACING, (os.cpu_count() or 1) - READY, len(settings)))
+    workers = max(1, min(TRACING, (os.cpu_count() or 1) // 2, len(settings)))
     traces = trace_each([same[0].recipe for same in settings], workers=workers, **device_words(gpu))
-    done, ready = 0, deque[Child]()
+    room = SideBySide(gpu.seen_bytes if (os.cpu_count() or 1) >= 8 and not cpu else 0)
+    done = 0
     try:
         for same, seen in zip(settings, traces, strict=True):
             for cell in same:
                 if time.monotonic() > over and done:
-                    return done, len(waiting) - done
-                while len(ready) < READY and workers > 1:
-                    ready.append(start())
-                record = _recorded_cell(cell, gpu, seen, max(30.0, over - time.monotonic()), ready)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
-                say(f"  {cell.name}: {told(record)}")
-                done += 1
-        return done, 0
+                    break
+                record, needed = _predicted_record(cell, gpu, seen)
+                if not needed:
+                    done += _keep(record, path, say)
+                    continue
+                work = partial(_measured, cell, record, gpu, max(30.0, over - time.monotonic()))
+                alone = cell.variant == AS_IT_IS and cell.gib is None
+                for record in room.add(work, needed, alone=alone):
+                    done += _keep(record, path, say)
+        for record in room.wait():
+            done += _keep(record, path, say)
     finally:
         traces.close()
-        for child in ready:
-            child.kill()
-            child.communicate()
-        say(summary(read(target)))
+        room.close()
+    say(summary(read(target)))
+    return done, len(waiting) - done
 
 
 def _recorded(path: Path) -> set[str]:
@@ -107,32 +109,38 @@ def _name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
-def _recorded_cell(
-    cell: Cell, gpu: Gpu, seen: Trace | RecipeError, seconds: float, ready: deque[Child]
-) -> dict[str, Any]:
+def _predicted_record(cell: Cell, gpu: Gpu, seen: Trace | RecipeError) -> tuple[dict[str, Any], int]:
+    """The record with the prediction, and the bytes that its measurement will need; 0 where there is none to make."""
     record: dict[str, Any] = {"kind": "lab", "cell": cell.name, "recipe": cell.recipe.path, "variant": cell.variant}
     record |= {"gpu": gpu.name, "gib": cell.gib, "date": datetime.date.today().isoformat(), "versions": _versions()}
     if isinstance(seen, RecipeError):
-        return {**record, "refused": str(seen)}
+        return {**record, "refused": str(seen)}, 0
     usable = None if cell.gib is None else cell.gib * GIB
     judged = judge(cell.recipe, seen, gpu, usable)
     if usable is not None and not 1 / IN_DOUBT < judged.share < IN_DOUBT:
-        return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}
+        return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}, 0
     record |= {"length": seen.length, "micro_batch": seen.micro_batch, "accumulation": seen.accumulation}
     record |= {"sections": cell.recipe.sections, "predicted": predicted(judged)}
-    fraction = None if usable is None else min(1.0, usable / gpu.seen_bytes)
+    return record, min(judged.held.peak, usable or judged.held.peak)
+
+
+def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, child: Child | None) -> dict[str, Any]:
+    """The record with its measurement, in a process of its own."""
+    fraction = None if cell.gib is None else min(1.0, cell.gib * GIB / gpu.seen_bytes)
+    expandable = record["predicted"]["verdict"] == TIGHT
+    words: dict[str, Any] = {"cpu": gpu.name == CPU, "fraction": fraction, "expandable": expandable}
     try:
-        record["measured"] = measure(
-            cell.recipe,
-            cpu=gpu.name == CPU,
-            fraction=fraction,
-            expandable=judged.verdict == TIGHT,
-            seconds=seconds,
-            child=ready.popleft() if ready else None,
-        )
+        found = measure(cell.recipe, **words, seconds=seconds, child=child)
     except RecipeError as problem:
-        record["refused"] = str(problem)
-    return record
+        return {**record, "refused": str(problem)}
+    return {**record, "expandable": expandable, "measured": found}
+
+
+def _keep(record: Mapping[str, Any], path: Path, say: Callable[[str], None]) -> int:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    say(f"  {record['cell']}: {told(record)}")
+    return 1
 
 
 def predicted(judged: Judged) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """scaled_dot_product_attention on meta tensors: the back end that a card (or CPU) would choose, with its own outputs.
 
-aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (torch 2.13) for dense inputs: flash, else memory-efficient, else
-math; cuDNN's is taken for flash (same outputs, its workspace is not known). CPU: sdp_utils_cpp.cpp: flash, else math.
+aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (torch 2.13) for dense inputs: on Hopper's and Blackwell's server
+cards cuDNN's first (seen on an H100); flash, else memory-efficient, else math. cuDNN's has the outputs of flash, or of
+memory-efficient with a mask, and a workspace of its own. CPU: sdp_utils_cpp.cpp: flash, else math.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 HALF = (torch.float16, torch.bfloat16)
+CUDNN_FIRST = ((9, 0), (10, 0))  # check_prefer_cudnn_attention
 
 
 def attend(
@@ -47,9 +49,9 @@ def attend(
     if chosen == "flash for CPU":
         op = aten._scaled_dot_product_flash_attention_for_cpu
         return op(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-    if chosen == "flash":
+    if chosen == "flash" or (chosen == "cudnn" and attn_mask is None):
         return _flash(query, key, value, dropout_p, is_causal, scale)
-    if chosen == "efficient":
+    if chosen in ("efficient", "cudnn"):
         bias = None if attn_mask is None else _aligned(attn_mask).expand(*query.shape[:3], key.shape[2])
         op = aten._scaled_dot_product_efficient_attention
         return op(query, key, value, bias, grad, dropout_p, is_causal, scale=scale)[0]
@@ -83,11 +85,15 @@ def cuda_choice(
     is_causal: bool,
     grad: bool,
 ) -> str:
-    """ "flash", "efficient" or "math", by check_* of sdp_utils.cpp."""
+    """ "cudnn", "flash", "efficient" or "math", by check_* of sdp_utils.cpp."""
     width = query.shape[-1]
     rounded = -(-width // 8) * 8
     half = query.dtype in HALF
     same_width = key.shape[-1] == width == value.shape[-1]
+    if half and capability in CUDNN_FIRST and same_width and width == rounded <= 256:
+        grouped = query.shape[1] != key.shape[1]
+        if not (mask is not None and (mask.requires_grad or grouped)):
+            return "cudnn"
     if half and capability >= (8, 0) and mask is None and rounded <= 256 and same_width:
         # Consumer cards' shared memory is too small for the backward of wide heads.
         consumer = capability in ((8, 6), (8, 9), (12, 0), (12, 1))

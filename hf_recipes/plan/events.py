@@ -71,6 +71,10 @@ class Tracker(TorchDispatchMode):
         self.nowhere: set[int] = set()  # masks of what is infinite or not a number: nothing is
         self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
+        self._accumulated = (
+            -1,
+            -1,
+        )  # (sum, first operand) of the last sum that autograd's engine may have made in place
         self._in_backward = False
         self._resize = torch.UntypedStorage.resize_
 
@@ -87,8 +91,20 @@ class Tracker(TorchDispatchMode):
 
     def dies(self, number: int) -> None:
         storage = self.storages[number]
-        storage.died = len(self.events)
-        self.events.append((number, -storage.size))
+        in_place = self._accumulated == (self.events[-1][0] if self.events else -1, number)
+        storage.died = len(self.events) - in_place
+        self.events.insert(storage.died, (number, -storage.size))
+
+    def _accumulates(self, args: Any, result: Any) -> None:
+        """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
+        torch/csrc/autograd/input_buffer.cpp), but never under a dispatch mode: there, the first dies right after the
+        sum is born. Such a death is put before the birth. A view has a base that holds its storage."""
+        first = args[0]
+        self._accumulated = (-1, -1)
+        if isinstance(first, torch.Tensor) and first.shape == result.shape and not first._is_view():
+            known = self._alive.get(first.untyped_storage()._cdata)
+            if known is not None:
+                self._accumulated = (len(self.storages) - 1, known[0])
 
     def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
         """Records the tensor's storage if it is new; names its part if one is given."""
@@ -231,6 +247,8 @@ class Tracker(TorchDispatchMode):
                 raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
             raise
         self._track_all(result, packet.__name__)
+        if func is torch.ops.aten.add.Tensor and self._in_backward and not torch.is_grad_enabled():
+            self._accumulates(args, result)
         if self.device == "meta":
             self._know(packet.__name__, args, result)
         if self.workspaces is not None:  # a kernel takes them after its result

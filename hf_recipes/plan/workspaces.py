@@ -1,13 +1,14 @@
 """Memory that CUDA kernels take for themselves, which no dispatch mode sees. Each with the source that says so.
 
-Read in pytorch 2.13 unless noted; none was measured by us on a card except where a record says so.
+Read in pytorch 2.13 unless noted. The attentions' are what an H100 took, to the byte (recipes/results/lab, the card's
+calibration, torch 2.11).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
+from hf_recipes.plan.attention import CUDNN_FIRST, HALF
 
 MIB = 1 << 20
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 4096 KiB x 2 + 16 KiB x 8, one a handle and stream,
@@ -15,7 +16,8 @@ MIB = 1 << 20
 CUBLAS = 4096 * 1024 * 2 + 16 * 1024 * 8
 CUBLAS_HOPPER = 4096 * 1024 * 8  # the same place, for compute capability 9.0 and later
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "gemm_4bit")
-HALF = (torch.float16, torch.bfloat16)
+ATTENTION = ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward")
+LOCK = 16  # bytes before each block of an accumulator
 
 
 class CudaWorkspaces:
@@ -23,6 +25,7 @@ class CudaWorkspaces:
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.cublas = CUBLAS_HOPPER if capability >= (9, 0) else CUBLAS
+        self.cudnn = capability in CUDNN_FIRST
         self.threads: set[bool] = set()  # those that have had their handle: False the forward's, True autograd's
 
     def __call__(
@@ -35,6 +38,8 @@ class CudaWorkspaces:
             self.threads.add(in_backward)
             staying = (self.cublas,)
         rule = PASSING.get(name)
+        if self.cudnn and name in ATTENTION and args[1].dtype in HALF:
+            rule = _cudnn_backward
         return (rule(args) if rule is not None else ()), staying
 
 
@@ -45,27 +50,44 @@ def _gemm_4bit(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _flash_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_bwd: dq_accum and softmax_d in fp32, with
-    rows rounded to 128 and heads' width to 32 (64 above 128); expanded dk and dv where heads share keys."""
+    rows rounded to 128 and heads' width to 32 (64 above 128); expanded dk and dv where heads share keys. And what
+    attention_backward.cu makes contiguous before: the output's gradient and the output, as (batch, rows, heads)."""
     query, key = args[1], args[2]
     batch, heads, rows, width = query.shape
     width_rounded = _up(width, 32 if width <= 128 else 64)
     sizes = [batch * heads * _up(rows, 128) * width_rounded * 4, batch * heads * _up(rows, 128) * 4]
     if heads != key.shape[1]:
         sizes += [batch * heads * key.shape[2] * width * query.element_size()] * 2
+    sizes += [one.nbytes for one in (args[0], args[4]) if not one.transpose(1, 2).is_contiguous()]
     return tuple(sizes)
 
 
 def _efficient_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """aten/src/ATen/native/transformers/cuda/attention_backward.cu: delta in fp32, and fp32 accumulators of the
-    gradients where inputs are halves (of the query; of key and value where a head is wider than 128)."""
+    """aten/src/ATen/native/transformers/cuda/attention_backward.cu and mem_eff_attention/kernel_backward.h. Halves:
+    delta in fp32, and fp32 accumulators of the query's gradient in blocks, each with a lock (of key and value where a
+    head is wider than 128). fp32: the product of which delta is the sum, and delta twice."""
     query, key = args[1], args[2]
     batch, heads, rows, width = query.shape
-    sizes = [batch * heads * rows * 4]
-    if query.dtype in HALF:
-        sizes.append(batch * heads * rows * width * 4)
-        if width > 128:
-            sizes += [batch * heads * key.shape[2] * width * 4] * 2
+    delta = batch * heads * rows * 4
+    if query.dtype not in HALF:
+        return (delta * width, delta, delta)
+    block = 64 if width <= 64 else 128
+    blocks = batch * heads * -(-rows // block)
+    sizes = [delta, blocks * (LOCK + block * _up(width, block) * 4)]
+    if width > 128:
+        sizes += [batch * heads * key.shape[2] * width * 4] * 2
     return tuple(sizes)
+
+
+def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """One workspace, as measured: an fp32 accumulator of the query's gradient and a sum of each row; dk and dv of every
+    head where heads share keys."""
+    query, key = args[1], args[2]
+    batch, heads, rows, width = query.shape
+    size = batch * heads * rows * (width + 1) * 4 + 512
+    if heads != key.shape[1]:
+        size += 2 * batch * heads * key.shape[2] * width * query.element_size()
+    return (size,)
 
 
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
@@ -79,7 +101,7 @@ def _up(value: int, multiple: int) -> int:
 
 PASSING = {
     "gemm_4bit": _gemm_4bit,
-    "_scaled_dot_product_flash_attention_backward": _flash_backward,
-    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    ATTENTION[0]: _flash_backward,
+    ATTENTION[1]: _efficient_backward,
     "embedding_dense_backward": _embedding_backward,
 }
