@@ -41,10 +41,9 @@ def account(
     at, culprit = -1, -1
     phases: dict[str, int] = {}
     places: dict[tuple[str, str], int] = {}
-    births: list[int] = []  # storages are numbered in the order of their births
+    births: dict[int, int] = {}  # storage -> index of its first event
     for index, (number, change) in enumerate(events):
-        if number == len(births):
-            births.append(index)
+        births.setdefault(number, index)
         before = sizes.get(number, 0)
         after = sizes[number] = before + change
         current += size_of(after) - size_of(before)

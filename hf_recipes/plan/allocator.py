@@ -54,14 +54,13 @@ def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expan
         before = sizes.pop(storage, 0)
         after = before + change
         if before > 0:
-            memory.free(storage)
-            allocated -= rounded(before)
+            allocated -= memory.free(storage)
         if after > 0:
             if not memory.allocate(storage, rounded(after)):
                 failed = True
                 break
             sizes[storage] = after
-            allocated += rounded(after)
+            allocated += memory.blocks[memory.held[storage]].size
             peak = max(peak, allocated)
     return Reserved(peak=memory.peak, out_of_memory=failed, retries=memory.retries, allocated=peak)
 
@@ -137,9 +136,11 @@ class Segments:
         block.behind = other
         insort(self.unused[block.small], (rest, other))
 
-    def free(self, storage: int) -> None:
+    def free(self, storage: int) -> int:
+        """Gives the storage's block back; returns its size."""
         address = self.held.pop(storage)
         block = self.blocks[address]
+        size = block.size
         if block.behind is not None and self.blocks[block.behind].free:
             self._absorb(address, block.behind)
         if block.before is not None and self.blocks[block.before].free:
@@ -149,6 +150,7 @@ class Segments:
             block = self.blocks[address]
         block.free = True
         insort(self.unused[block.small], (block.size, address))
+        return size
 
     def _absorb(self, address: int, behind: int, listed: bool = True) -> int:
         """Makes the block at `behind` a part of the one at `address`, which stands before it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,15 +112,14 @@ class Simulation(TorchFunctionMode):
         if name == "backward" and args:
             return self._backward(func, args, kwargs)
         if name == "scaled_dot_product_attention":
-            if self.dtype is not None:
-                args, kwargs = _mapped(self._low, args), _mapped(self._low, kwargs)
-            return attend(self, *args, **kwargs)
+            attention = partial(attend, self)
+            return attention(*args, **kwargs) if self.dtype is None else _cast(self._low, attention, args, kwargs)
         if self.dtype is not None:
             if name in self.lower:
-                args, kwargs = _mapped(self._low, args), _mapped(self._low, kwargs)
-            elif name in self.fp32:
-                args, kwargs = _mapped(_high, args), _mapped(_high, kwargs)
-            elif self.capability is not None and name == "cross_entropy":
+                return _cast(self._low, func, args, kwargs)
+            if name in self.fp32:
+                return _cast(_high, func, args, kwargs)
+            if self.capability is not None and name == "cross_entropy":
                 return self._cross_entropy(func, args, kwargs)
             elif name in self.fp32_by_dtype and kwargs.get("dtype") is None and _is_half(_first(args, kwargs)):
                 if name in ("softmax", "log_softmax"):
@@ -179,6 +179,16 @@ class Simulation(TorchFunctionMode):
         if smoothing or target.is_floating_point():
             return func(*_mapped(_high, args), **_mapped(_high, kwargs))
         return F.nll_loss(_softmax("log_softmax", logits, 0 if logits.dim() == 1 else 1), *args[1:], **words)
+
+
+def _cast(change: Callable[[Any], Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """`func` of changed arguments, as compiled C++ does it: the last is changed first, and given back last."""
+    words = {name: _mapped(change, kwargs[name]) for name in reversed(kwargs)}
+    changed = [_mapped(change, one) for one in reversed(args)]
+    result = func(*reversed(changed), **words)
+    while changed:
+        changed.pop()
+    return result
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -25,6 +25,9 @@ from hf_recipes.plan.result import Work
 from hf_recipes.plan.shortcuts import shortcut
 from hf_recipes.plan.unknowns import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
 
+# What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
+IN_PLACE = ("add", "index_put", "index_add", "scatter", "scatter_add", "masked_scatter")
+
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
 
@@ -71,10 +74,9 @@ class Tracker(TorchDispatchMode):
         self.nowhere: set[int] = set()  # masks of what is infinite or not a number: nothing is
         self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
-        self._accumulated = (
-            -1,
-            -1,
-        )  # (sum, first operand) of the last sum that autograd's engine may have made in place
+        # (sum, first operand, the sum's address) of the last sum that may be in place
+        self._accumulated = (-1, -1, 0)
+        self._same: dict[int, int] = {}  # such a sum -> the storage that it is
         self._in_backward = False
         self._resize = torch.UntypedStorage.resize_
 
@@ -90,21 +92,27 @@ class Tracker(TorchDispatchMode):
         return number
 
     def dies(self, number: int) -> None:
+        number = self._same.get(number, number)
+        total, first, address = self._accumulated
+        if number == first and self.events[-1][0] == total:
+            self.events.pop()
+            self._same[total] = first
+            self._alive[address] = (first, self._alive[address][1])
+            return
         storage = self.storages[number]
-        in_place = self._accumulated == (self.events[-1][0] if self.events else -1, number)
-        storage.died = len(self.events) - in_place
-        self.events.insert(storage.died, (number, -storage.size))
+        storage.died = len(self.events)
+        self.events.append((number, -storage.size))
 
     def _accumulates(self, args: Any, result: Any) -> None:
         """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
-        torch/csrc/autograd/input_buffer.cpp), but never under a dispatch mode: there, the first dies right after the
-        sum is born. Such a death is put before the birth. A view has a base that holds its storage."""
-        first = args[0]
-        self._accumulated = (-1, -1)
-        if isinstance(first, torch.Tensor) and first.shape == result.shape and not first._is_view():
-            known = self._alive.get(first.untyped_storage()._cdata)
-            if known is not None:
-                self._accumulated = (len(self.storages) - 1, known[0])
+        torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
+        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view has a
+        base that holds its storage."""
+        first, address = args[0], result.untyped_storage()._cdata
+        known = self._alive.get(first.untyped_storage()._cdata) if isinstance(first, torch.Tensor) else None
+        born = self._alive.get(address)
+        if known and born and not first._is_view() and self.storages[known[0]].size == self.storages[born[0]].size:
+            self._accumulated = (born[0], known[0], address)
 
     def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
         """Records the tensor's storage if it is new; names its part if one is given."""
@@ -132,7 +140,7 @@ class Tracker(TorchDispatchMode):
     def _end_of(self, address: int, number: int) -> Callable[[Any], None]:
         def end(_: Any) -> None:
             known = self._alive.get(address)
-            if known is not None and known[0] == number:
+            if known is not None and known[0] == self._same.get(number, number):
                 del self._alive[address]
             self.dies(number)
 
@@ -247,7 +255,7 @@ class Tracker(TorchDispatchMode):
                 raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
             raise
         self._track_all(result, packet.__name__)
-        if func is torch.ops.aten.add.Tensor and self._in_backward and not torch.is_grad_enabled():
+        if packet.__name__ in IN_PLACE and self._in_backward and not torch.is_grad_enabled():
             self._accumulates(args, result)
         if self.device == "meta":
             self._know(packet.__name__, args, result)

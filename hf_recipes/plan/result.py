@@ -124,4 +124,4 @@ class Reserved:
     peak: int  # bytes, as torch.cuda.max_memory_reserved
     out_of_memory: bool
     retries: int  # times that it gave all its unused segments back to the card and asked again: slow, not fatal
-    allocated: int  # bytes at the allocated peak (up to the failure, if out of memory)
+    allocated: int  # as torch.cuda.max_memory_allocated: whole blocks, up to 1 MiB larger than what was asked for

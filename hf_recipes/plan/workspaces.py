@@ -15,8 +15,15 @@ MIB = 1 << 20
 # and each thread (the forward's, autograd's) has a handle. Confirmed to the byte by Liger's table on three cards.
 CUBLAS = 4096 * 1024 * 2 + 16 * 1024 * 8
 CUBLAS_HOPPER = 4096 * 1024 * 8  # the same place, for compute capability 9.0 and later
+# The same file, getCUDABlasLtWorkspaceSize: 1024 KiB for a product whose bias is added by cuBLASLt (addmm with a vector);
+# it stays, too. Seen on an H100.
+CUBLASLT = 1024 * 1024
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "gemm_4bit")
+# Compute capability -> multiprocessors of a usual card and the threads that each holds (CUDA C++ Programming Guide).
+PROCESSORS = {(7, 0): (80, 2048), (7, 5): (40, 1024), (8, 0): (108, 2048), (8, 6): (46, 1536), (8, 9): (46, 1536)}
+PROCESSORS |= {(9, 0): (132, 2048), (10, 0): (148, 2048), (12, 0): (70, 1536)}
 ATTENTION = ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward")
+UNSORTED, PIECE = 3072, 10  # indices of an embedding that are not sorted; rows that are summed at a time
 LOCK = 16  # bytes before each block of an accumulator
 
 
@@ -24,9 +31,10 @@ class CudaWorkspaces:
     """The `workspaces` of a Tracker for a card of this compute capability."""
 
     def __init__(self, capability: tuple[int, int]) -> None:
+        self.capability = capability
         self.cublas = CUBLAS_HOPPER if capability >= (9, 0) else CUBLAS
         self.cudnn = capability in CUDNN_FIRST
-        self.threads: set[bool] = set()  # those that have had their handle: False the forward's, True autograd's
+        self.handles: set[tuple[bool, int]] = set()  # (whether of autograd's thread, bytes) that are there already
 
     def __call__(
         self, packet: Any, args: tuple[Any, ...], in_backward: bool
@@ -34,13 +42,25 @@ class CudaWorkspaces:
         """(bytes while the kernel runs, bytes from now on)."""
         name = packet.__name__
         staying: tuple[int, ...] = ()
-        if name in MATRIX_PRODUCTS and in_backward not in self.threads:
-            self.threads.add(in_backward)
-            staying = (self.cublas,)
+        if name in MATRIX_PRODUCTS:
+            wanted = (self.cublas, CUBLASLT) if name == "addmm" and args[0].dim() == 1 else (self.cublas,)
+            staying = tuple(size for size in wanted if (in_backward, size) not in self.handles)
+            self.handles |= {(in_backward, size) for size in staying}
         rule = PASSING.get(name)
         if self.cudnn and name in ATTENTION and args[1].dtype in HALF:
             rule = _cudnn_backward
+        if name == "sum" and len(args) > 1 and args[1]:
+            return self._sum(args[0], args[1]), staying
         return (rule(args) if rule is not None else ()), staying
+
+    def _sum(self, summed: Any, dims: Any) -> tuple[int, ...]:
+        over = {dim % summed.dim() for dim in dims}
+        outputs = 1
+        for dim, size in enumerate(summed.shape):
+            outputs *= 1 if dim in over else size
+        if summed.dim() - 1 in over or not summed.numel():
+            return ()
+        return (reduction(summed.numel(), outputs, self.capability),)
 
 
 def _gemm_4bit(args: tuple[Any, ...]) -> tuple[int, ...]:
@@ -91,8 +111,38 @@ def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """aten/src/ATen/native/cuda/Embedding.cu: indices are sorted: two pairs of (index, place) in int64."""
-    return (args[1].numel() * 8,) * 4
+    """aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu: more than 3072 indices are sorted, and their
+    rows summed in pieces of ten, in fp32: seven arrays of int64, and a row for each piece and each index."""
+    indices = args[1].numel()
+    if indices <= UNSORTED:
+        return ()
+    segments = min(indices, int(args[2]))
+    pieces = indices // PIECE + segments
+    return (*(indices * 8,) * 3, *(segments * 8,) * 2, 8, 8, pieces * 8, pieces * args[0].shape[-1] * 4)
+
+
+def reduction(numel: int, outputs: int, capability: tuple[int, int]) -> int:
+    """aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig: bytes that a sum over all but the fastest dimensions takes
+    where the blocks of a card share one output, in fp32. Seen on an H100 to the byte."""
+    processors, threads = PROCESSORS.get(capability, PROCESSORS[(8, 6)])
+    inputs = numel // outputs
+    vector = next(size for size in (4, 2, 1) if outputs % size == 0)
+    most = 512 // vector
+    across, down = (min(_power_of_two(size), most) for size in (outputs // vector, inputs))
+    width = min(across, 32)
+    height = min(down, most // width)
+    width = min(across, most // height)
+    values = inputs if inputs < min(height * 16, 256) else -(-inputs // height)
+    grid = -(-(outputs // vector) // width)
+    target = processors * (threads // (width * height))
+    if values == inputs or values < 256 or grid > target:
+        return 0
+    blocks = max(min(-(-target // grid), -(-values // 16)), -(-values // 256))
+    return 4 * outputs * blocks * width * vector if blocks > 1 else 0
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (max(1, size).bit_length() - 1)
 
 
 def _up(value: int, multiple: int) -> int:
