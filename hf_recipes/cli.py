@@ -28,6 +28,9 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hf-recipes")
 def verbs() -> None:
@@ -115,9 +118,18 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -
 @click.option("--output", default="recipes/results/lab", metavar="DIR", help="Where the records go.")
 @click.option("--minutes", default=9.0, type=click.FloatRange(min=0.1), help="Of this call; the next one goes on.")
 @click.option("--cpu", is_flag=True, help="A tiny matrix on this machine's CPU.")
-@click.option("--dry", is_flag=True, help="List the cells that are left.")
-def lab(**words: Any) -> None:
+@click.option("--dry", is_flag=True, help="List the cells.")
+@click.option("--predict", metavar="GPU", help="Make predictions alone, for a card that is not here (h100).")
+@click.option("--pack", metavar="DIR", help="Download wheels for a machine without network; says what to type there.")
+@click.option("--there", metavar="FILE", help="With --pack: `pip list --format=freeze` of that machine.")
+@click.option("--python", default=PYTHON, help="With --pack: its version there.")
+def lab(pack: str | None, there: str | None, python: str, **words: Any) -> None:
     """Measure recipes on this machine's card beside plan's predictions, and keep records."""
+    if pack is not None:
+        from hf_recipes.lab.packing import pack as carry
+
+        carry(pack, there=there, python=python, say=click.echo)
+        return
     from hf_recipes.lab.runner import lab as work
 
     work(**words, say=click.echo)

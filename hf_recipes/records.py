@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes import __version__
 from hf_recipes.files import put
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    if name == "hf_recipes":  # it runs from a copy of the repository, too
+        return __version__
     try:
         return version(name)
     except PackageNotFoundError:

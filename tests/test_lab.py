@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.lab import cells, runner
+from hf_recipes.gpus import find
+from hf_recipes.lab import cells, packing, runner
+from hf_recipes.lab.predictions import predictions
+from hf_recipes.lab.side_by_side import SideBySide
 from hf_recipes.plan.command import command
 
 Write = Callable[..., str]
@@ -34,21 +42,81 @@ def test_the_tiny_matrix_runs_from_end_to_end_and_plan_is_right_to_the_byte(outp
 
 def test_the_next_call_goes_on_where_the_last_one_ended(output: Path) -> None:
     said: list[str] = []
-    (output / "tiny--lora.json").unlink()
-    words = {"folder": "recipes", "output": str(output), "cpu": True}
-    assert runner.lab(**words, minutes=9, dry=True, say=said.append) == (0, 1)
-    assert said == [f"3 cells, 2 of them measured already in {output}", "  tiny--lora"]
-    assert runner.lab(**words, minutes=9, dry=False, say=said.append) == (1, 0)
-    assert (output / "tiny--lora.json").exists()
+    path = output / "cpu.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8")  # killed while it wrote the last one
+    words = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": said.append}
+    assert runner.lab(**words, dry=True) == (0, 3)
+    assert said == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
+    assert runner.lab(**words, dry=False) == (1, 0)
+    assert sorted(record["cell"] for record in runner.read(output)) == sorted(line.strip() for line in said[1:4])
     assert said[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
 
 
-def test_the_matrix_has_every_recipe_on_every_card_and_valid_names(root: Path) -> None:
-    every = cells.cells(str(root / "recipes"), cpu=False)
-    recipes = len(list((root / "recipes").glob("*.yaml")))
-    assert len(every) == recipes * (len(cells.VARIANTS) + len(cells.CARDS_GIB))
+def test_predictions_are_made_where_there_is_no_card_and_wait_for_it(output: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    words: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": said.append}
+    with pytest.raises(RecipeError, match="no card is called 'h10'"):
+        runner.lab(**words, output=str(tmp_path), predict="h10")
+    done, left = runner.lab(**words, output=str(tmp_path), predict="h100")
+    assert done >= 1 and done + left == len(cells.cells("recipes", cpu=False))
+    (path,) = tmp_path.glob("*.jsonl")
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first["needed_bytes"] > 0
+    assert runner.read(tmp_path) == []  # a prediction is no record
+    waiting = cells.cells("recipes", cpu=False)[:1]
+    coming = list(predictions(waiting, find("h100"), {first["cell"]: first}, 1))
+    assert coming == [(waiting[0], first)]
+
+
+def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
+    every = cells.cells("recipes", cpu=False)
     assert len({cell.name for cell in every}) == len(every)
     assert {cell.gib for cell in every} == {None, *cells.CARDS_GIB}
+    assert {cell.variant for cell in every} >= {*cells.VARIANTS, *cells.SFT_VARIANTS, "micro-batch x2"}
+    assert [cell.variant for cell in every[:5]] == ["as it is"] * 5  # the recipe itself, whole and on each size
+    # What differs in its schedule alone is measured once.
+    stems = {Path(cell.recipe.path).stem for cell in every if cell.variant == "as it is"}
+    assert "gpt-small-wikitext103-warmup2000" in stems and "gpt-small-wikitext103-warmup4000" not in stems
+
+
+def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> None:
+    running: list[str] = []
+    beside: dict[str, int] = {}
+
+    def work(name: str) -> Callable[[Any], dict[str, Any]]:
+        def measured(child: Any) -> dict[str, Any]:
+            running.append(name)
+            time.sleep(0.2)
+            beside[name] = max(len(running), beside.get(name, 0))
+            running.remove(name)
+            return {"cell": name}
+
+        return measured
+
+    room = SideBySide(0)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    room.room, room.start = 20 * 2**30, lambda: subprocess.Popen([sys.executable, "-c", ""], **pipes)
+    found = []
+    for name, gib in (("a", 4), ("b", 4), ("alone", 1), ("c", 12), ("d", 12)):
+        found += list(room.add(work(name), gib * 2**30, alone=name == "alone"))
+    found += list(room.wait())
+    room.close()
+    assert {one["cell"] for one in found} == {"a", "b", "alone", "c", "d"}
+    assert beside == {"a": 2, "b": 2, "alone": 1, "c": 1, "d": 1}
+
+
+def test_wheels_are_downloaded_for_what_the_other_machine_lacks(tmp_path: Path) -> None:
+    listed = tmp_path / "there.txt"
+    names = sorted(packing._lacking({}))
+    assert {"transformers", "trl", "peft", "numpy"} <= set(names) and "torch" not in names
+    listed.write_text(
+        "".join(f"{name}=={metadata.version(name)}\n" for name in names if name != "trl"), encoding="utf-8"
+    )
+    assert packing._lacking(packing._listed(str(listed))) == {"trl"}
+    assert "numpy" in packing._lacking({"numpy": "1.0"})  # too old
+    with pytest.raises(RecipeError, match=r"'nothing' cannot be read \(No such file"):
+        packing.pack(str(tmp_path), there="nothing", python="3.12", say=print)
 
 
 def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:

@@ -22,13 +22,23 @@ SECONDS = 540  # of one measurement
 Child = subprocess.Popen[str]
 
 
-def start() -> Child:
-    """A child that waits for its one request."""
+def start(*, expandable: bool = False) -> Child:
+    """A child that waits for its one request. `expandable`: with expandable segments, which torch reads as it is
+    imported."""
     # torch asks NVML whether there is a card, which makes no context on it.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    if expandable:
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     command, pipe = [sys.executable, "-m", "hf_recipes.lab.child"], subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def stop(child: Child | None) -> None:
+    """Ends one that is not needed."""
+    if child is not None:
+        child.kill()
+        child.communicate()
 
 
 def measure(
@@ -38,19 +48,17 @@ def measure(
     micro_batch: int | None = None,
     cpu: bool = False,
     fraction: float | None = None,
-    expandable: bool = False,
     seconds: float = SECONDS,
     child: Child | None = None,
 ) -> dict[str, Any]:
     """What the recipe's training steps, evaluation and save really take: outcome ("finished" or "out of memory"),
     allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
 
-    fraction: of the card's memory that may be taken; expandable: with expandable segments; child: one that was started
-    ahead. Raises RecipeError for what the run would refuse, and where there is no card (and no `cpu`).
+    fraction: of the card's memory that may be taken; child: one that was started ahead. Raises RecipeError for what the run would refuse, and where there is no card (and no `cpu`).
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "places": recipe.places}
-    return _asked({**request, "expandable": expandable, "recipe": plain}, recipe.path, seconds, child)
+    return _asked({**request, "recipe": plain}, recipe.path, seconds, child)
 
 
 def card_facts(seconds: float = SECONDS) -> dict[str, Any]:
@@ -63,8 +71,7 @@ def _asked(request: dict[str, Any], where: str, seconds: float, child: Child | N
     try:
         said, errors = child.communicate(json.dumps(request), timeout=seconds)
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
+        stop(child)
         return {"outcome": f"not over after {seconds:.0f} s"}
     lines = said.strip().splitlines()
     if not lines:
@@ -93,8 +100,6 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return _on_cpu(recipe, request["length"], request["micro_batch"])
     from hf_recipes.lab.card import measure_on_card
 
-    if request["expandable"]:  # torch reads it with its first allocation
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     return measure_on_card(recipe, request["length"], request["micro_batch"], request["fraction"])
 
 

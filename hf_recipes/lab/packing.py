@@ -36,9 +36,8 @@ def pack(folder: str, *, there: str | None, python: str, say: Callable[[str], No
     done = subprocess.run([*command, *versions], capture_output=True, text=True) if versions else None
     if done is not None and done.returncode:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-        raise fault(
-            "hf-recipes lab --pack", words[-1].removeprefix("ERROR: "), "try another --python, or install it there"
-        )
+        told = words[-1].removeprefix("ERROR: ")
+        raise fault("hf-recipes lab --pack", told, "try another --python, or install it there")
     size = sum(path.stat().st_size for path in Path(folder).glob("*.whl")) / 2**20
     say(f"{len(lacking)} wheels, {size:.0f} MiB, in {folder}: {', '.join(lacking)}")
     say("on the other machine, in a copy of this repository with that folder:")

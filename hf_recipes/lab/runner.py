@@ -13,33 +13,38 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hf_recipes import records
 from hf_recipes.errors import RecipeError
-from hf_recipes.gpus import Gpu, recognise
+from hf_recipes.files import put
+from hf_recipes.gpus import Gpu, find, recognise
 from hf_recipes.lab.cells import AS_IT_IS, Cell, cells
-from hf_recipes.lab.child import Child, card_facts, measure
+from hf_recipes.lab.child import Child, card_facts, measure, start, stop
+from hf_recipes.lab.predictions import GIB, predicted, predictions, versions
 from hf_recipes.lab.side_by_side import SideBySide
-from hf_recipes.plan.child import trace_each
-from hf_recipes.plan.result import Trace
-from hf_recipes.plan.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card, device_words, judge
+from hf_recipes.plan.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card
 from hf_recipes.recipe import Recipe
 
-GIB = 2**30
 OUTPUT = "recipes/results/lab"
-TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
-IN_DOUBT = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
+PREDICTED = ".predicted"  # of the file of predictions that wait for their card
+CORES = 8  # of a machine on which cells run side by side
 
 
 def lab(
-    *, folder: str, output: str, minutes: float, cpu: bool, dry: bool, say: Callable[[str], None]
+    *,
+    folder: str,
+    output: str,
+    minutes: float,
+    cpu: bool,
+    dry: bool,
+    say: Callable[[str], None],
+    predict: str | None = None,
 ) -> tuple[int, int]:
-    """(cells recorded now, cells left). Raises RecipeError where there is no card and no `cpu`."""
+    """(cells recorded now, cells left). `predict`: the name of a card whose predictions alone are made, here. Raises
+    RecipeError where there is no card and neither `cpu` nor `predict`."""
     every, target = cells(folder, cpu=cpu), Path(output)
     if dry:
         for path in sorted(target.glob("*.jsonl")):
@@ -49,34 +54,49 @@ def lab(
         return 0, len(every)
     over = time.monotonic() + 60 * minutes * 0.95
     target.mkdir(parents=True, exist_ok=True)
-    gpu, path = _present(target, cpu, say)
+    if predict is not None:
+        gpu = find(predict)
+        path, known = _file(target, gpu.title, PREDICTED), {}
+    else:
+        gpu, path = _present(target, cpu, say)
+        known = {record["cell"]: record for record in _lines(_file(target, gpu.title, PREDICTED))}
+    _mend(path)
     waiting = [cell for cell in every if cell.name not in _recorded(path)]
     say(f"{len(every)} cells, {len(every) - len(waiting)} of them recorded already in {path}")
-    settings = [list(same) for _, same in groupby(waiting, key=lambda cell: (cell.recipe.path, cell.variant))]
-    workers = max(1, min(TRACING, (os.cpu_count() or 1) // 2, len(settings)))
-    traces = trace_each([same[0].recipe for same in settings], workers=workers, **device_words(gpu))
-    room = SideBySide(gpu.seen_bytes if (os.cpu_count() or 1) >= 8 and not cpu else 0)
+    cores = os.cpu_count() or 1
+    coming = predictions(waiting, gpu, known, cores if predict is not None else cores // 2)
+    room = SideBySide(gpu.seen_bytes if cores >= CORES and not cpu else 0)
     done = 0
     try:
-        for same, seen in zip(settings, traces, strict=True):
-            for cell in same:
-                if time.monotonic() > over and done:
-                    break
-                record, needed = _predicted_record(cell, gpu, seen)
-                if not needed:
-                    done += _keep(record, path, say)
-                    continue
-                work = partial(_measured, cell, record, gpu, max(30.0, over - time.monotonic()))
-                alone = cell.variant == AS_IT_IS and cell.gib is None
-                for record in room.add(work, needed, alone=alone):
-                    done += _keep(record, path, say)
-        for record in room.wait():
-            done += _keep(record, path, say)
+        for cell, record in coming:
+            if time.monotonic() > over and done:
+                break
+            if predict is not None or "predicted" not in record:
+                done += _keep(record, path, say)
+                continue
+            work = partial(_measured, cell, record, gpu, max(30.0, over - time.monotonic()))
+            alone = cell.variant == AS_IT_IS and cell.gib is None
+            for found in room.add(work, record["needed_bytes"], alone=alone):
+                done += _keep(found, path, say)
+        for found in room.wait():
+            done += _keep(found, path, say)
     finally:
-        traces.close()
+        coming.close()
         room.close()
-    say(summary(read(target)))
+    if predict is None:
+        say(summary(read(target)))
     return done, len(waiting) - done
+
+
+def _file(target: Path, title: str, kind: str = "") -> Path:
+    return target / f"{re.sub(r'[^a-z0-9]+', '-', title.lower())}{kind}.jsonl"
+
+
+def _mend(path: Path) -> None:
+    """Takes away the half line that a killed call left."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        put(path, text[: text.rfind("\n") + 1])
 
 
 def _recorded(path: Path) -> set[str]:
@@ -86,14 +106,14 @@ def _recorded(path: Path) -> set[str]:
 def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, Path]:
     """The card and its file, which begins with its calibration."""
     if cpu:
-        return cpu_card(), target / f"{CPU}.jsonl"
+        return cpu_card(), _file(target, CPU)
     for path in target.glob("*.jsonl"):
         facts = next((one for one in _lines(path) if one.get("kind") == "card"), None)
         if facts is not None and facts["name"] == _name():
             break
     else:
-        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": _versions(), **card_facts()}
-        path = target / f"{re.sub(r'[^a-z0-9]+', '-', facts['name'].lower())}.jsonl"
+        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **card_facts()}
+        path = _file(target, facts["name"])
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
     known = recognise(facts["name"], facts["total_bytes"])
@@ -109,28 +129,15 @@ def _name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
-def _predicted_record(cell: Cell, gpu: Gpu, seen: Trace | RecipeError) -> tuple[dict[str, Any], int]:
-    """The record with the prediction, and the bytes that its measurement will need; 0 where there is none to make."""
-    record: dict[str, Any] = {"kind": "lab", "cell": cell.name, "recipe": cell.recipe.path, "variant": cell.variant}
-    record |= {"gpu": gpu.name, "gib": cell.gib, "date": datetime.date.today().isoformat(), "versions": _versions()}
-    if isinstance(seen, RecipeError):
-        return {**record, "refused": str(seen)}, 0
-    usable = None if cell.gib is None else cell.gib * GIB
-    judged = judge(cell.recipe, seen, gpu, usable)
-    if usable is not None and not 1 / IN_DOUBT < judged.share < IN_DOUBT:
-        return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}, 0
-    record |= {"length": seen.length, "micro_batch": seen.micro_batch, "accumulation": seen.accumulation}
-    record |= {"sections": cell.recipe.sections, "predicted": predicted(judged)}
-    return record, min(judged.held.peak, usable or judged.held.peak)
-
-
 def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, child: Child | None) -> dict[str, Any]:
-    """The record with its measurement, in a process of its own."""
+    """The record with its measurement, in a process of its own. What plan calls tight has what it then advises."""
     fraction = None if cell.gib is None else min(1.0, cell.gib * GIB / gpu.seen_bytes)
     expandable = record["predicted"]["verdict"] == TIGHT
-    words: dict[str, Any] = {"cpu": gpu.name == CPU, "fraction": fraction, "expandable": expandable}
+    if expandable:
+        stop(child)
+        child = start(expandable=True)
     try:
-        found = measure(cell.recipe, **words, seconds=seconds, child=child)
+        found = measure(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds, child=child)
     except RecipeError as problem:
         return {**record, "refused": str(problem)}
     return {**record, "expandable": expandable, "measured": found}
@@ -143,26 +150,13 @@ def _keep(record: Mapping[str, Any], path: Path, say: Callable[[str], None]) -> 
     return 1
 
 
-def predicted(judged: Judged) -> dict[str, Any]:
-    """What a record keeps of a prediction."""
-    seen = judged.seen
-    work = {name: asdict(one) for name, one in seen.work.items()}
-    found = {"verdict": judged.verdict, "allocated_bytes": seen.allocated, "reserved_bytes": judged.held.peak}
-    found |= {"phase": seen.phase, "phases": dict(seen.phases), "parts": dict(seen.parts)}
-    return {**found, "work": work, "attention": dict(seen.attention), "estimate": list(seen.estimate)}
-
-
-def _versions() -> dict[str, Any]:
-    return {name: records._version(name) for name in records.PACKAGES}
-
-
 def measured_record(recipe: Recipe, judged: Judged, found: Mapping[str, Any]) -> dict[str, Any]:
     """The record of `plan --measure`."""
     record: dict[str, Any] = {"kind": "measure", "recipe": recipe.path, "gpu": judged.gpu.name}
     record |= {"capability": list(judged.gpu.capability) if judged.gpu.capability else None}
     record |= {"sections": recipe.sections, "date": datetime.date.today().isoformat(), "length": judged.seen.length}
     record |= {"micro_batch": judged.seen.micro_batch, "accumulation": judged.seen.accumulation}
-    return {**record, "versions": _versions(), "predicted": predicted(judged), "measured": dict(found)}
+    return {**record, "versions": versions(), "predicted": predicted(judged), "measured": dict(found)}
 
 
 def told(record: Mapping[str, Any]) -> str:
@@ -170,7 +164,10 @@ def told(record: Mapping[str, Any]) -> str:
     for word in ("refused", "passed_over"):
         if word in record:
             return f"{word.replace('_', ' ')}: {record[word]}"
-    there, said = record["measured"], record["predicted"]
+    said = record["predicted"]
+    if "measured" not in record:
+        return f"plan says {said['verdict']}, {said['reserved_bytes']:,} bytes reserved"
+    there = record["measured"]
     if there.get("outcome") != "finished":
         return f"plan said {said['verdict']}; it ended: {there.get('outcome')}"
     parts = []
@@ -186,13 +183,14 @@ def told(record: Mapping[str, Any]) -> str:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The cells' records of a folder, of every card."""
-    return [record for path in sorted(folder.glob("*.jsonl")) for record in _lines(path) if "cell" in record]
+    paths = [path for path in sorted(folder.glob("*.jsonl")) if not path.stem.endswith(PREDICTED)]
+    return [record for path in paths for record in _lines(path) if "cell" in record]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file: a call that was killed may leave half of one."""
+    """The whole lines of a file."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def errors(found: Iterable[Mapping[str, Any]], name: str = "reserved_bytes") -> list[float]:

@@ -26,7 +26,7 @@ from hf_recipes.plan.shortcuts import shortcut
 from hf_recipes.plan.unknowns import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
 
 # What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
-IN_PLACE = ("add", "index_put", "index_add", "scatter", "scatter_add", "masked_scatter")
+IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
 
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
@@ -102,6 +102,10 @@ class Tracker(TorchDispatchMode):
         storage = self.storages[number]
         storage.died = len(self.events)
         self.events.append((number, -storage.size))
+
+    def writes_in_place(self) -> bool:
+        """Whether autograd's own code runs, which does so where it can."""
+        return self._in_backward and not torch.is_grad_enabled()
 
     def _accumulates(self, args: Any, result: Any) -> None:
         """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
@@ -255,7 +259,7 @@ class Tracker(TorchDispatchMode):
                 raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
             raise
         self._track_all(result, packet.__name__)
-        if packet.__name__ in IN_PLACE and self._in_backward and not torch.is_grad_enabled():
+        if packet.__name__ in IN_PLACE and self.writes_in_place():
             self._accumulates(args, result)
         if self.device == "meta":
             self._know(packet.__name__, args, result)

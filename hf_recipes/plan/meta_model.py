@@ -170,18 +170,18 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
     rows, columns = part.out_features, part.in_features
     values = rows * columns
     blocks = -(-values // BLOCK)
-    words: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.empty(16), "blocksize": BLOCK}
+    words: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.zeros(16), "blocksize": BLOCK}
     words |= {"quant_type": settings.bnb_4bit_quant_type, "dtype": dtype}
     if settings.bnb_4bit_use_double_quant:
         nested = QuantState(
-            absmax=torch.empty(-(-blocks // BLOCKS)), code=torch.empty(256), blocksize=BLOCKS, dtype=torch.float32
+            absmax=torch.zeros(-(-blocks // BLOCKS)), code=torch.zeros(256), blocksize=BLOCKS, dtype=torch.float32
         )
-        words |= {"absmax": torch.empty(blocks, dtype=torch.uint8), "offset": torch.empty(()), "state2": nested}
+        words |= {"absmax": torch.zeros(blocks, dtype=torch.uint8), "offset": torch.zeros(()), "state2": nested}
     else:
-        words["absmax"] = torch.empty(blocks)
+        words["absmax"] = torch.zeros(blocks)
     state = QuantState(**words)
     part.weight = bitsandbytes.nn.Params4bit(
-        torch.empty((values + 1) // 2, 1, dtype=torch.uint8),
+        torch.zeros((values + 1) // 2, 1, dtype=torch.uint8),
         requires_grad=False,
         quant_state=state,
         compress_statistics=settings.bnb_4bit_use_double_quant,
@@ -190,8 +190,8 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
         module=part,
     )
     part.quant_state = state
-    if part.bias is not None:
-        part.bias.data = part.bias.data.to(dtype)
+    if part.bias is not None:  # upstream makes it without data, whatever the device
+        part.bias = nn.Parameter(torch.zeros(rows, dtype=dtype), requires_grad=False)
 
 
 def static_tensors(model: Any) -> list[torch.Tensor]:

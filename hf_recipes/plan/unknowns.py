@@ -39,7 +39,13 @@ def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, A
 
 
 def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    return args[0].device.type == "meta", True
+    """isclose (aten/src/ATen/native/TensorCompare.cpp): a mask, and three tensors of differences at once."""
+    if args[0].device.type != "meta":
+        return False, None
+    if func._overloadpacket is aten.allclose:
+        for number in [tracker.born(size, "allclose") for size in (args[0].numel(), *(args[0].nbytes,) * 3)]:
+            tracker.dies(number)
+    return True, True
 
 
 def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
@@ -84,7 +90,7 @@ def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any
     indices = args[1]
     if args[0].device.type != "meta" or not any(i is not None and i.dtype == torch.bool for i in indices):
         return False, None
-    if func._overloadpacket is aten.index_put:
+    if func._overloadpacket is aten.index_put and not tracker.writes_in_place():
         result = torch.empty_like(args[0])
         tracker.track(result, "index_put")
         return True, result

@@ -15,8 +15,8 @@ MIB = 1 << 20
 # and each thread (the forward's, autograd's) has a handle. Confirmed to the byte by Liger's table on three cards.
 CUBLAS = 4096 * 1024 * 2 + 16 * 1024 * 8
 CUBLAS_HOPPER = 4096 * 1024 * 8  # the same place, for compute capability 9.0 and later
-# The same file, getCUDABlasLtWorkspaceSize: 1024 KiB for a product whose bias is added by cuBLASLt (addmm with a vector);
-# it stays, too. Seen on an H100.
+# The same file, getCUDABlasLtWorkspaceSize: 1024 KiB for a product whose bias is added by cuBLASLt (addmm with a
+# vector); it stays, too. Seen on an H100.
 CUBLASLT = 1024 * 1024
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "gemm_4bit")
 # Compute capability -> multiprocessors of a usual card and the threads that each holds (CUDA C++ Programming Guide).
@@ -111,14 +111,21 @@ def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu: more than 3072 indices are sorted, and their
-    rows summed in pieces of ten, in fp32: seven arrays of int64, and a row for each piece and each index."""
+    """aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu: more than 3072 indices are sorted, and
+    their rows summed in pieces of ten, in fp32: arrays of int64, and a row for each piece and each index."""
     indices = args[1].numel()
     if indices <= UNSORTED:
         return ()
     segments = min(indices, int(args[2]))
     pieces = indices // PIECE + segments
     return (*(indices * 8,) * 3, *(segments * 8,) * 2, 8, 8, pieces * 8, pieces * args[0].shape[-1] * 4)
+
+
+def _norms(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """aten/src/ATen/native/cuda/ForeachReduceOp.cu: a number in fp32 for each chunk of 65536 of the longest tensor, of
+    every tensor."""
+    longest = max((one.numel() for one in args[0]), default=0)
+    return (len(args[0]) * -(-longest // 65536) * 4,)
 
 
 def reduction(numel: int, outputs: int, capability: tuple[int, int]) -> int:
@@ -154,4 +161,5 @@ PASSING = {
     ATTENTION[0]: _flash_backward,
     ATTENTION[1]: _efficient_backward,
     "embedding_dense_backward": _embedding_backward,
+    "_foreach_norm": _norms,
 }
