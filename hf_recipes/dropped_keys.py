@@ -45,6 +45,7 @@ class Upgrade:
     values: Mapping[Any, Any] = field(default_factory=dict)  # the key stays, these of its values are gone
     rule: Rule | None = None
     since: tuple[str, tuple[int, ...]] | None = None  # translate only where this package has the new key
+    before: tuple[str, tuple[int, ...]] | None = None  # translate only where this package has not yet the key
 
 
 def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) -> Step:
@@ -288,6 +289,19 @@ UPGRADES: tuple[Upgrade, ...] = (
         ".activation_checkpointing_kwargs",
         when=CHECKPOINTING,
         since=("transformers", (5, 23)),
+    ),
+    # and the other way: a recipe of today on a transformers that has the old names alone
+    _row(
+        "activation_checkpointing",
+        ".gradient_checkpointing",
+        when="new in transformers 5.23",
+        before=("transformers", (5, 23)),
+    ),
+    _row(
+        "activation_checkpointing_kwargs",
+        ".gradient_checkpointing_kwargs",
+        when="new in transformers 5.23",
+        before=("transformers", (5, 23)),
     ),
     # trl
     _sft("max_seq_length", ".max_length", when="gone between trl 0.19 and 0.20"),

@@ -178,6 +178,8 @@ GPUS: Mapping[str, Gpu] = MappingProxyType(
 
 
 CONTEXT_BYTES = 461 * 2**20  # CUDA 12.2 and later with lazy loading: an assumption, not measured (docs/plan.md)
+# Measured in use: an H100 with torch 2.11, CUDA 13 and driver 580 (recipes/results/lab; 619 MiB when nothing has run).
+MEASURED_CONTEXT = {(9, 0): 771 * 2**20}
 DESKTOP_BYTES = 614 * 2**20  # of a laptop's card that draws the desktop too: an assumption
 UNIFIED_SHARE = 0.25  # of Apple's unified memory kept by the system: macOS's default limit is 3/4 of it
 SAME_CARD = 0.10  # a present card whose memory differs by more than this from an entry's is another one
@@ -189,7 +191,12 @@ def usable_bytes(gpu: Gpu) -> int:
     share."""
     if gpu.unified:
         return int(gpu.memory_bytes * (1 - UNIFIED_SHARE))
-    return gpu.seen_bytes - CONTEXT_BYTES - (DESKTOP_BYTES if gpu.laptop else 0)
+    return gpu.seen_bytes - context_bytes(gpu) - (DESKTOP_BYTES if gpu.laptop else 0)
+
+
+def context_bytes(gpu: Gpu) -> int:
+    """What CUDA takes for itself in each process."""
+    return MEASURED_CONTEXT.get(gpu.capability or (0, 0), CONTEXT_BYTES)
 
 
 def find(name: str, where: str = "argument '--gpu'") -> Gpu:

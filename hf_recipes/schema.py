@@ -67,6 +67,11 @@ def fields(section: str) -> Mapping[str, Field]:
     return MappingProxyType(found)
 
 
+def checkpointing_word(section: str) -> str:
+    """activation_checkpointing, or its name before transformers 5.23."""
+    return "activation_checkpointing" if "activation_checkpointing" in fields(section) else "gradient_checkpointing"
+
+
 def _corrected(found: Mapping[str, Field], section: str) -> dict[str, Field]:
     fixes, limits = CORRECTIONS.get(section, {}), LIMITS.get(section, {})
     kept = dict(found)

@@ -48,7 +48,11 @@ def _installed(package: str) -> tuple[int, ...]:
 def rows_of(section: str, key: str) -> Iterator[Upgrade]:
     """The rows about this key of this section, where the installed package has the new key."""
     for row in UPGRADES:
-        if row.old == key and section in row.sections and (not row.since or _installed(row.since[0]) >= row.since[1]):
+        if row.old != key or section not in row.sections:
+            continue
+        early = row.since is not None and _installed(row.since[0]) < row.since[1]
+        late = row.before is not None and _installed(row.before[0]) >= row.before[1]
+        if not early and not late:
             yield row
 
 

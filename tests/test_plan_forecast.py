@@ -14,7 +14,9 @@ from plan_support import LLAMA, tiny
 from hf_recipes.gpus import GPUS
 from hf_recipes.plan import forecast
 from hf_recipes.plan.command import command
+from hf_recipes.plan.efficiency import cells_of, efficiency, ratio_of
 from hf_recipes.plan.result import Lengths, Work
+from hf_recipes.plan.roofline import FORMULA, HOST_SECONDS, roofline
 from hf_recipes.plan.tracing import trace_here
 
 Write = Callable[..., str]
@@ -27,13 +29,15 @@ def seen():
     return trace_here(tiny("causal-lm", LLAMA, bf16=True))
 
 
-def test_a_roofline_takes_arithmetic_traffic_and_launches() -> None:
+def test_a_roofline_takes_arithmetic_and_traffic_or_the_machine_that_launches() -> None:
     card = replace(CARD, bandwidth=1e9, half_flops=1e12, fp32_flops=1e11)
-    work = Work(flops=3 * 10**12, bytes_moved=5 * 10**9, kernels=200_000, half_flops=2 * 10**12, matmul_bytes=10**9)
-    # 2 s of half products and 10 s of fp32 ones (their traffic of 1 s hides behind), 4 s of traffic, 1 s of launches
-    assert forecast.roofline(work, card) == pytest.approx(2 + 10 + 4 + 1)
-    assert forecast.roofline(work, replace(card, half_flops=None)) is None
-    assert forecast.roofline(work, replace(card, bandwidth=None)) is None
+    work = Work(flops=3 * 10**12, bytes_moved=5 * 10**9, kernels=1000, half_flops=2 * 10**12, matmul_bytes=10**9)
+    # 2 s of half products and 10 s of fp32 ones (their traffic of 1 s hides behind), 4 s of traffic
+    assert roofline(work, card) == pytest.approx(2 + 10 + 4)
+    assert roofline(work, card, share=0.5) == pytest.approx(8)
+    assert roofline(replace(work, kernels=10**6), card, share=0.5) == 10**6 * HOST_SECONDS  # shorter rows, no fewer
+    assert roofline(work, replace(card, half_flops=None)) is None
+    assert roofline(work, replace(card, bandwidth=None)) is None
 
 
 def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
@@ -83,7 +87,7 @@ def test_without_records_it_says_guess_and_records_of_the_card_narrow_it(seen) -
     guess = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
     assert guess.basis == "a roofline guess: no record of such a card"
-    kept = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15}}
+    kept = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
     mine = {**kept, "device": {"name": CARD.title, "capability": [8, 9]}}
     narrow = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[mine, mine])
     assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this card"
@@ -92,9 +96,23 @@ def test_without_records_it_says_guess_and_records_of_the_card_narrow_it(seen) -
     kin = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[other])
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
-    assert forecast._efficiency(CARD, [{"device": {}, "forecast": {"step_seconds": 0}}])[2].startswith(
-        "a roofline guess"
-    )
+    older = {**mine, "forecast": {**kept["forecast"], "formula": 1}}
+    for strange in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
+        assert efficiency(CARD, [strange])[2].startswith("a roofline guess")
+
+
+def test_the_labs_cells_teach_the_card_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    cells, card = cells_of(path), GPUS["h100"]
+    assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {card.title}
+    low, high, basis = efficiency(card, cells)
+    assert basis == f"from {len(cells)} records of this card" and high / low < 3
+    inside = 0
+    for index, cell in enumerate(cells):
+        low, high, _ = efficiency(card, [*cells[:index], *cells[index + 1 :]])
+        inside += low <= ratio_of(cell) <= high
+    assert inside >= 0.9 * len(cells)
+    assert efficiency(GPUS["h200"], cells)[2] == f"from {len(cells)} records of its generation"
 
 
 def test_what_cannot_be_foretold_is_said(seen) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.field_effects import traced_words
 from hf_recipes.recipe import Recipe, read_recipe
+from hf_recipes.schema import checkpointing_word
 
 CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
 AS_IT_IS = "as it is"
@@ -20,8 +21,8 @@ AS_IT_IS = "as it is"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     AS_IT_IS: {},
     "eager": {"model.attn_implementation": "eager"},
-    "checkpointing": {"{section}.activation_checkpointing": True},
-    "no checkpointing": {"{section}.activation_checkpointing": False},
+    "checkpointing": {"{section}.{checkpointing}": True},
+    "no checkpointing": {"{section}.{checkpointing}": False},
     "fp32": {"{section}.bf16": False, "{section}.fp16": False, "model.dtype": "float32"},
     "fp16": {"{section}.bf16": False, "{section}.fp16": True, "model.dtype": "float32"},
     "bf16": {"{section}.bf16": True, "{section}.fp16": False},
@@ -119,7 +120,8 @@ def _changes(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _cell(recipe: Recipe, variant: str, words: Mapping[str, Any], gib: int | None) -> Cell:
-    words = {name.format(section=recipe.trainer): value for name, value in words.items()}
+    names = {"section": recipe.trainer, "checkpointing": checkpointing_word(recipe.trainer)}
+    words = {name.format(**names): value for name, value in words.items()}
     stem = Path(recipe.path).stem
     size = f"--{gib}gib" if gib else ""
     name = re.sub(r"[^a-z0-9-]+", "-", f"{stem}--{variant}{size}".lower())

@@ -54,7 +54,8 @@ def measure(
     """What the recipe's training steps, evaluation and save really take: outcome ("finished" or "out of memory"),
     allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
 
-    fraction: of the card's memory that may be taken; child: one that was started ahead. Raises RecipeError for what the run would refuse, and where there is no card (and no `cpu`).
+    fraction: of the card's memory that may be taken; child: one that was started ahead. Raises RecipeError for what
+    the run would refuse, and where there is no card (and no `cpu`).
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "places": recipe.places}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.gpus import Gpu, recognise
+from hf_recipes.plan.efficiency import records_here
 from hf_recipes.plan.forecast import as_json as forecast_json
-from hf_recipes.plan.forecast import forecast, records_here
+from hf_recipes.plan.forecast import forecast
 from hf_recipes.plan.forecast import line as line_of
 from hf_recipes.plan.planning import plan
 from hf_recipes.plan.show import EXPANDABLE, amount, as_json

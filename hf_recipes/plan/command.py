@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_recipes.errors import fault
 from hf_recipes.plan import advice, forecast, frontier, rewriting, show
+from hf_recipes.plan.efficiency import records_here
 from hf_recipes.plan.parallel import layout
 from hf_recipes.plan.planning import Planned, plan
 from hf_recipes.plan.verdict import CPU, FITS, OUT, UNSURE, card, cpu_card
@@ -70,7 +71,7 @@ def command(
         judged.gpu,
         lengths=found.lengths,
         processes=spread.processes,
-        records=forecast.records_here(),
+        records=records_here(),
     )
     if as_json:
         said = _as_json(found, changes)

@@ -1,32 +1,25 @@
 """How long will it take? The trace's work against the card's rates, widened by what records say of such cards. Light.
 
-A roofline: matrix products take the longer of their arithmetic and their traffic, all other kernels their traffic, and
-each kernel its launch. Real runs are slower; by how much is learnt from records that kept both (`record["forecast"]`):
-of this card, else of its generation, else a guess that says so.
+roofline.py gives the least time; real runs are slower, and efficiency.py has learnt by how much.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hf_recipes.gpus import Gpu
-from hf_recipes.plan.result import Lengths, Trace, Work
+from hf_recipes.plan.efficiency import efficiency
+from hf_recipes.plan.result import Lengths, Trace
+from hf_recipes.plan.roofline import FORMULA, roofline
 from hf_recipes.plan.short_run import accumulation_of, is_padded
 from hf_recipes.recipe import Recipe
 from hf_recipes.summary import steps_of
 
-LAUNCH_SECONDS = 5e-6  # of one kernel from eager PyTorch: an assumption, of the order that its profiler shows
 DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
-GUESS = (1.2, 3.0)  # measured / roofline where no record says better: 83 % to 33 % of the roofline's rate
-SPREAD = 1.25  # a record's ratio is taken to hold within this factor for another recipe
-PLACES = ("runs/*/record.json", "recipes/results/*.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +34,6 @@ class Forecast:
     parts: Mapping[str, float]  # roofline seconds: training, evaluation, saving
     basis: str
     notes: tuple[str, ...] = ()
-
-
-def roofline(work: Work, gpu: Gpu, *, tf32: bool = False) -> float | None:
-    """Seconds of one phase at the card's rates; None where its bandwidth or its rate has no source."""
-    full = (gpu.tf32_flops if tf32 else None) or gpu.fp32_flops
-    half = gpu.half_flops
-    other = work.flops - work.half_flops
-    if gpu.bandwidth is None or (other > 0 and full is None) or (work.half_flops > 0 and half is None):
-        return None
-    products = other / full if full and other > 0 else 0.0
-    products += work.half_flops / half if half and work.half_flops else 0.0
-    products = max(products, work.matmul_bytes / gpu.bandwidth)
-    return products + (work.bytes_moved - work.matmul_bytes) / gpu.bandwidth + work.kernels * LAUNCH_SECONDS
 
 
 def forecast(
@@ -73,19 +53,20 @@ def forecast(
             "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
         )
     tf32 = bool(recipe.training.get("tf32"))
-    one, update = (roofline(seen.work[name], gpu, tf32=tf32) for name in ("micro-batch", "optimizer"))
+    share, notes = _filled(recipe, seen, lengths)
+    one = roofline(seen.work["micro-batch"], gpu, tf32=tf32, share=share)
+    update = roofline(seen.work["optimizer"], gpu, tf32=tf32)
     if one is None or update is None:
         return f"time: not forecast, since {gpu.name}'s rates have no source here"
-    share, notes = _filled(recipe, seen, lengths)
-    step = accumulation_of(recipe) * one * share + update
+    step = accumulation_of(recipe) * one + update
     parts = {"training": steps * step}
     evaluation = seen.work.get("evaluation")
     if evaluation is not None and lengths is not None:
-        batch = roofline(evaluation, gpu, tf32=tf32) or 0.0
+        batch = roofline(evaluation, gpu, tf32=tf32, share=share) or 0.0
         batches = -(-lengths.eval_rows // max(1, seen.eval_batch * processes))
-        parts["evaluation"] = _evaluations(recipe, steps) * batches * batch * share
+        parts["evaluation"] = _evaluations(recipe, steps) * batches * batch
     parts["saving"] = _saves(recipe, steps) * _saved_bytes(seen) / DISK_BYTES
-    low, high, basis = _efficiency(gpu, list(records))
+    low, high, basis = efficiency(gpu, list(records))
     total = parts["training"] + parts.get("evaluation", 0.0)
     epochs = steps / max(1, _steps_an_epoch(recipe, lengths, processes)) if lengths is not None else 0.0
     return Forecast(
@@ -118,6 +99,7 @@ def as_json(found: Forecast | str, price: float | None = None) -> dict[str, Any]
     said: dict[str, Any] = {
         "seconds": [found.low, found.high],
         "step_seconds": found.step_seconds,
+        "formula": FORMULA,
         "steps": found.steps,
     }
     said |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
@@ -130,51 +112,6 @@ def spoken(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
-def records_here() -> list[Mapping[str, Any]]:
-    """Records below the working directory that kept a forecast beside the truth."""
-    found: list[Mapping[str, Any]] = []
-    for pattern in PLACES:
-        for path in sorted(Path().glob(pattern)):
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(record, dict) and ratio_of(record) is not None:
-                found.append(record)
-    return found
-
-
-def ratio_of(record: Mapping[str, Any]) -> float | None:
-    """Measured / roofline seconds of a step, of a record that has both."""
-    kept = record.get("forecast")
-    if not isinstance(kept, Mapping):
-        return None
-    told, truth = kept.get("step_seconds"), kept.get("measured_step_seconds")
-    if not isinstance(told, int | float) or not isinstance(truth, int | float) or told <= 0 or truth <= 0:
-        return None
-    return truth / told
-
-
-def _efficiency(gpu: Gpu, records: Sequence[Mapping[str, Any]]) -> tuple[float, float, str]:
-    """(low, high) factors on the roofline, and what they rest on."""
-    card, generation = [], []
-    for record in records:
-        ratio, device = ratio_of(record), record.get("device") or {}
-        if ratio is None:
-            continue
-        if device.get("name") == gpu.title:
-            card.append(ratio)
-        elif device.get("capability") and gpu.capability and device["capability"][0] == gpu.capability[0]:
-            generation.append(ratio)
-    for ratios, of in ((card, "of this card"), (generation, "of its generation")):
-        if ratios:
-            middle = statistics.geometric_mean(ratios)
-            wide = SPREAD * (1.0 if of == "of this card" else 1.3)
-            low, high = min(*ratios, middle) / wide, max(*ratios, middle) * wide
-            return low, high, f"from {len(ratios)} record{'s' * (len(ratios) > 1)} {of}"
-    return *GUESS, "a roofline guess: no record of such a card"
 
 
 # counts -------------------------------------------------------------------------------------------------------------

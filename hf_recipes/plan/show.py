@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from hf_recipes.gpus import CONTEXT_BYTES, DESKTOP_BYTES, UNIFIED_SHARE
+from hf_recipes.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_bytes
 from hf_recipes.plan.result import PARTS
 from hf_recipes.plan.verdict import CPU, TIGHT, Judged
 
@@ -94,7 +94,7 @@ def _less(judged: Judged) -> str:
     if gpu.unified:
         return f"{whole} the system's share of {UNIFIED_SHARE:.0%}"
     if gpu.laptop:
-        return f"{whole} {amount(CONTEXT_BYTES)} of CUDA context and {amount(DESKTOP_BYTES)} of the desktop's"
+        return f"{whole} {amount(context_bytes(gpu))} of CUDA context and {amount(DESKTOP_BYTES)} of the desktop's"
     return f"{whole} {amount(kept)} of CUDA context"
 
 
