@@ -87,8 +87,9 @@ def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> 
     def work(name: str) -> Callable[[Any], dict[str, Any]]:
         def measured(child: Any) -> dict[str, Any]:
             running.append(name)
-            time.sleep(0.2)
-            beside[name] = max(len(running), beside.get(name, 0))
+            for _ in range(20):
+                beside[name] = max(len(running), beside.get(name, 0))
+                time.sleep(0.02)
             running.remove(name)
             return {"cell": name}
 

@@ -33,7 +33,7 @@ def test_a_published_shape_is_planned_without_weights_gpt2_at_8_x_512_in_fp16():
     assert found.parts["weights"] == pytest.approx(4 * found.parameters, rel=0.001)
     assert found.parts["optimizer"] == pytest.approx(8 * found.parameters, rel=0.001)
     assert found.parts["logits and loss"] == 3 * 4 * 8 * 512 * 50257 and found.phase == "backward"
-    assert found.parts["workspaces"] == 2 * 8_519_680
+    assert found.parts["workspaces"] == 2 * 8_519_680 + 2**20  # two of cuBLAS, and cuBLASLt's for biases
     # 6 operations a parameter and token, less the embeddings' look-ups, and attention's own
     assert found.work["micro-batch"].flops == pytest.approx(6 * found.parameters * 8 * 512, rel=0.1)
 

@@ -110,11 +110,11 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_waits_for_the_step() 
     before = signal.getsignal(signal.SIGTERM)
     with Listener(said.append, launched=False).listening() as listener:
         listener.training = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert listener.received == signal.SIGTERM
         with pytest.raises(Stopped):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # in this thread, at once
             signal.getsignal(signal.SIGINT)
     assert said == ["\nSIGTERM: this step is finished and saved"]
     assert signal.getsignal(signal.SIGTERM) is before
