@@ -139,8 +139,8 @@ def page(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Of the lab's recipes, those marked were measured first, and plan was mended by what they showed (docs/lab.md);",
-        "the others were predicted before they were measured, by nearly this code.",
+        "Of the lab's recipes, those marked were measured first, and plan was mended by what they showed",
+        "(docs/lab.md); the others were predicted before they were measured, by nearly this code.",
         "",
         f"peft's longest batch is not recorded: {PEFT_LENGTH} tokens, fitted once on `{FITTED}` alone (its row is in",
         "the table). Known to be wrong, and not understood: LoRA-FA (measured as if its frozen half kept its inputs),",
