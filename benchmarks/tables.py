@@ -17,6 +17,7 @@ from typing import Any
 import torture_page
 
 from hf_recipes import vocabulary
+from hf_recipes.lab import runner as lab_runner
 from hf_recipes.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,6 +161,37 @@ def survived() -> dict[str, str]:
     return {"out_of_memory": table(head, rows), "guard_cost": table(["model", "pairs", "a step", "cost"], cost)}
 
 
+def lab_verdicts() -> str:
+    """What plan had said of each size, and how it ended."""
+    ends: dict[tuple[str, str], dict[str, int]] = {}
+    for cell in lab_runner.read(ROOT / "recipes/results/lab"):
+        if cell.get("gib") is not None and "measured" in cell:
+            counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
+            counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
+    rows = [
+        [gpu, said, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
+        for (gpu, said), c in sorted(ends.items())
+    ]
+    return table(["card, as 8 to 40 GiB", "plan had said", "ended well", "out of memory"], rows)
+
+
+def lab_cards() -> str:
+    """The calibrations."""
+    rows = []
+    for path in sorted((ROOT / "recipes/results/lab").glob("*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for card in (line for line in lines if line["kind"] == "card"):
+            used = [line["measured"]["context_bytes"] for line in lines if "measured" in line and line["gib"] is None]
+            rates = " / ".join(f"{card['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
+            context = f"{card['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
+            rows.append(
+                [card["name"], card["versions"]["torch"], context, f"{card['cublas_bytes'] / 2**20:.0f}", rates]
+                + [f"{card['bandwidth'] / 1e12:.2f}", f"{card['launch_seconds'] * 1e6:.1f}"]
+            )
+    head = ["card", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
+    return table(head, rows)
+
+
 def filled(path: Path, blocks: dict[str, str]) -> str:
     """The file's text with each `<!-- table: NAME -->` ... `<!-- end -->` block filled."""
     text = path.read_text(encoding="utf-8")
@@ -181,6 +213,7 @@ def pages() -> dict[Path, str]:
             ROOT / "docs/compare.md", {"comparison": simulated(), "compare_cost": compare_cost()}
         ),
         ROOT / "docs/guards.md": filled(ROOT / "docs/guards.md", survived()),
+        ROOT / "docs/lab.md": filled(ROOT / "docs/lab.md", {"cards": lab_cards(), "verdicts": lab_verdicts()}),
         ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
     }
 
