@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import RecipeError, fault
 from hf_recipes.files import put
 from hf_recipes.gpus import Gpu, find, recognise
 from hf_recipes.lab.cells import AS_IT_IS, Cell, cells
@@ -74,8 +74,8 @@ def lab(
             if predict is not None or "predicted" not in record:
                 done += _keep(record, path, say)
                 continue
-            work = partial(_measured, cell, record, gpu, max(30.0, over - time.monotonic()))
-            alone = cell.variant == AS_IT_IS and cell.gib is None
+            alone = not room.room or (cell.variant == AS_IT_IS and cell.gib is None)
+            work = partial(_measured, cell, {**record, "alone": alone}, gpu, max(30.0, over - time.monotonic()))
             for found in room.add(work, record["needed_bytes"], alone=alone):
                 done += _keep(found, path, say)
         for found in room.wait():
@@ -113,6 +113,8 @@ def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, 
             break
     else:
         facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **card_facts()}
+        if "name" not in facts:
+            raise fault("hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?")
         path = _file(target, facts["name"])
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
@@ -140,6 +142,8 @@ def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, chil
         found = measure(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds, child=child)
     except RecipeError as problem:
         return {**record, "refused": str(problem)}
+    if not record["alone"]:  # what the card lacked was the others', too
+        found = {name: value for name, value in found.items() if name not in ("context_bytes", "device_bytes")}
     return {**record, "expandable": expandable, "measured": found}
 
 
