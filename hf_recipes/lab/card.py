@@ -1,6 +1,6 @@
 """Everything that touches a CUDA card, in one file: one recipe for real, and what the card itself is.
 
-Written from torch's and transformers' documentation; today's records say whether it has run (docs/lab.md).
+Has run on an H100 (docs/lab.md). No test reaches it: CI has no card.
 """
 
 from __future__ import annotations
