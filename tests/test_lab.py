@@ -139,3 +139,45 @@ def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_predi
     assert abs(found["measured"]["allocated_bytes"] - found["allocated_bytes"]) <= 256
     record = json.loads(Path(found["measured"]["record"]).read_text(encoding="utf-8"))
     assert record["kind"] == "measure" and record["predicted"]["allocated_bytes"] == found["allocated_bytes"]
+
+
+def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a stand-in for torch.cuda: this machine has no card."""
+    import torch
+
+    from hf_recipes.devices import Device
+    from hf_recipes.lab import card
+
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    for name in ("max_memory_reserved", "max_memory_allocated", "memory_allocated", "memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 2048)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5000, 10000))
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": 0})
+    monkeypatch.setattr(card, "this_device", lambda: Device(kind="cpu", name="CPU", bf16=True))
+    monkeypatch.setattr(card, "_on_the_card", lambda recipe, short: short)
+    real = card._trainer
+    monkeypatch.setattr(card, "_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
+    tiny = cells.cells("recipes", cpu=True)[0].recipe
+    found = card.measure_on_card(tiny, None, None, 0.5)
+    assert found["outcome"] == "finished" and set(found["phases"]) == {"training", "saving", "evaluation"}
+    assert (found["allocated_bytes"], found["context_bytes"], found["device_bytes"]) == (2048, 2952, 5000)
+    assert found["micro_batches"] == 1 and 0 < found["step_seconds"] < found["seconds"]["over"]
+
+    def scarce(*words: Any) -> Any:
+        trainer = real(*words[:4], "cpu", words[5])
+        step, calls = trainer._in_pieces, iter(range(100))
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return step(*args, **kwargs)
+
+        trainer._in_pieces = once
+        return trainer
+
+    monkeypatch.setattr(card, "_trainer", scarce)
+    found = card.measure_on_card(tiny, None, None, None)
+    assert found["outcome"] == "out of memory" and found["splits"][0]["pieces"] == 2

@@ -1,6 +1,6 @@
 """Everything that touches a CUDA card, in one file: one recipe for real, and what the card itself is.
 
-Has run on an H100 (docs/lab.md). No test reaches it: CI has no card.
+Has run on an H100 (docs/lab.md); CI has no card, and its test a stand-in for torch.cuda.
 """
 
 from __future__ import annotations
