@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_recipes.recipe import Recipe
 
 OURS = "Made with hf_recipes"  # stands in every model card (cards.py) and report
+PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
 
@@ -29,7 +30,7 @@ def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
         yield Fault(where=where, what=what, mend="choose another output_dir, or give the recipe another name")
     for name, ours in {"README.md": "model card", "report.md": "report", "report.html": "report"}.items():
         theirs = folder / name
-        if theirs.is_file() and OURS not in theirs.read_text(encoding="utf-8", errors="replace"):
+        if theirs.is_file() and not _replaceable(theirs.read_text(encoding="utf-8", errors="replace")):
             what = f"output_dir {str(folder)!r} holds a {name} that no run wrote: the {ours} would replace it"
             yield Fault(where=where, what=what, mend="choose another output_dir")
     others: tuple[str, ...]
@@ -43,6 +44,12 @@ def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
     if found:
         what = f"output_dir {str(folder)!r} holds {found[0]} of another run, and {why}"
         yield Fault(where=where, what=what, mend="choose another output_dir")
+
+
+def _replaceable(text: str) -> bool:
+    """Whether nobody wrote it: it is ours, or empty, or the template that peft puts beside an adapter before our card
+    takes its place (a run may die between the two)."""
+    return OURS in text or not text.strip() or all(mark in text for mark in PEFTS)
 
 
 def _written_here(path: Path) -> bool:

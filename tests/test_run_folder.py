@@ -178,3 +178,20 @@ def test_a_run_that_dies_while_it_writes_a_file_leaves_the_whole_one_and_can_be_
         run(recipe)
     assert Path("out", name).read_text() == before
     run(recipe)
+
+
+def test_a_run_that_dies_between_pefts_card_and_ours_can_be_started_again(recipe: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    words = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    small = AutoModelForCausalLM.from_config(LlamaConfig(**words, vocab_size=20))
+    get_peft_model(small, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(tmp_path)
+    theirs = (tmp_path / "README.md").read_text()
+    for text in (theirs, ""):
+        Path("out").mkdir(exist_ok=True)
+        Path("out/README.md").write_text(text)
+        run(recipe)
+        assert "Made with hf_recipes" in Path("out/README.md").read_text()
+    Path("out/README.md").write_text(theirs.replace("[More Information Needed]", "Mine."))
+    assert "holds a README.md that no run wrote" in refusal(recipe)
