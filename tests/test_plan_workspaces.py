@@ -86,6 +86,26 @@ def test_two_gradients_of_one_tensor_are_one_storage_as_autograd_sums_them_in_pl
     assert sums and not born & set(sums)  # is no storage of its own
 
 
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        gradient = gradient * 1
+        gradient = gradient + gradient  # out of place, whoever dies after it
+        return gradient
+
+
+def test_a_sum_in_a_functions_own_backward_is_a_storage_of_its_own() -> None:
+    with Tracker(device="meta") as seen:
+        _Twice.apply(torch.empty(1000, device="meta", requires_grad=True)).sum().backward()
+    born = {number for number, change in seen.events if change > 0}
+    sums = [number for number, one in enumerate(seen.storages) if one.op == "add" and one.phase == "backward"]
+    assert len(sums) == 1 and set(sums) <= born
+
+
 def test_what_torch_calls_allocated_counts_whole_blocks() -> None:
     mib = 2**20
     found = replay([(0, 12 * mib), (0, -12 * mib), (1, 12 * mib - 600_000)])

@@ -11,6 +11,7 @@ takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from hf_recipes.plan.unknowns import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinit
 
 # What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
 IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
+
+# Frames of Python between an operation and the one who called it: ours, and torch's around a dispatch mode.
+AROUND = ("writes_in_place", "_put", "__torch_dispatch__", "_fn", "inner")
 
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
@@ -104,8 +108,13 @@ class Tracker(TorchDispatchMode):
         self.events.append((number, -storage.size))
 
     def writes_in_place(self) -> bool:
-        """Whether autograd's own code runs, which does so where it can."""
-        return self._in_backward and not torch.is_grad_enabled()
+        """Whether autograd's own code runs, which does so where it can; a Function's backward in Python does not."""
+        if not self._in_backward or torch.is_grad_enabled():
+            return False
+        caller = inspect.currentframe()
+        while caller is not None and caller.f_code.co_name in AROUND:
+            caller = caller.f_back
+        return caller is not None and caller.f_code.co_name == "_engine_run_backward"
 
     def _accumulates(self, args: Any, result: Any) -> None:
         """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
