@@ -20,7 +20,7 @@ from hf_recipes.plan.short_run import accumulation_of
 from hf_recipes.plan.verdict import FITS, MARGIN, TIGHT, Judged, examine_all
 from hf_recipes.recipe import Recipe
 
-SECONDS = 36.0  # no traces are begun that would end later than this, as long as the last ones took
+SECONDS = 30.0  # no traces are begun that would end later than this, as long as the last ones took
 PLACE = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
 NEAR = 1.1  # of the usable memory: what the law says is beyond this is not traced
@@ -64,7 +64,8 @@ def search(judged: Judged, *, seconds: float = SECONDS) -> Frontier:
     points = {p.length: p for p in guesses}
     order = sorted(guesses, key=lambda p: (abs(p.length - wanted), p.length))  # the recipe's own length first
     begun, tried = False, set[tuple[int, int]]()
-    while order and (not begun or time.monotonic() - began + took < seconds):  # the recipe's own length in any case
+    # The recipe's own length, and twice its rows where they may fit, in any case.
+    while order and (not begun or order[0].length == wanted or time.monotonic() - began + took < seconds):
         batch, order, begun = order[:2], order[2:], True
         started = time.monotonic()
         tried |= {(point.length, point.micro_batch) for point in batch}
