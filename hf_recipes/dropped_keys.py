@@ -45,7 +45,7 @@ class Upgrade:
     values: Mapping[Any, Any] = field(default_factory=dict)  # the key stays, these of its values are gone
     rule: Rule | None = None
     since: tuple[str, tuple[int, ...]] | None = None  # translate only where this package has the new key
-    before: tuple[str, tuple[int, ...]] | None = None  # translate only where this package has not yet the key
+    before: tuple[str, tuple[int, ...]] | None = None  # translate only where this package has not the key yet
 
 
 def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) -> Step:

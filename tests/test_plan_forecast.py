@@ -115,6 +115,21 @@ def test_the_labs_cells_teach_the_card_and_each_would_have_been_forecast_by_the_
     assert efficiency(GPUS["h200"], cells)[2] == f"from {len(cells)} records of its generation"
 
 
+def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> None:
+    """The figure in roofline.py is the records': microseconds of an operation, of the fastest cell of each recipe."""
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    found: dict[str, float] = {}
+    for cell in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if cell.get("measured", {}).get("outcome") != "finished":
+            continue
+        work = {name: Work(**one) for name, one in cell["predicted"]["work"].items()}
+        if roofline(work["micro-batch"], GPUS["h100"]) == work["micro-batch"].kernels * HOST_SECONDS:
+            operations = cell["measured"]["micro_batches"] * work["micro-batch"].kernels + work["optimizer"].kernels
+            took = 1e6 * cell["measured"]["step_seconds"] / operations
+            found[cell["recipe"]] = min(took, found.get(cell["recipe"], took))
+    assert (round(min(found.values())), round(max(found.values()))) == (32, 56) and len(found) == 10
+
+
 def test_what_cannot_be_foretold_is_said(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
     assert forecast.forecast(recipe, seen, CARD) == (

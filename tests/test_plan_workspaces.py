@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from hf_recipes.gpus import MEASURED_CONTEXT
 from hf_recipes.lab.card import RULES
 from hf_recipes.plan.allocator import replay, rounded
 from hf_recipes.plan.events import Tracker
@@ -38,6 +40,13 @@ def test_hopper_takes_cudnns_attention_and_cublas_its_larger_workspace(root: Pat
     kernels = {one["kernel"] for one in found["attention_backward"] if one["backend"] == "DEFAULT"}
     assert kernels == {"ScaledDotProductCudnnAttentionBackward0", "ScaledDotProductEfficientAttentionBackward0"}
     assert found["cublas_bytes"] == CudaWorkspaces((9, 0)).cublas and found["capability"] == [9, 0]
+
+
+def test_the_context_of_a_hopper_card_is_what_its_cells_had(root: Path) -> None:
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    most = max(one["measured"]["context_bytes"] for one in lines if one.get("alone"))
+    assert 0 <= MEASURED_CONTEXT[(9, 0)] - most < 2**20
 
 
 @pytest.mark.parametrize(
@@ -88,11 +97,11 @@ def test_two_gradients_of_one_tensor_are_one_storage_as_autograd_sums_them_in_pl
 
 class _Twice(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient * 1
         gradient = gradient + gradient  # out of place, whoever dies after it
         return gradient

@@ -58,12 +58,12 @@ def measure_on_card(
     recipe, _ = choose(recipe, device)
     config = config_of(recipe)
     tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
-    recipe, _, _ = _length(recipe, config, length)
+    recipe, length, _ = _length(recipe, config, length)
     found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}, "ends": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
         try:
-            trainer = _trainer(short, config, tokenizer, _length_of(short, length), "cuda", lambda line: None)
+            trainer = _trainer(short, config, tokenizer, length, "cuda", lambda line: None)
             found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
             found["ends"]["building"] = time.perf_counter() - began
             clock = _Clock()
@@ -115,11 +115,6 @@ def _on_the_card(recipe: Recipe, short: Recipe) -> Recipe:
     """The short run as a card takes it: not on the CPU, and in the recipe's own precision."""
     words = {f"{recipe.trainer}.{name}": recipe.training.get(name, False) for name in ("fp16", "bf16")}
     return short.with_values({**words, f"{recipe.trainer}.use_cpu": False}, "the lab")
-
-
-def _length_of(short: Recipe, length: int | None) -> int:
-    dotted = "SFTConfig.max_length" if short.trainer == "SFTConfig" else "dataset.max_length"
-    return int(short.get(dotted) or length or 0)
 
 
 class _Clock(TrainerCallback):

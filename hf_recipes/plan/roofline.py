@@ -11,7 +11,7 @@ from hf_recipes.plan.result import Work
 
 FORMULA = 2  # of step_seconds: records of another one do not teach
 # Seconds of one operation from eager PyTorch under Trainer, forward and backward: small recipes on an H100's machine
-# took 32 to 50 us (recipes/results/lab; a bare kernel in a loop 10 us).
+# took 32 to 56 us (recipes/results/lab, held by a test; a bare kernel in a loop 10 us).
 HOST_SECONDS = 35e-6
 
 

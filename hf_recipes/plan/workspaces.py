@@ -10,7 +10,6 @@ from typing import Any
 
 from hf_recipes.plan.attention import CUDNN_FIRST, HALF
 
-MIB = 1 << 20
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 4096 KiB x 2 + 16 KiB x 8, one a handle and stream,
 # and each thread (the forward's, autograd's) has a handle. Confirmed to the byte by Liger's table on three cards.
 CUBLAS = 4096 * 1024 * 2 + 16 * 1024 * 8
@@ -19,7 +18,8 @@ CUBLAS_HOPPER = 4096 * 1024 * 8  # the same place, for compute capability 9.0 an
 # vector); it stays, too. Seen on an H100.
 CUBLASLT = 1024 * 1024
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "gemm_4bit")
-# Compute capability -> multiprocessors of a usual card and the threads that each holds (CUDA C++ Programming Guide).
+# Compute capability -> multiprocessors of one card of it, by memory of NVIDIA's datasheets (V100, T4, A100, RTX 3070,
+# RTX 4070, H100, B200, RTX 5070 Ti), and the threads that each holds (CUDA C++ Programming Guide).
 PROCESSORS = {(7, 0): (80, 2048), (7, 5): (40, 1024), (8, 0): (108, 2048), (8, 6): (46, 1536), (8, 9): (46, 1536)}
 PROCESSORS |= {(9, 0): (132, 2048), (10, 0): (148, 2048), (12, 0): (70, 1536)}
 ATTENTION = ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward")
