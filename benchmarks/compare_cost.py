@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_recipes import records
-from hf_recipes.comparison.command import command
-from hf_recipes.scores import example_ids, score_batches, write_scores
+from hf_recipes import record as records
+from hf_recipes.commands.compare import command
+from hf_recipes.evaluation.scores import example_ids, score_batches, write_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/compare_cost.json"
@@ -70,7 +70,7 @@ def compared() -> list[dict[str, Any]]:
 
 def scored() -> dict[str, Any]:
     """One evaluation of the quickstart, and its scores, texts and intervals."""
-    from hf_recipes.run import run
+    from hf_recipes.pipeline.run import run
 
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_recipes.comparison import measures, statistics
+from hf_recipes.compare import measures, statistics
 
 RESULTS = Path(__file__).resolve().parent / "results" / "comparison.json"
 PAIRS, RESAMPLES, SEED = 10_000, 1_000, 0

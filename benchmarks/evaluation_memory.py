@@ -36,8 +36,8 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    from hf_recipes.evaluation import ExactEvaluationMixin
-    from hf_recipes.metrics.trainer import lm_compute_metrics
+    from hf_recipes.evaluation.compute_metrics import lm_compute_metrics
+    from hf_recipes.evaluation.exact import ExactEvaluationMixin
 
     class Exact(ExactEvaluationMixin, Trainer):
         pass

@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hf_recipes import gpus
+from hf_recipes.catalog import gpus
+from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import reserved, trace
-from hf_recipes.presets import PRESETS
-from hf_recipes.recipe import Recipe, read_recipe
+from hf_recipes.recipe.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks/results/guides_audit.json"

@@ -3,9 +3,10 @@
     python benchmarks/master_weights.py            # about 10 minutes on one core; writes the record and the table
     python benchmarks/master_weights.py --table    # only the table, from the record
 
-Writes benchmarks/results/master_weights.json and, from it alone, docs/precision.md (tests/test_master_weights.py holds
-the table to the record). Text: the language reference that Python carries (pydoc_data.topics), as bytes. Classifier:
-that prose against the source of Python's own argparse and friends. Autocast on a CPU is bf16; fp16's is CUDA's alone.
+Writes benchmarks/results/master_weights.json and, from it alone, docs/precision.md
+(tests/training/test_master_weights.py holds the table to the record). Text: the language reference that Python carries
+(pydoc_data.topics), as bytes. Classifier: that prose against the source of Python's own argparse and friends. Autocast
+on a CPU is bf16; fp16's is CUDA's alone.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_recipes.master_weights import LossScaling, MasterWeights, MasterWeightsMixin, prepare_model
+from hf_recipes.training.master_weights import LossScaling, MasterWeights, MasterWeightsMixin, prepare_model
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE / "results" / "master_weights.json"

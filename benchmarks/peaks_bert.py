@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from hf_recipes.plan import reserved
-from hf_recipes.plan.result import Trace
-from hf_recipes.plan.tracing import trace_here
-from hf_recipes.recipe import Recipe
+from hf_recipes.plan.trace.result import Trace
+from hf_recipes.plan.trace.trace import trace_here
+from hf_recipes.recipe.recipe import Recipe
 
 CAPABILITY = (7, 0)  # V100
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from hf_recipes.plan.watch import account_of, watching
+from watch import account_of, watching
 
 CAPABILITY = {"A100": (8, 0), "4090": (8, 9), "H100": (9, 0)}
 RUNS = 3  # the script takes ten and their median: the first differs, the others are equal

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.gpus import find
+from hf_recipes.catalog.gpus import find
 from hf_recipes.plan import reserved, trace
-from hf_recipes.plan.verdict import device_words
-from hf_recipes.recipe import Recipe
+from hf_recipes.plan.fit.verdict import device_words
+from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
 # Measured before plan was mended by what they showed; the others were predicted first.

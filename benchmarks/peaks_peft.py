@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from watch import watching
 
-from hf_recipes.plan.allocator import EMPTY_CACHE, replay
-from hf_recipes.plan.events import Unfollowed
-from hf_recipes.plan.meta_model import static_tensors
-from hf_recipes.plan.watch import watching
-from hf_recipes.presets import SHAPES
+from hf_recipes.catalog.presets import SHAPES
+from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE, replay
+from hf_recipes.plan.trace.meta_model import static_tensors
+from hf_recipes.plan.trace.tracker import Unfollowed
 
 CAPABILITY = (8, 9)  # L40S
 SHORT = 128  # tokens of the shortest batches

@@ -39,9 +39,9 @@ def trainer(folder: Path, layers: int, width: int, vocabulary: int) -> Any:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-    from hf_recipes.resilience.checkpoints import CheckpointMixin
-    from hf_recipes.resilience.continuing import ContinuingMixin
-    from hf_recipes.training import RunMixin
+    from hf_recipes.checkpoints.loop_state import ContinuingMixin
+    from hf_recipes.checkpoints.saving import CheckpointMixin
+    from hf_recipes.training.trainer import RunMixin
 
     kind: Any = type("Recipe", (RunMixin, CheckpointMixin, ContinuingMixin, Trainer), {})
     config = GPT2Config(n_layer=layers, n_embd=width, n_head=4, vocab_size=vocabulary, n_positions=64)
@@ -55,7 +55,7 @@ def trainer(folder: Path, layers: int, width: int, vocabulary: int) -> Any:
 
 
 def flush_all(folder: Path) -> None:
-    from hf_recipes.resilience import manifest
+    from hf_recipes.checkpoints import manifest
 
     for path in sorted(folder.rglob("*")):
         manifest.flush(path)
@@ -67,7 +67,7 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
     import torch
     from transformers import Trainer
 
-    from hf_recipes.resilience import manifest
+    from hf_recipes.checkpoints import manifest
 
     layers, width, vocabulary, rounds = SIZES[name]
     ours = trainer(scratch, layers, width, vocabulary)
@@ -132,15 +132,15 @@ def _ratio(taken: list[float], base: list[float]) -> dict[str, float]:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    from hf_recipes import records
+    from hf_recipes import record
 
     found: dict[str, Any] = {"sizes": {}}
     for name in SIZES:
         with tempfile.TemporaryDirectory(prefix="saving-", dir=ROOT) as scratch:
             found["sizes"][name] = measure(name, Path(scratch))
         print(name, json.dumps(found["sizes"][name]), flush=True)
-    versions = {name: records._version(name) for name in ("hf_recipes", "torch", "transformers")}
-    found |= {"versions": versions, "commit": records.commit(), "when": records.now(), "cores": os.cpu_count()}
+    versions = {name: record._version(name) for name in ("hf_recipes", "torch", "transformers")}
+    found |= {"versions": versions, "commit": record.commit(), "when": record.now(), "cores": os.cpu_count()}
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -48,11 +48,11 @@ SIZES = {
 def split_steps() -> list[dict[str, Any]]:
     """One row a task and place of the failure."""
     from safetensors.torch import load_file
+    from tests.test_out_of_memory import SFT, TRAINER, texts
 
-    from hf_recipes.run import run
+    from hf_recipes.pipeline.run import run
     from tests.scarce import scarce
     from tests.small import CHATML, bpe, save_bert, save_llama, wordpiece, write_rows
-    from tests.test_out_of_memory import SFT, TRAINER, texts
 
     def weights(folder: str) -> dict[str, Any]:
         found: dict[str, Any] = load_file(f"{folder}/model.safetensors")
@@ -101,12 +101,12 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
     from scipy.stats import bootstrap
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    from hf_recipes.guards.steps import GuardMixin, Guards
-    from hf_recipes.recipe import Recipe
-    from hf_recipes.resilience.checkpoints import CheckpointMixin
-    from hf_recipes.resilience.continuing import ContinuingMixin
-    from hf_recipes.resilience.memory import MemoryMixin
-    from hf_recipes.training import RunMixin
+    from hf_recipes.checkpoints.loop_state import ContinuingMixin
+    from hf_recipes.checkpoints.saving import CheckpointMixin
+    from hf_recipes.recipe.recipe import Recipe
+    from hf_recipes.training.out_of_memory import MemoryMixin
+    from hf_recipes.training.step_guard import GuardMixin, Guards
+    from hf_recipes.training.trainer import RunMixin
 
     layers, width, rows, length, pairs = SIZES[name]
     kind: Any = type("T", (RunMixin, GuardMixin, MemoryMixin, CheckpointMixin, ContinuingMixin, Trainer), {})

@@ -16,9 +16,9 @@ from typing import Any
 
 import torture_page
 
-from hf_recipes import vocabulary
-from hf_recipes.lab import runner as lab_runner
-from hf_recipes.recipe import read_recipe
+from hf_recipes.plan.measure import runner as lab_runner
+from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.schema import own_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> (metric, digits)
@@ -111,9 +111,9 @@ def recipes_page() -> str:
 def words_page() -> str:
     """docs/recipe.md's table of the words that are ours."""
     rows = []
-    for place, words in (("", vocabulary.TOP), ("model", vocabulary.MODEL), ("dataset", vocabulary.DATASET)):
+    for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
-    sections = [[f"`{name}`", text] for name, text in vocabulary.SECTION_HELP.items()]
+    sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
     return f"{table(['section', 'what it is'], sections)}\n\nOur own words:\n\n{table(['word', 'what it says'], rows)}"
 
 

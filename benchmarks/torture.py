@@ -177,8 +177,8 @@ def train(*, resume: bool, die_at_operation: int = 0) -> None:
 
 
 def train_rank(resume: bool, die_at_operation: int) -> None:
-    from hf_recipes.resilience import folders, manifest
-    from hf_recipes.run import run
+    from hf_recipes.checkpoints import folders, manifest
+    from hf_recipes.pipeline.run import run
 
     put = folders.put_in_place
 
@@ -223,10 +223,10 @@ def weights(folder: str = "out") -> str:
 
 def after_a_kill() -> dict[str, Any]:
     """The folder as a dead run left it: checkpoints that are half there, and steps lost beyond the last save."""
-    from hf_recipes.resilience import choosing, folders
+    from hf_recipes.checkpoints import folders, select
 
     found = folders.checkpoints(Path("out"))
-    half = [path.name for path in found if choosing.judge(path)]
+    half = [path.name for path in found if select.judge(path)]
     newest = max((folders.step_of(path) for path in found if path.name not in half), default=0)
     saved = Path("saves.log").read_text(encoding="utf-8").split() if Path("saves.log").exists() else []
     return {
@@ -325,7 +325,7 @@ def kills_of(name: str, count: int, seed: int) -> dict[str, Any]:
 
 def damaged_files() -> list[dict[str, Any]]:
     """Each file of the newest checkpoint truncated, emptied, removed, one bit flipped: what a resumption then does."""
-    from hf_recipes.resilience import choosing
+    from hf_recipes.checkpoints import select
 
     child = start(lambda: train(resume=False))
     while (status := ended(child)) is None:
@@ -349,7 +349,7 @@ def damaged_files() -> list[dict[str, Any]]:
                 path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
             else:
                 path.write_bytes(content[:middle] if damage == "truncated" else b"")
-            why = "; ".join(choosing.judge(Path("out", newest)))
+            why = "; ".join(select.judge(Path("out", newest)))
             Path("child.log").unlink(missing_ok=True)
             child = start(lambda: train(resume=True))
             while (status := ended(child)) is None:
@@ -376,7 +376,7 @@ def damaged_files() -> list[dict[str, Any]]:
 
 def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
     """A run into a tmpfs that it fills. `look_before=False`: the check for room is off, the writers meet the end."""
-    from hf_recipes.resilience import choosing, folders, space
+    from hf_recipes.checkpoints import disk_space, folders, select
 
     Path("disk").mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", "disk"], check=True)
@@ -391,10 +391,10 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
         ]
 
         def work() -> None:
-            from hf_recipes.run import run
+            from hf_recipes.pipeline.run import run
 
             if not look_before:
-                space.shortage = lambda folder, needed: None
+                disk_space.shortage = lambda folder, needed: None
             run("recipe.yaml", words)
 
         child = start(work)
@@ -409,7 +409,7 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
             "exit": status,
             "message": said.removeprefix("RecipeError: "),
             "checkpoints": len(found),
-            "half": sum(bool(choosing.judge(path)) for path in found),
+            "half": sum(bool(select.judge(path)) for path in found),
             "leftovers": len(folders.leftovers(Path("disk/out"))),
             "record_status": record["status"],
         }
@@ -450,14 +450,15 @@ def preload() -> None:
     import torch
     import trl  # noqa: F401
 
+    import hf_recipes.data.chat
+    import hf_recipes.data.text_classification
     import hf_recipes.run
-    import hf_recipes.tasks.chat
-    import hf_recipes.tasks.text_classification
     import hf_recipes.training
 
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
-    assert hf_recipes.run and hf_recipes.tasks.chat and hf_recipes.tasks.text_classification and hf_recipes.training
+    assert hf_recipes.pipeline.run and hf_recipes.data.chat
+    assert hf_recipes.data.text_classification and hf_recipes.training.trainer
 
 
 def torture(kills: int, seed: int, *, disks: bool, files: bool) -> dict[str, Any]:
@@ -526,7 +527,7 @@ def main() -> None:
     print(json.dumps(found["totals"], indent=1))
     if short:
         return
-    from hf_recipes import records
+    from hf_recipes import record as records
 
     versions = {name: records._version(name) for name in ("hf_recipes", "torch", "transformers", "trl", "peft")}
     found |= {

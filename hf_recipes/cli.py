@@ -12,7 +12,7 @@ from hf_recipes import __version__
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
-SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of comparison/listing.py
+SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of commands/runs.py
 
 
 class Verbs(click.Group):
@@ -47,11 +47,11 @@ def verbs() -> None:
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
     """Train what RECIPE says; evaluate, record, and push if it says so."""
     if restart:
-        from hf_recipes.resilience.restarting import supervise
+        from hf_recipes.commands.restart import supervise
 
         flags = {"--smoke": smoke, "--resume": resume, "--no-plan": no_plan}
         sys.exit(supervise(recipe, overrides, [flag for flag, on in flags.items() if on], restart, say=click.echo))
-    from hf_recipes.run import run as train
+    from hf_recipes.pipeline.run import run as train
 
     train(recipe, overrides, smoke=smoke, resume=resume, planned=not no_plan)
 
@@ -61,7 +61,7 @@ def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, rest
 @click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="An override, as `run` takes it.")
 def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Refuse a wrong recipe in under a second: every fault at once, each with its line and its mend."""
-    from hf_recipes.checking import check as judge
+    from hf_recipes.commands.check import check as judge
 
     faults = 0
     for path in recipes:
@@ -78,7 +78,7 @@ def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")
 def upgrade(recipe: str, dry_run: bool) -> None:
     """Rewrite RECIPE's dropped keys in today's words; comments and order are kept."""
-    from hf_recipes.checking import upgrade_file
+    from hf_recipes.commands.check import upgrade_file
 
     for line in upgrade_file(recipe, dry_run=dry_run):
         click.echo(line)
@@ -87,7 +87,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @verbs.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/gpus.py, such as rtx-3070.")
+@click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/catalog/gpus.py, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or a card of this memory.")
 @click.option("--compute-capability", "capability", default=None, metavar="8.9", help="With --memory; 8.6 if absent.")
 @click.option("--cpu", is_flag=True, help="Plan a run on this machine's CPU.")
@@ -105,7 +105,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
 def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -> None:
     """Peak GPU memory and time of RECIPE on a card, without a GPU or weights; exit status 1 if it does not fit."""
-    from hf_recipes.plan.command import command
+    from hf_recipes.commands.plan import command
 
     lines, fits = command(recipe, overrides, as_json=as_json, **words)
     click.echo("\n".join(lines))
@@ -126,11 +126,11 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -
 def lab(pack: str | None, there: str | None, python: str, **words: Any) -> None:
     """Measure recipes on this machine's card beside plan's predictions, and keep records."""
     if pack is not None:
-        from hf_recipes.lab.packing import pack as carry
+        from lab_wheels import pack as carry
 
         carry(pack, there=there, python=python, say=click.echo)
         return
-    from hf_recipes.lab.runner import lab as work
+    from hf_recipes.plan.measure.runner import lab as work
 
     work(**words, say=click.echo)
 
@@ -140,7 +140,7 @@ def schema() -> None:
     """Print the JSON Schema of the installed versions, so that an editor completes and marks keys."""
     import json
 
-    from hf_recipes.schema import json_schema
+    from hf_recipes.recipe.schema.installed import json_schema
 
     click.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
@@ -157,7 +157,7 @@ def schema() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
 def compare(runs: tuple[str, ...], **words: Any) -> None:
     """Is RUN_B better than RUN_A? Paired statistics on their examples; "cannot tell" is an answer."""
-    from hf_recipes.comparison.command import command
+    from hf_recipes.commands.compare import command
 
     click.echo("\n".join(command(runs, **words)))
 
@@ -168,7 +168,7 @@ def compare(runs: tuple[str, ...], **words: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For tools.")
 def runs(folder: str, sort: str, as_json: bool) -> None:
     """List the runs in DIR: status, metric with its interval, peak memory, tokens a second, age."""
-    from hf_recipes.comparison.listing import command
+    from hf_recipes.commands.runs import command
 
     click.echo("\n".join(command(folder, sort=sort, as_json=as_json)))
 
@@ -183,7 +183,7 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="List the runs and what is left of them.")
 def sweep(recipe: str, overrides: tuple[str, ...], **words: Any) -> None:
     """Run RECIPE with every combination of values, one after another, and compare. The same command goes on."""
-    from hf_recipes.sweeping import sweep as work
+    from hf_recipes.commands.sweep import sweep as work
 
     if not work(recipe, overrides, say=click.echo, **words):
         sys.exit(1)
@@ -195,7 +195,7 @@ def sweep(recipe: str, overrides: tuple[str, ...], **words: Any) -> None:
 @click.option("--no-replay", is_flag=True, help="Look at the files only.")
 def verify(run_dir: str, steps: int, no_replay: bool) -> None:
     """Are a run's checkpoints as they were written, and do its last steps come out the same again? Else status 1."""
-    from hf_recipes.resilience.verifying import verify as judge
+    from hf_recipes.commands.verify import verify as judge
 
     if not judge(run_dir, steps=steps, replay=not no_replay, say=click.echo):
         sys.exit(1)
@@ -207,7 +207,7 @@ def verify(run_dir: str, steps: int, no_replay: bool) -> None:
 @click.option("--private", is_flag=True, help="Create the repository as a private one.")
 def push(run_dir: str, repo: str | None, private: bool) -> None:
     """Put a finished run on the Hub: adapter or model, tokenizer, card, record."""
-    from hf_recipes.hub import push_command
+    from hf_recipes.hub.push import push_command
 
     click.echo(push_command(run_dir, repo, private))
 

@@ -1,4 +1,4 @@
-"""What test_hub.py runs in a process of its own, because huggingface_hub reads HF_ENDPOINT when it is imported.
+"""What hub/test_push.py runs in a process of its own, because huggingface_hub reads HF_ENDPOINT when it is imported.
 
 Makes a tiny GPT-2 and a LoRA adapter on it, each in a run folder beside what must stay there; pushes both; loads both
 back from the Hub with the code that the adapter's card gives; prints what it found as one line of JSON.
@@ -17,8 +17,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from hf_recipes.cards import model_card
-from hf_recipes.hub import push_after_training
+from hf_recipes.hub.model_card import model_card
+from hf_recipes.hub.push import push_after_training
 
 MUST_STAY = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "notes.txt",
              "trainer_state.json", "runs/events.out.tfevents.1", "checkpoint-2/model.safetensors",

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_recipes import training
-from hf_recipes.run import run
+from hf_recipes.pipeline.run import run
+from hf_recipes.training import trainer
 
 
 class KillAt(TrainerCallback):
@@ -52,8 +52,8 @@ def killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False
     """A run that dies by SIGKILL at a step."""
 
     def work() -> None:
-        upstreams = training.callbacks
-        training.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
+        upstreams = trainer.callbacks
+        trainer.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
         run(recipe, words, resume=resume)
 
     status = forked(work)

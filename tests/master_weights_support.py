@@ -1,4 +1,4 @@
-"""Small real models, rows and trainers for the tests of half_precision.py and master_weights.py.
+"""Small real models, rows and trainers for the tests of models/half_precision.py and training/master_weights.py.
 
 Run as a script (by the DDP test, under torch.distributed.run) it trains one rank and writes what it saw.
 """
@@ -28,8 +28,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_recipes.master_weights import LossScaling, MasterWeightsMixin, prepare_model
-from hf_recipes.training import RunMixin
+from hf_recipes.training.master_weights import LossScaling, MasterWeightsMixin, prepare_model
+from hf_recipes.training.trainer import RunMixin
 
 VOCABULARY, LENGTH = 96, 16
 

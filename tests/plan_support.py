@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_recipes.recipe import Recipe
+from hf_recipes.recipe.recipe import Recipe
 
 LENGTH = 32
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 500}

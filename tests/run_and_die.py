@@ -3,13 +3,13 @@
 import os
 import sys
 
-from hf_recipes import training
 from hf_recipes.cli import main
+from hf_recipes.training import trainer
 from tests.interrupted import KillAt
 
 if __name__ == "__main__":
     step, rank = int(sys.argv[1]), sys.argv[2]
     if os.environ.get("RANK", "0") == rank:
-        upstreams = training.callbacks
-        training.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
+        upstreams = trainer.callbacks
+        trainer.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
     main(["run", *sys.argv[3:]])

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hf_recipes.data import Splits
+from hf_recipes.data.prepared import TASKS, Prepared
+from hf_recipes.data.splits import Splits
 from hf_recipes.errors import RecipeError
-from hf_recipes.recipe import Recipe
-from hf_recipes.tasks import TASKS, Prepared
+from hf_recipes.recipe.recipe import Recipe
 
 TEXTS = (
     "the sea was calm and the light was good",

@@ -5,9 +5,9 @@ import inspect
 from pathlib import Path
 
 import pytest
+from upstream_private_points import PRIVATE_POINTS, PrivatePoint
 
 import hf_recipes
-from hf_recipes.upstream_private import PRIVATE_POINTS, PrivatePoint
 
 PACKAGE = Path(hf_recipes.__file__).parent
 
@@ -40,5 +40,5 @@ def test_importing_the_table_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, hf_recipes.upstream_private; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, upstream_private_points; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"

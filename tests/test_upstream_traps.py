@@ -1,8 +1,8 @@
 """Traps of upstream that a run closes: each test shows upstream's behaviour and ours, and fails without the workaround.
 
 The others stand where they are closed: GPT-2's mis-scaled loss (transformers PR #46204) and inexact evaluation in
-test_evaluation.py, launches in test_launch.py, settings that contradict or do nothing in test_checks*.py, swallowed
-typos of BitsAndBytesConfig in test_recipe.py.
+evaluation/test_exact.py, launches in pipeline/test_launch_checks.py, settings that contradict or do nothing in
+test_checks*.py, swallowed typos of BitsAndBytesConfig in recipe/test_read.py.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from hf_recipes.choices import choose
-from hf_recipes.devices import Device
-from hf_recipes.recipe import Recipe, read_recipe
-from hf_recipes.run import run
+from hf_recipes.common.device import Device
+from hf_recipes.pipeline.run import run
+from hf_recipes.recipe.defaults import choose
+from hf_recipes.recipe.recipe import Recipe, read_recipe
 
 CPU = Device(kind="cpu", name="a CPU", bf16=True)
 AMPERE = Device(kind="cuda", name="RTX 3070", count=1, capability=(8, 6), bf16=True)
@@ -195,7 +195,7 @@ TrainingArguments:
     run(recipe)
     record = json.loads(Path("out/record.json").read_text())
     assert (record["data"]["eval"]["rows"], record["data"]["test"]["rows"]) == (20, 13)
-    from hf_recipes.scores import read_scores
+    from hf_recipes.evaluation.scores import read_scores
 
     ids = [read_scores(f"out/{record['scores'][split]}").table["id"].to_pylist() for split in ("eval", "test")]
     assert (len(ids[0]), len(ids[1]), set(ids[0]) & set(ids[1])) == (20, 13, set())

@@ -11,8 +11,8 @@ Light: torch is imported only where the tracing happens, which is a child proces
 
 from __future__ import annotations
 
-from hf_recipes.plan.allocator import reserved
-from hf_recipes.plan.child import trace, trace_all
-from hf_recipes.plan.result import PARTS, Holding, Lengths, Reserved, Trace, Work
+from hf_recipes.plan.trace.cuda_allocator import reserved
+from hf_recipes.plan.trace.result import PARTS, Holding, Lengths, Reserved, Trace, Work
+from hf_recipes.plan.trace.worker import trace, trace_all
 
 __all__ = ["PARTS", "Holding", "Lengths", "Reserved", "Trace", "Work", "reserved", "trace", "trace_all"]

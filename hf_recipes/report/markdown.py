@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hf_recipes.report.blocks import Block, Code, Document, Figure, Heading, Note, Paragraph, Table, Verdict, cell
 
-OURS = "Made with hf_recipes"  # run_folder.py knows our files by it
+OURS = "Made with hf_recipes"  # pipeline/output_dir.py knows our files by it
 
 
 def markdown(document: Document, plots: str = "plots") -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hf_recipes.comparison import details, words
-from hf_recipes.comparison.judging import Comparison, Finding, Side
-from hf_recipes.comparison.runs import Run
-from hf_recipes.comparison.statistics import LEVEL
+from hf_recipes.compare import differences, text
+from hf_recipes.compare.runs import Run
+from hf_recipes.compare.statistics import LEVEL
+from hf_recipes.compare.verdict import Comparison, Finding, Side
+from hf_recipes.evaluation.scores import Scores
 from hf_recipes.report import plots
 from hf_recipes.report.blocks import Block, Cell, Document, Figure, Heading, Note, Paragraph, Table, Verdict
-from hf_recipes.scores import Scores
 
 SETTINGS = 40  # rows beyond which a table of settings is folded
 LABELS = 14  # beyond which a confusion matrix is no picture
@@ -40,8 +40,8 @@ def _against(
 ) -> Iterator[Block]:
     paired = comparison.paired
     yield Heading(text=f"{second.name} against {first.name}")
-    for finding in findings[: words.SHOWN]:
-        yield Verdict(word=finding.verdict, text=words.sentence(finding, first.name, second.name))
+    for finding in findings[: text.SHOWN]:
+        yield Verdict(word=finding.verdict, text=text.sentence(finding, first.name, second.name))
     yield _metrics(findings, first.name, second.name)
     rows = [_row(finding) for finding in findings]
     yield Figure(
@@ -56,8 +56,8 @@ def _against(
         yield Note(text=f"what follows is of one run each: {runs[0].name} and {runs[1].name}")
     yield from _classes(runs, scores, number)
     yield from _moved(runs, scores, paired.split)
-    yield from _settings("Recipe", details.recipe_differences(*runs), runs)
-    yield from _settings("Environment and data", details.environment_differences(*runs), runs)
+    yield from _settings("Recipe", differences.recipe_differences(*runs), runs)
+    yield from _settings("Environment and data", differences.environment_differences(*runs), runs)
 
 
 def _row(finding: Finding) -> tuple[str, float, float, float]:
@@ -73,10 +73,10 @@ def _metrics(findings: Sequence[Finding], first: str, second: str) -> Table:
         rows.append(
             (
                 f.metric,
-                Cell(text=words.number(f.first.value, f.percent), value=f.first.value),
-                Cell(text=words.number(f.second.value, f.percent), value=f.second.value),
-                Cell(text=words.signed(f.difference.value, f.percent), value=f.difference.value),
-                words.span(f.difference, f.percent),
+                Cell(text=text.number(f.first.value, f.percent), value=f.first.value),
+                Cell(text=text.number(f.second.value, f.percent), value=f.second.value),
+                Cell(text=text.signed(f.difference.value, f.percent), value=f.difference.value),
+                text.span(f.difference, f.percent),
                 Cell(text=f"{f.p_corrected:.3g}", value=f.p_corrected),
                 f.verdict,
             )
@@ -96,13 +96,13 @@ def _classes(runs: Sequence[Run], scores: Sequence[Scores], number: str) -> Iter
     if len(scores[0].label_names) <= LABELS:
         for i, (name, of_run) in enumerate(zip(names, scores, strict=True)):
             yield confusion_figure(name, of_run, f"confusion-{number}-{i + 1}")
-    calibrated = {name: details.calibration(of_run) for name, of_run in zip(names, scores, strict=True)}
+    calibrated = {name: differences.calibration(of_run) for name, of_run in zip(names, scores, strict=True)}
     yield from calibration_blocks({k: v for k, v in calibrated.items() if v is not None}, f"reliability-{number}")
 
 
 def label_table(names: Sequence[str], scores: Sequence[Scores]) -> Table | None:
     """Precision, recall and F1 of each label, a column a run; None for language models."""
-    rows = details.labels(*scores)
+    rows = differences.labels(*scores)
     if not rows:
         return None
     head = ["label", "gold"]
@@ -119,27 +119,29 @@ def label_table(names: Sequence[str], scores: Sequence[Scores]) -> Table | None:
 
 def confusion_figure(run: str, scores: Scores, name: str) -> Figure:
     """Of one run."""
-    counts = details.confusion(scores)
+    counts = differences.confusion(scores)
     assert counts is not None
     return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: what was taken for what")
 
 
-def calibration_blocks(calibrated: dict[str, details.Calibration], name: str) -> Iterator[Block]:
+def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str) -> Iterator[Block]:
     """The reliability diagram and the expected calibration error of each run."""
     if not calibrated:
         return
     errors = "; ".join(f"{run} {100 * one.error:.1f} points" for run, one in calibrated.items())
-    caption = f"Is it as sure as it is right? Expected calibration error, {details.BINS} bins: {errors}."
+    caption = f"Is it as sure as it is right? Expected calibration error, {differences.BINS} bins: {errors}."
     bins = {run: one.bins for run, one in calibrated.items()}
     yield Figure(name=name, svg=plots.reliability(bins), caption=caption)
 
 
 def _moved(runs: Sequence[Run], scores: Sequence[Scores], split: str) -> Iterator[Block]:
-    change = details.moved(*scores)
+    change = differences.moved(*scores)
     texts = runs[0].texts(split, [one for one, _ in (*change.gained, *change.lost)])
     yield Heading(text="Examples that changed sides", level=3)
     counts = f"{change.gained_count:,} gained and {change.lost_count:,} lost by {runs[1].name}"
-    shown = ", the first or largest of them here" if change.gained_count + change.lost_count > 2 * details.SHOWN else ""
+    shown = (
+        ", the first or largest of them here" if change.gained_count + change.lost_count > 2 * differences.SHOWN else ""
+    )
     yield Paragraph(text=f"{counts}{shown}.")
     rows = [(side, what, texts.get(name, name)) for side, moved in (("gained", change.gained), ("lost", change.lost))
             for name, what in moved]  # fmt: skip
@@ -160,7 +162,7 @@ def _settings(title: str, rows: Sequence[tuple[str, Any, Any]], runs: Sequence[R
 def _curves(runs: Sequence[Run]) -> Iterator[Block]:
     """Loss in training, and in evaluation where it was looked at on the way."""
     for key, name, title in (("loss", "loss", "training loss"), ("eval_loss", "eval-loss", "evaluation loss")):
-        lines = {run.name: details.curve(run, key) for run in runs}
+        lines = {run.name: differences.curve(run, key) for run in runs}
         lines = {run: points for run, points in lines.items() if len(points) > 1}
         if lines:
             yield Figure(name=name, svg=plots.curves(lines, title), caption=title.capitalize())
@@ -169,7 +171,7 @@ def _curves(runs: Sequence[Run]) -> Iterator[Block]:
 def _cost(runs: Sequence[Run]) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for run in runs:
-        cost = details.cost(run)
+        cost = differences.cost(run)
         rows.append((run.name, *(cost_cell(key, cost[key]) for key in COST)))
     return Table(head=("run", *COST.values()), rows=rows)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.comparison import details
-from hf_recipes.comparison.measures import MEASURES
-from hf_recipes.comparison.runs import Run
+from hf_recipes.compare import differences
+from hf_recipes.compare.measures import MEASURES
+from hf_recipes.compare.runs import Run
 from hf_recipes.errors import RecipeError
 from hf_recipes.report import plots
 from hf_recipes.report.blocks import Block, Cell, Code, Document, Figure, Heading, Note, Paragraph, Table
@@ -114,18 +114,18 @@ def _span(interval: Mapping[str, Any] | None, percent: bool) -> str:
 
 
 def _curves(run: Run) -> Iterator[Block]:
-    loss = {"training": details.curve(run, "loss"), "evaluation": details.curve(run, "eval_loss")}
+    loss = {"training": differences.curve(run, "loss"), "evaluation": differences.curve(run, "eval_loss")}
     loss = {name: points for name, points in loss.items() if points}
     if not any(len(points) > 1 for points in loss.values()):
         return
     yield Heading(text="Curves")
     yield Figure(name="loss", svg=plots.curves(loss, "nats"), caption="Loss")
     main = MEASURES[run.task][0].name if run.task in MEASURES else ""
-    way = details.curve(run, f"eval_{main}")
+    way = differences.curve(run, f"eval_{main}")
     if len(way) > 1:
         yield Figure(name="metric", svg=plots.curves({main: way}, main), caption=f"{main} on the way")
     for key, (name, axis, caption) in CURVES.items():
-        points = details.curve(run, key)
+        points = differences.curve(run, key)
         if len(points) > 1:
             yield Figure(name=name, svg=plots.curves({axis: points}, axis), caption=caption)
 
@@ -142,12 +142,12 @@ def _classes(run: Run) -> Iterator[Block]:
     yield table
     if len(scores.label_names) <= LABELS:
         yield confusion_figure(run.name, scores, "confusion")
-    calibrated = details.calibration(scores)
+    calibrated = differences.calibration(scores)
     yield from calibration_blocks({run.name: calibrated} if calibrated else {}, "reliability")
 
 
 def _cost(record: Mapping[str, Any]) -> Iterator[Block]:
-    cost = details.cost(Run(name="", path=Path(), record=record))
+    cost = differences.cost(Run(name="", path=Path(), record=record))
     yield Heading(text="Cost")
     rows: list[tuple[str | Cell, ...]] = [(title, cost_cell(key, cost[key])) for key, title in COST.items()]
     plan = record.get("plan") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_recipes.files import put
+from hf_recipes.common.files import put
 from hf_recipes.report.blocks import Document, Figure
 from hf_recipes.report.markdown import markdown
 from hf_recipes.report.page import page

@@ -1,0 +1,1 @@
+"""Tables only: tasks, metrics, GPUs, presets and model shapes. Imports nothing heavy."""

@@ -1,0 +1,136 @@
+"""What a resumed run equals: which keys of a recipe decide a run's numbers, and where bits are not promised. Light."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_recipes.common.device import Device
+
+# Keys of the trainer's section that move no weight: where things are written, what is shown, how often is looked.
+FREE = (
+    *("output_dir", "run_name", "project", "report_to", "trackio_*", "log_*", "logging_*", "disable_tqdm", "debug"),
+    *("eval_*", "do_eval", "do_predict", "do_train", "per_device_eval_batch_size", "batch_eval_metrics"),
+    *("prediction_loss_only", "include_for_metrics", "include_num_input_tokens_seen", "skip_memory_metrics"),
+    *("save_*", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "enable_jit_checkpoint"),
+    *("push_to_hub", "hub_*", "ddp_timeout"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+    *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataset_num_proc", "local_rank"),
+    *("ignore_data_skip", "warnings_*", "*token*"),
+)
+OURS = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")  # a resumption sets them
+LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
+SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")
+DATA_KEYS = ("max_length",)  # of `dataset`: what else stands there is judged by the rows' fingerprint
+PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "tokenizers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A key that a checkpoint's recipe and this one set differently."""
+
+    key: str
+    then: Any
+    now: Any
+    kind: str  # "matters" | "length" | "free"
+
+    def __str__(self) -> str:
+        return f"{self.key} was {_shown(self.then)}, is {_shown(self.now)}"
+
+
+ABSENT = "absent"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Between two `described` recipes, those that matter first. A field that one upstream version lacks is no one's."""
+    if then["trainer"] != now["trainer"]:
+        return [Difference(key="the trainer's section", then=then["trainer"], now=now["trainer"], kind="matters")]
+    found = []
+    for key, value in now["arguments"].items():
+        if key not in OURS and key in then["arguments"] and then["arguments"][key] != value:
+            kind = "length" if key in LENGTH else "free" if _is_free(key) else "matters"
+            found.append(Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind))
+    before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
+    for key in dict.fromkeys((*before, *after)):
+        was, is_ = before.get(key, ABSENT), after.get(key, ABSENT)
+        if was != is_:
+            kind = "length" if key.startswith("EarlyStoppingCallback.") else "matters"
+            found.append(Difference(key=key, then=was, now=is_, kind=kind))
+    return sorted(found, key=lambda difference: ("matters", "length", "free").index(difference.kind))
+
+
+def _is_free(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in FREE)
+
+
+def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{dotted}.{key}" if dotted else str(key))
+    else:
+        yield dotted, value
+
+
+def described(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `differences` compares: every argument of the trainer as it is, upstream's defaults included, and the other
+    sections that decide a run's numbers."""
+    kept = {name: sections[name] for name in (*SECTIONS, "EarlyStoppingCallback") if name in sections}
+    data = {key: value for key, value in dict(sections.get("dataset") or {}).items() if key in DATA_KEYS}
+    if data:
+        kept["dataset"] = data
+    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept}
+
+
+def reasons(section: str, args: Any, device: Device, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Why a resumed run would not equal the straight one bit for bit; empty where it does."""
+    found = []
+    if device.kind != "cpu" and not args.use_cpu:
+        mend = "" if args.full_determinism else f" ({section}.full_determinism: true asks for those that do not)"
+        found.append(f"kernels of {device.kind} may add in another order each time{mend}")
+    if args.ignore_data_skip:
+        found.append("ignore_data_skip: true starts the epoch's rows anew")
+    if not args.dataloader_in_order:
+        found.append("dataloader_in_order: false takes rows as the workers finish them")
+    for word in ("FSDP", "DEEPSPEED"):
+        if environment.get(f"ACCELERATE_USE_{word}", "false").lower() == "true":
+            found.append(f"{word} keeps shards, which nothing here has compared")
+    if args.save_only_model:
+        found.append("save_only_model: true leaves nothing to resume from but weights")
+    return found
+
+
+def surroundings(device: Device, versions: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """What moves bits without being in a recipe."""
+    return {
+        "versions": {name: versions.get(name) for name in PACKAGES},
+        "device": f"{device.name} ({device.kind})",
+        "threads": threads,
+    }
+
+
+def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the surroundings changed since the checkpoint was written."""
+    found = []
+    for name, version in now["versions"].items():
+        was = then.get("versions", {}).get(name)
+        if was != version:
+            found.append(f"{name} was {was}, is {version}")
+    for word in ("device", "threads"):
+        if then.get(word) != now[word]:
+            found.append(f"{word} was {then.get(word)}, is {now[word]}")
+    return found
+
+
+def opening_line(why: list[str], threads: int) -> str:
+    """The line of a run's start."""
+    if why:
+        return f"resume     not bit for bit: {'; '.join(why)}"
+    return f"resume     bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"

@@ -1,0 +1,49 @@
+"""The verbs `check` and `upgrade`: what a recipe file alone can tell. Light: no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_recipes.errors import RecipeError, fault
+from hf_recipes.recipe.recipe import read_recipe
+
+
+def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
+    """The lines to print about one recipe, and the number of its faults."""
+    from hf_recipes.data.splits import file_faults
+    from hf_recipes.recipe.rules import all_rules
+
+    try:
+        recipe = read_recipe(path, overrides)
+    except RecipeError as error:
+        return [*map(str, error.faults), f"{path}: {_count(len(error.faults), 'fault')}"], len(error.faults)
+    lines = [*recipe.translations]
+    lines += [f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts]
+    # Data that is not here need not be: the recipe may be meant for another machine.
+    lines += [f"{missing} (on this machine; `run` stops there)" for missing in file_faults(recipe)]
+    lines += [f"{path}: only the device can tell: {question}" for question in all_rules.device_questions(recipe)]
+    return [*lines, f"{path}: ok"], 0
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
+    """Rewrites the file with today's keys, whole or not at all; returns the translations (dry: and the new text)."""
+    from hf_recipes.recipe.upgrade import upgrade_text
+
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise fault(path, f"cannot be read as text ({getattr(problem, 'strerror', None) or 'not UTF-8'})") from None
+    new, lines = upgrade_text(text, path)
+    if dry_run:
+        return [*lines, new]
+    if new != text:
+        draft = Path(f"{path}.part")
+        draft.write_bytes(new.encode("utf-8"))
+        os.replace(draft, path)
+    return lines or [f"{path}: nothing to upgrade"]

@@ -1,0 +1,52 @@
+"""The verb `compare`: runs to a comparison, and the comparison to lines and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_recipes.common.files import put
+from hf_recipes.compare import text
+from hf_recipes.compare.pairing import WHERE, pair
+from hf_recipes.compare.runs import read_runs
+from hf_recipes.compare.verdict import Comparison, compare, sides_of
+from hf_recipes.errors import fault
+
+
+def command(
+    paths: Sequence[str],
+    *,
+    metric: str | None = None,
+    split: str = "eval",
+    common: bool = False,
+    group: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    output: str | None = None,
+    as_json: bool = False,
+) -> list[str]:
+    """What to print. Raises RecipeError for runs that cannot be compared."""
+    if len(paths) < 2:
+        raise fault(WHERE, "one run is no comparison", "give two or more")
+    runs = read_runs(paths)
+    sides = sides_of(runs, group is not None)
+    paired = pair(runs, split=split, common=common, metric=metric)
+    found = compare(paired, sides, resamples=resamples, seed=seed)
+    written = [] if output is None else write(found, Path(output))
+    if as_json:
+        return [json.dumps(text.as_json(found), indent=1)]
+    return [*text.lines(found), *written]
+
+
+def write(comparison: Comparison, folder: Path) -> list[str]:
+    """Writes compare.md, compare.html and compare.json; returns a line for each."""
+    from hf_recipes.report import of_comparison, writing
+
+    try:
+        written = writing.write(of_comparison.document(comparison), folder, "compare")
+        written.append(put(folder / "compare.json", json.dumps(text.as_json(comparison), indent=1) + "\n"))
+    except OSError as problem:
+        where = "argument '--output'"
+        raise fault(where, f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another") from None
+    return ["", *(f"written: {path}" for path in written)]

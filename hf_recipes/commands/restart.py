@@ -1,0 +1,114 @@
+"""`run --restart N`: a run in a child process that is started again, from its newest whole checkpoint, when it dies.
+
+Started again: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
+traceback. Not: what the user can mend (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal itself) or another
+notice (SIGHUP, SIGUSR1), success.
+Light: the child imports torch, this process never does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hf_recipes.checkpoints import folders, select
+from hf_recipes.errors import fault
+
+# Exit codes after which nothing is started again: ended by a signal (training/signals.py), done, and refused.
+SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
+ENDED = (0, 2, *SIGNALLED)
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
+
+
+def supervise(
+    recipe: str,
+    overrides: Sequence[str],
+    flags: Sequence[str],
+    restarts: int,
+    *,
+    say: Callable[[str], None] = print,
+    pause: Callable[[float], None] = time.sleep,
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Runs `hf-recipes run` and starts it again up to `restarts` times; returns the last exit code, as a shell's.
+
+    `flags`: of the first start ("--resume", "--smoke", ...). Raises RecipeError under a launcher.
+    """
+    if "WORLD_SIZE" in environment:
+        what = "--restart watches over one process, and this is one of several of a launcher"
+        mend = "use the launcher's: accelerate launch --max_restarts N, with --resume"
+        raise fault("argument '--restart'", what, mend)
+    command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
+    for attempt in range(restarts + 1):
+        began = time.monotonic()
+        code = run_child(command)
+        if code in ENDED or attempt == restarts:
+            break
+        seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+        output_dir = _output_dir(recipe, overrides, "--smoke" in flags)
+        if _had_finished(output_dir):
+            say(f"{_end(code)}, but had finished: {output_dir} is whole but for its card, or its push")
+            break
+        resumed, source = _source(output_dir)
+        say(
+            f"{_end(code)} after {time.monotonic() - began:.0f} s; "
+            f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
+        )
+        pause(seconds)
+        command = [part for part in command if part != "--resume"] + (["--resume"] if resumed else [])
+    return code if code >= 0 else 128 - code
+
+
+def run_child(command: Sequence[str]) -> int:
+    """A child's exit code (negative: the signal). Ctrl-C reaches it by itself; a SIGTERM is passed on."""
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
+    from hf_recipes.recipe.recipe import read_recipe
+
+    return Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
+
+
+def _had_finished(output_dir: Path) -> bool:
+    """Whether the newest checkpoint's run has its record: it died while it made its card or pushed."""
+    chosen, _ = select.choose(output_dir)
+    try:
+        record = json.loads((output_dir / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return chosen is not None and record.get("status") == "finished" and record.get("run") == chosen.run
+
+
+def _source(output_dir: Path) -> tuple[bool, str]:
+    folders.clean(output_dir)
+    chosen, _ = select.choose(output_dir)
+    return (True, f"from {chosen.path}") if chosen else (False, "anew: there is no whole checkpoint yet")
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"the run ended with exit code {code}"
+    try:
+        return f"the run was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"the run was killed by signal {-code}"

@@ -1,0 +1,217 @@
+"""Where two runs differ: examples that changed sides, labels, calibration, curves, cost; and what was set otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_recipes.compare.measures import label_rows
+from hf_recipes.compare.runs import ASIDE, Run
+from hf_recipes.evaluation.metrics.functions import IGNORED
+from hf_recipes.evaluation.scores import Scores
+
+SHOWN = 20  # examples of each side that a report lists
+BINS = 10  # of a reliability diagram: equally wide
+NOT_SET = "(not set)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRow:
+    """One label in every run: precision, recall and F1 in [0, 1], and how many gold examples (or tags) it has."""
+
+    label: str
+    gold: int
+    rates: tuple[tuple[float, float, float], ...]  # one a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Of one classifier: a bin's mean confidence, accuracy and examples; `error` is the expected calibration error."""
+
+    bins: tuple[tuple[float, float, int], ...]
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Examples that changed sides, by id; of language models those whose loss changed most (nats a token)."""
+
+    gained: tuple[tuple[str, str], ...]  # (id, what happened), the first SHOWN of them
+    lost: tuple[tuple[str, str], ...]
+    gained_count: int
+    lost_count: int
+
+
+def moved(first: Scores, second: Scores) -> Moved:
+    """What the second run gets right that the first does not, and the other way round. Rows are aligned."""
+    ids = first.table["id"].to_pylist()
+    if first.task == "text-classification":
+        names = first.label_names
+        gold, a, b = (
+            t[c].to_numpy() for t, c in ((first.table, "gold"), (first.table, "predicted"), (second.table, "predicted"))
+        )
+        up, down = np.flatnonzero((a != gold) & (b == gold)), np.flatnonzero((a == gold) & (b != gold))
+
+        def said(i: int) -> str:
+            return f"{names[gold[i]]}: {names[a[i]]} -> {names[b[i]]}"
+    else:
+        if first.task == "token-classification":
+            change, unit = _right_tags(second) - _right_tags(first), "tags"
+        else:
+            # a token is another piece of text in another tokenizer: then by the bytes
+            same = first.table["n_tokens"].equals(second.table["n_tokens"])
+            column, scale = ("n_tokens", 1.0) if same else ("n_bytes", np.log(2.0))
+            unit = "nats a token" if same else "bits a byte"
+            of_each = [
+                s.table["nll_sum"].to_numpy() / np.maximum(s.table[column].to_numpy(), 1) / scale
+                for s in (first, second)
+            ]
+            change = of_each[0] - of_each[1]
+        order = np.argsort(-change, kind="stable")
+        up, down = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
+
+        def said(i: int) -> str:
+            return f"{change[i]:+d} right {unit}" if unit == "tags" else f"{-change[i]:+.3f} {unit}"
+
+    return Moved(
+        gained=tuple((ids[i], said(i)) for i in up[:SHOWN]),
+        lost=tuple((ids[i], said(i)) for i in down[:SHOWN]),
+        gained_count=len(up),
+        lost_count=len(down),
+    )
+
+
+def _right_tags(scores: Scores) -> np.ndarray:
+    gold, predicted = (scores.table[name].to_pylist() for name in ("gold", "predicted"))
+    return np.array([sum(g == p for g, p in zip(*row, strict=True)) for row in zip(gold, predicted, strict=True)])
+
+
+def labels(*every: Scores) -> tuple[LabelRow, ...]:
+    """Each label's precision, recall and F1 in every run; () for language models."""
+    names = every[0].label_names
+    if not names:
+        return ()
+    tables = [_counts(scores, len(names)) for scores in every]
+    return tuple(
+        LabelRow(
+            label=name,
+            gold=int(tables[0][2, i]),
+            rates=tuple(_rates(*table[:, i]) for table in tables),
+        )
+        for i, name in enumerate(names)
+    )
+
+
+def _counts(scores: Scores, labels: int) -> np.ndarray:
+    """(3, K): true positives, predicted, gold."""
+    gold, predicted = _arrays(scores)
+    found: np.ndarray = label_rows([gold], [predicted], labels).reshape(3, labels)
+    return found
+
+
+def _arrays(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    gold, predicted = (scores.table[name].combine_chunks() for name in ("gold", "predicted"))
+    if scores.task == "token-classification":
+        gold, predicted = gold.flatten(), predicted.flatten()
+    return gold.to_numpy(zero_copy_only=False), predicted.to_numpy(zero_copy_only=False)
+
+
+def _rates(hits: float, predicted: float, gold: float) -> tuple[float, float, float]:
+    precision = hits / predicted if predicted else 0.0
+    recall = hits / gold if gold else 0.0
+    both = predicted + gold
+    return float(precision), float(recall), float(2 * hits / both if both else 0.0)
+
+
+def confusion(scores: Scores) -> np.ndarray | None:
+    """(K, K) counts, rows gold, columns predicted; None for language models."""
+    if not scores.label_names:
+        return None
+    count = len(scores.label_names)
+    gold, predicted = _arrays(scores)
+    kept = gold != IGNORED
+    found = np.bincount(gold[kept] * count + predicted[kept], minlength=count * count)
+    return found.reshape(count, count)
+
+
+def calibration(scores: Scores) -> Calibration | None:
+    """Confidence against accuracy of a text classifier in BINS bins of confidence (Guo et al. 2017)."""
+    if "probabilities" not in scores.table.column_names:
+        return None
+    column = scores.table["probabilities"].combine_chunks()
+    probabilities = column.flatten().to_numpy(zero_copy_only=False).reshape(len(scores.table), -1)
+    confidence = probabilities.max(axis=1)
+    right = scores.table["correct"].to_numpy()
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins, error = [], 0.0
+    for b in range(BINS):
+        inside = which == b
+        size = int(inside.sum())
+        if size:
+            sure, hit = float(confidence[inside].mean()), float(right[inside].mean())
+            bins.append((sure, hit, size))
+            error += size / len(right) * abs(sure - hit)
+    return Calibration(bins=tuple(bins), error=error)
+
+
+def curve(run: Run, key: str) -> list[tuple[float, float]]:
+    """(step, value) of the log entries that have `key`, such as "loss" or "eval_loss"."""
+    history = run.record.get("log_history") or []
+    return [(float(entry["step"]), float(entry[key])) for entry in history if isinstance(entry.get(key), int | float)]
+
+
+def cost(run: Run) -> dict[str, float | None]:
+    """Training seconds, tokens a second, and the measured peak memory in bytes (of the card, else of the process)."""
+    time, memory = run.record.get("time") or {}, run.record.get("memory") or {}
+    return {
+        "train_seconds": time.get("train_seconds"),
+        "tokens_per_second": run.record.get("tokens_per_second"),
+        "peak_bytes": memory.get("peak_reserved_bytes") or memory.get("peak_rss_bytes"),
+    }
+
+
+def recipe_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
+    """(dotted key, first, second) of the resolved recipes and of upstream's defaults; what one run has of its own (its
+    seed, its folder) comes too."""
+    a, b = _flat(first.sections), _flat(second.sections)
+    said = {key.rpartition(".")[2] for key in (*a, *b)}
+    defaults = [
+        {f"upstream.{name}": value for name, value in (run.record.get("upstream_defaults") or {}).items()}
+        for run in (first, second)
+    ]
+    for flat in defaults:
+        for name in [name for name in flat if name.rpartition(".")[2] in (*said, *ASIDE)]:
+            del flat[name]
+    return _differing(a, b) + _differing(*defaults)
+
+
+def environment_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
+    """Versions, commit, device, model and data fingerprints that differ."""
+    found = []
+    for part in ("versions", "device", "model", "tokenizer", "data"):
+        a, b = (_flat(run.record.get(part) or {}) for run in (first, second))
+        found += [(f"{part}.{key}", x, y) for key, x, y in _differing(a, b)]
+    a_commit, b_commit = first.record.get("commit"), second.record.get("commit")
+    if a_commit != b_commit:
+        found.append(("commit", a_commit, b_commit))
+    return found
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            found |= _flat(inner, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = inner
+    return found
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = list(dict.fromkeys((*a, *b)))
+    return [
+        (key, a.get(key, NOT_SET), b.get(key, NOT_SET)) for key in keys if a.get(key, NOT_SET) != b.get(key, NOT_SET)
+    ]

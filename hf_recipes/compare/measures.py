@@ -1,0 +1,226 @@
+"""A metric as a function of sums over examples, so that resampling examples means resampling rows of numbers.
+
+`rows` of a metric: (N, m) float64, one row an example; `value` maps sums (..., m) to values (...). Each equals
+evaluation/metrics/functions.py's number on the whole evaluation set, which tests hold to scikit-learn and seqeval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_recipes.errors import RecipeError
+from hf_recipes.evaluation.metrics.functions import IGNORED, scheme_of
+from hf_recipes.evaluation.scores import Scores
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One metric of one task."""
+
+    name: str
+    higher_is_better: bool
+    rows: Callable[[Scores], Array]
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
+    percent: bool = False  # shown as a share of one
+
+
+def ratio(sums: Array) -> Array:
+    """sums (..., 2) -> first / second; NaN where the second is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = sums[..., 0] / sums[..., 1]
+    return found
+
+
+def exponential(sums: Array) -> Array:
+    """sums (..., 2) of [nats, tokens] -> perplexity."""
+    with np.errstate(over="ignore"):
+        found: Array = np.exp(ratio(sums))
+    return found
+
+
+def bits(sums: Array) -> Array:
+    """sums (..., 2) of [nats, bytes] -> bits per byte."""
+    return ratio(sums) / np.log(2.0)
+
+
+def per_bit(sums: Array) -> Array:
+    """The derivative of `bits` by the ratio."""
+    return np.full(sums.shape[:-1], 1 / np.log(2.0))
+
+
+def macro_f1(sums: Array) -> Array:
+    """sums (..., 3K) of [true positives, predicted, gold] a label -> mean F1 of the labels that occur in either, as
+    scikit-learn's default label set; NaN without any."""
+    hits, predicted, gold = np.split(sums, 3, axis=-1)
+    both = predicted + gold
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(both > 0, 2 * hits / np.where(both > 0, both, 1), 0.0)
+        found: Array = each.sum(axis=-1) / (both > 0).sum(axis=-1)
+    return found
+
+
+def weighted_f1(sums: Array) -> Array:
+    """As macro_f1, each label weighted by its gold examples."""
+    hits, predicted, gold = np.split(sums, 3, axis=-1)
+    both = predicted + gold
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(both > 0, 2 * hits / np.where(both > 0, both, 1), 0.0)
+        found: Array = (each * gold).sum(axis=-1) / gold.sum(axis=-1)
+    return found
+
+
+def micro_f1(sums: Array) -> Array:
+    """sums (..., 3) of [true positives, predicted, gold] -> F1; 0 where nothing is predicted and nothing is there."""
+    both = sums[..., 1] + sums[..., 2]
+    found: Array = np.where(both > 0, 2 * sums[..., 0] / np.where(both > 0, both, 1), 0.0)
+    return found
+
+
+def label_rows(gold: Sequence[Array], predicted: Sequence[Array], labels: int) -> Array:
+    """(N, 3K): for each example and label true positives, predictions, gold."""
+    owner = np.repeat(np.arange(len(gold)), [len(one) for one in gold])
+    golds = np.concatenate(gold) if len(gold) else np.zeros(0, int)
+    guesses = np.concatenate(predicted) if len(predicted) else np.zeros(0, int)
+    kept = golds != IGNORED
+    owner, golds, guesses = owner[kept], golds[kept], guesses[kept]
+    found = np.zeros((len(gold), 3, labels))
+    np.add.at(found, (owner[golds == guesses], 0, golds[golds == guesses]), 1)
+    np.add.at(found, (owner, 1, guesses), 1)
+    np.add.at(found, (owner, 2, golds), 1)
+    return found.reshape(len(gold), 3 * labels)
+
+
+# the tasks' measures ------------------------------------------------------------------------------------------------
+
+
+def _columns(scores: Scores) -> tuple[list[Array], list[Array]]:
+    """Gold and predicted labels, one array an example."""
+    if scores.task == "text-classification":
+        gold, predicted = (scores.table[name].to_numpy() for name in ("gold", "predicted"))
+        return [gold[i : i + 1] for i in range(len(gold))], [predicted[i : i + 1] for i in range(len(predicted))]
+    return _lists(scores.table["gold"]), _lists(scores.table["predicted"])
+
+
+def _lists(column: Any) -> list[Array]:
+    array = column.combine_chunks()
+    offsets, values = array.offsets.to_numpy(), array.values.to_numpy(zero_copy_only=False)
+    return [values[offsets[i] : offsets[i + 1]] for i in range(len(array))]
+
+
+def _class_rows(scores: Scores) -> Array:
+    """label_rows of one label an example, without a loop."""
+    if scores.task != "text-classification":
+        return label_rows(*_columns(scores), len(scores.label_names))
+    gold, predicted = (scores.table[name].to_numpy() for name in ("gold", "predicted"))
+    n, labels = len(gold), len(scores.label_names)
+    found = np.zeros((n, 3, labels))
+    every = np.arange(n)
+    hit = gold == predicted
+    found[every[hit], 0, gold[hit]] = 1
+    found[every, 1, predicted] = 1
+    found[every, 2, gold] = 1
+    return found.reshape(n, 3 * labels)
+
+
+def _correct_rows(scores: Scores) -> Array:
+    if scores.task == "text-classification":
+        correct = scores.table["correct"].to_numpy()
+        return np.stack([correct, np.ones(len(correct))], axis=1).astype(float)
+    gold, predicted = _columns(scores)
+    return np.array([[(g == p).sum(), len(g)] for g, p in zip(gold, predicted, strict=True)], float).reshape(-1, 2)
+
+
+def _micro_rows(scores: Scores) -> Array:
+    whole = _class_rows(scores).reshape(len(scores.table), 3, -1)
+    found: Array = whole.sum(axis=2)
+    return found
+
+
+def _span_rows(scores: Scores, strict: bool) -> Array:
+    """(N, 3): spans found, spans predicted, spans there."""
+    from seqeval import scheme as schemes
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    names = scores.label_names
+    name, letters = scheme_of(set(names))
+
+    def spans(tags: Array) -> set[Any]:
+        read = [letters.get(names[tag][0], names[tag][0]) + names[tag][1:] for tag in tags]
+        if not strict:
+            return set(get_entities(read))
+        kept = schemes.Entities([read], getattr(schemes, name)).entities[0]
+        return {entity.to_tuple()[1:] for entity in kept}
+
+    found = np.zeros((len(scores.table), 3))
+    for i, (gold, predicted) in enumerate(zip(*_columns(scores), strict=True)):
+        there, said = spans(gold), spans(predicted)
+        found[i] = len(there & said), len(said), len(there)
+    return found
+
+
+def _pair(first: str, second: str) -> Callable[[Scores], Array]:
+    def rows(scores: Scores) -> Array:
+        parts = [scores.table[name].to_numpy(zero_copy_only=False).astype(float) for name in (first, second)]
+        return np.stack(parts, axis=1)
+
+    return rows
+
+
+ACCURACY = Measure(name="accuracy", higher_is_better=True, rows=_correct_rows, value=ratio, percent=True)
+F1 = Measure(name="f1", higher_is_better=True, rows=_class_rows, value=macro_f1, percent=True)
+F1_MICRO = Measure(name="f1_micro", higher_is_better=True, rows=_micro_rows, value=micro_f1, percent=True)
+F1_WEIGHTED = Measure(name="f1_weighted", higher_is_better=True, rows=_class_rows, value=weighted_f1, percent=True)
+SPAN_F1 = Measure(
+    name="span_f1", higher_is_better=True, rows=lambda scores: _span_rows(scores, False), value=micro_f1, percent=True
+)
+SPAN_F1_STRICT = Measure(
+    name="span_f1_strict",
+    higher_is_better=True,
+    rows=lambda scores: _span_rows(scores, True),
+    value=micro_f1,
+    percent=True,
+)
+PERPLEXITY = Measure(
+    name="perplexity",
+    higher_is_better=False,
+    rows=_pair("nll_sum", "n_tokens"),
+    value=exponential,
+    slope=exponential,  # exp is its own derivative
+)
+BITS_PER_BYTE = Measure(
+    name="bits_per_byte", higher_is_better=False, rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit
+)
+
+MEASURES: dict[str, tuple[Measure, ...]] = {
+    "text-classification": (F1, ACCURACY, F1_MICRO, F1_WEIGHTED),
+    "token-classification": (SPAN_F1, SPAN_F1_STRICT, ACCURACY, F1),
+    "causal-lm": (PERPLEXITY, BITS_PER_BYTE),
+    "chat": (PERPLEXITY, BITS_PER_BYTE),
+}
+
+
+def available(task: str, every: Sequence[Scores]) -> list[Measure]:
+    """A task's measures, without bits per byte where the bytes are not known and span F1 where the labels are no
+    tags."""
+    found = list(MEASURES[task])
+    if BITS_PER_BYTE in found and any(scores.table["n_bytes"].null_count for scores in every):
+        found.remove(BITS_PER_BYTE)
+    if SPAN_F1 in found and not _are_spans(every[0].label_names):
+        found = [measure for measure in found if measure not in (SPAN_F1, SPAN_F1_STRICT)]
+    return found
+
+
+def _are_spans(tags: Sequence[str]) -> bool:
+    """Whether seqeval has a scheme for the tags."""
+    try:
+        scheme_of(set(tags))
+    except RecipeError:
+        return False
+    return True

@@ -1,0 +1,169 @@
+"""The same examples in every run, in one order; or the reason why they cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_recipes.compare.measures import PERPLEXITY, Measure, available
+from hf_recipes.compare.runs import Run
+from hf_recipes.errors import fault
+from hf_recipes.evaluation.scores import Scores
+
+WHERE = "hf-recipes compare"
+ROWS = 4  # of a stretch: its ends, which differ by up to half a row, weigh little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Runs over the same examples: `rows[measure.name][run]` is (N, m), the examples in one order."""
+
+    runs: tuple[Run, ...]
+    split: str
+    scores: tuple[Scores, ...]  # reordered and cut to the shared examples
+    measures: tuple[Measure, ...]
+    notes: tuple[str, ...]
+
+    def rows(self, measure: Measure) -> list[np.ndarray]:
+        """(N, m) of each run."""
+        return [measure.rows(scores) for scores in self.scores]
+
+    @property
+    def examples(self) -> int:
+        return len(self.scores[0].table)
+
+
+def pair(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metric: str | None = None) -> Paired:
+    """Brings the runs' examples together. Raises RecipeError for what cannot be compared: other tasks, labels or data.
+
+    common: compare over the examples that all runs have, where their evaluation data differ.
+    """
+    tasks = sorted({run.task for run in runs})
+    if len(tasks) > 1:
+        raise fault(WHERE, f"runs of other tasks cannot be compared: {', '.join(tasks)}")
+    every = [run.scores(split) for run in runs]
+    labels = {scores.label_names for scores in every}
+    if len(labels) > 1:
+        shown = "; ".join(f"{run.name}: {', '.join(s.label_names)}" for run, s in zip(runs, every, strict=True))
+        if len({frozenset(names) for names in labels}) > 1:
+            raise fault(WHERE, f"the runs have other label sets ({shown})")
+        raise fault(WHERE, f"the runs number the same labels differently ({shown})", "evaluate one of them again")
+    notes: list[str] = []
+    recut = _recut(runs, every, split, notes)
+    every = recut or _aligned(runs, every, common, notes)
+    measures = available(runs[0].task, every)
+    if PERPLEXITY in measures and (recut or not _same_tokens(every)):
+        measures.remove(PERPLEXITY)
+        notes.append("perplexity is left out: the runs have other tokens, or other ones are predicted")
+        if not measures:
+            raise fault(WHERE, "perplexity across tokenizers says nothing, and the text's bytes are not known")
+    if metric is not None:
+        measures = [_chosen(metric, measures, runs[0].task)]
+    return Paired(runs=tuple(runs), split=split, scores=tuple(every), measures=tuple(measures), notes=tuple(notes))
+
+
+def _recut(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list[str]) -> list[Scores] | None:
+    """The same text in other rows (another tokenizer or length): paired by stretches of it. None where rows agree, or
+    where the texts are not known to be the same."""
+    texts = {((run.record.get("data") or {}).get(split) or {}).get("fingerprint") for run in runs}
+    alike = all(scores.table["id"].equals(every[0].table["id"]) for scores in every[1:])
+    if alike or len(texts) > 1 or None in texts or not all("n_bytes" in s.table.column_names for s in every):
+        return None
+    if any(scores.table["n_bytes"].null_count for scores in every):
+        return None
+    if runs[0].task == "chat":  # a row is a conversation
+        if len({len(scores.table) for scores in every}) > 1:
+            what = "the runs were evaluated on the same conversations, and kept another number of them"
+            raise fault(WHERE, what, "raise max_length until none is left out")
+        notes.append("the conversations have other tokens (another tokenizer or length): paired by their order")
+        return [_summed(scores, np.arange(len(scores.table)) + 1) for scores in every]
+    cuts = stretches([scores.table["n_bytes"].to_numpy() for scores in every])
+    notes.append(
+        f"the runs cut the same text into other rows (another tokenizer or length): compared over {len(cuts[0]):,} "
+        "stretches of it, whose ends differ by less than a row"
+    )
+    return [_summed(scores, ends) for scores, ends in zip(every, cuts, strict=True)]
+
+
+def stretches(sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each run its rows' bytes -> the ends (row numbers, exclusive) of stretches that hold the same text in all.
+
+    A stretch is ROWS rows of the run that has fewest; the others end at their row's end that is nearest in the text.
+    """
+    done = [np.cumsum(part) / max(part.sum(), 1) for part in sizes]
+    fewest = min(done, key=len)
+    marks = fewest[ROWS - 1 : len(fewest) - ROWS + 1 : ROWS]
+    found = []
+    for ends in done:
+        middles = (ends[1:] + ends[:-1]) / 2
+        found.append(np.searchsorted(middles, marks) + 1)
+    cuts = np.array(found).reshape(len(sizes), -1)
+    kept, last = [], np.zeros(len(sizes), int)
+    for place in cuts.T:
+        if (place > last).all() and all(end < len(part) for end, part in zip(place, sizes, strict=True)):
+            kept.append(place)
+            last = place
+    ends = np.array([*kept, [len(part) for part in sizes]])
+    return list(ends.T)
+
+
+def _summed(scores: Scores, ends: np.ndarray) -> Scores:
+    """Rows added up to stretches."""
+    import pyarrow as pa
+
+    starts = np.concatenate([[0], ends[:-1]])
+    columns = {
+        name: np.add.reduceat(scores.table[name].to_numpy(), starts) for name in ("nll_sum", "n_tokens", "n_bytes")
+    }
+    names = [f"stretch {i + 1}" for i in range(len(ends))]
+    return Scores(task=scores.task, label_names=(), table=pa.table({"id": names, **columns}))
+
+
+def _aligned(runs: Sequence[Run], every: list[Scores], common: bool, notes: list[str]) -> list[Scores]:
+    first = every[0].table["id"].to_pylist()
+    shared = set(first)
+    for scores in every[1:]:
+        shared &= set(scores.table["id"].to_pylist())
+    for run, scores in zip(runs[1:], every[1:], strict=True):
+        theirs = set(scores.table["id"].to_pylist())
+        gone, new = len(set(first) - theirs), len(theirs - set(first))
+        if (gone or new) and not common:
+            what = (
+                f"{runs[0].name} and {run.name} were evaluated on other examples: {gone:,} of {len(first):,} are not "
+            )
+            what += f"in the second, {new:,} of {len(theirs):,} not in the first"
+            mend = (
+                f"--common compares the {len(shared):,} that both have" if shared else "evaluate both on one data set"
+            )
+            raise fault(WHERE, what, mend)
+    if not shared:
+        raise fault(WHERE, "the runs share no evaluated example", "evaluate them on one data set")
+    if common and any(len(scores.table) != len(shared) for scores in every):
+        notes.append(f"compared over the {len(shared):,} examples that all runs have (--common)")
+    order = {name: place for place, name in enumerate(name for name in first if name in shared)}
+    return [_in_order(scores, order) for scores in every]
+
+
+def _in_order(scores: Scores, order: dict[str, int]) -> Scores:
+    names = scores.table["id"].to_pylist()
+    places = np.full(len(order), -1)
+    for row, name in enumerate(names):
+        if name in order:
+            places[order[name]] = row
+    table = scores.table.take(places)
+    return Scores(task=scores.task, label_names=scores.label_names, table=table)
+
+
+def _same_tokens(every: Sequence[Scores]) -> bool:
+    first = every[0].table["n_tokens"]
+    return all(scores.table["n_tokens"].equals(first) for scores in every[1:])
+
+
+def _chosen(metric: str, measures: Sequence[Measure], task: str) -> Measure:
+    for measure in measures:
+        if measure.name == metric:
+            return measure
+    names = ", ".join(measure.name for measure in measures)
+    raise fault("argument '--metric'", f"{task} has no {metric!r} here", f"it must be one of {names}")

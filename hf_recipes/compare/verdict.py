@@ -1,0 +1,194 @@
+"""Runs against the first one, metric by metric: interval, test, and the verdict in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hf_recipes.compare import statistics
+from hf_recipes.compare.measures import ACCURACY, Measure
+from hf_recipes.compare.pairing import Paired
+from hf_recipes.compare.runs import Run
+from hf_recipes.compare.statistics import Interval
+from hf_recipes.errors import fault
+
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "cannot tell"
+ALPHA = 1 - statistics.LEVEL
+SEEDS = 3  # runs that a recipe should have in a group
+ABOUT_MODELS = "about these models, not their recipes: train each with three seeds or more and say --group recipe"
+ONE_RECIPE = "all runs are of one recipe and differ in their seeds only: what differs is chance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One metric of one run (or group) against the first. `difference` is second minus first."""
+
+    metric: str
+    first: Interval
+    second: Interval
+    difference: Interval
+    p: float
+    p_corrected: float  # Holm, over the runs that are compared with the first
+    test: str
+    verdict: str
+    detectable: float  # the smallest difference that this evaluation could have shown (power 80 %)
+    percent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What is compared: one run, or the runs of one recipe."""
+
+    name: str
+    runs: tuple[int, ...]  # indices into Paired.runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Each side after the first against the first; `findings[i]` are of sides[i + 1], a metric each."""
+
+    paired: Paired
+    sides: tuple[Side, ...]
+    findings: tuple[tuple[Finding, ...], ...]
+    notes: tuple[str, ...]
+    resamples: int
+    seed: int
+
+
+def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
+    """One side a run; with `grouped` one a recipe, by order of appearance. Runs of one recipe are told apart by their
+    names (a-1 a-2 b-1 b-2), else the first half stands against the second. Raises RecipeError for a lonely run."""
+    if not grouped:
+        return tuple(Side(name=run.name, runs=(i,)) for i, run in enumerate(runs))
+    groups = _by(run.group for run in runs)
+    if len(groups) == 1:
+        if len(runs) < 4:
+            what = f"all {len(runs)} runs are of one recipe"
+            raise fault("argument '--group'", what, "give two recipes' runs, or four of one to set half against half")
+        groups = _by(_stem(run.name) for run in runs)
+        if len(groups) == 1 or min(map(len, groups)) < 2:
+            middle = (len(runs) + 1) // 2
+            groups = [list(range(middle)), list(range(middle, len(runs)))]
+    found = []
+    for members in groups:
+        names = [runs[i].name for i in members]
+        if len(members) < 2:
+            what = f"{names[0]} is the only run of its recipe: one seed says nothing of what another would give"
+            raise fault("argument '--group'", what, f"train it with {SEEDS} seeds or more")
+        found.append(Side(name=_common(names), runs=tuple(members)))
+    if len({side.name for side in found}) < len(found):
+        found = [replace(side, name=f"{side.name} {chr(65 + i)}") for i, side in enumerate(found)]
+    return tuple(found)
+
+
+def _by(keys: Iterable[str]) -> list[list[int]]:
+    """Indices of equal keys, by order of appearance."""
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _stem(name: str) -> str:
+    """A name without what is left of a seed: "a/seed-42" and "a-3" are "a"."""
+    return re.sub(r"[-_./]*(seed[-_=]?)?[-_./\d]*$", "", name)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The names' common beginning, without what is left of a seed."""
+    shortest = min(names, key=len)
+    same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
+    stem = _stem(shortest[:same])
+    if not stem:  # named by their seeds only
+        return f"{names[0]} to {names[-1]} ({len(names)} runs)"
+    return f"{stem} ({len(names)} runs)"
+
+
+def compare(
+    paired: Paired, sides: Sequence[Side], *, resamples: int = statistics.RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Every metric of every side against the first. Deterministic for a seed."""
+    notes = list(paired.notes)
+    if all(len(side.runs) == 1 for side in sides):
+        notes.append(ABOUT_MODELS)
+    if any(len(side.runs) > 1 for side in sides) and len({run.group for run in paired.runs}) == 1:
+        notes.append(ONE_RECIPE)
+    few = [side.name for side in sides if 1 < len(side.runs) < SEEDS]
+    if few:
+        notes.append(f"{', '.join(few)}: fewer than {SEEDS} seeds: the interval is wide because little is known")
+    by_metric = [_of_metric(paired, sides, measure, resamples, seed) for measure in paired.measures]
+    findings = tuple(tuple(of_metric[i] for of_metric in by_metric) for i in range(len(sides) - 1))
+    return Comparison(
+        paired=paired, sides=tuple(sides), findings=findings, notes=tuple(notes), resamples=resamples, seed=seed
+    )
+
+
+def _of_metric(paired: Paired, sides: Sequence[Side], measure: Measure, resamples: int, seed: int) -> list[Finding]:
+    rows = paired.rows(measure)
+    first = [rows[i] for i in sides[0].runs]
+    found = [_finding(measure, first, [rows[i] for i in side.runs], resamples, seed) for side in sides[1:]]
+    corrected = statistics.holm([one.p for one in found])
+    return [_judged(replace(one, p_corrected=p), measure) for one, p in zip(found, corrected, strict=True)]
+
+
+def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int) -> Finding:
+    value, freedom = measure.value, math.inf
+    if len(first) == len(second) == 1:
+        a, b = first[0], second[0]
+        ends = float(value(a.sum(axis=0))), float(value(b.sum(axis=0)))
+        if measure.slope is not None:
+            difference, draws = statistics.studentised(a, b, value, measure.slope, resamples, seed)
+        else:
+            draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
+        of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
+        whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
+        if measure.slope is None:
+            difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
+        test, p = _tested(measure, a, b, resamples, seed)
+    else:
+        difference, p, freedom = statistics.grouped(first, second, value, resamples, seed)
+        if measure.percent:  # a difference of two shares has its bounds
+            difference = replace(difference, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
+        whole = (_mean(measure, first), _mean(measure, second))
+        test = "Student's t over seeds and examples"
+    return Finding(
+        metric=measure.name,
+        first=whole[0],
+        second=whole[1],
+        difference=difference,
+        p=p,
+        p_corrected=p,
+        test=test,
+        verdict="",
+        detectable=min(statistics.detectable(difference.error, freedom), 1.0 if measure.percent else math.inf),
+        percent=measure.percent,
+    )
+
+
+def _mean(measure: Measure, group: list[np.ndarray]) -> Interval:
+    """The mean over the seeds, from the least to the greatest of them."""
+    values = np.array([float(measure.value(run.sum(axis=0))) for run in group])
+    error = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Interval(value=float(values.mean()), low=float(values.min()), high=float(values.max()), error=error)
+
+
+def _tested(measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> tuple[str, float]:
+    one_each = measure is ACCURACY and bool((a[:, 1] == 1).all())
+    if one_each:
+        return "exact McNemar", statistics.mcnemar(a[:, 0] == 1, b[:, 0] == 1)
+    return "approximate randomisation", statistics.randomisation(a, b, measure.value, resamples, seed)
+
+
+def _judged(finding: Finding, measure: Measure) -> Finding:
+    """Better or worse where test and interval agree; two runs that score every example alike show no difference."""
+    apart = finding.difference
+    if apart.value == 0 and apart.low == apart.high == 0:
+        return replace(finding, verdict=SAME)
+    sure = finding.p_corrected < ALPHA and (apart.low > 0 or apart.high < 0)
+    if not sure:
+        return replace(finding, verdict=UNKNOWN)
+    return replace(finding, verdict=BETTER if (apart.value > 0) == measure.higher_is_better else WORSE)

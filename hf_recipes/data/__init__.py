@@ -1,0 +1,1 @@
+"""Rows: loading, splits, checks, and one file per task that prepares them for a Trainer."""

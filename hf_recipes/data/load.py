@@ -1,0 +1,179 @@
+"""load_dataset and load_from_disk under one message: what cannot be read, where, and the mend.
+
+Upstream says "An error occurred while generating the dataset" and hides the file; here the file is found and, in JSON,
+the line.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+from hf_recipes.errors import RecipeError, fault
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe.recipe import Recipe
+
+# What readers raise for a file without a row.
+NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
+ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
+
+
+def first_line(problem: BaseException) -> str:
+    """An upstream error in one line."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:
+    """Dotted key of the recipe -> file name or pattern, whatever shape data_files has."""
+    if isinstance(files, str):
+        return {key: files}
+    if isinstance(files, Mapping):
+        return {k: v for split, part in files.items() for k, v in file_names(part, f"{key}.{split}").items()}
+    if isinstance(files, list | tuple):
+        return {f"{key}[{i}]": name for i, name in enumerate(files) if isinstance(name, str)}
+    return {}
+
+
+def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dataset]:
+    """Split name -> rows, as load_dataset(path, **words) gives them, or load_from_disk where `path` is its folder.
+
+    One Dataset (a `split` that is a word) is "train". Raises RecipeError for whatever cannot be loaded.
+    """
+    import datasets
+
+    split = words.get("split")
+    if isinstance(split, list):
+        mend = "write split: {train: ..., validation: ...}"
+        raise fault(recipe.place("dataset.split"), "dataset.split is a list: nothing says which part is which", mend)
+    if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
+        return _saved(recipe, path, words)
+    shown = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would stand beside ours
+    try:
+        loaded = datasets.load_dataset(path, **words)
+    except Exception as problem:  # readers raise what they like: StopIteration, ParserError, ...
+        raise _refusal(recipe, path, words, problem) from problem
+    finally:
+        datasets.logging.set_verbosity(shown)
+    if isinstance(loaded, datasets.Dataset):
+        return {"train": loaded}
+    return {str(name): part for name, part in loaded.items()}
+
+
+def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dataset]:
+    """A folder of Dataset.save_to_disk. `split` works as in load_dataset; its other words mean nothing here."""
+    import datasets
+
+    where = recipe.place("dataset.path")
+    for name in words:
+        if name != "split":
+            what = f"dataset.{name} has no effect: {path!r} is a folder written by save_to_disk"
+            raise fault(recipe.place(f"dataset.{name}"), what, "leave it out")
+    try:
+        loaded = datasets.load_from_disk(path)
+    except Exception as problem:  # as above
+        what = f"{path!r} cannot be read as a folder written by save_to_disk: {first_line(problem)}"
+        raise fault(where, what, "write it again") from problem
+    parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
+    split = words.get("split")
+    if split is None:
+        return parts
+    roles = split if isinstance(split, Mapping) else {"train": split}
+    try:
+        return {str(role): _cut(parts, str(spec)) for role, spec in roles.items()}
+    except (ValueError, KeyError) as problem:
+        raise fault(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
+
+
+def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
+    """load_dataset's slices ("train[:10%]+test") of rows that are loaded already."""
+    from datasets import ReadInstruction, concatenate_datasets
+
+    lengths = {name: part.num_rows for name, part in parts.items()}
+    pieces = ReadInstruction.from_spec(spec).to_absolute(lengths)
+    return concatenate_datasets([parts[p.splitname].select(range(p.from_ or 0, p.to or 0)) for p in pieces])
+
+
+def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseException) -> RecipeError:
+    """What load_dataset raised, in one message."""
+    import datasets
+
+    where, of_files = recipe.place("dataset.path"), recipe.place("dataset.data_files")
+    generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
+    cause = problem.__cause__ or problem if generating else problem
+    files = list(_files(path, words))
+    names = ", ".join(files[:3]) or path
+    if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
+        empty = [name for name in files if os.path.getsize(name) == 0]
+        where = recipe.place("dataset.split") if "[" in str(words.get("split")) else of_files
+        return fault(where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows")
+    if isinstance(cause, UnicodeDecodeError):
+        name = next((name for name in files if not _is_utf8(name)), path)
+        return fault(of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1")
+    if path == "json":
+        bad = next(filter(None, map(_bad_json, files)), None)
+        if bad:
+            return fault(of_files, bad, "mend that line, or leave it out")
+    if hasattr(cause, "requested_column_names"):  # datasets' CastError
+        first: list[str] = list(cause.requested_column_names)
+        strange = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
+        what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(strange)}"
+        return fault(of_files, what, "give all the same columns")
+    if generating or type(cause).__name__.startswith("Arrow"):
+        mend = "is it whole, and of that format?"
+        return fault(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", mend)
+    if isinstance(problem, ConnectionError | datasets.exceptions.DatasetNotFoundError):
+        mend = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
+        return fault(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", mend)
+    if "split" in str(problem) or "nstruction" in str(problem) or "slice" in str(problem):
+        return fault(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}")
+    return fault(where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`")
+
+
+def _files(path: str, words: Mapping[str, Any]) -> Iterator[str]:
+    """The local files that load_dataset was to read, patterns expanded."""
+    base = os.path.join(path if os.path.isdir(path) else "", words.get("data_dir") or "")
+    for name in dict.fromkeys(file_names(words.get("data_files")).values()):
+        full = os.path.join(base, name)
+        found = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
+        yield from filter(os.path.isfile, found)
+
+
+def _open(name: str) -> IO[bytes]:
+    return gzip.open(name) if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        with _open(name) as lines:
+            for line in lines:
+                line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _bad_json(name: str) -> str | None:
+    """ "data/a.jsonl:2 is no JSON: Expecting ',' delimiter (column 13)"; None for a file that Python's json reads."""
+    number = 0
+    try:
+        with _open(name) as lines:
+            for number, line in enumerate(lines, 1):
+                text = line.strip()
+                if number == 1 and (text.startswith(b"[") or text == b"{"):  # one document, not one a line
+                    json.loads(line + lines.read())
+                    return None
+                if text:
+                    json.loads(text)
+    except json.JSONDecodeError as problem:
+        return f"{name}:{number + problem.lineno - 1} is no JSON: {problem.msg} (column {problem.colno})"
+    except (UnicodeDecodeError, OSError):
+        return f"{name}:{number or 1} is no JSON: it is not text"
+    return None

@@ -1,0 +1,139 @@
+"""Rows and weights that would train without an error, and to no good: looked at once, before the first step. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.data.prepared import TASKS
+from hf_recipes.data.splits import row_ids
+from hf_recipes.errors import Fault, RecipeError
+
+if TYPE_CHECKING:
+    from hf_recipes.data.prepared import Prepared
+    from hf_recipes.recipe.recipe import Recipe
+
+DESPITE = "train_despite"
+LOST = 0.2  # share of the label tokens that truncation may take
+OVERLAP = 0.05  # share of the evaluation rows that may be training rows, too
+LOOKED_AT = 2_000  # rows whose tokens are looked at
+COMPARED = 200_000  # training rows that evaluation rows are looked up in
+NEW_PARTS = ("pooler", "position_ids")  # of an encoder: pretrained or not, by the checkpoint's own task
+
+
+def despite(recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe says is meant."""
+    return tuple(recipe.get(DESPITE) or ())
+
+
+def insist(recipe: Recipe, word: str, where: str, what: str, mend: str, say: Callable[[str], None]) -> Iterator[Fault]:
+    """The fault, or, where the recipe says that it is meant, the line."""
+    if word in despite(recipe):
+        say(f"{DESPITE} {word}: {what}")
+    else:
+        yield Fault(where=where, what=what, mend=f"{mend}; if it is meant, {DESPITE}: [{word}]")
+
+
+def refuse_rows(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> None:
+    """Raises RecipeError with every fault of the prepared rows."""
+    found = [
+        *_truncated(recipe, prepared, say),
+        *_never_ends(recipe, prepared, tokenizer, say),
+        *_begins_twice(recipe, prepared, tokenizer, say),
+        *_overlapping(recipe, prepared, say),
+    ]
+    if found:
+        raise RecipeError(found)
+
+
+def refuse_weights(recipe: Recipe, model: Any, fresh: Sequence[str], say: Callable[[str], None]) -> None:
+    """Raises RecipeError for weights that no checkpoint gave and that are no new head. `fresh`: their names."""
+    base = f"{getattr(model, 'base_model_prefix', '') or '?'}."
+    heads_are_new = not TASKS[recipe.task].generates
+    strange = [
+        name
+        for name in fresh
+        if not (heads_are_new and (not name.startswith(base) or any(part in name for part in NEW_PARTS)))
+    ]
+    if not strange:
+        return
+    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+    what = f"weights that are no new head begin untrained: the checkpoint has no {', '.join(strange[:3])}{more}"
+    where = recipe.place("model.pretrained_model_name_or_path")
+    faults = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
+    if faults:
+        raise RecipeError(faults)
+
+
+def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:
+    """Answers (chat) or words (token-classification) that stand beyond max_length."""
+    counts = prepared.stats["train"]
+    lost = counts.get("lost_label_tokens", counts.get("lost_words", 0))
+    kept = counts.get("label_tokens", 0)
+    if lost <= LOST * (lost + kept):
+        return
+    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    what = f"{lost / (lost + kept):.0%} of the label tokens of the train split are cut off by max_length"
+    yield from insist(recipe, "truncation", recipe.place(dotted), what, f"raise {dotted}", say)
+
+
+def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Fault]:
+    """No answer ends with a special token: the model learns never to stop."""
+    if recipe.task != "chat":
+        return
+    ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    ends |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    rows = prepared.train.select(range(min(LOOKED_AT, prepared.train.num_rows)))
+    if any(label in ends for labels in rows["labels"] for label in labels if label != -100):
+        return
+    where = recipe.place("SFTConfig.chat_template_path" if recipe.get("SFTConfig.chat_template_path") else "dataset")
+    what = f"no answer in {rows.num_rows:,} rows has an end token among its labels: the model would never stop"
+    mend = "the chat template must close an assistant's turn with a special token, such as eos_token"
+    yield from insist(recipe, "end_token", where, what, mend, say)
+
+
+def _begins_twice(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Fault]:
+    """Two begin tokens side by side: the text has one, and the tokenizer wrote another."""
+    begin = tokenizer.bos_token_id
+    if begin is None or begin == tokenizer.eos_token_id:  # one token for both: end and begin of two documents meet
+        return
+    rows = prepared.train.select(range(min(LOOKED_AT, prepared.train.num_rows)))
+    twice = sum(any(a == b == begin for a, b in pairwise(ids)) for ids in rows["input_ids"])
+    if not twice:
+        return
+    what = f"{twice:,} of {rows.num_rows:,} rows have two begin tokens ({tokenizer.bos_token!r}) side by side"
+    mend = "take it out of the texts or of the template: the tokenizer writes one itself"
+    yield from insist(recipe, "double_bos", recipe.place("dataset"), what, mend, say)
+
+
+def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:
+    """Evaluation rows that are trained on: their score says nothing of new text."""
+    if str(recipe.get("dataset.path", "")).startswith("hf_recipes.recipe.smoke:"):
+        return
+    rows, columns = prepared.sources["train"]
+    if rows.num_rows > COMPARED:
+        rows = rows.select(range(COMPARED))
+    inputs = columns[:1] if not TASKS[recipe.task].generates else columns  # a label makes no other text
+    trained = set(row_ids(rows, inputs))
+    for split, (part, named) in prepared.sources.items():
+        if split == "train":
+            continue
+        part = part.select(range(min(part.num_rows, COMPARED)))
+        both = sum(one in trained for one in row_ids(part, named[: len(inputs)]))
+        if not both:
+            continue
+        share = both / part.num_rows
+        what = f"{both:,} of {part.num_rows:,} rows of the {split} split ({share:.0%}) are rows of the train split, too"
+        ours = split == "eval" and not _has_validation(recipe)
+        if share <= OVERLAP or ours:
+            say(f"{what}: scores on them say nothing of new text")
+            continue
+        mend = "give it rows of its own, or leave validation out: a share is split off"
+        yield from insist(recipe, "overlap", recipe.place("dataset.data_files"), what, mend, say)
+
+
+def _has_validation(recipe: Recipe) -> bool:
+    """Whether the recipe names evaluation rows; else a share was split off the train split."""
+    files = recipe.get("dataset.data_files")
+    return not isinstance(files, str | list | None) and any(role != "train" for role in files)

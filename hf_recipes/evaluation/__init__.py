@@ -1,0 +1,1 @@
+"""Exact evaluation, metrics and per-example scores."""

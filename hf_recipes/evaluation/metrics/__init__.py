@@ -1,0 +1,55 @@
+"""Our `evaluate` modules, which work offline: `evaluate.load("f1")` by name fetches code from the Hub, these are here.
+
+Each metric is one plain function in `functions.py`, used while training (`compute`), and one `evaluate.Metric` around
+it in a file of its own (`load`). Importing this package is light: `evaluate` costs 6 s and is imported by `load` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+# name -> (module with the evaluate.Metric, its class, the keys that compute() gives)
+METRICS: Mapping[str, tuple[str, str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "f1": ("hf_recipes.evaluation.metrics.f1", "F1", ("f1", "f1_micro", "f1_weighted")),
+        "accuracy": ("hf_recipes.evaluation.metrics.accuracy", "Accuracy", ("accuracy",)),
+        "span_f1": (
+            "hf_recipes.evaluation.metrics.span_f1",
+            "SpanF1",
+            ("span_f1", "span_precision", "span_recall", "span_f1_strict"),
+        ),
+        "perplexity": ("hf_recipes.evaluation.metrics.perplexity", "Perplexity", ("perplexity",)),
+        "bits_per_byte": ("hf_recipes.evaluation.metrics.bits_per_byte", "BitsPerByte", ("bits_per_byte",)),
+    }
+)
+
+
+def compute(name: str, **inputs: Any) -> dict[str, float]:
+    """The metric `name` of `inputs`, as plain floats; see the function of that name in functions.py for the inputs.
+
+    The keys are those of METRICS[name]. Raises KeyError for a name that METRICS lacks, RecipeError if nothing can be
+    scored. Imports scikit-learn or seqeval if the metric needs it (about 0.5 s once), never `evaluate`.
+    """
+    from hf_recipes.evaluation.metrics import functions
+
+    if name not in METRICS:
+        raise KeyError(name)
+    result: dict[str, float] = getattr(functions, name)(**inputs)
+    return result
+
+
+def path(name: str) -> str:
+    """The file of the metric, for `evaluate.load(path(name))`. Raises KeyError for a name that METRICS lacks."""
+    spec = find_spec(METRICS[name][0])
+    assert spec is not None and spec.origin is not None  # the table names files of this package
+    return spec.origin
+
+
+def load(name: str) -> Any:
+    """The metric as an `evaluate.EvaluationModule`, from its file in this package: no network. Costs 6 s once."""
+    import evaluate
+
+    return evaluate.load(path(name))

@@ -1,0 +1,27 @@
+"""Accuracy.
+
+An `evaluate` module: `evaluate.load(<path of this file>)` or the class itself; both work offline.
+"""
+
+# One import a line: evaluate's scanner of imports reads no commas.
+from typing import Any
+
+import datasets
+import evaluate
+
+from hf_recipes.evaluation.metrics import functions
+
+
+class Accuracy(evaluate.Metric):
+    """The function `accuracy` of functions.py as an `evaluate.Metric`; same inputs, same keys."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=functions.accuracy.__doc__ or "",
+            citation="",
+            inputs_description="See the description.",
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return functions.accuracy(predictions, references)

@@ -1,0 +1,234 @@
+"""Per-example scores: one row of Parquet an evaluated example, beside the record; what comparisons of runs resample.
+
+Columns by task, after `id` (string, fingerprint of the example's content):
+  text-classification   gold, predicted (int32, index into label_names), correct (bool), probabilities (list of float32)
+  token-classification  gold, predicted (lists of int32, index into label_names), nll_sum (nats), n_tokens
+  causal-lm, chat       nll_sum (float64, nats), n_tokens, n_bytes (UTF-8 bytes of the predicted text; null if unknown)
+What the examples say stands apart (`write_examples`: id, text), since scores go to the Hub and texts do not.
+Light at import; pyarrow is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_recipes.errors import fault
+from hf_recipes.evaluation.metrics.functions import IGNORED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+BATCH_ROWS = 8192
+EXAMPLES = "examples"  # stands for "scores" in the name of the file with the texts
+EXCERPT = 200  # characters
+_KEY = b"hf_recipes.evaluation.scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What `write_scores` wrote: the table's columns are those of the module's docstring."""
+
+    task: str
+    label_names: tuple[str, ...]
+    table: pa.Table
+
+
+def example_ids(examples: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One id an example: blake2b, 128 bits, of its content (keys sorted), so equal in every run, order and machine.
+
+    Give the raw columns (text, label), not token ids, where runs with other tokenizers shall be compared. The second
+    and later copy of an example is counted into its id: ids are unique, whatever the order of the copies.
+    """
+    seen: Counter[str] = Counter()
+    ids = []
+    for example in examples:
+        content = json.dumps(example, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+        name = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        copies, seen[name] = seen[name], seen[name] + 1
+        ids.append(blake2b(f"{name} copy {copies}".encode(), digest_size=16).hexdigest() if copies else name)
+    return ids
+
+
+def score_batches(
+    task: str,
+    *,
+    ids: Sequence[str],
+    predictions: Any,
+    label_ids: Any = None,
+    n_bytes: Sequence[int] | None = None,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[pa.RecordBatch]:
+    """An evaluation's arrays as batches for `write_scores`; converts batch_rows examples at a time.
+
+    predictions: what Trainer gives compute_metrics: (N, C) logits for text-classification; ((N, S) tags, (N, 2) rows)
+    for token-classification; (N, 2) [nll_sum, n_tokens] for causal-lm and chat. label_ids: (N,) or (N, S), -100 is left
+    out; not needed for causal-lm and chat. Raises RecipeError if ids and rows differ in number, KeyError for a task
+    without scores.
+    """
+    convert = _CONVERT[task]
+    arrays = [np.asarray(part) for part in (predictions if isinstance(predictions, tuple) else (predictions,))]
+    if task in ("text-classification", "token-classification"):
+        arrays.append(np.asarray(label_ids))
+    elif n_bytes is not None:
+        arrays.append(np.asarray(n_bytes))
+    if {len(part) for part in arrays} != {len(ids)}:
+        counts = ", ".join(str(len(part)) for part in arrays)
+        raise fault("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
+    for start in range(0, len(ids), batch_rows):
+        stop = start + batch_rows
+        yield convert(list(ids[start:stop]), *(part[start:stop] for part in arrays))
+
+
+def write_scores(
+    path: str | os.PathLike[str], task: str, batches: Iterable[pa.RecordBatch], *, label_names: Sequence[str] = ()
+) -> int:
+    """Stream batches into one Parquet file, which appears whole or not at all; returns the number of rows.
+
+    Raises RecipeError if there is no batch at all.
+    """
+    import pyarrow.parquet as pq
+
+    about = {"version": VERSION, "task": task, "label_names": list(label_names)}
+    part, writer, rows = f"{os.fspath(path)}.part", None, 0
+    try:
+        for batch in batches:
+            if writer is None:
+                schema = batch.schema.with_metadata({_KEY: json.dumps(about).encode()})
+                writer = pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=False)
+            writer.write_batch(batch.cast(schema))
+            rows += len(batch)
+        if writer is None:
+            raise fault(os.fspath(path), "the evaluation set is empty: there are no per-example scores")
+        writer.close()
+        os.replace(part, path)
+    finally:
+        if writer is not None:
+            writer.close()
+        if os.path.exists(part):
+            os.remove(part)
+    return rows
+
+
+def read_scores(path: str | os.PathLike[str]) -> Scores:
+    """What `write_scores` wrote. Raises RecipeError for a missing, truncated, foreign or newer file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = os.fspath(path)
+    try:
+        table = pq.ParquetFile(name).read()
+    except FileNotFoundError:
+        raise fault(name, "no such file", "was the run evaluated? its scores lie beside record.json") from None
+    except (OSError, pa.ArrowException) as error:
+        mend = "copy or evaluate it again"
+        raise fault(name, f"not a whole Parquet file ({str(error).splitlines()[0]})", mend) from None
+    written = (table.schema.metadata or {}).get(_KEY)
+    if written is None:
+        raise fault(name, "a Parquet file, but not of per-example scores")
+    about = json.loads(written)
+    if about["version"] > VERSION:
+        raise fault(
+            name, f"scores of version {about['version']}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
+        )
+    return Scores(task=about["task"], label_names=tuple(about["label_names"]), table=table)
+
+
+def write_examples(path: str | os.PathLike[str], ids: Sequence[str], texts: Iterable[str]) -> None:
+    """id and the first EXCERPT characters of each example, for reports; streamed as scores are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part, left = f"{os.fspath(path)}.part", iter(texts)
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=False) as writer:
+            for start in range(0, len(ids), BATCH_ROWS):
+                names = list(ids[start : start + BATCH_ROWS])
+                shown = [one.encode("utf-8", "replace").decode()[:EXCERPT] for one in islice(left, len(names))]
+                writer.write_batch(pa.record_batch([names, shown], schema=schema))
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def read_examples(path: str | os.PathLike[str], ids: Collection[str]) -> dict[str, str]:
+    """The texts of these ids as far as the file has them; {} without a whole file: a report does without."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(os.fspath(path)).read()
+        chosen = table.filter(pc.is_in(table["id"], value_set=pa.array(list(ids), pa.string())))
+        return dict(zip(chosen["id"].to_pylist(), chosen["text"].to_pylist(), strict=True))
+    except (OSError, KeyError, pa.ArrowException):
+        return {}
+
+
+def _text_classification(ids: list[str], logits: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    np.exp(exact, out=exact)
+    exact /= exact.sum(axis=1, keepdims=True)
+    predicted = logits.argmax(axis=1).astype(np.int32)
+    flat = pa.array(exact.astype(np.float32).ravel())
+    return pa.record_batch(
+        {
+            "id": ids,
+            "gold": gold.astype(np.int32),
+            "predicted": predicted,
+            "correct": predicted == gold,
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+        }
+    )
+
+
+def _token_classification(ids: list[str], tags: np.ndarray, rows: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    kept = gold != IGNORED
+    starts = pa.array(np.concatenate([[0], kept.sum(axis=1).cumsum()]).astype(np.int32))
+
+    def lists(values: np.ndarray) -> pa.ListArray:
+        return pa.ListArray.from_arrays(starts, pa.array(values[kept].astype(np.int32)))
+
+    return pa.record_batch({"id": ids, "gold": lists(gold), "predicted": lists(tags), **_nll(rows)})
+
+
+def _causal_lm(ids: list[str], rows: np.ndarray, n_bytes: np.ndarray | None = None) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    count = pa.nulls(len(ids), pa.int64()) if n_bytes is None else pa.array(n_bytes.astype(np.int64))
+    return pa.record_batch({"id": ids, **_nll(rows), "n_bytes": count})
+
+
+def _nll(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {"nll_sum": rows[:, 0].astype(np.float64), "n_tokens": rows[:, 1].astype(np.int64)}
+
+
+def _plain(value: Any) -> Any:
+    """Columns hold more than JSON knows: arrays, bytes, dates."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+_CONVERT: dict[str, Any] = {
+    "text-classification": _text_classification,
+    "token-classification": _token_classification,
+    "causal-lm": _causal_lm,
+    "chat": _causal_lm,
+}

@@ -1,0 +1,389 @@
+"""A finished run to the Hub: what may go up, the search for tokens, the push, the proof of what arrived.
+
+Uploads by an allow-list of names, never by a deny-list: weights as safetensors, tokenizer, card, record, recipe and
+scores. Checkpoints, optimizer states, logs and pickles (`training_args.bin` holds `hub_token` in clear text) stay here.
+
+A Hub that is down, slow or says no never costs the run: `push_after_training` returns an outcome, `push` raises one
+RecipeError, and both end with the command that pushes later. The token comes from HF_TOKEN or `hf auth login`, through
+huggingface_hub; it is never in a message and never in a file that goes up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_recipes.common.files import put
+from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.hub.client import SHORTEST_TOKEN, Patience, blot, gave_up, patient_client, quiet, require_login, why
+from hf_recipes.hub.model_card import TOKEN_PATTERN, model_card
+
+# Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
+WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
+MODEL_FILES = ("adapter_config.json", "config.json", "generation_config.json", "model.safetensors.index.json")
+TOKENIZER_FILES = (  # the names in `vocab_files_names` of transformers' tokenizers, and what save_pretrained adds
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "normalizer.json", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "sentencepiece.model", "spm.model",
+)  # fmt: skip
+TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
+RUN_FILES = ("README.md", "record.json", "recipe.yaml", "scores.parquet")
+
+LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushResult:
+    url: str
+    repo_id: str
+    commit: str
+    files: tuple[str, ...]  # paths in the repository, sorted
+    unchanged: bool  # True if the Hub held every file already
+    doubts: tuple[Fault, ...] = ()  # e.g. that the Hub could not be asked what arrived
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOutcome:
+    """What became of a push after training. `message` is for the user; without a push it ends with `command`."""
+
+    pushed: bool
+    message: str
+    command: str
+    why: str = ""
+    result: PushResult | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def push(
+    run_dir: Path,
+    *,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    patience: Patience | None = None,
+) -> PushResult:
+    """Upload adapter or model, tokenizer, card, record, recipe and scores of a run; then check what arrived.
+
+    repo_id: "name" or "org/name", created if it is not there. private: None leaves it to the Hub (public, unless the
+    organization says otherwise). revision: a branch, created if it is not there. Files that the Hub holds already are
+    not sent again. A run folder without a card gets one if it has a record.
+
+    Raises RecipeError, with the command that pushes later, when there is no token, the Hub is not reached or refuses,
+    a file holds a token, the repository is public although private was asked, or what arrived differs.
+    """
+    run_dir, patience = Path(run_dir), patience or Patience()
+    command = push_later(run_dir, repo_id, private)
+    _check_repo_id(repo_id)
+    try:
+        files = _write_card(run_dir, files_to_push(run_dir), repo_id)
+        tokens = require_login(repo_id, command)
+        faults = token_faults(run_dir, files, tokens)
+    except OSError as error:  # a folder or file that may not be read or written
+        raise fault(str(error.filename or run_dir), str(error.strerror or error), f"mend it, then: {command}") from None
+    if faults:
+        raise RecipeError([_with_command(each, command) for each in faults])
+
+    started, tried = time.monotonic(), 0
+    while True:
+        tried += 1
+        with quiet(), patient_client(patience) as trouble:
+            try:
+                return _push_once(run_dir, files, repo_id, private, revision, commit_message)
+            except RecipeError as error:  # ours
+                raise RecipeError([_with_command(each, command) for each in error.faults]) from None
+            except Exception as error:
+                seconds = time.monotonic() - started
+                over = gave_up(error) or tried >= patience.tries or seconds > patience.trouble_seconds
+                if not trouble or over:  # without trouble on the line another try gets the same answer
+                    what, mend = why(error, repo_id, trouble)
+                    times = f" (tried {tried} times in {seconds:.0f} s)" if tried > 1 else ""
+                    # `from None`: what is chained shows URLs and headers
+                    raise fault(repo_id, blot(what + times, tokens), f"{mend}: {command}") from None
+        time.sleep(patience.first_wait_seconds * 2 ** (tried - 1))
+
+
+def push_after_training(
+    run_dir: Path,
+    *,
+    repo_id: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    patience: Patience | None = None,
+) -> PushOutcome:
+    """`push` for the end of a run: never raises (but for Ctrl-C), because no Hub may cost a run that is done.
+
+    repo_id, private and revision default to the record's hub_model_id, hub_private_repo and hub_revision, repo_id
+    then to the folder's name.
+    """
+    run_dir = Path(run_dir)
+    asked = _asked(run_dir)
+    repo_id = repo_id or asked.get("hub_model_id") or run_dir.resolve().name
+    private = asked.get("hub_private_repo") if private is None else private
+    command = push_later(run_dir, repo_id, private)
+    try:
+        result = push(
+            run_dir,
+            repo_id=repo_id,
+            private=private,
+            revision=revision or asked.get("hub_revision"),
+            commit_message=commit_message,
+            patience=patience,
+        )
+    except RecipeError as error:
+        reason = str(error)
+    except Exception as error:  # e.g. a disk that fails: the run is done all the same
+        reason = blot(f"{type(error).__name__}: {error}")
+    else:
+        return PushOutcome(pushed=True, message=_said(result), command=command, result=result)
+    message = f"not pushed to the Hub; the run itself is complete in {run_dir}\n{reason}"
+    message += "" if reason.endswith(command) else f"\npush later with: {command}"
+    return PushOutcome(pushed=False, message=message, why=reason, command=command)
+
+
+def push_command(run_dir: str, repo: str | None = None, private: bool = False) -> str:
+    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. Raises RecipeError."""
+    asked = _asked(Path(run_dir))
+    result = push(
+        Path(run_dir),
+        repo_id=repo or asked.get("hub_model_id") or Path(run_dir).resolve().name,
+        private=private or asked.get("hub_private_repo"),  # False is not "make it public": None leaves it to the Hub
+        revision=asked.get("hub_revision"),
+    )
+    return _said(result)
+
+
+def push_later(run_dir: Path, repo_id: str, private: bool | None = None) -> str:
+    """The command that pushes this run: `hf-recipes push runs/a --repo org/name`."""
+    return shlex.join(["hf-recipes", "push", str(run_dir), "--repo", repo_id, *(["--private"] if private else [])])
+
+
+def files_to_push(run_dir: Path) -> tuple[str, ...]:
+    """The paths in run_dir, relative and sorted, that a push sends. Raises RecipeError if there is no model."""
+    if not run_dir.is_dir():
+        raise fault(str(run_dir), "is not a run folder", "give the folder that a run wrote (its output_dir)")
+    paths = [*run_dir.iterdir(), *run_dir.glob("additional_chat_templates/*")]
+    names = {path.relative_to(run_dir).as_posix() for path in paths if path.is_file()}
+    known = {*MODEL_FILES, *TOKENIZER_FILES, *RUN_FILES}
+    files = {name for name in names if name in known or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name)}
+    if not any(WEIGHTS.fullmatch(name) for name in files):
+        raise fault(
+            str(run_dir),
+            "holds no model and no adapter (model.safetensors, adapter_model.safetensors)",
+            "push a run that has finished, or a folder that save_pretrained wrote",
+        )
+    if "model.safetensors.index.json" in files:
+        index = run_dir / "model.safetensors.index.json"
+        if missing := sorted(set((_json(index).get("weight_map") or {}).values()) - files):
+            raise fault(str(index), f"names {missing[0]}, which is not there", "save the model again")
+    return tuple(sorted(files))
+
+
+def token_faults(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] = ()) -> list[Fault]:
+    """A fault for each file that holds an access token (one of `tokens`, or anything like `hf_...`) or is a pickle.
+
+    Of safetensors only the header is read (names, shapes, metadata); of parquet also what is compressed.
+    """
+    words = [re.escape(token.encode()) for token in tokens if len(token) >= SHORTEST_TOKEN]
+    pattern = re.compile(b"|".join([TOKEN_PATTERN.pattern.encode(), *words]))
+    faults = []
+    for name in files:
+        where = str(run_dir / name)
+        for content in _contents(run_dir / name):
+            if content is None:
+                faults.append(Fault(where=where, what=f"is no {name.rsplit('.')[-1]} file", mend="save it again"))
+            # A pickle starts with its protocol (2 to 5), torch.save's archive with zip's mark.
+            elif re.match(rb"\x80[\x02-\x05]|PK\x03\x04", content):
+                faults.append(Fault(where=where, what="is a pickle under another name", mend="delete it"))
+            elif found := pattern.search(content):
+                line = content.count(b"\n", 0, found.start()) + 1
+                faults.append(
+                    Fault(
+                        where=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
+                        what="holds an access token of the Hub; nothing was sent",
+                        mend="take it out of the file, and revoke it if others could read it",
+                    )
+                )
+            else:
+                continue
+            break
+    return faults
+
+
+def verify_push(run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision: str | None = None) -> list[Fault]:
+    """A fault for each file that the repository lacks or holds with another size or checksum.
+
+    The Hub tells the sha256 of large files and git's blob sha1 of the rest. Raises huggingface_hub's errors.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = HfApi(token=True).list_repo_tree(repo_id, recursive=True, revision=revision)
+    there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    faults = []
+    for name in files:
+        entry, path = there.get(name), Path(run_dir) / name
+        if entry is None:
+            what = "did not arrive"
+        elif entry.size != path.stat().st_size:
+            what = f"has {entry.size:,} bytes on the Hub and {path.stat().st_size:,} bytes in {run_dir}"
+        elif (entry.lfs.sha256 != _sha256(path)) if entry.lfs else (entry.blob_id != _git_sha1(path)):
+            what = f"is another file on the Hub than in {run_dir}"
+        else:
+            continue
+        faults.append(Fault(where=f"{repo_id}/{name}", what=what, mend="push again"))
+    return faults
+
+
+def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: bool | None, revision: str | None,
+               commit_message: str | None) -> PushResult:  # fmt: skip
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=True, library_name="hf_recipes")  # True: send the token even where implicit tokens are off
+    created = api.create_repo(repo_id, private=private, exist_ok=True)
+    repo_id = created.repo_id  # with the user's name before it, if it had none
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.model_info(repo_id, revision=revision)
+    if private and before.private is False:  # the Hub ignores `private` for a repository that is there already
+        raise fault(
+            repo_id,
+            "is public on the Hub, and private was asked for; nothing was sent",
+            "make it private in its settings or name another repository",
+        )
+    there = {sibling.rfilename for sibling in before.siblings or ()}
+    if "adapter_config.json" in there and "adapter_config.json" not in files:
+        raise fault(
+            repo_id,
+            "holds an adapter (adapter_config.json), which from_pretrained would put on top of this "
+            "model; nothing was sent",
+            "delete the adapter there or name another repository",
+        )
+    commit = api.create_commit(
+        repo_id,
+        operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=run_dir / name) for name in files],
+        commit_message=commit_message or f"Push {run_dir.resolve().name} with hf_recipes",
+        revision=revision,
+    )
+    doubts: tuple[Fault, ...] = ()
+    try:
+        faults = verify_push(run_dir, files, repo_id=repo_id, revision=revision)
+    except Exception as error:  # it is pushed; only the proof is missing
+        what = f"pushed, but not checked: {why(error, repo_id)[0]}"
+        doubts = (Fault(where=repo_id, what=blot(what)),)
+    else:
+        if faults:
+            raise RecipeError(faults)
+    return PushResult(
+        url=str(created),
+        repo_id=repo_id,
+        commit=commit.oid,
+        files=files,
+        unchanged=commit.oid == before.sha,
+        doubts=doubts,
+    )
+
+
+def _said(result: PushResult) -> str:
+    done = "unchanged on the Hub" if result.unchanged else "pushed"
+    checked = "" if result.doubts else ", sizes and checksums checked"
+    line = f"{done}: {result.url} ({len(result.files)} files, commit {result.commit[:8]}{checked})"
+    return "\n".join([line, *map(str, result.doubts)])
+
+
+def _asked(run_dir: Path) -> Mapping[str, Any]:
+    """The trainer's section of the recipe in record.json: hub_model_id, hub_private_repo, hub_revision."""
+    with contextlib.suppress(OSError, RecipeError):
+        recipe = _json(run_dir / "record.json").get("recipe")
+        sections = (recipe.get("sections") if isinstance(recipe, Mapping) else None) or {}
+        return sections.get("SFTConfig") or sections.get("TrainingArguments") or {}
+    return {}
+
+
+def _check_repo_id(repo_id: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise fault(
+            repr(repo_id), f"is no name of a repository: {error}".rstrip("."), "name one with --repo ORG/NAME"
+        ) from None
+
+
+def _write_card(run_dir: Path, files: tuple[str, ...], repo_id: str) -> tuple[str, ...]:
+    if "README.md" in files or "record.json" not in files:
+        return files
+    record = _json(run_dir / "record.json")
+    put(run_dir / "README.md", model_card({**record, "repo_id": repo_id}))
+    return tuple(sorted([*files, "README.md"]))
+
+
+def _with_command(each: Fault, command: str) -> Fault:
+    return Fault(where=each.where, what=each.what, mend=f"{each.mend}, then: {command}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise fault(str(path), f"is not JSON ({error})", "restore it or delete it") from None
+    if not isinstance(value, dict):
+        raise fault(str(path), "is not a JSON object", "restore it or delete it")
+    return value
+
+
+def _contents(path: Path) -> Iterator[bytes | None]:
+    """What of a file can hold text, in pieces; None where a file is not what its name says."""
+    if path.suffix == ".safetensors":
+        yield _safetensors_header(path)
+        return
+    yield path.read_bytes()
+    if path.suffix == ".parquet":
+        yield from _parquet_texts(path)
+
+
+def _safetensors_header(path: Path) -> bytes | None:
+    """The JSON header: 8 bytes of its length (little-endian), then the JSON (safetensors' README, "Format")."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= LARGEST_HEADER_BYTES else b""
+    try:
+        return header if isinstance(json.loads(header), dict) else None
+    except ValueError:
+        return None
+
+
+def _parquet_texts(path: Path) -> Iterator[bytes | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches():
+            for column in batch.columns:
+                if not (pa.types.is_primitive(column.type) or pa.types.is_boolean(column.type)):
+                    yield "\n".join(map(str, column.to_pylist())).encode()
+    except pa.ArrowInvalid:
+        yield None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_sha1(path: Path) -> str:
+    """git's name of a blob, as the Hub gives it for files outside LFS: sha1 of "blob SIZE NUL CONTENT"."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

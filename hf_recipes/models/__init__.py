@@ -1,0 +1,1 @@
+"""Config, tokenizer and model, from a checkpoint or from scratch."""

@@ -1,0 +1,130 @@
+"""Is the launch what it looks like? Measured on accelerate 1.15: several of them quietly are not (docs/launching.md).
+
+`environment_faults` reads only the environment, before torch is imported; `assert_world` looks again at what
+accelerate made of it, after the training arguments are built and before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.errors import Fault, RecipeError, fault
+
+if TYPE_CHECKING:
+    from hf_recipes.common.device import Device
+    from hf_recipes.recipe.recipe import Recipe
+
+WHERE = "accelerate launch"
+
+
+def rank() -> int:
+    """This process's rank by the launcher's environment; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def say(line: str = "") -> None:
+    """Prints on rank 0 only, at once."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the accelerate file spreads one model over the processes."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(environment.get(name, "false").lower() == "true" for name in names)
+
+
+def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
+    if "WORLD_SIZE" not in environment:
+        module = [sys.executable, "-m", "hf_recipes"]
+        called = sys.argv[0] if os.path.basename(sys.argv[0]) == "hf-recipes" else ""
+        return [*_program("hf-recipes", [called] if called else module), "run", path, *overrides]
+    import psutil  # accelerate's
+
+    launched = ["accelerate", "launch", "...", "-m", "hf_recipes.run", path, *overrides]
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return launched
+    names = [os.path.basename(word) for word in words[:4]]
+    for begin, name in enumerate(names):
+        if name in ("accelerate", "torchrun"):
+            return [*_program(name, [words[begin]]), *words[begin + 1 :]]
+        if name in ("accelerate.commands.launch", "accelerate_cli.py", "pipeline/launch_checks.py"):
+            module = [sys.executable, "-m", "accelerate.commands.launch"]
+            return [*_program("accelerate launch", module), *words[begin + 1 :]]
+    return launched
+
+
+def _program(name: str, otherwise: list[str]) -> list[str]:
+    """A program by its name if the shell finds it, as in an activated environment."""
+    return name.split() if shutil.which(name.split()[0]) else otherwise
+
+
+def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Fault]:
+    """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
+    faults = []
+    if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+        # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
+        what = "several processes were asked for, but this launch starts one and calls it the whole world"
+        mend = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
+        faults.append(Fault(where=WHERE, what=what, mend=mend))
+    training, section = recipe.training, recipe.trainer
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    master = bool(recipe.get("master_weights"))
+    asked = "bf16" if training.get("bf16") else "fp16" if training.get("fp16") and not master else "no"
+    if precision != "no" and precision != asked:
+        ours = "fp32" if asked == "no" else asked
+        what = f"accelerate's mixed_precision is {precision}, the recipe's precision is {ours}"
+        mend = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
+        faults.append(Fault(where=WHERE, what=what, mend=mend))
+    accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulation.isdigit() and int(accumulation) not in (1, training.get("gradient_accumulation_steps", 1)):
+        what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
+        mend = f"set gradient_accumulation_steps in the recipe's {section}"
+        faults.append(Fault(where=WHERE, what=what, mend=mend))
+    for word, name in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
+        if environment.get(name, "false").lower() == "true" and (training.get("fsdp") or training.get("deepspeed")):
+            what = f"the accelerate file shards with {word} and the recipe names fsdp or deepspeed, which overrides it"
+            faults.append(Fault(where=recipe.place(f"{section}.{word}"), what=what, mend="remove it from the recipe"))
+        if environment.get(name, "false").lower() == "true" and master:
+            what = f"master_weights keeps whole fp32 copies, {word} shards them"
+            faults.append(Fault(where=recipe.place("master_weights"), what=what, mend="use bf16: true with it"))
+    return faults
+
+
+def device_faults(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Fault]:
+    """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
+    faults = []
+    if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
+        what = f"{device.count} cards are visible and no launcher is used: Trainer would take nn.DataParallel"
+        mend = (
+            "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
+            f"-m hf_recipes.run {recipe.path}, or show one card with CUDA_VISIBLE_DEVICES=0"
+        )
+        faults.append(Fault(where=WHERE, what=what, mend=mend))
+    if device.kind == "cpu" and environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
+        mend = "use accelerate_configs/cpu_2.yaml on a CPU"
+        faults.append(Fault(where=WHERE, what=what, mend=mend))
+    return faults
+
+
+def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """The ranks that the launcher started are the ranks that Trainer sees. Raises RecipeError."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    started = int(environment.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
+        what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
+        raise fault(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
+    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
+        raise RecipeError(Fault(where=WHERE, what="FSDP was asked for and is not on", mend="check the accelerate file"))
+    if getattr(args, "n_gpu", 0) > 1:
+        raise fault(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")

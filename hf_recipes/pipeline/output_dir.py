@@ -1,0 +1,59 @@
+"""What lies in output_dir already and would be lost, or be taken for this run's. Light.
+
+A second run into one folder writes over the first one's files; what it would not write over must not stay beside them,
+and what no run wrote is not ours to replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_recipes.errors import Fault
+
+if TYPE_CHECKING:
+    from hf_recipes.recipe.recipe import Recipe
+
+OURS = "Made with hf_recipes"  # stands in every model card (hub/model_card.py) and report
+PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER = ("adapter_model.safetensors",)
+
+
+def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
+    """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
+    where = recipe.place(f"{recipe.trainer}.output_dir")
+    held = folder / "recipe.yaml"
+    if held.is_file() and Path(recipe.path).is_file() and held.samefile(recipe.path) and not _written_here(held):
+        what = f"output_dir {str(folder)!r} holds the recipe itself, and the resolved recipe would be written over it"
+        yield Fault(where=where, what=what, mend="choose another output_dir, or give the recipe another name")
+    for name, ours in {"README.md": "model card", "report.md": "report", "report.html": "report"}.items():
+        theirs = folder / name
+        if theirs.is_file() and not _replaceable(theirs.read_text(encoding="utf-8", errors="replace")):
+            what = f"output_dir {str(folder)!r} holds a {name} that no run wrote: the {ours} would replace it"
+            yield Fault(where=where, what=what, mend="choose another output_dir")
+    others: tuple[str, ...]
+    if recipe.training.get("do_train") is False:
+        others, why = (*WEIGHTS, *ADAPTER), "this evaluation would replace its record"
+    elif "LoraConfig" in recipe.sections:
+        others, why = WEIGHTS, "this one writes an adapter: both would be pushed"
+    else:
+        others, why = ADAPTER, "this one writes a whole model: both would be pushed"
+    found = [name for name in others if (folder / name).is_file()]
+    if found:
+        what = f"output_dir {str(folder)!r} holds {found[0]} of another run, and {why}"
+        yield Fault(where=where, what=what, mend="choose another output_dir")
+
+
+def _replaceable(text: str) -> bool:
+    """Whether nobody wrote it: it is ours, or empty, or the template that peft puts beside an adapter before our card
+    takes its place (a run may die between the two)."""
+    return OURS in text or not text.strip() or all(mark in text for mark in PEFTS)
+
+
+def _written_here(path: Path) -> bool:
+    """Whether a run wrote it: it says what its dump says, without a comment or another order."""
+    from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+
+    return path.read_text(encoding="utf-8") == dump_recipe(read_recipe(str(path)))

@@ -1,0 +1,131 @@
+"""`hf-recipes plan`, top to bottom: recipe and card to a verdict, with the length that the recipe's data has. Light."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.common.device import Device
+from hf_recipes.data.load import file_names
+from hf_recipes.data.splits import FILE_BUILDERS, file_faults
+from hf_recipes.errors import RecipeError
+from hf_recipes.plan.fit import verdict
+from hf_recipes.plan.fit.parallel import SINGLE, Layout
+from hf_recipes.plan.fit.verdict import Judged
+from hf_recipes.plan.trace import worker
+from hf_recipes.plan.trace.result import Lengths
+from hf_recipes.recipe.defaults import choose
+from hf_recipes.recipe.recipe import Recipe
+from hf_recipes.recipe.rules.device import card_faults
+
+READ_BYTES = 64 * 2**20  # local data up to this size is read without being asked: some seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What plan found. `lengths`: None where the data was not read, which `length_note` then says."""
+
+    judged: Judged
+    lengths: Lengths | None
+    length_note: str
+
+
+def plan(
+    recipe: Recipe,
+    gpu: Gpu,
+    *,
+    length: int | None = None,
+    read_data: bool | None = None,
+    usable: int | None = None,
+    spread: Layout = SINGLE,
+) -> Planned:
+    """The verdict of a recipe on a card. Raises RecipeError for what `run` or the tracer refuses.
+
+    length: tokens of the longest row, else the longest that the data has; read_data: None reads what is local and
+    small, False nothing, True whatever its size; usable: bytes of the card, where the card itself was asked.
+    """
+    lengths, note = (None, "") if read_data is False else read_lengths(recipe, insist=bool(read_data))
+    if length is not None:
+        note = f"length: {length} (asked for)"
+    elif lengths is not None and counts_rows(recipe):
+        length, note = lengths.longest, length_line(lengths)
+    refuse_what_the_card_cannot(recipe, gpu)
+    judged = verdict.examine(recipe, gpu, length=length, usable=usable, spread=spread)
+    return Planned(judged=judged, lengths=lengths, length_note=note)
+
+
+def refuse_what_the_card_cannot(recipe: Recipe, gpu: Gpu) -> None:
+    """As `run` would on that card: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
+    found = card_faults(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
+    if found:
+        raise RecipeError(found)
+
+
+def planned_device(gpu: Gpu) -> Device:
+    """The device that a run on this card would see."""
+    if gpu.name == verdict.CPU:
+        return Device(kind="cpu", name="CPU", bf16=True)
+    if gpu.unified:
+        return Device(kind="mps", name=gpu.title, count=1, bf16=True)
+    capability = gpu.capability or verdict.DEFAULT_CAPABILITY
+    return Device(kind="cuda", name=gpu.title, count=1, capability=capability, bf16=capability >= (8, 0))
+
+
+def counts_rows(recipe: Recipe) -> bool:
+    """Whether the longest row of the data is the longest of a batch: neither blocks of text nor packed rows are."""
+    if recipe.trainer == "TrainingArguments":
+        return recipe.task != "causal-lm"
+    return not recipe.training.get("packing") and not recipe.training.get("padding_free")
+
+
+def length_line(lengths: Lengths) -> str:
+    """ "length: 61, the longest of 2,992 rows (median 14; ...)": what is read off the data, and who pays for it."""
+    long = percentile(lengths, 0.99)
+    rows = lengths.rows + lengths.eval_rows
+    line = f"length: {lengths.longest} tokens, the longest of {rows:,} rows (median {percentile(lengths, 0.5)}"
+    line += f", 99 of 100 within {long})"
+    if lengths.cut > 0.01 * lengths.rows:
+        line += f"; {lengths.cut / lengths.rows:.0%} of the rows are as long as the limit: they are cut there"
+    return line
+
+
+def percentile(lengths: Lengths, share: float) -> int:
+    """Tokens within which this share of the train rows lies."""
+    seen = 0
+    for tokens, rows in lengths.rows_by_length:
+        seen += rows
+        if seen >= share * lengths.rows:
+            return tokens
+    return lengths.longest
+
+
+def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | None, str]:
+    """The lengths of the recipe's own data, or None and why it was not read. `insist`: whatever its size, and a fault
+    of the data is raised."""
+    small, why = _is_read(recipe)
+    if not small and not insist:
+        return None, why
+    try:
+        return worker.lengths(recipe), ""
+    except RecipeError as problem:
+        if insist:
+            raise
+        return None, f"length: max_length, since the data was not read ({problem.faults[0].what})"
+
+
+def _is_read(recipe: Recipe) -> tuple[bool, str]:
+    path = recipe.get("dataset.path")
+    if not isinstance(path, str) or path.startswith("hf_recipes.recipe.smoke:"):
+        return False, ""
+    if path not in FILE_BUILDERS and not os.path.isdir(path):
+        return False, f"length: max_length, since the data ({path}) is not on this machine"
+    faults = file_faults(recipe)
+    if faults:
+        return False, f"length: max_length, since the data was not read ({faults[0].what})"
+    base = os.path.join("" if path in FILE_BUILDERS else path, recipe.get("dataset.data_dir") or "")
+    files = [os.path.join(base, name) for name in file_names(recipe.get("dataset.data_files")).values()]
+    size = sum(os.path.getsize(name) for name in files if os.path.isfile(name))
+    if size > READ_BYTES:
+        return False, f"length: max_length, since {size / 2**20:,.0f} MiB of data are read only with --read-data"
+    return True, ""

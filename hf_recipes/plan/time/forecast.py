@@ -1,0 +1,199 @@
+"""How long will it take? The trace's work against the card's rates, widened by what records say of such cards. Light.
+
+roofline.py gives the least time; real runs are slower, and efficiency.py has learnt by how much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.pipeline.summary import steps_of
+from hf_recipes.plan.time.efficiency import efficiency
+from hf_recipes.plan.time.roofline import FORMULA, roofline
+from hf_recipes.plan.trace.result import Lengths, Trace
+from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
+from hf_recipes.recipe.recipe import Recipe
+
+DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Seconds of a whole run, as an interval, and what it rests on. `step_seconds` is the bare roofline of a step."""
+
+    low: float
+    high: float
+    step_seconds: float
+    steps: int
+    epochs: float
+    parts: Mapping[str, float]  # roofline seconds: training, evaluation, saving
+    basis: str
+    notes: tuple[str, ...] = ()
+
+
+def forecast(
+    recipe: Recipe,
+    seen: Trace,
+    gpu: Gpu,
+    *,
+    lengths: Lengths | None = None,
+    processes: int = 1,
+    records: Iterable[Mapping[str, Any]] = (),
+) -> Forecast | str:
+    """The run's time, or why there is none in a sentence. `lengths`: of the recipe's data; without them the number of
+    rows is not known and only max_steps gives the steps. Pure."""
+    steps = _steps(recipe, seen, lengths, processes)
+    if steps is None:
+        return (
+            "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
+        )
+    tf32 = bool(recipe.training.get("tf32"))
+    share, notes = _filled(recipe, seen, lengths)
+    one = roofline(seen.work["micro-batch"], gpu, tf32=tf32, share=share)
+    update = roofline(seen.work["optimizer"], gpu, tf32=tf32)
+    if one is None or update is None:
+        return f"time: not forecast, since {gpu.name}'s rates have no source here"
+    step = accumulation_of(recipe) * one + update
+    parts = {"training": steps * step}
+    evaluation = seen.work.get("evaluation")
+    if evaluation is not None and lengths is not None:
+        batch = roofline(evaluation, gpu, tf32=tf32, share=share) or 0.0
+        batches = -(-lengths.eval_rows // max(1, seen.eval_batch * processes))
+        parts["evaluation"] = _evaluations(recipe, steps) * batches * batch
+    parts["saving"] = _saves(recipe, steps) * _saved_bytes(seen) / DISK_BYTES
+    low, high, basis = efficiency(gpu, list(records))
+    total = parts["training"] + parts.get("evaluation", 0.0)
+    epochs = steps / max(1, _steps_an_epoch(recipe, lengths, processes)) if lengths is not None else 0.0
+    return Forecast(
+        low=low * total + parts["saving"],
+        high=high * total + parts["saving"],
+        step_seconds=step,
+        steps=steps,
+        epochs=epochs,
+        parts=parts,
+        basis=basis,
+        notes=tuple(notes),
+    )
+
+
+def line(found: Forecast | str, price: float | None = None) -> str:
+    """ "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; a roofline guess, no record of such a card)"."""
+    if isinstance(found, str):
+        return found
+    span = f"{spoken(found.low)} to {spoken(found.high)}"
+    what = f"for {found.epochs:.3g} epoch{'' if found.epochs == 1 else 's'}" if found.epochs else "in all"
+    cost = "" if price is None else f"; costs {found.low / 3600 * price:,.2f} to {found.high / 3600 * price:,.2f}"
+    extra = "".join(f"; {note}" for note in found.notes)
+    return f"time: {span} {what} ({found.steps:,} step{'' if found.steps == 1 else 's'}; {found.basis}{extra}){cost}"
+
+
+def as_json(found: Forecast | str, price: float | None = None) -> dict[str, Any]:
+    """For tools and the record; seconds are seconds."""
+    if isinstance(found, str):
+        return {"seconds": None, "why": found}
+    said: dict[str, Any] = {
+        "seconds": [found.low, found.high],
+        "step_seconds": found.step_seconds,
+        "formula": FORMULA,
+        "steps": found.steps,
+    }
+    said |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
+    return said if price is None else {**said, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
+
+
+def spoken(seconds: float) -> str:
+    """ "2 h 40 min", "14 min", "38 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+# counts -------------------------------------------------------------------------------------------------------------
+
+
+def _arguments(recipe: Recipe, seen_rows: int, processes: int) -> SimpleNamespace:
+    training = recipe.training
+    return SimpleNamespace(
+        max_steps=int(training.get("max_steps") or -1),
+        per_device_train_batch_size=seen_rows,
+        world_size=processes,
+        dataloader_drop_last=bool(training.get("dataloader_drop_last")),
+        gradient_accumulation_steps=accumulation_of(recipe),
+        num_train_epochs=float(training.get("num_train_epochs") or 3.0),
+    )
+
+
+def _steps(recipe: Recipe, seen: Trace, lengths: Lengths | None, processes: int) -> int | None:
+    arguments = _arguments(recipe, seen.micro_batch, processes)
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    if lengths is None:
+        return None
+    return steps_of(arguments, _packed_rows(recipe, seen, lengths))
+
+
+def _packed_rows(recipe: Recipe, seen: Trace, lengths: Lengths) -> int:
+    """Rows that the trainer sees: packing fills rows up to the length."""
+    if recipe.trainer == "SFTConfig" and recipe.training.get("packing"):
+        return max(1, math.ceil(lengths.tokens / seen.length))
+    return lengths.rows
+
+
+def _steps_an_epoch(recipe: Recipe, lengths: Lengths | None, processes: int) -> float:
+    if lengths is None:
+        return 0.0
+    rows = int(recipe.training.get("per_device_train_batch_size") or 8)
+    batch = rows * processes * accumulation_of(recipe)
+    packed = lengths.rows
+    if recipe.trainer == "SFTConfig" and recipe.training.get("packing"):
+        length = int(recipe.training.get("max_length") or 1024)
+        packed = max(1, math.ceil(lengths.tokens / length))
+    return -(-packed // batch)
+
+
+def _evaluations(recipe: Recipe, steps: int) -> float:
+    """Evaluations of a run: upstream's, and ours at its end."""
+    training = recipe.training
+    count = 1.0 + bool(training.get("eval_on_start"))
+    return count + _events(training, "eval", steps)
+
+
+def _saves(recipe: Recipe, steps: int) -> float:
+    return 1.0 + _events({"save_strategy": "steps", **recipe.training}, "save", steps)
+
+
+def _events(training: Mapping[str, Any], what: str, steps: int) -> float:
+    strategy = str(training.get(f"{what}_strategy", "no"))
+    if strategy == "epoch":
+        return float(training.get("num_train_epochs") or 3.0)
+    if strategy != "steps":
+        return 0.0
+    every = training.get(f"{what}_steps") or training.get("logging_steps" if what == "eval" else "", 500) or 500
+    every = float(every)
+    return steps // max(1, round(every * steps if every < 1 else every))
+
+
+def _saved_bytes(seen: Trace) -> float:
+    """Weights that are trained and their optimizer's states; a whole model is saved whole."""
+    weights = seen.parts.get("weights", 0) * (seen.trainable / max(1, seen.parameters))
+    return weights + seen.parts.get("optimizer", 0)
+
+
+def _filled(recipe: Recipe, seen: Trace, lengths: Lengths | None) -> tuple[float, list[str]]:
+    """The share of the longest batch's tokens that a batch has on average, padding included."""
+    if not is_padded(recipe):
+        return 1.0, []
+    if lengths is None:
+        return 1.0, ["every row counted as the longest"]
+    below, expected = 0, 0.0
+    for tokens, rows in lengths.rows_by_length:
+        before, below = below, below + rows
+        chance = (below / lengths.rows) ** seen.micro_batch - (before / lengths.rows) ** seen.micro_batch
+        expected += tokens * chance
+    return min(1.0, expected / max(1, seen.length)), []

@@ -1,0 +1,205 @@
+"""The recipe's model without its weights: models/build.py's own steps under torch.device("meta").
+
+Shapes come from the recipe (a preset, an inline config), a local config.json, or presets.SHAPES for names on the Hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hf_recipes.catalog.presets import PRESETS, SHAPES
+from hf_recipes.data.prepared import TASKS
+from hf_recipes.errors import fault
+from hf_recipes.models import build
+
+if TYPE_CHECKING:
+    from hf_recipes.recipe.recipe import Recipe
+
+LOADING = ("dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map")
+# Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
+PREPARED = {
+    "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "runs/assets/smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
+
+
+def config_words(recipe: Recipe) -> dict[str, Any]:
+    """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
+    model = recipe.section("model")
+    if "preset" in model:
+        return {**PRESETS[model["preset"]].config, **build.config_fields(recipe)}
+    if isinstance(model.get("config"), Mapping):
+        return {**model["config"], **build.config_fields(recipe)}
+    dotted = "pretrained_model_name_or_path" if "pretrained_model_name_or_path" in model else "config"
+    name = str(model[dotted])
+    for path in (Path(name) / "config.json", Path(name)):
+        if path.is_file():
+            return {**json.loads(path.read_text(encoding="utf-8")), **build.config_fields(recipe)}
+    shape = SHAPES.get(PREPARED.get(name.rstrip("/"), name))
+    if shape is not None:
+        return {**shape.config, **build.config_fields(recipe)}
+    cached = _cached(name)
+    if cached is not None:
+        return {**cached, **build.config_fields(recipe)}
+    what = f"the shape of {name!r} is not known without the Hub"
+    mend = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
+    near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
+    if near:
+        mend += f"; known here: {', '.join(near)}"
+    raise fault(recipe.place(f"model.{dotted}"), what, mend)
+
+
+def _cached(name: str) -> dict[str, Any] | None:
+    """config.json of a model that is already in the Hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # not a Hub id
+        return None
+    return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
+
+
+def config_of(recipe: Recipe) -> Any:
+    """The config object. Raises RecipeError for words that make none."""
+    from transformers import AutoConfig
+
+    words = config_words(recipe)
+    for stray in ("architectures", "transformers_version", "torch_dtype", "_name_or_path", "quantization_config"):
+        words.pop(stray, None)
+    try:
+        return AutoConfig.for_model(words.pop("model_type"), **words)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+
+
+def vocabulary(recipe: Recipe, config: Any) -> int:
+    """Rows of the embedding: the BpeTrainer's size, a local tokenizer's, else the config's."""
+    trained = recipe.section("BpeTrainer").get("vocab_size")
+    if trained is not None:
+        return int(trained)
+    if "BpeTrainer" in recipe.sections:
+        return 30000  # tokenizers' default
+    if build.from_scratch(recipe):
+        path = Path(str(recipe.get("tokenizer.pretrained_model_name_or_path", ""))) / "tokenizer.json"
+        if path.is_file():
+            return _tokens(path)
+    return int(config.get_text_config().vocab_size)
+
+
+def _tokens(path: Path) -> int:
+    words = json.loads(path.read_text(encoding="utf-8"))
+    ids = {entry["id"] for entry in words.get("added_tokens") or ()}
+    vocab = words.get("model", {}).get("vocab") or {}
+    return len(ids | (set(vocab.values()) if isinstance(vocab, dict) else set(range(len(vocab)))))
+
+
+def meta_model(
+    recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str, Any], device: str, say: Callable[[str], None]
+) -> Any:
+    """The model that Trainer gets, as models.build_model makes it, on `device` ("meta", or "cpu" for a real one)."""
+    import transformers
+
+    from hf_recipes.evaluation.exact import fix_loss_type
+
+    auto = getattr(transformers, TASKS[recipe.task].auto_class)
+    words = {k: v for k, v in recipe.section("model").items() if k not in build.SOURCES}
+    dtype = words.get("dtype", "auto")
+    words["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
+    transformers.set_seed(recipe.training.get("seed", 42))
+    with torch.device(device):
+        model = build._fresh(recipe, auto, config, tokenizer, fields, words)
+        if recipe.section("BitsAndBytesConfig"):
+            quantise(model, recipe.section("BitsAndBytesConfig"))
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        fix_loss_type(model)
+        if "LoraConfig" in recipe.sections:
+            model = build._adapted(recipe, model, [] if build.from_scratch(recipe) else _new(model), say)
+    model.train()
+    return model
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    found = getattr(config, "dtype", None)
+    if isinstance(found, str):
+        found = getattr(torch, found)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def _new(model: Any) -> list[str]:
+    """Weights that no checkpoint of the bare model has: those of a classifier's head."""
+    prefix = f"{model.base_model_prefix}."
+    return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+
+
+# 4 bit --------------------------------------------------------------------------------------------------------------
+
+
+def quantise(model: Any, words: Mapping[str, Any]) -> None:
+    """What from_pretrained with BitsAndBytesConfig(load_in_4bit=True) leaves: upstream's quantizer picks the layers,
+    and each weight becomes its packed halves of bytes with their scales, empty."""
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    settings = BitsAndBytesConfig(**words)
+    kind = "bitsandbytes_4bit" if settings.load_in_4bit else "bitsandbytes_8bit"
+    quantizer = AUTO_QUANTIZER_MAPPING[kind](settings, pre_quantized=False)
+    if not settings.load_in_4bit:
+        raise fault("BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan")
+    dtypes = {name: part.weight.dtype for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    quantizer.preprocess_model(model, dtype=None, device_map={"": 0})
+    model.hf_quantizer = quantizer
+    quantizer.postprocess_model(model)
+    for name, part in model.named_modules():
+        if type(part).__name__ == "Linear4bit":
+            _pack(part, settings, dtypes[name])
+
+
+def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
+    import bitsandbytes
+    from bitsandbytes.functional import QuantState
+
+    rows, columns = part.out_features, part.in_features
+    values = rows * columns
+    blocks = -(-values // BLOCK)
+    words: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.zeros(16), "blocksize": BLOCK}
+    words |= {"quant_type": settings.bnb_4bit_quant_type, "dtype": dtype}
+    if settings.bnb_4bit_use_double_quant:
+        nested = QuantState(
+            absmax=torch.zeros(-(-blocks // BLOCKS)), code=torch.zeros(256), blocksize=BLOCKS, dtype=torch.float32
+        )
+        words |= {"absmax": torch.zeros(blocks, dtype=torch.uint8), "offset": torch.zeros(()), "state2": nested}
+    else:
+        words["absmax"] = torch.zeros(blocks)
+    state = QuantState(**words)
+    part.weight = bitsandbytes.nn.Params4bit(
+        torch.zeros((values + 1) // 2, 1, dtype=torch.uint8),
+        requires_grad=False,
+        quant_state=state,
+        compress_statistics=settings.bnb_4bit_use_double_quant,
+        quant_type=settings.bnb_4bit_quant_type,
+        bnb_quantized=True,
+        module=part,
+    )
+    part.quant_state = state
+    if part.bias is not None:  # upstream makes it without data, whatever the device
+        part.bias = nn.Parameter(torch.zeros(rows, dtype=dtype), requires_grad=False)
+
+
+def static_tensors(model: Any) -> list[torch.Tensor]:
+    """Everything that lies in memory before the first step: parameters, buffers, scales of quantised weights."""
+    found: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
+    for param in model.parameters():
+        state = getattr(param, "quant_state", None)
+        for level in (state, getattr(state, "state2", None)):
+            parts = (getattr(level, name, None) for name in ("absmax", "code", "offset"))
+            found += [part for part in parts if isinstance(part, torch.Tensor)]
+    return found

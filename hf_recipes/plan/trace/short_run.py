@@ -1,0 +1,49 @@
+"""A recipe cut to what a trace needs: two steps, no files, no loaders, nothing reported. Recipe in, recipe out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hf_recipes.errors import RecipeError
+from hf_recipes.plan.trace.field_effects import refusals, traced_words
+from hf_recipes.recipe.recipe import Recipe
+
+MICRO_BATCHES = 2  # of one step: the peak of two is the peak of all
+
+
+def shortened(recipe: Recipe, folder: str, micro_batch: int | None, steps: int) -> Recipe:
+    """`recipe` for `steps` optimizer steps in `folder`; every word that decides a step's memory stays as it is
+    (field_effects.py). Raises RecipeError for words that plan cannot follow."""
+    refused = refusals(recipe)
+    if refused:
+        raise RecipeError(refused)
+    words = traced_words(recipe) | {"output_dir": folder, "max_steps": steps}
+    words["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
+    if micro_batch is not None:
+        words["per_device_train_batch_size"] = micro_batch
+    if words.get("fp16") and not recipe.get("master_weights"):
+        words["bf16"] = True  # what a CPU accepts; tracing.py makes it fp16 again
+        words["fp16"] = False
+    sections = {name: value for name, value in recipe.sections.items() if name not in ("EarlyStoppingCallback",)}
+    sections.pop("sample_prompts", None)
+    return replace(recipe, sections={**sections, recipe.trainer: words})
+
+
+def accumulation_of(recipe: Recipe) -> int:
+    return int(recipe.training.get("gradient_accumulation_steps") or 1)
+
+
+def is_uniform(recipe: Recipe, rows: int) -> bool:
+    """Whether every row of a batch of `rows` is full, so that no mask is made: a single row, blocks of text, packed
+    rows whose documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
+    training = recipe.training
+    if recipe.trainer == "TrainingArguments":
+        return rows == 1 or recipe.task == "causal-lm"
+    if training.get("packing"):
+        return training.get("packing_strategy") == "wrapped"
+    return rows == 1 and not training.get("padding_free")
+
+
+def is_padded(recipe: Recipe) -> bool:
+    """Whether shorter rows of a batch are filled up with padding."""
+    return not is_uniform(recipe, 2) and not recipe.training.get("packing") and not recipe.training.get("padding_free")

@@ -1,0 +1,302 @@
+"""`trace_here`: the recipe's own Trainer for two optimizer steps, an evaluation batch and saving, watched.
+
+The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are held against.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_recipes.common.device import Device
+from hf_recipes.data.prepared import TASKS
+from hf_recipes.errors import fault
+from hf_recipes.evaluation.scoring import Scoring
+from hf_recipes.models import build
+from hf_recipes.plan.trace.autocast import Simulation, in_place_of_autocast
+from hf_recipes.plan.trace.cuda_allocator import rounded
+from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
+from hf_recipes.plan.trace.field_effects import marks
+from hf_recipes.plan.trace.flash_attention import flash_attention_on_meta
+from hf_recipes.plan.trace.meta_model import config_of, meta_model, static_tensors, vocabulary
+from hf_recipes.plan.trace.module_paths import named_modules_on
+from hf_recipes.plan.trace.peak import account
+from hf_recipes.plan.trace.result import Trace
+from hf_recipes.plan.trace.short_run import accumulation_of, is_padded, is_uniform, shortened
+from hf_recipes.plan.trace.stand_in_rows import LABELS, prepared_rows, stand_in_tokenizer
+from hf_recipes.plan.trace.tracker import Tracker, Unfollowed, work_of
+from hf_recipes.plan.trace.trainer_effects import evaluate_once, evaluations, followed, told
+from hf_recipes.plan.trace.upstream_patches import on_meta
+from hf_recipes.recipe.defaults import choose, choose_length
+from hf_recipes.training import trainer as training
+
+if TYPE_CHECKING:
+    from hf_recipes.recipe.recipe import Recipe
+
+UNHEARD = (  # choices that are made for the user and have no effect on memory: the run tells them
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "dataloader_pin_memory",
+    "metrics",
+    "task_type",
+    "output_dir",
+    "use_cpu",
+)
+STEPS = 2  # optimizer states exist from the second on
+
+
+def trace_here(
+    recipe: Recipe,
+    *,
+    length: int | None = None,
+    micro_batch: int | None = None,
+    capability: tuple[int, int] = (8, 6),
+    cpu: bool = False,
+    real: bool = False,
+    evaluation: bool = True,
+) -> Trace:
+    """As hf_recipes.plan.trace, in this process: torch is patched meanwhile. `real`: on CPU tensors, computing;
+    `evaluation`: whether evaluation and saving are traced after the training steps."""
+    device = Device(kind="cpu", name="CPU", bf16=True)
+    if not cpu:
+        device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
+    recipe, lines = choose(recipe, device)
+    config = config_of(recipe)
+    words = vocabulary(recipe, config)
+    tokenizer = stand_in_tokenizer(words, 2**31)
+    recipe, length, more = _length(recipe, config, length)
+    notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in UNHEARD]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        short = shortened(recipe, folder, micro_batch, STEPS)
+        if not real:
+            stack.enter_context(on_meta(cuda=not cpu))
+            stack.enter_context(flash_attention_on_meta())
+        tracker = Tracker(
+            device="cpu" if real else "meta",
+            uniform=is_uniform(recipe, int(short.training.get("per_device_train_batch_size", 8))),
+            workspaces=None if cpu else CudaWorkspaces(capability),
+        )
+        simulation = Simulation(tracker, None if cpu else capability)
+        if not cpu:
+            stack.enter_context(followed(tracker))
+        if not real:
+            stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
+        trainer = _trainer(short, config, tokenizer, length, tracker.device, notes.append)
+        if recipe.training.get("fp16") and not recipe.get("master_weights") and not real:
+            _scale_losses(trainer)
+        gc.collect()
+        began = time.perf_counter()
+        try:
+            _watch(trainer, tracker, simulation)
+            if evaluation:
+                tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
+                kept = _evaluate_and_save(recipe, trainer, tracker, simulation)
+                notes += told(recipe, kept)
+        except Unfollowed as problem:
+            what = f"plan cannot trace {problem}"
+            raise fault(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
+        seconds = time.perf_counter() - began
+        return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
+
+
+def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
+    """The recipe with the length of its longest row, which is `length` if one is given."""
+    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    positions = build.longest_input(config)
+    if length is not None:
+        if positions is not None and length > positions:
+            raise fault(recipe.path, f"{length} tokens are more than the model's {positions} positions")
+        if not (recipe.training.get("padding_free") and not recipe.training.get("packing")):
+            recipe = recipe.with_values({dotted: length}, "plan's length")
+        return recipe, length, []
+    recipe, found, lines = choose_length(recipe, positions, 2**31)
+    if found >= 2**31:
+        what = "no length is given, and the model's positions are no table"
+        raise fault(recipe.path, what, f"set {dotted}, or give plan a length")
+    return recipe, found, lines
+
+
+def _trainer(recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]) -> Any:
+    """pipeline/run.py's order of work with rows and a tokenizer that stand in."""
+    args = training.build_arguments(recipe)
+    labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
+    rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
+    prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe))
+    model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
+    if recipe.get("master_weights"):
+        from hf_recipes.models.half_precision import prepare_model
+
+        with Tracker(device=device):  # it looks at the weights, and a tracker answers for meta ones
+            model = prepare_model(model)
+    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")))
+    trainer = training.build_trainer(
+        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
+    )
+    kept = ("DefaultFlowCallback", "_FollowModel")  # no progress bars, no reports
+    trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in kept]
+    return trainer
+
+
+def _token_types(recipe: Recipe, config: Any) -> bool:
+    """Whether the model's own tokenizer gives token_type_ids, too."""
+    own = "BpeTrainer" not in recipe.sections
+    return own and config.model_type in ("bert", "albert", "electra", "deberta", "deberta-v2", "funnel", "convbert")
+
+
+def _scale_losses(trainer: Any) -> None:
+    """fp16 autocast: accelerate takes it on a few devices by name, and makes a loss scaler there; its memory is three
+    scalars, but backward and clipping go through it."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._shared_state["_mixed_precision"] = "fp16"
+    trainer.accelerator.native_amp = True
+    trainer.accelerator.scaler = torch.amp.GradScaler("meta")
+
+
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
+    """Training under the tracker; the weights are there before it begins."""
+    model = trainer.model
+    for tensor in static_tensors(model):
+        tracker.track(tensor, "loaded", part="weights")
+    training_step = trainer.training_step
+
+    steps_left = STEPS * trainer.args.gradient_accumulation_steps
+    # The loader holds the next batch already: on a CPU it counts, on a card it is not there yet.
+    next_batch_is_here = simulation.capability is None and tracker.device == "meta"
+
+    def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal steps_left
+        steps_left -= 1
+        waiting = []
+        with tracker.during("forward"):
+            if next_batch_is_here and steps_left:
+                tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+                waiting = [tracker.born(tensor.nbytes, "the next batch") for tensor in tensors]
+            loss = training_step(model, inputs, *args, **kwargs)
+            for number in waiting:
+                tracker.dies(number)
+        return loss
+
+    trainer.training_step = watched_step
+    with simulation, tracker, named_modules_on(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
+        trainer.train()
+    del trainer.training_step
+
+
+def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:
+    """The evaluations that the run makes, a batch of each, and saving between them. Bytes that are kept of a row."""
+    kept = 0
+    with simulation, tracker, named_modules_on(tracker, trainer.model):
+        with tracker.during("saving"):
+            _state_dict(trainer.accelerator.unwrap_model(trainer.model))
+        for dtype in evaluations(recipe):
+            with tracker.during("evaluation"):
+                kept = evaluate_once(trainer, dtype)
+    return kept
+
+
+@contextmanager
+def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
+    """Names gradients as they are made, and the optimizer's states after each of its steps."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    def name_gradient(param: torch.Tensor) -> None:
+        if param.grad is not None:
+            tracker.name(param.grad, "gradients")
+
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                tracker.name(param, "weights" if param.is_leaf and id(param) in own else "optimizer")
+                name_gradient(param)
+
+    def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+        for state in optimizer.state.values():
+            for value in state.values() if isinstance(state, dict) else ():
+                if isinstance(value, torch.Tensor):
+                    tracker.name(value, "optimizer")
+
+    own = {id(param) for param in trainer.model.parameters()}
+    hooks = [p.register_post_accumulate_grad_hook(name_gradient) for p in trainer.model.parameters() if p.requires_grad]
+    hooks += [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _state_dict(model: Any) -> None:
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        get_peft_model_state_dict(model)
+    else:
+        model.state_dict()
+
+
+def _blocks(model: Any) -> int:
+    """Modules of the kinds that the model says must not be split."""
+    kinds = getattr(model, "_no_split_modules", None) or ()
+    return max(1, sum(type(part).__name__ in kinds for part in model.modules()))
+
+
+def _result(
+    recipe: Recipe,
+    short: Recipe,
+    trainer: Any,
+    tracker: Tracker,
+    simulation: Simulation,
+    length: int,
+    notes: list[str],
+    seconds: float,
+    capability: tuple[int, int] | None,
+) -> Trace:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    logits = inner.config.get_text_config().vocab_size if TASKS[recipe.task].generates else inner.config.num_labels
+    found = account(
+        tracker.events, tracker.storages, tracker.backward_begins, logits, int if capability is None else rounded
+    )
+    micro_batches = STEPS * trainer.args.gradient_accumulation_steps
+    total, trainable = build.parameter_counts(model)
+    if tracker.bounded:
+        notes.append("labels: every position is counted as labelled, the most that a batch can have")
+    return Trace(
+        allocated=found.allocated,
+        parts=found.parts,
+        phase=found.phase,
+        at=found.at,
+        phases=found.phases,
+        places=found.places,
+        largest=found.largest,
+        events=tuple(tracker.events),
+        work={
+            "micro-batch": work_of(tracker.work, ("forward", "backward"), micro_batches),
+            "optimizer": work_of(tracker.work, ("optimizer",), STEPS),
+            "evaluation": work_of(tracker.work, ("evaluation",), 1),
+        },
+        parameters=total,
+        trainable=trainable,
+        trainable_bytes=sum(p.nbytes for p in model.parameters() if p.requires_grad),
+        blocks=_blocks(inner),
+        length=length,
+        positions=build.longest_input(inner.config),
+        micro_batch=trainer.args.train_batch_size,
+        accumulation=accumulation_of(recipe),
+        eval_batch=trainer.args.eval_batch_size,
+        capability=capability,
+        attention=dict(simulation.attention),
+        notes=tuple(notes),
+        estimate=(*marks(recipe), *(f"{op}: {what}" for op, what in sorted(tracker.guessed.items()))),
+        seconds=seconds,
+    )

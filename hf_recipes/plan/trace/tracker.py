@@ -1,0 +1,357 @@
+"""Every storage's birth and death, by part of the memory and by module, while real code runs on meta or CPU tensors.
+
+    with Tracker(device="meta") as seen:
+        loss = model(**batch).loss; loss.backward(); optimizer.step()
+    seen.events                      # (storage, +bytes | -bytes), in the order in which it happened
+
+A TorchDispatchMode sees each kernel's outputs; views and in-place results share a storage and count once. A weak
+reference on the storage's Python object, which lives as long as the C++ one, tells its death. Memory that a kernel
+takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from hf_recipes.plan.trace.fast_meta import shortcut
+from hf_recipes.plan.trace.result import Work
+from hf_recipes.plan.trace.unknown_values import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
+
+# What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
+IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
+
+# Frames of Python between an operation and the one who called it: ours, and torch's around a dispatch mode.
+AROUND = ("writes_in_place", "_put", "__torch_dispatch__", "_fn", "inner")
+
+Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
+
+
+@dataclass
+class Storage:
+    """What is known of one storage; `part` is set where it is known for certain, else account.py infers it."""
+
+    size: int
+    phase: str
+    op: str
+    where: str
+    shape: tuple[int, ...]
+    dtype: str
+    part: str = ""
+    died: int | None = None  # index of the event, None while it lives
+
+
+class Unfollowed(Exception):
+    """An operation whose result depends on data that a meta tensor has not; the message names it."""
+
+
+class Tracker(TorchDispatchMode):
+    """Records storages on `device`. `uniform`: whether masks are all ones, which is what a meta tensor cannot tell.
+
+    `workspaces(operation, arguments, in_backward)` gives the bytes that its kernel holds while it runs, and those that
+    stay from then on (cuBLAS's, once a thread).
+    """
+
+    def __init__(self, *, device: str, uniform: bool = True, workspaces: Workspaces | None = None) -> None:
+        super().__init__()
+        self.device = device
+        self.uniform: bool = uniform
+        self.workspaces = workspaces
+        self.events: list[tuple[int, int]] = []
+        self.storages: list[Storage] = []
+        self.backward_begins: list[int] = []  # index of the event before which each backward began
+        self.phase = "setup"
+        self.path: list[str] = []  # the modules whose forward runs
+        self.backward_path = ""
+        self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels, half flops, bytes of products
+        self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
+        self.bounded: set[str] = set()  # operations that were given their largest possible result
+        self.truths: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
+        self.nowhere: set[int] = set()  # masks of what is infinite or not a number: nothing is
+        self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
+        self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
+        # (sum, first operand, the sum's address) of the last sum that may be in place
+        self._accumulated = (-1, -1, 0)
+        self._same: dict[int, int] = {}  # such a sum -> the storage that it is
+        self._in_backward = False
+        self._resize = torch.UntypedStorage.resize_
+
+    # events ---------------------------------------------------------------------------------------------------------
+
+    def born(self, size: int, op: str, shape: tuple[int, ...] = (), dtype: str = "", part: str = "") -> int:
+        """Records bytes that no tensor of ours shows, too (a workspace). Returns the storage's number."""
+        number = len(self.storages)
+        phase = self._phase()
+        where = self.backward_path if phase == "backward" else (self.path[-1] if self.path else "")
+        self.storages.append(Storage(size, phase, op, where, shape, dtype, part))
+        self.events.append((number, size))
+        return number
+
+    def dies(self, number: int) -> None:
+        number = self._same.get(number, number)
+        total, first, address = self._accumulated
+        if number == first and self.events[-1][0] == total:
+            self.events.pop()
+            self._same[total] = first
+            self._alive[address] = (first, self._alive[address][1])
+            return
+        storage = self.storages[number]
+        storage.died = len(self.events)
+        self.events.append((number, -storage.size))
+
+    def writes_in_place(self) -> bool:
+        """Whether autograd's own code runs, which does so where it can; a Function's backward in Python does not."""
+        if not self._in_backward or torch.is_grad_enabled():
+            return False
+        caller = inspect.currentframe()
+        while caller is not None and caller.f_code.co_name in AROUND:
+            caller = caller.f_back
+        return caller is not None and caller.f_code.co_name == "_engine_run_backward"
+
+    def _accumulates(self, args: Any, result: Any) -> None:
+        """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
+        torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
+        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view has a
+        base that holds its storage."""
+        first, address = args[0], result.untyped_storage()._cdata
+        known = self._alive.get(first.untyped_storage()._cdata) if isinstance(first, torch.Tensor) else None
+        born = self._alive.get(address)
+        if known and born and not first._is_view() and self.storages[known[0]].size == self.storages[born[0]].size:
+            self._accumulated = (born[0], known[0], address)
+
+    def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
+        """Records the tensor's storage if it is new; names its part if one is given."""
+        if tensor.device.type != self.device:
+            return
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        known = self._alive.get(address)
+        if known is not None:
+            number = known[0]
+            if storage.nbytes() != self.storages[number].size:
+                self._resized(number, storage.nbytes())
+            if part:
+                self.storages[number].part = part
+            return
+        number = self.born(storage.nbytes(), op, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), part)
+        self._alive[address] = (number, weakref.ref(storage, self._end_of(address, number)))
+
+    def name(self, tensor: torch.Tensor, part: str) -> None:
+        """Names the part of a storage that is known already; others stay unknown (paged states)."""
+        known = self._alive.get(tensor.untyped_storage()._cdata) if tensor.device.type == self.device else None
+        if known is not None:
+            self.storages[known[0]].part = part
+
+    def _end_of(self, address: int, number: int) -> Callable[[Any], None]:
+        def end(_: Any) -> None:
+            known = self._alive.get(address)
+            if known is not None and known[0] == self._same.get(number, number):
+                del self._alive[address]
+            self.dies(number)
+
+        return end
+
+    def _resized(self, number: int, size: int) -> None:
+        storage = self.storages[number]
+        self.events.append((number, size - storage.size))
+        storage.size = size
+
+    def guessed_flops(self, flops: int) -> None:
+        """Counts the arithmetic of an operation that is answered instead of run."""
+        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
+        work[0] += flops
+        work[2] += 1
+
+    def number_in(self, tensor: torch.Tensor) -> float:
+        """What a meta tensor of one number holds: what the trace knows of it, else 1."""
+        known = self._alive.get(tensor.untyped_storage()._cdata)
+        return self.truths.get(known[0], 1) if known is not None else 1
+
+    def most_true(self, mask: torch.Tensor) -> int:
+        """Places of a mask that can be true."""
+        known = self._alive.get(mask.untyped_storage()._cdata)
+        written = self.trues.get(known[0], mask.numel()) if known is not None else mask.numel()
+        return min(mask.numel(), written)
+
+    def is_nowhere(self, mask: torch.Tensor) -> bool:
+        known = self._alive.get(mask.untyped_storage()._cdata)
+        return known is not None and known[0] in self.nowhere
+
+    def made_by(self, tensor: torch.Tensor) -> str:
+        """The operation that made the tensor's storage, "" where it is not tracked."""
+        known = self._alive.get(tensor.untyped_storage()._cdata)
+        return self.storages[known[0]].op if known is not None else ""
+
+    def _know(self, name: str, args: Any, result: Any) -> None:
+        """Remembers the few numbers on which code branches (whether a mask is full, whether a gradient is finite), and
+        how much of a mask that began as zeros was written."""
+        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*ZEROS, *STRANGE, "copy_"):
+            known = self._alive.get(result.untyped_storage()._cdata)
+            if known is not None and (name in ("isinf", "isnan") or (name == "eq" and is_infinite(args[1]))):
+                self.nowhere.add(known[0])
+            if known is not None and name in ZEROS:
+                self.trues[known[0]] = 0
+            elif known is not None and known[0] in self.trues:
+                self.trues[known[0]] += result.numel()
+        rule = TRUTHS.get(name)
+        if rule is not None and isinstance(result, torch.Tensor) and result.numel() == 1:
+            known = self._alive.get(result.untyped_storage()._cdata)
+            if known is not None:
+                self.truths[known[0]] = rule(self, args)
+
+    # phases ---------------------------------------------------------------------------------------------------------
+
+    def _phase(self) -> str:
+        inside = torch._C._current_graph_task_id() >= 0
+        if inside != self._in_backward:
+            self._in_backward = inside
+            if inside:
+                self.backward_begins.append(len(self.events))
+                self.backward_path = "the loss"
+        if not inside:
+            return self.phase
+        return "recompute" if torch.is_grad_enabled() else "backward"  # checkpointing turns gradients on to recompute
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """What happens inside belongs to `phase` (its backward stays "backward")."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def __enter__(self) -> Tracker:
+        tracker, resize = self, self._resize
+
+        def resize_(storage: Any, size: int) -> Any:  # FSDP frees by resize_(0), which no dispatch mode sees
+            result = resize(storage, size)
+            known = tracker._alive.get(storage._cdata)
+            if known is not None and storage.nbytes() != tracker.storages[known[0]].size:
+                tracker._resized(known[0], storage.nbytes())
+            return result
+
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*problem)
+
+    # dispatch -------------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind.__name__ == "DTensor" for kind in types):
+            return NotImplemented  # it unwraps to its local shards, which come back here
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        self._phase()
+        if self.device == "meta" and packet in ANSWERS:
+            answered, value = ANSWERS[packet](self, func, args, kwargs)
+            if answered:
+                return value
+        try:
+            result = shortcut(packet, args, kwargs) if self.device == "meta" else None
+            if result is None:
+                result = func(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as problem:
+            if self.device == "meta" and _is_unfollowed(problem):
+                raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
+            raise
+        self._track_all(result, packet.__name__)
+        if packet.__name__ in IN_PLACE and self.writes_in_place():
+            self._accumulates(args, result)
+        if self.device == "meta":
+            self._know(packet.__name__, args, result)
+        if self.workspaces is not None:  # a kernel takes them after its result
+            passing, staying = self.workspaces(packet, args, self._in_backward)
+            for size in staying:
+                self.born(size, "cuBLAS workspace", part="workspaces")
+            for number in [self.born(size, f"{packet.__name__} workspace", part="workspaces") for size in passing]:
+                self.dies(number)
+        self._count(func, packet, args, kwargs, result)
+        return result
+
+    def _track_all(self, result: Any, op: str) -> None:
+        if isinstance(result, torch.Tensor):
+            self.track(result, op)
+        elif isinstance(result, tuple | list):
+            for one in result:
+                self._track_all(one, op)
+
+    def _count(self, func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if _is_view(func):
+            return
+        work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
+        flops = 0
+        if packet in flop_registry:
+            flops = _attention_flops(packet, args) or int(flop_registry[packet](*args, **kwargs, out_val=result))
+        elif packet.__name__ == "gemm_4bit":
+            rows = args[0].numel() // args[0].shape[-1]
+            flops = 2 * rows * int(args[2][0]) * int(args[2][1])
+        moved = _bytes(args) + _bytes(tuple(kwargs.values())) + _bytes(result)
+        work[0] += flops
+        work[1] += moved
+        work[2] += 1
+        if flops:
+            work[3] += flops if _is_half(args) else 0
+            work[4] += moved
+
+
+def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) -> Work:
+    """The work of some phases, each counted `times` times."""
+    none = (0, 0, 0, 0, 0)
+    sums = [sum(counted.get(phase, none)[i] for phase in phases) // max(1, times) for i in range(len(none))]
+    return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2], half_flops=sums[3], matmul_bytes=sums[4])
+
+
+def _attention_flops(packet: Any, args: Any) -> int:
+    """Of attention whose heads share keys, which torch before 2.12 does not count: 2 products, 5 in the backward."""
+    if not packet.__name__.startswith("_scaled_dot_product"):
+        return 0
+    backward = packet.__name__.endswith("_backward")
+    query, key = args[int(backward)], args[int(backward) + 1]
+    if query.shape[1] == key.shape[1]:
+        return 0
+    batch, heads, rows, width = query.shape
+    return int(2 * batch * heads * rows * key.shape[2] * width * (5 if backward else 2))
+
+
+def _is_half(args: Any) -> bool:
+    """Whether a product's first tensor is fp16 or bf16."""
+    first = next((one for one in args if isinstance(one, torch.Tensor)), None)
+    return first is not None and first.dtype in (torch.float16, torch.bfloat16)
+
+
+_views: dict[Any, bool] = {}
+
+
+def _is_view(func: Any) -> bool:
+    found = _views.get(func)
+    if found is None:
+        returns = func._schema.returns
+        found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        _views[func] = found
+    return found
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, tuple | list):
+        return sum(map(_bytes, value))
+    return 0
+
+
+def _is_unfollowed(problem: Exception) -> bool:
+    told = str(problem)
+    return any(word in told for word in ("eta", "ata-dependent", "data dependent", "unbacked"))

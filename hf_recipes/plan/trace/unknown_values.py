@@ -1,0 +1,145 @@
+"""What a meta tensor cannot tell, and what is answered instead: numbers on which code branches, sizes of selections.
+
+Masks are as full as the trace was told (`Tracker.uniform`), gradients are finite, every other number is 1; a selection
+by a mask has as many rows as the mask can have true places, the most that it can select.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from hf_recipes.plan.trace.tracker import Tracker
+
+aten = torch.ops.aten
+
+
+def is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`.item()`"""
+    value = args[0]
+    if value.device.type != "meta":
+        return False, None
+    number = tracker.number_in(value)
+    if value.dtype == torch.bool:
+        return True, bool(number)
+    return True, float(number) if value.is_floating_point() else int(number)
+
+
+def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    answered, value = _scalar(tracker, func, args, kwargs)
+    return answered, bool(value)
+
+
+def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """isclose (aten/src/ATen/native/TensorCompare.cpp): a mask, and three tensors of differences at once."""
+    if args[0].device.type != "meta":
+        return False, None
+    if func._overloadpacket is aten.allclose:
+        for number in [tracker.born(size, "allclose") for size in (args[0].numel(), *(args[0].nbytes,) * 3)]:
+            tracker.dies(number)
+    return True, True
+
+
+def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`x[mask]`: as many rows as the mask has places, the most that it can select."""
+    tensor, indices = args[0], args[1]
+    masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
+    if tensor.device.type != "meta" or not masks:
+        return False, None
+    tracker.bounded.add(str(func))
+    mask, place = masks[0], next(i for i, index in enumerate(indices) if index is not None)
+    # The kernel turns the mask into one int64 index for each of its dimensions, which live until it is done.
+    count = tracker.most_true(mask)
+    numbers = [tracker.born(8 * count, "nonzero") for _ in range(mask.dim())]
+    shape = (*tensor.shape[:place], count, *tensor.shape[place + mask.dim() :])
+    result = tensor.new_empty(shape)
+    tracker.track(result, "index")
+    for number in numbers:
+        tracker.dies(number)
+    return True, result
+
+
+def _nonzero(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    if args[0].device.type != "meta":
+        return False, None
+    tracker.bounded.add(str(func))
+    result = torch.empty(args[0].numel(), args[0].dim(), dtype=torch.long, device="meta")
+    tracker.track(result, "nonzero")
+    return True, result
+
+
+def _masked_select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    if args[0].device.type != "meta":
+        return False, None
+    tracker.bounded.add(str(func))
+    result = args[0].new_empty(max(args[0].numel(), args[1].numel()))
+    tracker.track(result, "masked_select")
+    return True, result
+
+
+def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`x[mask] = y`, in place."""
+    indices = args[1]
+    if args[0].device.type != "meta" or not any(i is not None and i.dtype == torch.bool for i in indices):
+        return False, None
+    if func._overloadpacket is aten.index_put and not tracker.writes_in_place():
+        result = torch.empty_like(args[0])
+        tracker.track(result, "index_put")
+        return True, result
+    return True, args[0]
+
+
+def _grouped(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """A mixture of experts' products, which meta tensors have in bfloat16 only: one result of the groups' shape.
+
+    (T, K) x (E, K, N) -> (T, N); (M, T) x (T, N), split by offsets along T -> (E, M, N); both of three dimensions: a
+    batch of products. What a card's kernel takes beside its result (rows padded a group) is not counted.
+    """
+    first, second = args[0], args[1]
+    offsets = args[2] if len(args) > 2 else kwargs.get("offs")
+    if first.device.type != "meta":
+        return False, None
+    shape: tuple[int, ...] = (*first.shape[:-1], second.shape[-1])
+    if first.dim() == second.dim() == 2 and offsets is not None:
+        shape = (offsets.shape[0], first.shape[0], second.shape[1])
+    tracker.guessed[str(func)] = "the routing is not known: counted as products of all rows, without padding a group"
+    result = first.new_empty(shape)
+    tracker.track(result, "_grouped_mm")
+    tracker.guessed_flops(2 * first.shape[-2] * first.shape[-1] * second.shape[-1])
+    return True, result
+
+
+ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
+    aten._local_scalar_dense: _scalar,
+    aten.is_nonzero: _truth,
+    aten.equal: _same,
+    aten.allclose: _same,
+    aten.index: _select,
+    aten.nonzero: _nonzero,
+    aten.masked_select: _masked_select,
+    aten.index_put: _put,
+    aten.index_put_: _put,
+    aten._grouped_mm: _grouped,
+}
+
+STRANGE = ("isinf", "isnan", "eq")
+ZEROS = ("zeros_like", "zeros", "new_zeros")
+TRUTHS: dict[str, Callable[[Tracker, Any], float]] = {
+    "all": lambda tracker, args: float(tracker.uniform),
+    "eq": lambda tracker, args: float(tracker.uniform or tracker.made_by(args[0]) != "sum"),  # transformers' fast_all
+    "any": lambda tracker, args: float(not tracker.is_nowhere(args[0])),
+    "isfinite": lambda tracker, args: 1,
+    "isnan": lambda tracker, args: 0,
+    "isinf": lambda tracker, args: 0,
+    "logical_not": lambda tracker, args: 1 - float(bool(tracker.number_in(args[0]))),
+    "_to_copy": lambda tracker, args: tracker.number_in(args[0]),
+    "full": lambda tracker, args: float(args[1]),
+}

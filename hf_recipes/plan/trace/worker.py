@@ -1,0 +1,195 @@
+"""`trace(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
+
+A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
+child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side (`trace_all`): a
+trace takes one core, and each of them keeps torch in memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any
+
+from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.plan.trace.result import Lengths, Trace
+from hf_recipes.recipe.recipe import Recipe
+
+CHILDREN = 2
+
+_children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
+_seats: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+
+
+def trace(
+    recipe: Recipe,
+    *,
+    length: int | None = None,
+    micro_batch: int | None = None,
+    capability: tuple[int, int] = (8, 6),
+    cpu: bool = False,
+) -> Trace:
+    """What two optimizer steps, an evaluation batch and saving of `recipe` hold, to the byte, without running them.
+
+    length: tokens of the longest row, default the recipe's max_length or the model's; micro_batch: rows of one device
+    at a time, default per_device_train_batch_size; capability: the card's CUDA compute capability, which decides bf16
+    and attention's back end; cpu: plan a run on a CPU instead. Needs no weights, no data, no network and no GPU.
+    Raises RecipeError for what the run itself would refuse, and, naming the operation, for what cannot be traced.
+    """
+    words = {"length": length, "micro_batch": micro_batch, "capability": list(capability), "cpu": cpu}
+    return _traced(recipe, words, 0)
+
+
+def trace_all(recipes: Sequence[Recipe], **words: Any) -> list[Trace | RecipeError]:
+    """`trace` of each, two at a time; a refusal stands where its trace would."""
+    return list(trace_each(recipes, workers=max(1, min(CHILDREN, len(recipes), os.cpu_count() or 1)), **words))
+
+
+def trace_each(recipes: Iterable[Recipe], *, workers: int, **words: Any) -> Generator[Trace | RecipeError]:
+    """`trace` of each in their order, made ahead by so many children: for a reader who has other work meanwhile."""
+    words = {**words, "capability": list(words.get("capability", (8, 6)))}
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for seat in range(workers):
+        free.put(seat)
+
+    def work(recipe: Recipe) -> Trace | RecipeError:
+        seat = free.get()
+        try:
+            return _traced(recipe, words, seat)
+        except RecipeError as problem:
+            return problem
+        finally:
+            free.put(seat)
+
+    pool, ahead = ThreadPoolExecutor(workers), deque[Future[Trace | RecipeError]]()
+    try:
+        for recipe in recipes:
+            ahead.append(pool.submit(work, recipe))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def lengths(recipe: Recipe) -> Lengths:
+    """The recipe's own data, tokenized as the run does it: how long its rows are. Raises RecipeError where it cannot
+    be read here."""
+    answer = _ask({"kind": "lengths", "recipe": _plain(recipe)}, 0)
+    found: dict[str, Any] = _answered(recipe, answer)["lengths"]
+    return Lengths(**{**found, "rows_by_length": tuple(map(tuple, found["rows_by_length"]))})
+
+
+def _traced(recipe: Recipe, words: Mapping[str, Any], seat: int) -> Trace:
+    answer = _ask({"kind": "trace", "recipe": _plain(recipe), **words}, seat)
+    return Trace.from_json(json.dumps(_answered(recipe, answer)["trace"]))
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {"path": recipe.path, "sections": recipe.sections, "places": recipe.places}
+
+
+def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
+    if "faults" in answer:
+        raise RecipeError([Fault(**one) for one in answer["faults"]])
+    if "crash" in answer:
+        what = f"plan cannot trace this recipe: {answer['crash']}"
+        raise fault(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
+    return answer
+
+
+def close() -> None:
+    """Ends the children, if there are any; the next trace starts another."""
+    while _children:
+        _, child = _children.popitem()
+        if child.stdin is not None:
+            child.stdin.close()
+        child.wait()
+
+
+def _ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
+    with _seats[seat]:
+        child = _running(seat)
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(json.dumps({**request, "folder": os.getcwd()}) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = child.wait()
+            _children.pop(seat, None)
+            return {"crash": f"the tracing process ended (status {code})"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _running(seat: int) -> subprocess.Popen[str]:
+    known = _children.get(seat)
+    if known is not None and known.poll() is None:
+        return known
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    # A launcher's variables would make the child wait for the other ranks.
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    for name in [name for name in environment if name.startswith(("ACCELERATE_", "FSDP_", "TORCHELASTIC_"))]:
+        del environment[name]
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from hf_recipes.plan.trace.worker import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    if not _children:
+        atexit.register(close)
+    _children[seat] = child
+    return child
+
+
+def _serve(requests: IO[str], answers: IO[str]) -> None:
+    for line in requests:
+        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    kind, recipe = request.pop("kind"), Recipe(**request.pop("recipe"))
+    os.chdir(request.pop("folder"))  # a recipe's paths are relative to where its reader works
+    try:
+        if kind == "lengths":
+            from hf_recipes.plan.trace.row_lengths import lengths_here
+
+            return {"lengths": asdict(lengths_here(recipe))}
+        from hf_recipes.plan.trace.trace import trace_here
+
+        request["capability"] = tuple(request["capability"])
+        return {"trace": asdict(trace_here(recipe, **request))}
+    except RecipeError as problem:
+        return {"faults": [asdict(one) for one in problem.faults]}
+    except Exception as problem:  # upstream's: the parent says which, this process goes on
+        if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
+            raise
+        return {"crash": f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}
+
+
+def main() -> None:
+    """The child: requests on stdin, answers on what was stdout; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    logging.disable(logging.WARNING)
+    os.dup2(2, 1)
+    _serve(sys.stdin, answers)

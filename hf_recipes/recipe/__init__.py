@@ -1,0 +1,1 @@
+"""A recipe file to a checked `Recipe`, and back to text. Imports neither torch nor transformers."""

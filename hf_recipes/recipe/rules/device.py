@@ -1,0 +1,155 @@
+"""What only the machine can answer: its card, and the packages installed on it. Light, as recipe/rules/all_rules.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from hf_recipes.errors import Fault
+from hf_recipes.recipe.rules.rule import has, on, tell, tell_at, word, words
+
+if TYPE_CHECKING:
+    from hf_recipes.common.device import Device
+    from hf_recipes.recipe.recipe import Recipe
+
+# The package that an optimizer needs, by the optimizer's first letters (transformers/trainer_optimizer.py):
+# (import name, what pip calls it). Those not listed are torch's or transformers' own.
+OPTIMIZER_PACKAGES: dict[str, tuple[str, str]] = {
+    "adamw_bnb_8bit": ("bitsandbytes", "bitsandbytes"),
+    "adamw_8bit": ("bitsandbytes", "bitsandbytes"),
+    "ademamix": ("bitsandbytes", "bitsandbytes"),
+    "lion": ("bitsandbytes", "bitsandbytes"),
+    "paged": ("bitsandbytes", "bitsandbytes"),
+    "rmsprop_bnb": ("bitsandbytes", "bitsandbytes"),
+    "adamw_torch_4bit": ("torchao", "torchao"),
+    "adamw_torch_8bit": ("torchao", "torchao"),
+    "adamw_anyprecision": ("torchdistx", "torchdistx"),
+    "adamw_torch_xla": ("torch_xla", "torch_xla"),
+    "adamw_torch_npu_fused": ("torch_npu", "torch_npu"),
+    "galore": ("galore_torch", "galore-torch"),
+    "apollo": ("apollo_torch", "apollo-torch"),
+    "lomo": ("lomo_optim", "lomo-optim"),
+    "adalomo": ("lomo_optim", "lomo-optim"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "schedule_free": ("schedulefree", "schedulefree"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+}
+REPORTERS = ("wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "clearml", "codecarbon", "dvclive", "swanlab")
+FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn 3"),
+}
+
+
+def optimizer_package(optim: str) -> tuple[str, str] | None:
+    """(import name, pip name) of what an optimizer needs beyond torch and transformers."""
+    return next((package for start, package in OPTIMIZER_PACKAGES.items() if optim.startswith(start)), None)
+
+
+def missing_packages(recipe: Recipe) -> Iterator[Fault]:
+    """Packages that the recipe needs and this machine lacks: a doubt for `check`, a fault for `run`."""
+    wanted: list[tuple[str, str, tuple[str, str]]] = []
+    optim = word(recipe, "optim") if "optim" in recipe.training else ""
+    if package := optimizer_package(optim):
+        wanted.append((f"{recipe.trainer}.optim", f"optim: {optim}", package))
+    if has(recipe, "BitsAndBytesConfig"):
+        wanted.append(("BitsAndBytesConfig", "BitsAndBytesConfig", ("bitsandbytes", "bitsandbytes")))
+    if on(recipe, "use_liger_kernel"):
+        liger = ("liger_kernel", "liger-kernel")
+        wanted.append((f"{recipe.trainer}.use_liger_kernel", "use_liger_kernel: true", liger))
+    attention = recipe.get("model.attn_implementation")
+    if isinstance(attention, str) and attention in FLASH:
+        wanted.append(("model.attn_implementation", f"attn_implementation: {attention}", FLASH[attention]))
+    for name in words(recipe.training.get("report_to")):
+        if name in REPORTERS:
+            wanted.append((f"{recipe.trainer}.report_to", f"report_to: {name}", (name, name.replace("_", "-"))))
+    for dotted, what, (module, pip) in wanted:
+        if find_spec(module) is None and not (module == "tensorboard" and find_spec("tensorboardX")):
+            yield tell_at(recipe, dotted, f"{what} needs {pip}, which is not installed here", f"pip install {pip}")
+
+
+def device_faults(recipe: Recipe, device: Device) -> list[Fault]:
+    """What this device cannot do, after recipe/defaults.py has turned off, visibly, what a CPU would ignore.
+
+    Looked at before anything is loaded. The recipe has a known task and exactly one trainer.
+    """
+    return [*missing_packages(recipe), *card_faults(recipe, device)]
+
+
+def card_faults(recipe: Recipe, device: Device) -> list[Fault]:
+    """The part of `device_faults` that the device alone decides, whatever is installed on this machine."""
+    return [*_cards(recipe, device), *_kernels(recipe, device)]
+
+
+def _capability(device: Device) -> str:
+    return ".".join(map(str, device.capability or ())) or "unknown"
+
+
+def _cards(recipe: Recipe, device: Device) -> Iterator[Fault]:
+    """Precisions that a CUDA card has since Ampere (5.23 training_args.py:1682 and _validate_args)."""
+    if device.kind != "cuda":
+        return
+    if on(recipe, "tf32") and (device.capability or (0, 0)) < (8, 0):
+        what = f"tf32: true needs a card of compute capability 8.0; {device.name} has {_capability(device)}"
+        yield tell(recipe, "tf32", what, "leave tf32 out")
+    for key in ("bf16", "bf16_full_eval"):
+        if recipe.training.get(key) is True and not device.bf16:
+            what = f"{key}: true needs a card of compute capability 8.0; {device.name} has {_capability(device)}"
+            mend = "write fp16: true" if key == "bf16" else "write fp16_full_eval: true"
+            yield tell(recipe, key, what, f"{mend} (for a Gemma, neither)")
+    if recipe.trainer == "SFTConfig" and has(recipe, "BitsAndBytesConfig") and on(recipe, "fp16"):
+        # trl sft_trainer.py:911 casts the adapters of a quantised model to bf16; trl#4901, pytorch#127176
+        what = "fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot unscale"
+        yield tell(recipe, "fp16", what, "write bf16: true, or bf16: false without fp16 where the card has no bf16")
+
+
+def _kernels(recipe: Recipe, device: Device) -> Iterator[Fault]:
+    """Kernels that exist for some devices only."""
+    optim = word(recipe, "optim") if "optim" in recipe.training else ""
+    bitsandbytes = (optimizer_package(optim) or ("", ""))[0] == "bitsandbytes"
+    if device.kind == "mps" and bitsandbytes and ("8bit" in optim or "paged" in optim):
+        # platform table in bitsandbytes' own description: "8-bit optimizers: in progress" on MPS
+        what = f"optim: {optim} has no kernel on an Apple GPU"
+        yield tell(recipe, "optim", what, "write optim: adamw_torch_fused, or adafactor to save memory")
+    for name, kind in (("adamw_torch_xla", "a TPU"), ("adamw_torch_npu_fused", "an NPU")):
+        if optim == name:
+            yield tell(recipe, "optim", f"optim: {optim} is for {kind}", "write optim: adamw_torch_fused")
+    if on(recipe, "use_liger_kernel") and device.kind != "cuda":
+        what = f"use_liger_kernel: true: Liger's Triton kernels need a CUDA card, this is {device.name}"
+        yield tell(recipe, "use_liger_kernel", what, "leave use_liger_kernel out")
+    dora = recipe.get("LoraConfig.use_dora") is True and recipe.get("BitsAndBytesConfig.load_in_8bit") is True
+    if dora and device.kind == "cpu":
+        # peft utils/integrations.py:112 moves the weight at each forward, and bitsandbytes takes its empty scales then
+        what = "LoraConfig.use_dora: true with load_in_8bit: true: peft loses the weights' scales on a CPU"
+        yield tell_at(recipe, "LoraConfig.use_dora", what, "write load_in_4bit: true, or leave use_dora out")
+    attention = recipe.get("model.attn_implementation")
+    old = device.kind != "cuda" or (device.capability or (0, 0)) < (8, 0)
+    if isinstance(attention, str) and attention in FLASH and old:
+        what = f"attn_implementation: {attention} needs a CUDA card of compute capability 8.0; this is {device.name}"
+        yield tell_at(recipe, "model.attn_implementation", what, "write attn_implementation: sdpa")
+
+
+def device_questions(recipe: Recipe) -> list[str]:
+    """What `check` cannot answer without the device, one line each, without the recipe's path."""
+    lines = []
+    if on(recipe, "bf16") or (recipe.trainer == "SFTConfig" and _silent(recipe, "bf16") and not on(recipe, "fp16")):
+        lines.append("bf16: has the card it (compute capability 8.0: RTX 30, A100 and later)? A CPU is slow in it")
+    if on(recipe, "fp16") and recipe.get("master_weights") is not True:
+        lines.append("fp16: is there an accelerator? A CPU trains in fp32 instead, and the run says so")
+    if on(recipe, "tf32"):
+        lines.append("tf32: is it a CUDA card since Ampere? Elsewhere it is dropped (and the run says so) or refused")
+    optim = word(recipe, "optim") if "optim" in recipe.training else ""
+    if (optimizer_package(optim) or ("", ""))[0] == "bitsandbytes":
+        lines.append(f"optim: {optim}: is it an Apple GPU? The 8-bit and paged kernels are not there yet")
+    if on(recipe, "torch_compile"):
+        lines.append("torch_compile: does this model compile there? The first steps take minutes")
+    attention = recipe.get("model.attn_implementation")
+    if isinstance(attention, str) and attention in FLASH:
+        lines.append(f"attn_implementation: {attention}: is it a CUDA card with {FLASH[attention][1]} installed?")
+    lines.append("memory: do model and batch fit the card? `hf-recipes plan` tells")
+    return lines
+
+
+def _silent(recipe: Recipe, key: str) -> bool:
+    return recipe.training.get(key) is None

@@ -1,0 +1,142 @@
+"""One value against its `Field`: what is wrong with it and how to mend it. Knows no files and no sections."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from hf_recipes.recipe.schema.fields import Field
+
+_ARTICLES = {
+    "bool": "true or false",
+    "int": "an int",
+    "float": "a number",
+    "str": "a string",
+    "list": "a list",
+    "dict": "a mapping",
+}
+
+
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The name that was probably meant, or "". Case, `_` and `-` count for nothing. `cutoff` is difflib's."""
+    from difflib import get_close_matches
+
+    plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}
+    hits = get_close_matches(re.sub(r"[_\-\s]", "", str(word)).lower(), plain, n=1, cutoff=cutoff)
+    return plain[hits[0]] if hits else ""
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
+    return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+
+
+def said(value: Any) -> str:
+    """A value as a message shows it: as Python writes it, in 60 characters at most, null and true as YAML does."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
+    kind = {"NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+    return not kinds or kind in kinds or (kind == "int" and "float" in kinds)
+
+
+def wanted(field: Field) -> str:
+    """What a field takes, in words: "an int or a list of str"."""
+    kinds = [k for k in field.kinds if not (k == "int" and "float" in field.kinds)]
+    words = [_ARTICLES[k] + (f" of {'/'.join(field.items)}" if k == "list" and field.items else "") for k in kinds]
+    if field.choices and not field.open_choices and len(field.choices) <= 12 and "str" in kinds:
+        words[kinds.index("str")] = "one of " + ", ".join(repr(c) for c in field.choices)
+    return " or ".join(words)
+
+
+def problem(field: Field, value: Any) -> tuple[str, str] | None:
+    """(what the value is, the mend) or None if the field takes it. The caller puts the field's name before `what`.
+
+    A quoted number is a string and a whole float is a float: upstream would take both unchecked and fail, or not, hours
+    later.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {said(value)}", "it must be a finite number"
+    if value is None:
+        if field.optional or not field.kinds:
+            return None
+        return "is null", f"it must be {wanted(field)}; leave the key out for upstream's default"
+    if not _fits(value, field.kinds):
+        return f"is {said(value)} ({kind_of(value)})", _type_mend(field, value)
+    if isinstance(value, str):
+        bad = _choice(field, value)
+        return (
+            (bad[0], _type_mend(field, value))
+            if bad and _is_number(value) and {"int", "float"} & {*field.kinds}
+            else bad
+        )
+    if isinstance(value, list):
+        return _list(field, value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and field.limits and not field.limits.hold(value):
+        return f"is {said(value)}", f"it must be {field.limits}"
+    return None
+
+
+def _list(field: Field, value: list[Any]) -> tuple[str, str] | None:
+    for n, item in enumerate(value):
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"holds {said(item)} as item {n + 1}", "it must be a finite number"
+        if field.items and not _fits(item, field.items):
+            return f"holds {said(item)} ({kind_of(item)}) as item {n + 1}", f"it must be {wanted(field)}"
+        if isinstance(item, str) and (bad := _choice(field, item)):
+            return bad[0].replace("is ", "holds ", 1), bad[1]
+    return None
+
+
+def _choice(field: Field, value: str) -> tuple[str, str] | None:
+    if not field.choices or value in field.choices:
+        return None
+    if field.open_choices and re.fullmatch(field.open_choices, value):
+        return None
+    near = nearest(value, field.choices)
+    if near:
+        return f"is {said(value)}", f"did you mean {near!r}?"
+    if len(field.choices) <= 16:
+        return f"is {said(value)}", "it must be one of " + ", ".join(repr(c) for c in field.choices)
+    return f"is {said(value)}", f"it must be one of {len(field.choices)} words: see `hf-recipes schema`"
+
+
+def _type_mend(field: Field, value: Any) -> str:
+    """The mend of a wrong type: the same value rightly written where that is plain, else what the field takes."""
+    if isinstance(value, list) and len(value) == 1 and _fits(value[0], field.kinds):
+        return f"write {said(value[0])} without the brackets"
+    if isinstance(value, str):
+        bare = _unquoted(value)
+        if bare is not None and _fits(bare, field.kinds):
+            return f"write {value.strip()} without quotes" if not isinstance(bare, bool) else f"write {said(bare)}"
+    if isinstance(value, float) and value == int(value) and "int" in field.kinds:
+        return f"write {int(value)}"
+    if "str" in field.kinds and isinstance(value, int | float) and not isinstance(value, bool) and not field.choices:
+        return f"it must be {wanted(field)}: quote it"
+    example = ""
+    if field.has_default and field.default not in (None, "", [], {}) and _fits(field.default, field.kinds):
+        example = f", such as {said(field.default)}" if not isinstance(field.default, bool) else ""
+    return f"it must be {wanted(field)}{example}"
+
+
+def _is_number(text: str) -> bool:
+    bare = _unquoted(text)
+    return bare is not None and not isinstance(bare, bool)
+
+
+def _unquoted(text: str) -> Any:
+    """The number or truth value that a quoted string would be without its quotes, or None."""
+    word = text.strip()
+    if word.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return word.lower() in ("true", "yes", "on")
+    if re.fullmatch(r"[-+]?\d+", word):
+        return int(word) if len(word) < 20 else None
+    if re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?", word):
+        return float(word)
+    return None

@@ -1,0 +1,185 @@
+"""`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. Everything but this list stays as it says:
+
+model        two narrow layers of the same class, random weights (no pretrained ones)
+tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
+dataset      generated rows with the recipe's columns
+length       at most 32 tokens; at most 2 rows a device, 2 accumulation steps, 2 steps; one process's share
+device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`), no quantised weights
+places       output_dir gets "-smoke"; nothing is pushed, reported or resumed; at most 4 generated tokens a sample
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.catalog.presets import PRESETS, SHAPES
+from hf_recipes.data.prepared import TASKS
+from hf_recipes.recipe.schema.installed import config_fields
+
+if TYPE_CHECKING:
+    from hf_recipes.data.splits import Splits
+    from hf_recipes.recipe.recipe import Recipe
+
+MARK = "hf_recipes.recipe.smoke:"  # a dataset.path with this mark is generated here
+PLACE = "argument '--smoke'"
+STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
+VOCABULARY = 384
+DECIDED = ("vocab_size", "layer_types", "num_labels", "id2label", "label2id")  # by the narrow model, or the rows
+WIDTH = {  # every layer's input is a multiple of 64: bitsandbytes quantises in blocks of that many weights
+    **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 2),
+    **dict.fromkeys(("intermediate_size", "n_inner", "hidden_dim"), 128),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "sliding_window": 16,
+    "query_pre_attn_scalar": 32,
+    "embedding_size": 64,
+}
+FIRST = ("the", "a", "of", "and", "to")  # words of generated rows; those of SECOND carry a tag
+SECOND = ("in", "time", "man", "day")
+THIRD = ("sea", "house", "light", "water", "long", "good", "new", "little", "great", "old", "small")
+WORDS = (*FIRST, *SECOND, *THIRD)
+
+
+def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, list[str]]:
+    """The recipe with the replacements of this module's docstring, and one line for each."""
+    section, training, lines = recipe.trainer, recipe.training, []
+    values: dict[str, Any] = {}
+
+    def replace(dotted: str, value: Any, line: str) -> None:
+        values[dotted] = value
+        lines.append(line)
+
+    replace("model", *_tiny_model(recipe, keep_precision))
+    dropped = ["tokenizer", *([] if keep_precision else ["master_weights"])]
+    if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
+        replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
+    replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
+    replace("dataset", {**_columns(recipe), "path": MARK + recipe.task}, "dataset: generated rows")
+    length = recipe.get("SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length")
+    dotted = "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length"
+    short = min(length, LENGTH) if isinstance(length, int) else LENGTH
+    if section == "SFTConfig" and training.get("padding_free") and not training.get("packing"):
+        values[dotted] = None  # TRL takes no max_length there; the generated rows are short
+    else:
+        replace(dotted, short, f"{dotted}: {short}")
+    sizes = {
+        "per_device_train_batch_size": min(training.get("per_device_train_batch_size", 8), ROWS),
+        "per_device_eval_batch_size": min(training.get("per_device_eval_batch_size", 8), ROWS),
+        "gradient_accumulation_steps": min(training.get("gradient_accumulation_steps", 1), ACCUMULATION),
+        "max_steps": STEPS,
+    }
+    if training.get("dataloader_num_workers"):
+        sizes["dataloader_num_workers"] = 1
+    for name, value in sizes.items():
+        replace(f"{section}.{name}", value, f"{name}: {value}")
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        if name in training:
+            values[f"{section}.{name}"] = 1
+    off: dict[str, Any] = {"use_cpu": True, "tf32": None, "torch_compile": False, "report_to": "none"}
+    off |= {"push_to_hub": False, "resume_from_checkpoint": None}
+    if not keep_precision:
+        off |= {"fp16": False, "bf16": False}
+    for name, value in off.items():
+        if training.get(name) != value and (name in training or name in ("use_cpu", "bf16")):
+            replace(f"{section}.{name}", value, f"{name}: {'none' if value is None else str(value).lower()}")
+    output = f"{training.get('output_dir') or 'runs/' + Path(recipe.path).stem}-smoke"
+    replace(f"{section}.output_dir", output, f"output_dir: {output}")
+    if recipe.get("sample_prompts"):
+        values["GenerationConfig.max_new_tokens"] = 4
+    for name in dropped:
+        if name in recipe.sections:
+            lines.append(f"without {name}")
+    small = recipe.with_values(values, PLACE)
+    kept = {name: value for name, value in small.sections.items() if name not in dropped}
+    return type(recipe)(
+        path=recipe.path,
+        sections=kept,
+        places=small.places,
+        translations=recipe.translations,
+        doubts=recipe.doubts,
+    ), lines
+
+
+def model_type(recipe: Recipe) -> tuple[str, str]:
+    """The recipe's model_type as far as files and tables tell, and how it was found."""
+    model = recipe.section("model")
+    if "preset" in model:
+        return str(PRESETS[model["preset"]].config["model_type"]), "of the preset"
+    config = model.get("config")
+    if isinstance(config, Mapping):
+        return str(config["model_type"]), "as the recipe says"
+    name = str(model.get("pretrained_model_name_or_path") or config)
+    if name in SHAPES:
+        shape: Any = SHAPES[name]
+        return str(getattr(shape, "config", shape)["model_type"]), f"of {name}"
+    for path in (Path(name) / "config.json", Path(name)):
+        if path.is_file():
+            return str(json.loads(path.read_text(encoding="utf-8"))["model_type"]), f"of {path}"
+    guess = "llama" if TASKS[recipe.task].generates else "bert"
+    return guess, f"a guess: the class of {name} cannot be told offline"
+
+
+def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], str]:
+    kind, how = model_type(recipe)
+    known = config_fields(kind) or {}
+    fields: dict[str, Any] = {"model_type": kind, **{k: v for k, v in WIDTH.items() if k in known}}
+    if "layer_types" in known and "sliding_window" in known:
+        fields["layer_types"] = ["sliding_attention", "full_attention"]
+    words = recipe.section("model")
+    kept = {k: v for k, v in words.items() if k in known and k not in WIDTH and k not in DECIDED}
+    tiny: dict[str, Any] = {"config": {**fields, **kept}}
+    if words.get("attn_implementation") in ("eager", "sdpa"):
+        tiny["attn_implementation"] = words["attn_implementation"]
+    tiny["dtype"] = words.get("dtype", "float32") if keep_precision else "float32"
+    if tiny["dtype"] == "float32" and keep_precision and recipe.get("master_weights"):
+        del tiny["dtype"]
+    return tiny, f"model: two narrow {kind} layers ({how}), random weights"
+
+
+def _columns(recipe: Recipe) -> dict[str, Any]:
+    return {k: v for k, v in recipe.section("dataset").items() if k in TASKS[recipe.task].columns}
+
+
+def generated_splits(recipe: Recipe) -> Splits:
+    """Rows of the recipe's columns, the same at every call: enough for every rank's steps."""
+    from datasets import Dataset
+
+    from hf_recipes.data.splits import Splits
+
+    draw = random.Random(0)
+
+    def sentence() -> list[str]:
+        return draw.choices(WORDS, k=draw.randint(4, 24))
+
+    def rows(count: int) -> Any:
+        columns: dict[str, list] = {}
+        names = {word: recipe.get(f"dataset.{word}", name) for word, name in TASKS[recipe.task].columns.items()}
+        texts = [sentence() for _ in range(count)]
+        if recipe.task == "causal-lm":
+            columns[names["text_column"]] = [" ".join(text) for text in texts]
+            if recipe.get("dataset.input_ids_column"):  # ids that every tokenizer of this vocabulary has
+                columns[names["input_ids_column"]] = [draw.choices(range(1, 257), k=len(text)) for text in texts]
+        elif recipe.task == "text-classification":
+            columns[names["text_column"]] = [" ".join(text) for text in texts]
+            columns[names["label_column"]] = [("no", "yes")[i % 2] for i in range(count)]
+        elif recipe.task == "token-classification":
+            columns[names["tokens_column"]] = texts
+            columns[names["tags_column"]] = [["B-X" if word in SECOND else "O" for word in text] for text in texts]
+        elif recipe.get("dataset.prompt_column"):
+            columns[names["prompt_column"]] = [" ".join(text[:3]) for text in texts]
+            columns[names["completion_column"]] = [" " + text[-1] for text in texts]
+        else:
+            columns[names["messages_column"]] = [
+                [{"role": "user", "content": " ".join(text[:3])}, {"role": "assistant", "content": text[-1]}]
+                for text in texts
+            ]
+        return Dataset.from_dict(columns)
+
+    return Splits(train=rows(256), validation=rows(9), test=rows(5))

@@ -1,0 +1,286 @@
+"""YAML 1.2 text to plain values, each with its line, and every fault of the text that does not end the reading.
+
+The node tree is walked here instead of using a constructor of ruamel.yaml: it stops at the first duplicate key, and it
+turns tags into Python objects. Only dict, list, str, int, float, bool and None come out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_recipes.errors import Fault
+
+MOST_BYTES = 1_000_000  # a recipe has two thousand; a data file given by mistake has more
+MOST_DEPTH = 50
+MOST_VALUES = 20_000  # after aliases are followed: nine lines of aliases can stand for a billion values
+
+_TAG = "tag:yaml.org,2002:"
+_LIMITS_MEND = "a recipe is a page of settings: write the values out, or put the data into a data file"
+
+
+@dataclass(kw_only=True)
+class Document:
+    """One text, read. `value` is None if the text could not be read at all; then `faults` says why."""
+
+    value: Any = None
+    places: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
+    faults: list[Fault] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)  # keys whose value is a fault, and is left out
+
+
+_LEFT_OUT: Any = object()
+
+
+def read_file(path: str) -> Document:
+    """A file's values and places. Whatever is wrong with the file is a fault; nothing is raised."""
+    fault = (
+        _unreadable(path) if "\0" not in path else Fault(where=repr(path), what="is no path", mend="give a YAML file")
+    )
+    if fault is not None:
+        return Document(faults=[fault])
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        return Document(
+            faults=[Fault(where=path, what=f"cannot be read: {error.strerror}", mend="check its permissions")]
+        )
+    if len(data) > MOST_BYTES:
+        return Document(faults=[_too_large(path, len(data))])
+    if b"\0" in data:
+        return Document(faults=[Fault(where=path, what="is a binary file, not a recipe", mend="give a YAML file")])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        what = f"is not UTF-8 text (byte 0x{data[error.start]:02x})"
+        return Document(faults=[Fault(where=f"{path}:{line}", what=what, mend="save the file as UTF-8")])
+    return read_text(text, lambda line: f"{path}:{line}", nothing=path)
+
+
+def _too_large(path: str, size: int) -> Fault:
+    what = f"has {size / 1e6:.1f} MB, and a recipe at most {MOST_BYTES / 1e6:.0f} MB"
+    return Fault(where=path, what=what, mend="is this a data file? name it under dataset.data_files")
+
+
+def _unreadable(path: str) -> Fault | None:
+    if os.path.isdir(path):
+        held = sorted(n for n in os.listdir(path) if n.endswith((".yaml", ".yml")))
+        mend = f"give one file of it, such as {os.path.join(path, held[0])}" if held else "give a YAML file"
+        return Fault(where=path, what="is a directory, not a recipe", mend=mend)
+    if not os.path.exists(path):
+        from hf_recipes.recipe.schema.check_value import nearest
+
+        folder = os.path.dirname(path) or "."
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        stems = {os.path.splitext(n)[0]: n for n in names if n.endswith((".yaml", ".yml"))}
+        near = nearest(os.path.splitext(os.path.basename(path))[0], stems)
+        if near:
+            mend = f"did you mean {os.path.join(os.path.dirname(path), stems[near])!r}?"
+        elif names or os.path.isdir(folder):
+            mend = f"see what is in {folder!r}"
+        else:
+            mend = f"there is no folder {folder!r} either"
+        return Fault(where=path, what="no such file", mend=mend)
+    if not os.path.isfile(path):
+        return Fault(where=path, what="is no regular file", mend="give a YAML file")
+    size = os.path.getsize(path)
+    return _too_large(path, size) if size > MOST_BYTES else None
+
+
+def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
+    """Values of a YAML text. `place` says where a line (from 1) is, `nothing` where an empty text is."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    found = Document()
+    yaml = YAML(typ="safe", pure=True, plug_ins=[])
+    yaml.max_depth = MOST_DEPTH
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor that is used twice: YAML 1.2 lets the later one win
+            node = yaml.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        if "maximum depth" in str(error.problem or ""):
+            what, mend = f"is nested more than {MOST_DEPTH} deep", _LIMITS_MEND
+        elif "single document" in str(error.context or ""):
+            what, mend = "holds a second document ('---')", "one recipe is one document: give each its own file"
+        else:
+            what = f"is not YAML: {error.problem or error.context}"
+            mend = "check the indentation, the quotes and the brackets here and on the line above"
+        found.faults.append(Fault(where=place(mark.line + 1) if mark else nothing, what=what, mend=mend))
+        return found
+    except ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character[0])
+        what = f"holds a control character (U+{code:04X})"
+        found.faults.append(Fault(where=place(line), what=what, mend="delete it"))
+        return found
+    except (YAMLError, RecursionError, ValueError, AssertionError) as error:
+        why = str(error).split("\n")[0] or type(error).__name__
+        found.faults.append(
+            Fault(where=nothing, what=f"is not YAML: {why}", mend="check the indentation and the brackets")
+        )
+        return found
+    if node is None:
+        found.faults.append(Fault(where=nothing, what="is empty", mend="a recipe begins with 'task:'"))
+        return found
+    bomb = _too_many(node)
+    if bomb:
+        found.faults.append(Fault(where=place(node.start_mark.line + 1), what=bomb, mend=_LIMITS_MEND))
+        return found
+    walk = _Walk(document=found, place=place)
+    value = walk.value(node, "")
+    found.value = None if value is _LEFT_OUT else value
+    return found
+
+
+def _too_many(root: Any) -> str:
+    """Why the tree may not be unfolded ("" if it may): aliases that stand for themselves or for too many values."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+    stack = [(root, False)]
+    while stack:  # without recursion, children first
+        node, done = stack.pop()
+        if done:
+            open_nodes.discard(id(node))
+            sizes[id(node)] = 1 + sum(sizes[id(c)] for c in _children(node))
+            if sizes[id(node)] > MOST_VALUES:
+                return f"stands for more than {MOST_VALUES} values"
+        elif id(node) in open_nodes:
+            return "holds an alias that stands for itself"
+        elif id(node) not in sizes:
+            open_nodes.add(id(node))
+            stack.append((node, True))
+            stack.extend((c, False) for c in _children(node))
+    return ""
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node.value, str):
+        return []
+    return [n for item in node.value for n in (item if isinstance(item, tuple) else (item,))]
+
+
+@dataclass(kw_only=True)
+class _Walk:
+    document: Document
+    place: Callable[[int], str]
+
+    def fault(self, node: Any, what: str, mend: str) -> None:
+        self.document.faults.append(Fault(where=self.place(node.start_mark.line + 1), what=what, mend=mend))
+
+    def value(self, node: Any, dotted: str) -> Any:
+        tag = str(node.tag or "")
+        kind = tag.removeprefix(_TAG)
+        if kind == tag or kind not in (
+            "map",
+            "seq",
+            "str",
+            "int",
+            "float",
+            "bool",
+            "null",
+            "timestamp",
+            "value",
+            "merge",
+        ):
+            said = tag.replace(_TAG, "!!")
+            self.fault(node, f"the YAML tag {said!r} is not taken", "write a plain value without a tag")
+            return self.left_out(dotted)
+        if isinstance(node.value, str):
+            return self.scalar(node, kind)
+        if kind == "seq" and not (node.value and isinstance(node.value[0], tuple)):
+            items = [self.value(item, self.at(item, f"{dotted}.{n}")) for n, item in enumerate(node.value)]
+            return [item for item in items if item is not _LEFT_OUT]
+        if kind == "map" and not (node.value and not isinstance(node.value[0], tuple)):
+            return self.mapping(node, dotted)
+        self.fault(node, f"the YAML tag '!!{kind}' does not fit its value", "write a plain value without a tag")
+        return self.left_out(dotted)
+
+    def left_out(self, dotted: str) -> Any:
+        self.document.broken.add(dotted)
+        return _LEFT_OUT
+
+    def at(self, node: Any, dotted: str) -> str:
+        self.document.places[dotted] = self.place(node.start_mark.line + 1)
+        return dotted
+
+    def mapping(self, node: Any, dotted: str) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        lines: dict[Any, int] = {}
+        merged: list[Any] = []
+        for key_node, value_node in node.value:
+            if str(key_node.tag) == f"{_TAG}merge":
+                merged += (
+                    value_node.value if isinstance(value_node.value, list) and _is_seq(value_node) else [value_node]
+                )
+                continue
+            if not isinstance(key_node.value, str):
+                self.fault(key_node, "a key is a list or a mapping", "write a name")
+                continue
+            key = self.value(key_node, dotted)
+            if key is _LEFT_OUT:
+                continue
+            if isinstance(key, float) and not math.isfinite(key):
+                key = key_node.value
+            if key in lines:
+                mend = f"it stands on line {lines[key]} already: keep one of them"
+                self.fault(key_node, f"duplicate key {key_node.value!r}", mend)
+                continue
+            lines[key] = key_node.start_mark.line + 1
+            path = self.at(key_node, f"{dotted}.{key}" if dotted else str(key))
+            value = self.value(value_node, path)
+            if value is not _LEFT_OUT:
+                found[key] = value
+        for source in merged:  # `<<: *anchor`: what stands here already wins
+            if not (isinstance(source.value, list) and all(isinstance(i, tuple) for i in source.value)):
+                self.fault(source, "'<<' merges a mapping, and this is none", "give it an alias of a mapping")
+                continue
+            for key, value in self.mapping(source, dotted).items():
+                found.setdefault(key, value)
+        return found
+
+    def scalar(self, node: Any, kind: str) -> Any:
+        text = node.value
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        try:
+            if kind == "int":
+                return _integer(text)
+            if kind == "float":
+                return _decimal(text)
+        except (ValueError, OverflowError):
+            if node.style is None and any(c.isdigit() for c in text):
+                self.fault(node, f"{text[:40]!r} is no number", "write a number, or quote it")
+        if any(0xD800 <= ord(c) < 0xE000 for c in text):
+            self.fault(node, "a string holds half of a surrogate pair", "write the character itself")
+            return text.encode("utf-8", "replace").decode("utf-8")
+        return text
+
+
+def _is_seq(node: Any) -> bool:
+    return not (node.value and isinstance(node.value[0], tuple))
+
+
+def _integer(text: str) -> int:
+    plain = text.replace("_", "")
+    sign, digits = (-1 if plain[:1] == "-" else 1), plain.lstrip("+-")
+    base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2].lower(), 10)
+    return sign * int(digits[2:] if base != 10 else digits, base)
+
+
+def _decimal(text: str) -> float:
+    plain = text.replace("_", "").lower()
+    if plain.lstrip("+-") in (".inf", ".nan"):
+        return float(plain.replace(".", ""))
+    return float(plain)

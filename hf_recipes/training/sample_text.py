@@ -1,0 +1,130 @@
+"""Text samples while a model trains: the recipe's sample_prompts, continued or answered at each evaluation.
+
+What is wrong with the recipe is told before training; a sample that fails later is said and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, TrainerCallback
+
+from hf_recipes.data.load import first_line
+from hf_recipes.errors import fault
+
+NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
+
+
+class SampleText(TrainerCallback):
+    """Continues (or, in a chat, answers) prompts on rank 0; what training draws next stays what it was.
+
+    `words`: GenerationConfig's; `positions`: tokens that the model can see, None where that has no end; `place`: a
+    recipe's place of a dotted key. Raises RecipeError for words that GenerationConfig refuses, and for a prompt that
+    gives no token.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str],
+        words: Mapping[str, Any],
+        tokenizer: Any,
+        *,
+        chat: bool,
+        positions: int | None,
+        place: Callable[[str], str],
+        say: Callable[[str], None],
+    ):
+        self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
+        self.positions = positions
+        if "max_length" not in self.words:
+            self.words.setdefault("max_new_tokens", NEW_TOKENS)
+        try:
+            self._generation(0)
+        except (ValueError, TypeError) as problem:
+            what = f"GenerationConfig refuses: {first_line(problem)}"
+            raise fault(place("GenerationConfig"), what) from problem
+        for prompt in prompts:
+            if not self._ids(prompt):
+                what = f"the sample prompt {prompt!r} gives no token to go on from"
+                raise fault(place("sample_prompts"), what, "write some text")
+            shortened = self._shortened(prompt)
+            if shortened:
+                say(shortened)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or model is None:
+            return
+        model = getattr(model, "module", model)
+        with _as_it_was(model), torch.no_grad():
+            for prompt in self.prompts:
+                try:
+                    answers = self._answers(model, prompt, args.device)
+                except (ValueError, IndexError, RuntimeError) as problem:  # a sample is not worth a run
+                    self.say(f"sample at step {state.global_step}: {prompt!r} failed: {first_line(problem)}")
+                    continue
+                for answer in answers:
+                    self.say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
+
+    def _answers(self, model: Any, prompt: str, device: Any) -> list[str]:
+        ids = self._ids(prompt)[-self._read(prompt) :]
+        inputs = torch.tensor([ids], device=device)
+        tokens = model.generate(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            generation_config=self._generation(len(ids)),
+        )
+        return list(self.tokenizer.batch_decode(tokens[:, len(ids) :], skip_special_tokens=True))
+
+    def _generation(self, read: int) -> GenerationConfig:
+        """The recipe's words; after `read` tokens no more new ones than the model has positions for."""
+        words = dict(self.words)
+        if self.positions is not None:
+            for name, most in (("max_new_tokens", self.positions - read), ("max_length", self.positions)):
+                if isinstance(words.get(name), int):
+                    words[name] = max(1, min(words[name], most))
+        return GenerationConfig(
+            **{"use_cache": True, **words},
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+
+    def _ids(self, prompt: str) -> list[int]:
+        text = prompt
+        if self.chat:
+            message = [{"role": "user", "content": prompt}]
+            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
+
+    def _read(self, prompt: str) -> int:
+        """Tokens of the prompt that the model is given: its last ones, where all leave no room for an answer."""
+        count = len(self._ids(prompt))
+        return count if self.positions is None or count < self.positions else max(1, self.positions // 2)
+
+    def _shortened(self, prompt: str) -> str:
+        """What the model's length takes away from the prompt or the answer, in words; "" if nothing."""
+        count, read = len(self._ids(prompt)), self._read(prompt)
+        shown = repr(prompt if len(prompt) <= 40 else prompt[:37] + "...")
+        if read < count:
+            return f"sample prompt {shown}: its last {read} of {count} tokens are read; the model has {self.positions}"
+        asked, given = self.words.get("max_new_tokens"), self._generation(read).max_new_tokens
+        if isinstance(asked, int) and given is not None and given < asked:
+            return f"sample prompt {shown}: {given} new tokens, not {asked}: the model has {self.positions} positions"
+        return ""
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Evaluation mode for a moment; afterwards the mode and the random numbers are those of before."""
+    training, state = model.training, torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    model.eval()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        model.train(training)

@@ -1,0 +1,177 @@
+"""`hf-recipes plan` as a user types it, and `run` asking it first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import TEXTS, save_bert, wordpiece, write_rows
+
+from hf_recipes.commands.plan import command
+from hf_recipes.common.device import Device
+from hf_recipes.errors import RecipeError
+from hf_recipes.plan import preflight
+from hf_recipes.plan.fit import plan
+from hf_recipes.plan.trace.trace import trace_here
+from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.smoke import shrink
+
+Write = Callable[..., str]
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+GIB = 2**30
+GPT = """
+task: causal-lm
+model: {preset: gpt-tiny}
+tokenizer: {pretrained_model_name_or_path: openai-community/gpt2}
+dataset: {path: text, data_files: none.txt, max_length: 256}
+TrainingArguments: {output_dir: out, per_device_train_batch_size: 32, fp16: true}
+"""
+CLASSIFIER = """
+task: text-classification
+model: {pretrained_model_name_or_path: encoder}
+dataset: {path: json, data_files: {train: train.jsonl, validation: held_out.jsonl}, max_length: 64}
+TrainingArguments: {output_dir: out, per_device_train_batch_size: 4}
+"""
+T4 = Device(kind="cuda", name="Tesla T4", count=1, capability=(7, 5), memory_bytes=15 * GIB, bf16=False)
+
+
+@pytest.fixture
+def classifier(write_recipe: Write, folder: Path) -> str:
+    words = sorted({word for text in TEXTS for word in re.findall(r"\w+", text)})
+    save_bert("encoder", wordpiece(words))
+    rows = [{"text": " ".join(["sea"] * n), "label": n % 2} for n in (1, 2, 3, 4, 5, 6, 7, 30)]
+    write_rows("train.jsonl", rows)
+    write_rows("held_out.jsonl", rows[:4])
+    return write_recipe(CLASSIFIER)
+
+
+@pytest.fixture
+def in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes' paths are relative to the repository."""
+    monkeypatch.chdir(root)
+
+
+def test_the_longest_row_of_the_data_is_the_length_that_counts(classifier: str) -> None:
+    found = json.loads(command(classifier, (), gpu="rtx-3070", as_json=True)[0][0])
+    assert found["length"] == 32  # 30 words, [CLS] and [SEP]; the recipe would cut at 64
+    assert found["length_note"] == "length: 32 tokens, the longest of 12 rows (median 6, 99 of 100 within 32)"
+    unread = json.loads(command(classifier, (), gpu="rtx-3070", read_data=False, as_json=True)[0][0])
+    assert unread["length"] == 64 and unread["allocated_bytes"] > found["allocated_bytes"]
+    asked = json.loads(command(classifier, (), gpu="rtx-3070", length=48, as_json=True)[0][0])
+    assert (asked["length"], asked["length_note"]) == (48, "length: 48 (asked for)")
+
+
+def test_rows_that_are_cut_are_told(classifier: str) -> None:
+    found = plan.read_lengths(read_recipe(classifier, ("dataset.max_length=8",)))[0]
+    assert found is not None and (found.longest, found.cut, found.rows) == (8, 3, 8)
+    assert plan.length_line(found).endswith("38% of the rows are as long as the limit: they are cut there")
+
+
+def test_data_that_is_not_here_leaves_max_length_and_says_so(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe(GPT))
+    assert plan.read_lengths(recipe) == (
+        None,
+        "length: max_length, since the data was not read (data file 'none.txt' does not exist "
+        "(paths are relative to the working directory))",
+    )
+    with pytest.raises(RecipeError, match=r"recipe.yaml:5: data file 'none.txt' does not exist"):
+        plan.read_lengths(recipe, insist=True)
+
+
+def test_the_table_sums_to_the_card_and_the_drawing_shows_it(write_recipe: Write) -> None:
+    path = write_recipe(GPT)
+    lines, fits = command(path, (), memory="8GiB", svg="card.svg")
+    assert fits and lines[0] == "recipe.yaml: fits on a card of 8GiB"
+    found = json.loads(command(path, (), memory="8GiB", as_json=True)[0][0])
+    assert sum(found["card"].values()) == found["card_bytes"] == 8 * GIB
+    named = {"weights", "optimizer", "logits and loss", "allocator's slack", "CUDA context", "free"}
+    assert named <= set(found["card"])
+    drawing = Path("card.svg").read_text(encoding="utf-8")
+    assert drawing.startswith("<svg") and "recipe.yaml: fits on a card of 8GiB" in drawing
+    assert drawing.count("<rect") == 1 + 2 * (len(found["card"]) - 1)  # all but what is free, in the bar and the legend
+    with pytest.raises(RecipeError, match=r"^argument '--svg': 'none/card.svg' cannot be written"):
+        command(path, (), memory="8GiB", svg="none/card.svg")
+
+
+def test_two_devices_at_once_are_refused(write_recipe: Write) -> None:
+    path = write_recipe(GPT)
+    for words, message in (
+        ({"cpu": True, "gpu": "t4"}, "argument '--cpu': --cpu and a card are two devices; keep one of them"),
+        ({"gpu": "t4", "memory": "8GiB"}, "argument '--memory': --gpu and --memory name two cards; keep one of them"),
+        ({"memory": "8GiB", "capability": "Ampere"}, "'Ampere' is no compute capability; write it as 8.6"),
+        ({"gpu": "t4", "capability": "8.6"}, "it goes with --memory; a card of --gpu has its own"),
+    ):
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            command(path, (), **words)
+
+
+def test_what_the_card_cannot_do_is_refused_as_run_would(write_recipe: Write) -> None:
+    path = write_recipe(GPT.replace("fp16: true", "bf16: true"))
+    with pytest.raises(RecipeError) as refusal:
+        command(path, (), gpu="t4")
+    assert str(refusal.value).startswith("recipe.yaml:6: bf16: true needs a card of compute capability 8.0; ")
+
+
+@pytest.mark.parametrize("name", ["rtx3070", "gemma-270m-optimized", "quickstart", "phi2-m3-safe"])
+def test_a_planned_smoke_run_holds_what_the_real_one_holds(name: str, root: Path, in_root: None) -> None:
+    _same_as_real(root / "recipes" / f"{name}.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_planned_smoke_run_holds_what_the_real_one_holds(path: Path, in_root: None) -> None:
+    _same_as_real(path)
+
+
+def _same_as_real(path: Path) -> None:
+    recipe, _ = shrink(read_recipe(str(path)))
+    planned, real = trace_here(recipe, cpu=True), trace_here(recipe, cpu=True, real=True)
+    # Checkpointing keeps the state of the random number generator, which a card would not hold.
+    near = 0.001 * real.allocated if recipe.training.get("activation_checkpointing") else 256
+    assert abs(planned.allocated - real.allocated) <= near
+    assert planned.at == real.at
+
+
+def test_plan_cpu_smoke_is_that_number(folder: Path, root: Path) -> None:
+    path = str(root / "recipes" / "quickstart.yaml")
+    found = json.loads(command(path, (), cpu=True, smoke=True, as_json=True)[0][0])
+    real = trace_here(shrink(read_recipe(path))[0], cpu=True, real=True)
+    assert abs(found["allocated_bytes"] - real.allocated) <= 256
+    assert found["reserved_bytes"] == found["allocated_bytes"] and found["gpu"] == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_planned_without_its_model_or_data(path: Path, in_root: None) -> None:
+    found = json.loads(command(str(path), (), gpu="h200", as_json=True)[0][0])
+    assert 0 < found["allocated_bytes"] <= found["reserved_bytes"]
+    assert sum(found["parts"].values()) == found["allocated_bytes"]
+
+
+def test_run_is_refused_before_anything_is_loaded_when_it_cannot_fit(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe(GPT))
+    said: list[str] = []
+    with pytest.raises(RecipeError) as refusal:
+        preflight.ask_plan(recipe, T4, GIB, said.append)
+    found = re.fullmatch(
+        r"recipe.yaml:6: this does not fit the card: (\S+ GiB) reserved at the peak, 1.00 GiB free on Tesla T4, in the "
+        r"backward pass; `hf-recipes plan recipe.yaml --gpu t4` says what would fit; --no-plan trains all the same",
+        str(refusal.value),
+    )
+    assert found and said == []
+
+
+def test_run_goes_on_when_it_fits_and_when_plan_cannot_tell(write_recipe: Write) -> None:
+    said: list[str] = []
+    kept = preflight.ask_plan(read_recipe(write_recipe(GPT)), T4, 14 * GIB, said.append)
+    assert kept is not None and kept["verdict"] == "fits"
+    assert re.fullmatch(r"plan: fits, \S+ GiB reserved at the peak, 14.00 GiB free on Tesla T4", said[0])
+    strange = write_recipe(GPT.replace("preset: gpt-tiny", "pretrained_model_name_or_path: some/body"))
+    assert preflight.ask_plan(read_recipe(strange), T4, GIB, said.append) is None
+    assert said[1].startswith("plan: time: ")
+    assert said[2] == "plan: cannot tell (the shape of 'some/body' is not known without the Hub)"
+    other = Device(kind="cuda", name="A new card", count=1, capability=(12, 0), memory_bytes=3 * GIB, bf16=True)
+    assert preflight.present_card(other).memory_bytes == 3 * GIB

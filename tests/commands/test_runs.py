@@ -1,0 +1,89 @@
+"""`hf-recipes runs`: what ran, how well it did, and how surely."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_recipes import record
+from hf_recipes.cli import SORTS as OFFERED
+from hf_recipes.commands.runs import LOWER_IS_BETTER, SORTS, command
+from hf_recipes.compare.measures import MEASURES
+from hf_recipes.data.prepared import TASKS
+from hf_recipes.errors import RecipeError
+
+NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
+
+
+def _record(name: str, task: str, hours: float, **words: object) -> None:
+    folder = Path(name)
+    folder.mkdir(parents=True)
+    ended = (NOW - datetime.timedelta(hours=hours)).isoformat()
+    found = {"schema": record.SCHEMA, "task": task, "status": "finished", "ended": ended, "model": {"name": "m"}}
+    record.write(folder, found | words)
+
+
+@pytest.fixture
+def three(folder: Path) -> None:
+    interval = {"eval": {"f1": {"value": 0.9, "low": 0.88, "high": 0.92}}}
+    metrics = {"eval": {"eval_f1": 0.9}}
+    memory = {"peak_rss_bytes": 2**30, "peak_reserved_bytes": 3 * 2**30}
+    _record("runs/a", "text-classification", 30, metrics=metrics, intervals=interval, memory=memory)
+    _record("runs/deep/b", "text-classification", 0.05, metrics={"eval": {"eval_f1": 0.95}}, tokens_per_second=1234.5)
+    _record("runs/c", "chat", 5, status="out of memory", metrics={})
+
+
+def test_runs_are_listed_newest_first_with_metric_interval_memory_speed_and_age(three: None) -> None:
+    assert command("runs", now=NOW) == [
+        "run     status         task                 model  metric (95%)              peak  tokens/s    age",
+        "deep/b  finished       text-classification  m      f1 0.95                      –     1,234  3 min",
+        "c       out of memory  chat                 m      –                            –         –    5 h",
+        "a       finished       text-classification  m      f1 0.9 (0.88 to 0.92)  3.0 GiB         –    1 d",
+    ]
+
+
+def test_runs_are_sorted_best_first_and_those_without_a_figure_last(three: None) -> None:
+    def order(sort: str) -> list[str]:
+        return [one["run"] for one in json.loads("\n".join(command("runs", sort=sort, as_json=True, now=NOW)))]
+
+    assert order("metric") == ["c", "deep/b", "a"]  # by task, then by value
+    assert order("name") == ["a", "c", "deep/b"]
+    assert order("speed")[0] == "deep/b" and order("memory")[0] == "a"
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_others_are_listed(three: None) -> None:
+    Path("runs/cut").mkdir()
+    Path("runs/cut/record.json").write_text('{"schema": 1, "ta')
+    said = command("runs", now=NOW)
+    assert len(said) == 5 and said[-1].startswith("left out: runs/cut/record.json: is no whole record")
+
+
+def test_a_folder_without_runs_says_so(folder: Path) -> None:
+    for name, what in (("none", "no such folder"), (".", r"no record\.json in it or below")):
+        with pytest.raises(RecipeError, match=what):
+            command(name)
+
+
+def test_tags_that_are_no_spans_are_listed_by_their_accuracy(folder: Path) -> None:
+    metrics = {"eval": {"eval_loss": 0.5, "eval_accuracy": 0.75}}
+    _record("runs/tags", "token-classification", 1, metrics=metrics)
+    assert "accuracy 0.75" in command("runs", now=NOW)[1]
+
+
+def test_the_lists_directions_and_orders_are_those_of_the_comparison_and_of_the_command_line() -> None:
+    every = {measure.name: measure for measures in MEASURES.values() for measure in measures}
+    reported = {name for task in TASKS.values() for name in task.metrics}
+    assert {name for name in reported if not every[name].higher_is_better} == set(LOWER_IS_BETTER)
+    assert tuple(SORTS) == OFFERED
+
+
+def test_the_committed_records_are_listed_without_torch(root: Path) -> None:
+    words = ["-X", "importtime", "-m", "hf_recipes", "runs", "recipes", "--sort", "metric"]
+    ended = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0 and "quickstart--cpu" in ended.stdout
+    assert not any(line.endswith((" torch", " scipy", " pyarrow")) for line in ended.stderr.splitlines())

@@ -1,0 +1,130 @@
+"""causal-lm: blocks and pieces hold the text that the user gave, and every byte is counted once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import pytest
+from small import TEXTS, bpe, prepare, refusal
+
+from hf_recipes.recipe.recipe import Recipe, read_recipe
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make(write_recipe: Callable[..., str]) -> Make:
+    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
+
+    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
+        model = "model: {config: {model_type: gpt2}}"
+        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
+        tail = "BpeTrainer: {vocab_size: 384}\n"
+        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
+
+    return recipe
+
+
+STRANGE = ["  two blanks first", "naïve café — “quoted”", "emoji 😀👩‍🚀 end", "tail blank ", "日本語のテキスト", "x"]
+
+
+def document(tokenizer: Any, text: str) -> list[int]:
+    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_blocks_hold_the_documents_tokens_in_order_and_only_the_last_rest_is_left_out(make: Make, bos: bool) -> None:
+    tokenizer = bpe(bos=bos)
+    texts = [*STRANGE, *TEXTS] * 3
+    found = prepare(make("causal-lm"), [{"text": text} for text in texts], tokenizer, length=16)
+    stream = list(chain.from_iterable(document(tokenizer, text) for text in texts))
+    assert list(chain.from_iterable(found.train["input_ids"])) == stream[: len(stream) // 16 * 16]
+    assert {len(row) for row in found.train["input_ids"]} == {16}
+    assert list(chain.from_iterable(found.evals["eval"]["input_ids"])) == stream  # evaluation keeps the rest
+    assert found.train["labels"] == list(found.train["input_ids"])
+    rest = len(stream) % 16
+    assert found.notes == (f"train: {rest} tokens do not fill a block of their own and are left out",)
+    assert found.stats["train"]["tokens"] == len(stream) - rest
+
+
+def test_every_byte_of_the_text_is_counted_once(make: Make) -> None:
+    random.seed(0)
+    letters = "aé日😀 \n\t\u200d👩“"
+    texts = [*STRANGE, *("".join(random.choices(letters, k=random.randint(1, 40))) for _ in range(60))]
+    texts = [text for text in texts if text.strip()]
+    for bos in (False, True):
+        recipe = make("causal-lm", section="SFTConfig", words="max_length: 512")
+        found = prepare(recipe, [{"text": text} for text in texts], bpe(bos=bos), length=512)
+        tokenizer = bpe(bos=bos)
+        for text, counted in zip(texts, found.row_bytes["eval"], strict=True):
+            first = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][0][1]  # is given, not predicted
+            assert counted == len(text[first:].encode()), text
+
+
+def test_bytes_of_pre_tokenized_rows_equal_those_of_their_text(make: Make) -> None:
+    tokenizer, recipe = bpe(), make("causal-lm")
+    rows = [{"input_ids": document(tokenizer, text)} for text in [*STRANGE, *TEXTS]]
+    found = prepare(recipe, rows, tokenizer, length=32)
+    of_text = prepare(recipe, [{"text": text} for text in [*STRANGE, *TEXTS]], tokenizer, length=32)
+    assert list(found.train["input_ids"]) == list(of_text.train["input_ids"])
+    begun = [{"input_ids": [tokenizer.bos_token_id, *row["input_ids"]]} for row in rows]  # a first token of no bytes
+    whole = prepare(make("causal-lm", section="SFTConfig"), begun, tokenizer, length=512)
+    assert whole.row_bytes["eval"] == [len(text.encode()) for text in [*STRANGE, *TEXTS]]
+
+
+def test_sft_pieces_keep_documents_apart_and_lose_nothing(make: Make) -> None:
+    tokenizer = bpe()
+    texts = [TEXTS[0] * 8, TEXTS[1]]
+    recipe = make("causal-lm", section="SFTConfig", words="max_length: 32")
+    found = prepare(recipe, [{"text": text} for text in texts], tokenizer, length=32)
+    rows = list(found.train["input_ids"])
+    assert list(chain.from_iterable(rows)) == [*document(tokenizer, texts[0]), *document(tokenizer, texts[1])]
+    assert rows[-1] == document(tokenizer, texts[1]) and max(map(len, rows)) == 32 and len(rows) > 3
+
+
+def test_long_documents_are_joined_a_million_tokens_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_recipes.data.causal_lm.TOKENS_AT_ONCE", 200)
+    tokenizer = bpe()
+    found = prepare(make("causal-lm"), [{"text": text} for text in TEXTS * 20], tokenizer, length=16)
+    stream = list(chain.from_iterable(document(tokenizer, text) for text in TEXTS * 20))
+    assert list(chain.from_iterable(found.evals["eval"]["input_ids"])) == stream
+    assert 0 < len(stream) - found.stats["train"]["tokens"] < 16 * len(stream) / 100
+
+
+def test_empty_documents_are_counted_and_left_out(make: Make) -> None:
+    rows = [{"text": text} for text in ("", "  \n", None, *TEXTS)]
+    notes = prepare(make("causal-lm"), rows, bpe(), length=8).notes
+    assert notes[0] == "train: 3 empty documents left out"
+
+
+@pytest.mark.parametrize(
+    ("rows", "dataset", "told"),
+    [
+        ([{"text": " "}, {"text": ""}], "", "3: the train split has no text: all of its 2 documents are empty"),
+        ([{"text": 4}], "", "3: the column 'text' holds int64, not text; name another with dataset.text_column"),
+        ([{"txt": "a"}], "", "3: the data has no column 'text' (it has txt); did you mean 'txt'?"),
+        (
+            [{"input_ids": [1, 2, 5000]}],
+            "",
+            "3: the train split has the token id 5000, and the tokenizer has 300 tokens; "
+            "name the tokenizer that wrote these ids in the tokenizer section",
+        ),
+        (
+            [{"ids": "1 2 3"}],
+            "input_ids_column: ids",
+            "3: the column 'ids' holds no lists of token ids; name another with dataset.input_ids_column",
+        ),
+        (
+            [{"text": "a"}],
+            "max_length: 32",
+            "3: the train split has 2 tokens, less than one block of 32; shorten dataset.max_length or add text",
+        ),
+    ],
+)
+def test_causal_lm_refuses_rows_without_text(make: Make, rows: list, dataset: str, told: str) -> None:
+    tokenizer = bpe()
+    told = told.replace("300", str(len(tokenizer)))
+    assert refusal(make("causal-lm", dataset), rows, tokenizer, length=32) == f"recipe.yaml:{told}"

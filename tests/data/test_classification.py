@@ -1,0 +1,238 @@
+"""text-classification and token-classification: labels become numbers, tags stand on first sub-tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, List
+from small import bpe, prepare, refusal, wordpiece
+
+from hf_recipes.recipe.recipe import Recipe, read_recipe
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make(write_recipe: Callable[..., str]) -> Make:
+    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
+
+    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
+        model = "model: {config: {model_type: gpt2}}"
+        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
+        tail = "BpeTrainer: {vocab_size: 384}\n"
+        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
+
+    return recipe
+
+
+def labelled(*labels: Any) -> list[dict]:
+    return [{"text": "the sea", "label": label} for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "ids"),
+    [
+        (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+        ([10, 2, 10], ("2", "10"), [1, 0, 1]),
+        ([True, False, True], ("False", "True"), [1, 0, 1]),
+        ([1.0, 0.5, 1.0], ("0.5", "1.0"), [1, 0, 1]),
+    ],
+)
+def test_labels_of_every_kind_get_numbers_in_order(make: Make, labels: list, names: tuple, ids: list) -> None:
+    found = prepare(make("text-classification"), labelled(*labels), bpe())
+    assert (found.label_names, list(found.train["labels"])) == (names, ids)
+    assert found.config == {
+        "num_labels": 2,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def test_a_class_label_keeps_its_names_and_numbers_also_beside_plain_ones(make: Make) -> None:
+    train = Dataset.from_list(labelled(0, 1, 1)).cast_column("label", ClassLabel(names=["no", "yes"]))
+    turned = Dataset.from_list(labelled(0, 1)).cast_column("label", ClassLabel(names=["yes", "no"]))
+    for other, expected in ((turned, [1, 0]), (Dataset.from_list(labelled("no", "yes")), [0, 1])):
+        found = prepare(make("text-classification"), train, bpe(), held_out=other)
+        assert (found.label_names, list(found.evals["eval"]["labels"])) == (("no", "yes"), expected)
+
+
+def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
+    rows = [{"text": "the sea " * 30, "label": 0}, {"text": "the sea", "label": 1}]
+    found = prepare(make("text-classification"), rows, bpe(), length=8)
+    assert found.notes == (
+        "train: 1 of 2 texts are cut at 8 tokens",
+        "eval: 1 of 2 texts are cut at 8 tokens",
+    )
+    assert found.stats["train"]["longest"] == 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out", "told"),
+    [
+        (
+            labelled("a", "b"),
+            labelled("a", "c"),
+            "row 1 of the eval split has the label 'c', outside the train split's set; the labels are a, b",
+        ),
+        (
+            labelled("a", "b", None),
+            None,
+            "row 2 of the train split has no label (None); remove such rows, or leave the split out with "
+            "split: {train: ..., validation: ...}",
+        ),
+        (
+            labelled(0, 1),
+            labelled(-1, -1),
+            "row 0 of the eval split has no label (-1); remove such rows, or leave the split out with "
+            "split: {train: ..., validation: ...}",
+        ),
+        (labelled("a", "a"), None, "the train split has one label only ('a'); a classifier needs two"),
+        (labelled(None, None), None, "the train split has no label at all; a classifier needs two"),
+        (
+            labelled(["a"], ["b"]),
+            None,
+            "the column 'label' holds List, not one label a row; name another with dataset.label_column",
+        ),
+        (
+            [*labelled("a", "b"), {"text": " ", "label": "a"}],
+            None,
+            "row 2 of the train split has no text (' '); remove such rows",
+        ),
+        (
+            [*labelled("a", "b"), {"text": None, "label": "a"}],
+            None,
+            "row 2 of the train split has no text (None); remove such rows",
+        ),
+    ],
+)
+def test_text_classification_refuses_rows_without_text_or_label(
+    make: Make, rows: list, held_out: Any, told: str
+) -> None:
+    assert refusal(make("text-classification"), rows, bpe(), held_out=held_out) == f"recipe.yaml:3: {told}"
+
+
+def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = bpe()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    rows = [*labelled("a", "b"), {"text": "\u200b", "label": "a"}]
+    assert refusal(make("text-classification"), rows, tokenizer) == (
+        "recipe.yaml:3: row 2 of the train split gives no token ('\\u200b'); remove it"
+    )
+
+
+def test_another_learning_rate_does_not_tokenize_the_rows_anew(make: Make, folder: Path) -> None:
+    Dataset.from_list(labelled("a", "b")).save_to_disk(str(folder / "rows"))
+    fingerprints = set()
+    for rate in (1e-3, 1e-4):
+        recipe = make("text-classification", words=f"learning_rate: {rate}")
+        found = prepare(recipe, Dataset.load_from_disk(str(folder / "rows")), bpe())
+        fingerprints.add(found.train._fingerprint)
+    assert len(fingerprints) == 1
+
+
+WORDS = ["anna", "went", "to", "bath", "xyz", "."]
+TAGS = ["B-PER", "O", "O", "B-LOC", "O", "O"]
+
+
+def test_a_words_tag_stands_on_its_first_sub_token_only(make: Make) -> None:
+    tokenizer = wordpiece(["anna", "went", "to", "."])
+    found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer)
+    names = found.label_names
+    assert names == ("O", "B-LOC", "B-PER")
+    tokens = tokenizer.convert_ids_to_tokens(found.train["input_ids"][0])
+    assert tokens == [
+        *("[CLS]", "anna", "went", "to", "b", "##a", "##t", "##h", "x", "##y", "##z"),
+        *("[UNK]" if t == "?" else t for t in (".", "[SEP]")),
+    ]
+    shown = [names[i] if i != -100 else "-" for i in found.train["labels"][0]]
+    assert shown == ["-", "B-PER", "O", "O", "B-LOC", "-", "-", "-", "O", "-", "-", "O", "-"]
+
+
+def test_words_beyond_max_length_are_counted_and_not_scored(make: Make) -> None:
+    tokenizer = wordpiece(["anna", "went", "to", "."])
+    found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer, length=6)
+    assert found.notes[0] == "train: 2 words stand beyond 6 sub-tokens or have none: they are not scored"
+    assert found.stats["train"]["label_tokens"] == 4
+
+
+def test_tags_may_be_numbers_of_a_class_label(make: Make) -> None:
+    rows = Dataset.from_list([{"tokens": ["anna", "to"], "tags": [1, 0]}])
+    rows = rows.cast_column("tags", List(ClassLabel(names=["O", "B-PER"])))
+    found = prepare(make("token-classification"), rows, wordpiece(["anna", "to"]))
+    assert (found.label_names, found.train["labels"][0]) == (("O", "B-PER"), [-100, 1, 0, -100])
+
+
+def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
+    found = prepare(
+        make("token-classification"), [{"tokens": ["a", "b", "c"], "tags": [10, 2, 10]}], wordpiece(["a", "b", "c"])
+    )
+    assert (found.label_names, found.train["labels"][0]) == (("2", "10"), [-100, 1, 0, 1, -100])
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"tokens": ["a", "b"], "tags": ["O"]},
+            "row 1 of the train split has 2 tokens but 1 tags; give every token one tag",
+        ),
+        ({"tokens": [], "tags": []}, "row 1 of the train split has no tokens; remove such rows"),
+        ({"tokens": ["a"], "tags": None}, "row 1 of the train split has 1 tokens but 0 tags; give every token one tag"),
+        (
+            {"tokens": ["a", None], "tags": ["O", "O"]},
+            "row 1 of the train split has a token that is no text; write every token as a text",
+        ),
+        (
+            {"tokens": ["a"], "tags": [None]},
+            "row 1 of the train split has the tag None, outside the train split's set; the tags are O, B-X",
+        ),
+    ],
+)
+def test_token_classification_refuses_rows_that_do_not_fit(make: Make, row: dict, told: str) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, row]
+    assert refusal(make("token-classification"), rows, wordpiece(["a", "b"])) == f"recipe.yaml:3: {told}"
+
+
+def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_split(make: Make) -> None:
+    recipe, tokenizer = make("token-classification"), wordpiece(["a", "b"])
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
+    assert refusal(recipe, rows, tokenizer, held_out=[{"tokens": ["a"], "tags": ["B-Y"]}]) == (
+        "recipe.yaml:3: row 0 of the eval split has the tag 'B-Y', outside the train split's set; the tags are O, B-X"
+    )
+    assert refusal(recipe, [{"tokens": "a b", "tags": "O B-X"}], tokenizer) == (
+        "recipe.yaml:3: the column 'tokens' holds string, not a list a row: a list of words, and one of their tags; "
+        "split the text into words first"
+    )
+
+
+def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
+    recipe = make("token-classification", "max_length: 2")
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
+    assert refusal(recipe, rows, wordpiece(["a", "b"]), length=2) == (
+        "recipe.yaml:3: no word of the train split has a sub-token within 2 tokens: all labels are masked; "
+        "raise dataset.max_length"
+    )
+
+
+@pytest.mark.slow
+def test_minilms_tokenizer_aligns_every_word(make: Make, root: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model = root / "runs/assets/minilm"
+    if not model.is_dir():
+        pytest.skip("python recipes/data/prepare.py minilm unpacks it")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = Dataset.from_json(str(root / "recipes/data/names/validation.jsonl")).select(range(200))
+    found = prepare(make("token-classification"), rows, tokenizer, length=512)
+    for row, ids, labels in zip(rows, found.train["input_ids"], found.train["labels"], strict=True):
+        tags = [found.label_names[i] for i in labels if i != -100]
+        assert tags == row["tags"]
+        first = [i for i, label in zip(ids, labels, strict=True) if label != -100]
+        starts = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in row["tokens"]]
+        assert first == starts

@@ -1,0 +1,184 @@
+"""Launches: two real processes give one run; one that is not what it looks like is refused with the line to use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hf_recipes.common.device import Device
+from hf_recipes.pipeline import launch_checks
+from hf_recipes.recipe.recipe import Recipe, read_recipe
+
+TEXT = """
+task: causal-lm
+model:
+  config: {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, max_position_embeddings: 64}}
+BpeTrainer: {{vocab_size: 384}}
+dataset:
+  path: text
+  data_files: {{train: {root}/recipes/data/austen/persuasion.txt}}
+  sample_by: paragraph
+  split: {{train: "train[:6%]"}}
+  {length}
+{section}:
+  output_dir: out
+  max_steps: 4
+  per_device_train_batch_size: 4
+  learning_rate: 1e-3
+  logging_steps: 1
+  save_strategy: "no"
+  {more}
+"""
+KINDS = {
+    "Trainer": {"section": "TrainingArguments", "length": "max_length: 32", "more": ""},
+    "SFTTrainer": {"section": "SFTConfig", "length": "", "more": "max_length: 32\n  packing: false"},
+}
+
+
+def _launch(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_are_one_run_with_the_losses_of_one_process_with_twice_the_batch(
+    kind: str, root: Path, folder: Path, write_recipe: Callable[..., str]
+) -> None:
+    recipe = write_recipe(TEXT.format(root=root, **KINDS[kind]))
+    config = str(root / "accelerate_configs/cpu_2.yaml")
+    done = _launch(["--config_file", config, "-m", "hf_recipes.run", recipe], folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("record   out/record.json") == 1
+    assert "use_cpu: true (2 processes without an accelerator; else each would believe to be alone)" in done.stdout
+    two = json.loads((folder / "out/record.json").read_text())
+    from hf_recipes.pipeline.run import run
+
+    section = KINDS[kind]["section"]
+    run(recipe, [f"{section}.per_device_train_batch_size=8", f"{section}.output_dir=one", f"{section}.use_cpu=true"])
+    one = json.loads((folder / "one/record.json").read_text())
+    assert two["batch"] == {**one["batch"], "per_device": 4, "processes": 2}
+    losses = [[entry["loss"] for entry in r["log_history"] if "loss" in entry] for r in (two, one)]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert two["metrics"]["eval"]["eval_loss"] == pytest.approx(one["metrics"]["eval"]["eval_loss"], rel=1e-5)
+
+
+def test_a_launch_that_quietly_starts_one_process_is_refused_with_the_line_to_use(
+    root: Path, folder: Path, write_recipe: Callable[..., str]
+) -> None:
+    recipe = write_recipe(TEXT.format(root=root, **KINDS["Trainer"]))
+    done = _launch(["--quiet", "--cpu", "--num_processes", "2", "-m", "hf_recipes.run", recipe], folder)
+    assert done.returncode != 0
+    assert (
+        "accelerate launch: several processes were asked for, but this launch starts one and calls it the whole world; "
+        "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run recipe.yaml"
+    ) in done.stderr
+    assert not (folder / "out").exists()
+
+
+@pytest.fixture
+def recipe(root: Path, write_recipe: Callable[..., str]) -> Recipe:
+    return read_recipe(write_recipe(TEXT.format(root=root, **KINDS["Trainer"])))
+
+
+def _said(faults: list) -> list[str]:
+    return [str(fault) for fault in faults]
+
+
+def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
+    assert launch_checks.environment_faults(recipe, {}) == []
+    assert (
+        launch_checks.environment_faults(
+            recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+        )
+        == []
+    )
+
+
+def test_an_accelerate_file_with_another_precision_is_refused(recipe: Recipe) -> None:
+    assert _said(launch_checks.environment_faults(recipe, {"ACCELERATE_MIXED_PRECISION": "bf16"})) == [
+        "accelerate launch: accelerate's mixed_precision is bf16, the recipe's precision is fp32; "
+        "set mixed_precision: 'no' there and bf16: true in the recipe's TrainingArguments"
+    ]
+    same = recipe.with_values({"TrainingArguments.bf16": True}, "test")
+    assert launch_checks.environment_faults(same, {"ACCELERATE_MIXED_PRECISION": "bf16"}) == []
+
+
+def test_an_accelerate_file_with_another_accumulation_is_refused(recipe: Recipe) -> None:
+    environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    assert _said(launch_checks.environment_faults(recipe, environment)) == [
+        "accelerate launch: accelerate's gradient_accumulation_steps is 4, which Trainer ignores; "
+        "set gradient_accumulation_steps in the recipe's TrainingArguments"
+    ]
+    same = recipe.with_values({"TrainingArguments.gradient_accumulation_steps": 4}, "test")
+    assert launch_checks.environment_faults(same, environment) == []
+
+
+def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe) -> None:
+    named = recipe.with_values({"TrainingArguments.fsdp": True}, "recipe.yaml:99")
+    assert _said(launch_checks.environment_faults(named, {"ACCELERATE_USE_FSDP": "true"})) == [
+        "recipe.yaml:99: the accelerate file shards with fsdp and the recipe names fsdp or deepspeed, which overrides "
+        "it; "
+        "remove it from the recipe"
+    ]
+
+
+def test_sharding_a_run_with_master_weights_is_refused(recipe: Recipe) -> None:
+    master = recipe.with_values({"master_weights": True, "TrainingArguments.fp16": True}, "recipe.yaml:3")
+    assert _said(launch_checks.environment_faults(master, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
+        "recipe.yaml:3: master_weights keeps whole fp32 copies, deepspeed shards them; use bf16: true with it"
+    ]
+
+
+def test_several_cards_without_a_launcher_are_refused_with_the_line_to_use(recipe: Recipe) -> None:
+    cards = Device(kind="cuda", name="NVIDIA A100", count=4, capability=(8, 0), bf16=True)
+    assert _said(launch_checks.device_faults(recipe, cards, {})) == [
+        "accelerate launch: 4 cards are visible and no launcher is used: Trainer would take nn.DataParallel; "
+        "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hf_recipes.run recipe.yaml, "
+        "or show one card with CUDA_VISIBLE_DEVICES=0"
+    ]
+    assert launch_checks.device_faults(recipe, cards, {"WORLD_SIZE": "4"}) == []
+
+
+def test_fsdp_on_a_cpu_is_refused(recipe: Recipe) -> None:
+    cpu = Device(kind="cpu", name="a CPU")
+    assert _said(launch_checks.device_faults(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
+        "accelerate launch: FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP; "
+        "use accelerate_configs/cpu_2.yaml on a CPU"
+    ]
+
+
+def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
+    from hf_recipes.errors import RecipeError
+
+    with pytest.raises(RecipeError) as caught:
+        launch_checks.assert_world(None, {"WORLD_SIZE": "2"})
+    assert str(caught.value) == (
+        "accelerate launch: the launcher started 2 processes but this one sees 1: each would be rank 0; "
+        "set use_cpu: true in the recipe, or launch on cards that this torch sees"
+    )
+
+
+def test_a_sharded_launch_is_told_by_its_environment() -> None:
+    from hf_recipes.pipeline.launch_checks import is_sharded
+
+    assert is_sharded({"ACCELERATE_USE_FSDP": "true"}) and is_sharded({"ACCELERATE_USE_DEEPSPEED": "True"})
+    assert not is_sharded({}) and not is_sharded({"ACCELERATE_USE_FSDP": "false"})
+
+
+def test_the_command_that_goes_on_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/env/bin/{name}")
+    assert launch_checks.command("a.yaml", ["x=1"], {}) == ["hf-recipes", "run", "a.yaml", "x=1"]
+    monkeypatch.setattr("shutil.which", lambda name: None)  # an environment that is not activated
+    monkeypatch.setattr(sys, "argv", ["env/bin/hf-recipes", "run", "a.yaml"])
+    assert launch_checks.command("a.yaml", [], {}) == ["env/bin/hf-recipes", "run", "a.yaml"]
+    monkeypatch.setattr(sys, "argv", ["hf_recipes/__main__.py", "run", "a.yaml"])
+    assert launch_checks.command("a.yaml", [], {}) == [sys.executable, "-m", "hf_recipes", "run", "a.yaml"]

@@ -1,0 +1,80 @@
+"""The error table against published peaks: its page is its JSON's, and its figures keep what was promised."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+RESULTS = json.loads((BENCHMARKS / "results" / "peaks.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in ("peaks", "peaks_kernels", "peaks_bert", "peaks_peft", "peaks_lab"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_made_of_the_results():
+    import peaks
+
+    assert peaks.PAGE.read_text(encoding="utf-8") == peaks.page(RESULTS)
+
+
+def test_every_published_row_is_predicted_or_refused_by_name():
+    import peaks
+
+    for key, source in peaks.SOURCES.items():
+        published = json.loads((BENCHMARKS / "published" / f"{source}.json").read_text(encoding="utf-8"))
+        assert published.get("source") or published.get("note")
+        assert len(RESULTS[key]["rows"]) + len(RESULTS[key]["refused"]) == len(published["rows"])
+
+
+def test_every_cell_that_ended_on_a_whole_card_is_in_the_table():
+    import peaks_lab
+
+    assert [row["name"] for row in RESULTS["lab_reserved"]["rows"]] == [
+        peaks_lab.name(cell) for cell in peaks_lab.rows()
+    ]
+
+
+def test_no_cell_of_a_real_card_was_called_fits_and_ran_out_of_memory():
+    from hf_recipes.plan.measure import runner
+
+    found = runner.read(BENCHMARKS.parent / "recipes" / "results" / "lab")
+    assert sum("measured" in record for record in found) >= 24 and runner.false_fits(found) == []
+
+
+def test_the_errors_are_what_was_promised():
+    import peaks
+
+    found = {key: peaks.summary(peaks.errors(RESULTS[key])) for key in peaks.TITLES}
+    assert found["kernels"]["rows"] == 80 and found["kernels"]["worst"] <= 0.006
+    assert found["bert"]["rows"] == 9 and found["bert"]["median"] <= 0.01
+    assert found["bert"]["worst"] <= 0.05
+    assert found["lab_allocated"]["rows"] >= 13 and found["lab_allocated"]["worst"] <= 0.005
+    assert found["lab_reserved"]["median"] <= 0.005 and found["lab_reserved"]["worst"] <= 0.02
+    assert found["peft"]["rows"] >= 28
+    assert found["peft"]["median"] <= 0.01 and found["peft"]["ninth_decile"] <= 0.02
+
+
+def test_a_kernel_peak_is_found_again_to_the_byte():
+    import peaks_kernels
+
+    published = json.loads((BENCHMARKS / "published" / "liger_kernels.json").read_text(encoding="utf-8"))
+    rows = {(row["kernel"], row["mode"]): row for row in published["rows"]}
+    for key in (("swiglu", "full"), ("geglu", "forward"), ("rms_norm", "full"), ("layer_norm", "full")):
+        assert peaks_kernels.peak(rows[key]) == rows[key]["mib"] * 2**20
+
+
+def test_no_published_row_is_called_fits_where_it_would_not():
+    """Judged on a card that has one byte less than what was measured."""
+    from hf_recipes.plan.fit.verdict import MARGIN
+
+    rows = [row for key in RESULTS for row in RESULTS[key]["rows"]]
+    assert len(rows) >= 120 + 26
+    assert [row["name"] for row in rows if row["predicted_bytes"] * MARGIN <= row["measured_bytes"] - 1] == []
+    assert [row for row in rows if row["predicted_bytes"] * (MARGIN - 0.01) < row["measured_bytes"]], "no idle margin"

@@ -1,0 +1,69 @@
+"""A batch in pieces is the same samples in the same order, whatever its shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_recipes.training.batch_split import joined, samples, split
+
+
+def flattened(lengths: list[int]) -> dict[str, Any]:
+    """Documents of these lengths in one row, as a padding-free collator makes it."""
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    tokens = int(ends[-1])
+    return {
+        "input_ids": torch.arange(tokens)[None] + 1,
+        "labels": torch.arange(tokens)[None] + 1,
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "pieces"), [(rows, pieces) for rows in range(1, 14) for pieces in (1, 2, 3, 4, 8, 64)]
+)
+def test_rows_are_kept_in_their_order_and_no_piece_is_larger_than_its_share(rows: int, pieces: int) -> None:
+    batch = {"input_ids": torch.arange(rows * 3).reshape(rows, 3), "labels": torch.arange(rows), "return_loss": True}
+    parts = split(batch, pieces)
+    for name in ("input_ids", "labels"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), batch[name])
+    assert samples(batch) == rows and len(parts) <= min(pieces, rows)
+    assert max(len(part["labels"]) for part in parts) == -(-rows // min(pieces, rows))
+    assert all(part["return_loss"] is True for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_flattened_batch_is_cut_between_documents_only_and_its_borders_are_counted_anew(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths, pieces = rng.integers(1, 10, rng.integers(1, 13)).tolist(), int(rng.integers(1, 20))
+    batch = flattened(lengths)
+    parts = split(batch, pieces)
+    assert torch.equal(torch.cat([part["input_ids"] for part in parts], 1), batch["input_ids"])
+    found = []
+    for part in parts:
+        documents = part["cu_seq_lens_q"].diff().tolist()
+        assert part["position_ids"][0, 0] == 0 and part["cu_seq_lens_q"][0] == 0
+        assert sum(documents) == part["input_ids"].shape[1] and max(documents) == part["max_length_q"]
+        found += documents
+    assert found == lengths and len(parts) <= max(1, pieces)
+
+
+def test_documents_can_be_cut_down_to_one_each() -> None:
+    assert samples(flattened([3, 1, 4])) == 3
+    assert [part["input_ids"].shape[1] for part in split(flattened([3, 1, 4]), 3)] == [3, 1, 4]
+
+
+def test_the_outputs_of_pieces_are_those_of_the_whole_and_the_loss_is_the_mean_over_samples() -> None:
+    logits, labels = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    whole = joined(
+        [(torch.tensor(1.0), logits[:3], labels[:3]), (torch.tensor(2.0), logits[3:], labels[3:])], sizes=[3, 2]
+    )
+    assert whole[0] == pytest.approx(1.4) and torch.equal(whole[1], logits) and torch.equal(whole[2], labels)
+    assert joined([(None, None, None)], sizes=[1]) == (None, None, None)

@@ -1,0 +1,126 @@
+"""SIGTERM, Ctrl-C and a machine's notice: the step is finished and saved, and the run says how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hf_recipes.training.signals import Listener, Stopped
+from tests.interrupted import end_of
+from tests.small import save_bert, wordpiece, write_rows
+from tests.training.test_out_of_memory import texts
+
+RECIPE = """
+task: text-classification
+model: {pretrained_model_name_or_path: model, hidden_dropout_prob: 0.1}
+dataset: {path: json, data_files: rows.jsonl}
+TrainingArguments: {output_dir: out, max_steps: 150, per_device_train_batch_size: 2, logging_steps: 1, save_steps: 1000}
+"""
+
+
+@pytest.fixture
+def recipe(folder: Path, write_recipe: Callable[..., str]) -> str:
+    save_bert("model", wordpiece(sorted({word for text in texts() for word in text.split()})))
+    write_rows("rows.jsonl", ({"text": text, "label": ("no", "yes")[i % 2]} for i, text in enumerate(texts())))
+    return write_recipe(RECIPE)
+
+
+def told(command: list[str], root: Path, number: int | None, then: int | None = None) -> tuple[int, str]:
+    """Exit code and output of a command that gets a signal at its first loss."""
+    where = {
+        **os.environ,
+        "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(
+        command,
+        env=where,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if number is not None and "'loss'" in line:
+            process.send_signal(number)
+            break
+    output += process.stdout.read()
+    return process.wait(timeout=120), output
+
+
+def again(output: str) -> list[str]:
+    """The resume command that the run printed."""
+    return shlex.split(output.partition("to go on from it:\n")[2].splitlines()[0])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_printed_command_ends_as_the_straight_run(
+    recipe: str, root: Path, number: int, code: int
+) -> None:
+    plain = [sys.executable, "-m", "hf_recipes.run", recipe]
+    if number == signal.SIGTERM:
+        assert told(plain, root, None)[0] == 0
+        straight = end_of()
+        shutil.move("out", "straight")
+    ended, output = told(plain, root, number)
+    assert ended == code, output[-3000:]
+    assert "Traceback" not in output
+    record = json.loads(Path("out/record.json").read_text())
+    assert record["status"] == "stopped" and 0 < record["steps"] < 150
+    assert [path.name for path in Path("out").glob("*checkpoint-*")] == [f"checkpoint-{record['steps']}"]
+    command = again(output)
+    assert command[-3:] == ["run", recipe, "--resume"]
+    if number == signal.SIGTERM:
+        ended, output = told(command, root, None)
+        assert ended == 0, output[-3000:]
+        assert end_of() == straight
+
+
+def test_sigterm_to_a_launcher_of_two_processes_leaves_one_whole_checkpoint_and_a_command_that_works(
+    recipe: str, root: Path
+) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+    launch += [str(root / "accelerate_configs/cpu_2.yaml"), "-m", "hf_recipes.run", recipe]
+    ended, output = told(launch, root, signal.SIGTERM)
+    assert ended != 0
+    record = json.loads(Path("out/record.json").read_text())
+    assert record["status"] == "stopped" and 0 < record["steps"] < 150
+    assert [path.name for path in Path("out").glob("*checkpoint-*")] == [f"checkpoint-{record['steps']}"]
+    command = again(output)
+    assert command[-1] == "--resume"
+    ended, output = told(command, root, None)
+    assert ended == 0, output[-3000:]
+    assert json.loads(Path("out/record.json").read_text())["steps"] == 150
+
+
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_waits_for_the_step() -> None:
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    with Listener(said.append, launched=False).listening() as listener:
+        listener.training = True
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert listener.received == signal.SIGTERM
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGINT)  # in this thread, at once
+            signal.getsignal(signal.SIGINT)
+    assert said == ["\nSIGTERM: this step is finished and saved"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_before_training_a_signal_ends_the_run_at_once() -> None:
+    with Listener(print, launched=False).listening(), pytest.raises(Stopped) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.number == signal.SIGTERM

@@ -1,0 +1,355 @@
+"""Every private point of upstream that this package relies on, in one table (light: imports nothing of upstream).
+
+tests/test_upstream_private.py holds each row to the installed version: a signature that changed, or a line of
+upstream's source that is gone, fails our build instead of a user's run. Whoever overrides or sets an underscored name
+adds a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivatePoint:
+    """One private name, who uses it and why. `signature` and each of `lines` must be found in the installed version."""
+
+    name: str  # "package.module:Class.member"; for an attribute of instances, the class
+    used_by: str  # our file
+    why: str
+    signature: str = ""  # str(inspect.signature(name)); "" for what is no function
+    lines: tuple[str, ...] = ()  # text that inspect.getsource(name) holds
+    issue: str = ""  # upstream's, if there is one
+    until: str = ""  # when the row may go
+
+
+PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
+    PrivatePoint(
+        name="transformers.trainer:Trainer._clip_grad_norm",
+        used_by="training/master_weights.py",
+        why="clips the fp32 gradients of the masters; the model's own are fp16 and scaled",
+        signature="(self, model)",
+        until="Trainer lets an optimizer clip its own gradients without SageMaker",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._get_grad_norm",
+        used_by="training/master_weights.py",
+        why="the norm that is logged when max_grad_norm is 0 must be the unscaled one too",
+        signature="(self, model, grad_norm=None)",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._run_epoch",
+        used_by="training/master_weights.py",
+        why="the two above are called once a step, after the last backward and before optimizer.step(); "
+        "a skipped step does not advance the learning rate",
+        lines=(
+            "grad_norm = self._clip_grad_norm(model)",
+            "grad_norm = self._get_grad_norm(model, grad_norm=grad_norm)",
+            "self.optimizer.step()",
+            "if not self.accelerator.optimizer_step_was_skipped:",
+            "self._maybe_log_save_evaluate(\n                        self._tr_loss,",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._maybe_log_save_evaluate",
+        used_by="training/trainer.py",
+        why="_tr_loss is cleared by subtraction, so that one loss that is not finite would make "
+        "every later logged loss NaN; log() zeroes it after such a loss",
+        lines=("tr_loss -= tr_loss", "self.log(logs, start_time)"),
+        until="upstream clears it by zero_()",
+    ),
+    PrivatePoint(
+        name="accelerate.optimizer:AcceleratedOptimizer",
+        used_by="training/master_weights.py",
+        why="_is_overflow is what optimizer_step_was_skipped reads; accelerate itself sets it only with its own scaler",
+        lines=("self._is_overflow = False", "return self._is_overflow"),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_utils:PreTrainedModel",
+        used_by="models/half_precision.py",
+        why="the parts of a model which float16 breaks, by upstream's own list",
+        lines=("_keep_in_fp32_modules:", "_keep_in_fp32_modules_strict:"),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._load_from_checkpoint",
+        used_by="training/step_guard.py",
+        why="on_nonfinite: rollback takes up a checkpoint's weights in the middle of a run",
+        signature=("(self, resume_from_checkpoint: str, model: torch.nn.modules.module.Module | None = None) -> None"),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._load_optimizer_and_scheduler",
+        used_by="training/step_guard.py",
+        why="as above, its optimizer",
+        signature="(self, checkpoint: str | None) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._prepare_inputs",
+        used_by="training/step_guard.py",
+        why="the forwards that look for the first layer that is not finite",
+        signature="(self, inputs: dict[str, torch.Tensor | typing.Any]) -> dict[str, torch.Tensor | typing.Any]",
+    ),
+    PrivatePoint(
+        name="trl.trainer.sft_trainer:SFTTrainer.compute_loss",
+        used_by="training/out_of_memory.py",
+        why="gathers sums over a micro-batch and keeps their means: pieces are summed before they are gathered",
+        lines=("self.accelerator.gather_for_metrics(",),
+    ),
+    PrivatePoint(
+        name="torch.nn.parallel.distributed:DistributedDataParallel.no_sync",
+        used_by="training/out_of_memory.py",
+        why="require_backward_grad_sync tells whether this backward reduces; require_forward_param_sync is put off "
+        "where a forward is made again",
+        lines=("self.require_backward_grad_sync = False",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save",
+        used_by="training/trainer.py",
+        why="replaced: upstream's writes training_args.bin, a pickle that holds hub_token in clear text",
+        signature="(self, output_dir: str | None = None, state_dict: dict | None = None) -> None",
+        lines=("torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_checkpoint",
+        used_by="checkpoints/saving.py",
+        why="replaced: upstream's writes in place, trainer_state.json last, and a kill leaves a broken folder (#35525)",
+        signature=(
+            "(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None') -> None"
+        ),
+        lines=(
+            "self.store_flos()",
+            "self.save_model(output_dir, _internal_call=True)",
+            "self.state.best_model_checkpoint = best_checkpoint_dir",
+            "self._save_optimizer_and_scheduler(output_dir)\n            self._save_scaler(output_dir)\n"
+            "            # Save RNG state\n            self._save_rng_state(output_dir)",
+            "self.state.stateful_callbacks[cb_name] = cb_state",
+            "self.state.save_to_json(os.path.join(output_dir, TRAINER_STATE_NAME))",
+            "use_mtime=True",
+        ),
+        until="#35525 is mended by a write that is whole or not there, with a manifest of hashes",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_optimizer_and_scheduler",
+        used_by="checkpoints/saving.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_scaler",
+        used_by="checkpoints/saving.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._save_rng_state",
+        used_by="checkpoints/saving.py",
+        why="upstream's own writer, into the staging folder",
+        signature="(self, output_dir: str) -> None",
+        lines=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"'),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._get_output_dir",
+        used_by="checkpoints/saving.py",
+        why="where checkpoints go",
+        signature="(self, trial: 'optuna.Trial | dict[str, Any] | None') -> str",
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._finalize_training",
+        used_by="checkpoints/saving.py",
+        why="with save_total_limit: 1 it removes checkpoints by rmtree before the model is saved; and progress is due "
+        "where no epoch was left to run",
+        signature="(self, trial, num_train_samples, start_time)",
+        lines=(
+            "self.args.save_total_limit == 1",
+            "self._total_loss_scalar += self._tr_loss.item()",
+            "self.log(metrics)",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._inner_training_loop",
+        used_by="checkpoints/loop_state.py",
+        why="_tr_loss, _total_loss_scalar and _globalstep_last_logged start at nought, before the first _run_epoch, "
+        "which is overridden: the loader is seeded by epoch, and a run that has all its steps makes none more",
+        lines=(
+            "self._run_epoch(\n                model=model,\n                epoch=epoch,\n"
+            "                train_dataloader=train_dataloader,",
+            "self._tr_loss = torch.tensor(0.0, device=args.device)",
+            "self._total_loss_scalar = 0.0",
+            "self._globalstep_last_logged = self.state.global_step",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._init_training_state",
+        used_by="checkpoints/loop_state.py",
+        why="forgets the best checkpoint of a run whose folder was moved",
+        lines=("self.state.best_model_checkpoint = None",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._get_train_sampler",
+        used_by="checkpoints/loop_state.py",
+        why="gives the length-grouped sampler no generator, so that a resumed run has another order",
+        lines=("return LengthGroupedSampler(",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer_pt_utils:LengthGroupedSampler.__iter__",
+        used_by="checkpoints/loop_state.py",
+        why="takes its order from `generator`",
+        lines=("generator=self.generator",),
+    ),
+    PrivatePoint(
+        name="torch.utils.data.dataloader:_BaseDataLoaderIter.__init__",
+        used_by="checkpoints/loop_state.py",
+        why="each iteration draws its workers' seed from the loader's generator, else from the global one",
+        lines=(".random_(generator=loader.generator)",),
+    ),
+    PrivatePoint(
+        name="trl.trainer.sft_trainer:SFTTrainer.__init__",
+        used_by="checkpoints/loop_state.py",
+        why="_metrics and _total_train_tokens are in memory only: a checkpoint's progress.json keeps them",
+        lines=('self._metrics = {"train": defaultdict(list)', "self._total_train_tokens = 0"),
+    ),
+    PrivatePoint(
+        name="huggingface_hub.utils._xet:abort_xet_session",
+        used_by="hub/client.py",
+        signature="()",
+        why="ends an upload's Xet session that would retry for minutes; looked up by getattr, done without if absent",
+    ),
+    PrivatePoint(
+        name="torch.utils._foreach_utils:_get_fused_kernels_supported_devices",
+        used_by="plan/trace/upstream_patches.py",
+        why="fused optimizers run on meta tensors once it names meta",
+        signature="() -> list[str]",
+    ),
+    PrivatePoint(
+        name="torch.utils._foreach_utils:_get_foreach_kernels_supported_devices",
+        used_by="plan/trace/upstream_patches.py",
+        why="foreach is a card's default; on meta it is chosen once this names meta",
+        signature="() -> list[str]",
+    ),
+    PrivatePoint(
+        name="torch.optim.optimizer:_default_to_fused_or_foreach",
+        used_by="plan/trace/upstream_patches.py",
+        why="reads both lists by their names in its own module",
+        signature="(params: list[torch.Tensor], differentiable: bool, use_fused: bool = False) -> tuple[bool, bool]",
+        lines=("_get_foreach_kernels_supported_devices()",),
+    ),
+    PrivatePoint(
+        name="torch.autograd.graph:_engine_run_backward",
+        used_by="plan/trace/autocast.py",
+        why="backward without leaving the function mode, which checkpointing's recomputation needs",
+        signature=(
+            "(t_outputs: collections.abc.Sequence[torch.Tensor | torch.autograd.graph.GradientEdge], *a"
+            "rgs: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]"
+        ),
+    ),
+    PrivatePoint(
+        name="torch.utils.checkpoint:_get_autocast_kwargs",
+        used_by="plan/trace/autocast.py",
+        why="asks the three functions that are replaced, by these names",
+        signature="(device_type='cuda')",
+        lines=(
+            "torch.amp.is_autocast_available(device_type)",
+            "torch.is_autocast_enabled(device_type)",
+            "torch.get_autocast_dtype(device_type)",
+        ),
+    ),
+    PrivatePoint(
+        name="torch.utils._python_dispatch:_disable_current_modes",
+        used_by="plan/trace/upstream_patches.py",
+        why="makes a tensor that the tracker does not see: a paged state",
+        signature="()",
+    ),
+    PrivatePoint(
+        name="accelerate.state:AcceleratorState._reset_state",
+        used_by="plan/trace/upstream_patches.py",
+        why="each trace begins with accelerate's state as in a new process",
+        signature="(reset_partial_state: 'bool' = False)",
+    ),
+    PrivatePoint(
+        name="accelerate.state:PartialState",
+        used_by="plan/trace/upstream_patches.py",
+        why="_shared_state holds the device that accelerate takes: meta here",
+        lines=("_shared_state", "self.device"),
+    ),
+    PrivatePoint(
+        name="bitsandbytes.functional:get_paged",
+        used_by="plan/trace/upstream_patches.py",
+        why="paged optimizer states: managed memory that torch's allocator does not count",
+        signature="(*shape, dtype=torch.float32, device=device(type='cuda', index=0))",
+    ),
+    PrivatePoint(
+        name="transformers.masking_utils:fast_all",
+        used_by="plan/trace/unknown_values.py",
+        why="how it asks whether a mask is full: the answer is given to this comparison",
+        signature="(tensor: torch.BoolTensor) -> torch.BoolTensor",
+        lines=("tensor.sum() == tensor.numel()",),
+    ),
+    PrivatePoint(
+        name="transformers.quantizers.base:HfQuantizer.preprocess_model",
+        used_by="plan/trace/meta_model.py",
+        why="upstream picks the layers that become 4 bit",
+        signature="(self, model: 'PreTrainedModel', dtype=None, **kwargs)",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:_use_triton",
+        used_by="plan/trace/upstream_patches.py",
+        why="the fused head takes a card's path on meta tensors",
+        signature="(device: 'torch.device') -> 'bool'",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:_addmm_fp32",
+        used_by="plan/trace/upstream_patches.py",
+        why="writes into its first argument: nothing is allocated on a card",
+        signature="(acc: 'torch.Tensor', a: 'torch.Tensor', b: 'torch.Tensor') -> 'None'",
+    ),
+    PrivatePoint(
+        name="trl.kernels.chunked_logprob:ChunkedLogProbFunction",
+        used_by="plan/trace/upstream_patches.py",
+        why="the kernels that are not launched, by these names",
+        lines=(
+            "_forward_kernel[(n,)] if _use_triton(device)",
+            "triton.cdiv(end - start, _BLOCK_SIZE)",
+            "_addmm_fp32(grad_hidden",
+        ),
+    ),
+    PrivatePoint(
+        name="trl.trainer.utils:add_fused_lm_head",
+        used_by="plan/trace/upstream_patches.py",
+        why="asks _use_triton by its name in its own module",
+        signature=(
+            "(model: transformers.modeling_utils.PreTrainedModel, temperature: float = 1.0, cast_lm_hea"
+            "d_to_fp32: bool = False, outputs: tuple[str, ...] = ('log_probs',)) -> None"
+        ),
+        lines=("compact = _use_triton(hidden_states.device)",),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:lazy_import_flash_attention",
+        used_by="plan/trace/flash_attention.py",
+        why="gives the flash package's functions: stand-ins with the same outputs, so that it need not be installed",
+        lines=("(_flash_fn, _flash_varlen_fn, _flash_with_kvcache_fn, _pad_fn, _unpad_fn),",),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_lazy_define_process_function",
+        used_by="plan/trace/flash_attention.py",
+        why="makes upstream's own arguments for the stand-ins",
+        lines=("inspect.signature(flash_function)",),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_pad_input",
+        used_by="plan/trace/flash_attention.py",
+        why="upstream's own padding after a flash kernel",
+        signature="(hidden_states, indices, batch, seqlen)",
+    ),
+    PrivatePoint(
+        name="transformers.modeling_flash_attention_utils:_unpad_input",
+        used_by="plan/trace/flash_attention.py",
+        why="upstream's own unpadding before a flash kernel",
+        signature="(hidden_states, attention_mask, unused_mask=None)",
+    ),
+    PrivatePoint(
+        name="transformers.modeling_utils:PreTrainedModel._flash_attn_can_dispatch",
+        used_by="plan/trace/flash_attention.py",
+        why="asks whether the flash package is installed",
+        signature="(self, flash_attn_version: int, is_init_check: bool = False) -> bool",
+        lines=("does not support Flash Attention",),
+    ),
+)
