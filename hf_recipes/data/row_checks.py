@@ -109,7 +109,7 @@ def _begins_twice(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Calla
 
 def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:
     """Evaluation rows that are trained on: their score says nothing of new text."""
-    if str(recipe.get("dataset.path", "")).startswith("hf_recipes.recipe.smoke:"):
+    if str(recipe.get("dataset.path", "")).startswith("hf_recipes.smoke:"):
         return
     rows, columns = prepared.sources["train"]
     if rows.num_rows > COMPARED:

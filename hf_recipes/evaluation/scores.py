@@ -31,7 +31,7 @@ VERSION = 1
 BATCH_ROWS = 8192
 EXAMPLES = "examples"  # stands for "scores" in the name of the file with the texts
 EXCERPT = 200  # characters
-_KEY = b"hf_recipes.evaluation.scores"
+_KEY = b"hf_recipes.scores"  # part of every example id ever written: it never changes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] 
     for begin, name in enumerate(names):
         if name in ("accelerate", "torchrun"):
             return [*_program(name, [words[begin]]), *words[begin + 1 :]]
-        if name in ("accelerate.commands.launch", "accelerate_cli.py", "pipeline/launch_checks.py"):
+        if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
             module = [sys.executable, "-m", "accelerate.commands.launch"]
             return [*_program("accelerate launch", module), *words[begin + 1 :]]
     return launched

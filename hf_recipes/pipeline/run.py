@@ -238,7 +238,7 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _smoke_splits(recipe: Recipe) -> Any:
-    if not recipe.get("dataset.path", "").startswith("hf_recipes.recipe.smoke:"):
+    if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
         return None
     from hf_recipes.recipe.smoke import generated_splits
 

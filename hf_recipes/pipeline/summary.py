@@ -75,7 +75,7 @@ def steps_of(args: Any, rows: int) -> int:
 
 def _local(recipe: Recipe) -> bool:
     path = str(recipe.get("dataset.path", ""))
-    return os.path.exists(path) or path.startswith("hf_recipes.recipe.smoke:")
+    return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
 
 
 def _settings(args: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hf_recipes.data.splits import Splits
     from hf_recipes.recipe.recipe import Recipe
 
-MARK = "hf_recipes.recipe.smoke:"  # a dataset.path with this mark is generated here
+MARK = "hf_recipes.smoke:"  # a dataset.path with this mark is generated here
 PLACE = "argument '--smoke'"
 STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
 VOCABULARY = 384
