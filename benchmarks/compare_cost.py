@@ -18,7 +18,8 @@ import numpy as np
 
 from hf_recipes import record as records
 from hf_recipes.commands.compare import command
-from hf_recipes.evaluation.scores import example_ids, score_batches, write_scores
+from hf_recipes.data.row_ids import example_ids
+from hf_recipes.evaluation.scores import score_batches, write_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/compare_cost.json"

@@ -22,7 +22,8 @@ from hf_recipes.catalog import gpus
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import reserved, trace
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks/results/guides_audit.json"

@@ -1,7 +1,8 @@
-"""`hf-recipes lab --pack DIR`: wheels of what a machine without network lacks, and the command that is typed there."""
+"""`python benchmarks/lab_wheels.py DIR`: wheels of what a machine without network lacks, for `hf-recipes lab` there."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError, fault
 
 GLIBC = ("2_34", "2_28", "2_27", "2_24", "2_17")  # manylinux tags that wheels of today bear; pip matches them exactly
 PLATFORMS = (*(f"manylinux_{version}_x86_64" for version in GLIBC), "manylinux2014_x86_64", "manylinux1_x86_64")
@@ -37,7 +38,7 @@ def pack(folder: str, *, there: str | None, python: str, say: Callable[[str], No
     if done is not None and done.returncode:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
         told = words[-1].removeprefix("ERROR: ")
-        raise fault("hf-recipes lab --pack", told, "try another --python, or install it there")
+        raise fault("lab_wheels.py", told, "try another --python, or install it there")
     size = sum(path.stat().st_size for path in Path(folder).glob("*.whl")) / 2**20
     say(f"{len(lacking)} wheels, {size:.0f} MiB, in {folder}: {', '.join(lacking)}")
     say("on the other machine, in a copy of this repository with that folder:")
@@ -71,3 +72,20 @@ def _lacking(has: Mapping[str, str]) -> set[str]:
             found.add(name)
             waiting.append(name)
     return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="where the wheels go")
+    parser.add_argument("--there", metavar="FILE", help="`pip list --format=freeze` of that machine")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    parser.add_argument("--python", default=python, help="that machine's version, such as 3.12")
+    words = parser.parse_args()
+    try:
+        pack(words.folder, there=words.there, python=words.python, say=print)
+    except RecipeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

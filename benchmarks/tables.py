@@ -17,7 +17,7 @@ from typing import Any
 import torture_page
 
 from hf_recipes.plan.measure import runner as lab_runner
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,9 +28,6 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hf-recipes")
 def verbs() -> None:
@@ -46,14 +43,9 @@ def verbs() -> None:
 @click.option("--no-plan", is_flag=True, help="Do not ask plan first whether it fits the card.")
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
     """Train what RECIPE says; evaluate, record, and push if it says so."""
-    if restart:
-        from hf_recipes.commands.restart import supervise
+    from hf_recipes.commands.run import command
 
-        flags = {"--smoke": smoke, "--resume": resume, "--no-plan": no_plan}
-        sys.exit(supervise(recipe, overrides, [flag for flag, on in flags.items() if on], restart, say=click.echo))
-    from hf_recipes.pipeline.run import run as train
-
-    train(recipe, overrides, smoke=smoke, resume=resume, planned=not no_plan)
+    command(recipe, overrides, smoke=smoke, resume=resume, restart=restart, plan_first=not no_plan)
 
 
 @verbs.command()
@@ -120,16 +112,8 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -
 @click.option("--cpu", is_flag=True, help="A tiny matrix on this machine's CPU.")
 @click.option("--dry", is_flag=True, help="List the cells.")
 @click.option("--predict", metavar="GPU", help="Make predictions alone, for a card that is not here (h100).")
-@click.option("--pack", metavar="DIR", help="Download wheels for a machine without network; says what to type there.")
-@click.option("--there", metavar="FILE", help="With --pack: `pip list --format=freeze` of that machine.")
-@click.option("--python", default=PYTHON, help="With --pack: its version there.")
-def lab(pack: str | None, there: str | None, python: str, **words: Any) -> None:
+def lab(**words: Any) -> None:
     """Measure recipes on this machine's card beside plan's predictions, and keep records."""
-    if pack is not None:
-        from lab_wheels import pack as carry
-
-        carry(pack, there=there, python=python, say=click.echo)
-        return
     from hf_recipes.plan.measure.runner import lab as work
 
     work(**words, say=click.echo)
@@ -140,7 +124,7 @@ def schema() -> None:
     """Print the JSON Schema of the installed versions, so that an editor completes and marks keys."""
     import json
 
-    from hf_recipes.recipe.schema.installed import json_schema
+    from hf_recipes.recipe.schema.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from hf_recipes.data.prepared import TASKS, Prepared
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.data.prepared import Prepared
 from hf_recipes.data.splits import Splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.recipe import Recipe

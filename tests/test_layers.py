@@ -39,7 +39,6 @@ HEAVY_FILES = {
     "hf_recipes.training.trainer",
     "hf_recipes.training.step_timer",
     "hf_recipes.evaluation.compute_metrics",
-    "hf_recipes.evaluation.scoring",
     "hf_recipes.checkpoints.saving",
     "hf_recipes.checkpoints.loop_state",
     "hf_recipes.training.stop_callback",
@@ -118,7 +117,7 @@ def test_every_import_goes_to_a_lower_layer(root: Path) -> None:
         "import hf_recipes.training.trainer",
         "from hf_recipes.training import trainer",
         "def work():\n    from hf_recipes.training.trainer import build_trainer",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hf_recipes.training.trainer import build_trainer",
+        "if TYPE_CHECKING:\n    from hf_recipes.training.trainer import build_trainer",
     ],
 )
 def test_a_planted_upward_import_is_found(root: Path, planted: str) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import dump_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -19,7 +19,8 @@ from transformers import TrainingArguments
 from hf_recipes.common.device import Device
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.defaults import choose
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 CPU = Device(kind="cpu", name="a CPU", bf16=True)
 AMPERE = Device(kind="cuda", name="RTX 3070", count=1, capability=(8, 6), bf16=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
+from hf_recipes.common.text import GIB
 from hf_recipes.errors import fault
 
-GIB = 2**30
 TERA = 10**12
 
 

@@ -6,6 +6,8 @@ import errno
 import shutil
 from pathlib import Path
 
+from hf_recipes.common.text import megabytes
+
 MARGIN = 1.05
 LEAST = 2**20  # bytes kept beside a checkpoint: the record, the log
 SAYING = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
@@ -33,7 +35,3 @@ def is_full(problem: BaseException, folder: Path) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def megabytes(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_recipes.errors import RecipeError, fault
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 
 
 def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:

@@ -15,7 +15,7 @@ from hf_recipes.plan.fit.plan import Planned, plan
 from hf_recipes.plan.fit.verdict import CPU, FITS, OUT, UNSURE, card, cpu_card
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import records_here
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 
 MEASURED = "recipes/results/measured"  # records of --measure, below the working directory
 

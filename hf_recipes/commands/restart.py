@@ -84,7 +84,7 @@ def run_child(command: Sequence[str]) -> int:
 
 
 def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
-    from hf_recipes.recipe.recipe import read_recipe
+    from hf_recipes.recipe.read import read_recipe
 
     return Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes import record as records
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.text import GIB
 from hf_recipes.compare.runs import read_record
-from hf_recipes.data.prepared import TASKS
 from hf_recipes.errors import RecipeError, fault
 
-GIB = 2**30
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
 
 

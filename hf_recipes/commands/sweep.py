@@ -23,7 +23,8 @@ from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
 from hf_recipes.common.files import put
 from hf_recipes.errors import Fault, RecipeError, fault
-from hf_recipes.recipe.recipe import Recipe, dump_recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe, dump_recipe
 
 PLAN = "sweep.json"  # in the sweep's folder: what it is a sweep of
 SEED = 42  # upstream's default

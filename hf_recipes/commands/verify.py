@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.checkpoints import disk_space, folders, manifest, select
+from hf_recipes.checkpoints import folders, manifest, select
+from hf_recipes.common.text import megabytes
 from hf_recipes.errors import fault
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
@@ -40,7 +41,7 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
         elif body is None:
             say(f"{path.name}: {select.UNPROVEN}")
         else:
-            size = disk_space.megabytes(manifest.total_bytes(body))
+            size = megabytes(manifest.total_bytes(body))
             say(f"{path.name}: {len(body['files'])} files, {size}, as written")
             whole.append(path)
     for path in folders.leftovers(run_dir):
@@ -71,7 +72,7 @@ def _replayed(run_dir: Path, whole: list[Path], steps: int, say: Callable[[str],
 
 def _replay(scratch: Path, start: str, until: int) -> Path:
     from hf_recipes.pipeline.run import run
-    from hf_recipes.recipe.recipe import read_recipe
+    from hf_recipes.recipe.read import read_recipe
 
     path = str(scratch / "recipe.yaml")
     section = read_recipe(path).trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -57,3 +58,20 @@ def _cpu_name() -> str:
     import platform
 
     return platform.processor() or platform.machine()
+
+
+def rank() -> int:
+    """This process's rank by the launcher's environment; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def say(line: str = "") -> None:
+    """Prints on rank 0 only, at once."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the accelerate file spreads one model over the processes."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(environment.get(name, "false").lower() == "true" for name in names)

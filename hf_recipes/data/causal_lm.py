@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
+from hf_recipes.data.row_ids import row_ids
 from hf_recipes.errors import fault
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         config={},
         label_names=(),
         stats=stats,
-        ids={split: data.row_ids(part, ["input_ids"]) for split, part in evals.items()},
+        ids={split: row_ids(part, ["input_ids"]) for split, part in evals.items()},
         row_bytes=row_bytes,
         sources={split: (part, [column]) for split, part in parts.items()},
         notes=tuple(notes),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
+from hf_recipes.data.row_ids import row_ids
 from hf_recipes.errors import fault
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         config={},
         label_names=(),
         stats=stats,
-        ids={split: data.row_ids(part, ["input_ids", "labels"]) for split, part in evals.items()},
+        ids={split: row_ids(part, ["input_ids", "labels"]) for split, part in evals.items()},
         row_bytes={split: list(encoded[split]["bytes"]) for split in evals},
         sources=sources,
         notes=(*notes, *_preview(lean["train"], tokenizer)),

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError, fault
 
 if TYPE_CHECKING:
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 # What readers raise for a file without a row.
 NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
 ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
-
-
-def first_line(problem: BaseException) -> str:
-    """An upstream error in one line."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 def file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:

@@ -7,27 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What the reader, the checks and the builders need to know of a task before anything heavy is imported."""
-
-    name: str
-    auto_class: str  # transformers' class whose from_pretrained builds the model
-    peft_task_type: str  # LoraConfig's task_type: decides which head is trained beside the adapter
-    trainers: tuple[str, ...]  # sections that may stand in a recipe of this task
-    columns: Mapping[str, str]  # our column word -> the column's default name
-    metrics: tuple[str, ...]  # names in hf_recipes.evaluation.metrics.METRICS that make sense here
-    default_metrics: tuple[str, ...]
-    generates: bool  # whether sample_prompts mean anything
-    module: str  # where prepare() lives
-    pipeline_tag: str  # the Hub's word, for the model card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,68 +29,3 @@ class Prepared:
     row_bytes: Mapping[str, list[int]]  # "eval" | "test" -> UTF-8 bytes that each row predicts; {} for classifiers
     sources: Mapping[str, tuple[Dataset, list[str]]]  # split -> the rows as loaded and the columns that were used
     notes: tuple[str, ...]  # what was done to the rows, said before training
-
-
-def _task(*, columns: Mapping[str, str], **facts: Any) -> Task:
-    return Task(columns=MappingProxyType(dict(columns)), **facts)
-
-
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        task.name: task
-        for task in (
-            _task(
-                name="causal-lm",
-                auto_class="AutoModelForCausalLM",
-                peft_task_type="CAUSAL_LM",
-                trainers=("TrainingArguments", "SFTConfig"),
-                columns={"text_column": "text", "input_ids_column": "input_ids"},
-                metrics=("perplexity", "bits_per_byte"),
-                default_metrics=("perplexity", "bits_per_byte"),
-                generates=True,
-                module="hf_recipes.data.causal_lm",
-                pipeline_tag="text-generation",
-            ),
-            _task(
-                name="chat",
-                auto_class="AutoModelForCausalLM",
-                peft_task_type="CAUSAL_LM",
-                trainers=("SFTConfig",),
-                columns={
-                    "messages_column": "messages",
-                    "prompt_column": "prompt",
-                    "completion_column": "completion",
-                },
-                metrics=("perplexity", "bits_per_byte"),
-                default_metrics=("perplexity", "bits_per_byte"),
-                generates=True,
-                module="hf_recipes.data.chat",
-                pipeline_tag="text-generation",
-            ),
-            _task(
-                name="text-classification",
-                auto_class="AutoModelForSequenceClassification",
-                peft_task_type="SEQ_CLS",
-                trainers=("TrainingArguments",),
-                columns={"text_column": "text", "label_column": "label"},
-                metrics=("f1", "accuracy"),
-                default_metrics=("f1", "accuracy"),
-                generates=False,
-                module="hf_recipes.data.text_classification",
-                pipeline_tag="text-classification",
-            ),
-            _task(
-                name="token-classification",
-                auto_class="AutoModelForTokenClassification",
-                peft_task_type="TOKEN_CLS",
-                trainers=("TrainingArguments",),
-                columns={"tokens_column": "tokens", "tags_column": "tags"},
-                metrics=("span_f1", "accuracy"),
-                default_metrics=("span_f1", "accuracy"),
-                generates=False,
-                module="hf_recipes.data.token_classification",
-                pipeline_tag="token-classification",
-            ),
-        )
-    }
-)

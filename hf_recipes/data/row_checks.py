@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data.prepared import TASKS
-from hf_recipes.data.splits import row_ids
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.data.row_ids import row_ids
 from hf_recipes.errors import Fault, RecipeError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ LOST = 0.2  # share of the label tokens that truncation may take
 OVERLAP = 0.05  # share of the evaluation rows that may be training rows, too
 LOOKED_AT = 2_000  # rows whose tokens are looked at
 COMPARED = 200_000  # training rows that evaluation rows are looked up in
-NEW_PARTS = ("pooler", "position_ids")  # of an encoder: pretrained or not, by the checkpoint's own task
 
 
 def despite(recipe: Recipe) -> tuple[str, ...]:
@@ -45,25 +44,6 @@ def refuse_rows(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callabl
     ]
     if found:
         raise RecipeError(found)
-
-
-def refuse_weights(recipe: Recipe, model: Any, fresh: Sequence[str], say: Callable[[str], None]) -> None:
-    """Raises RecipeError for weights that no checkpoint gave and that are no new head. `fresh`: their names."""
-    base = f"{getattr(model, 'base_model_prefix', '') or '?'}."
-    heads_are_new = not TASKS[recipe.task].generates
-    strange = [
-        name
-        for name in fresh
-        if not (heads_are_new and (not name.startswith(base) or any(part in name for part in NEW_PARTS)))
-    ]
-    if not strange:
-        return
-    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-    what = f"weights that are no new head begin untrained: the checkpoint has no {', '.join(strange[:3])}{more}"
-    where = recipe.place("model.pretrained_model_name_or_path")
-    faults = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
-    if faults:
-        raise RecipeError(faults)
 
 
 def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import glob
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data.load import file_names, first_line, load
+from hf_recipes.common.text import first_line
+from hf_recipes.data.load import file_names, load
 from hf_recipes.errors import Fault, RecipeError, fault
 
 if TYPE_CHECKING:
@@ -198,36 +197,3 @@ def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
     shown = kind.dtype if isinstance(kind, Value) else type(kind).__name__
     what = f"the column {name!r} holds {shown}, not text"
     raise fault(recipe.place(f"dataset.{word}"), what, f"name another with dataset.{word}")
-
-
-def row_ids(rows: Dataset, columns: list[str]) -> list[str]:
-    """One stable id a row, of the named columns' content (scores.example_ids)."""
-    from hf_recipes.evaluation.scores import example_ids  # NumPy; `check` looks for data files without it
-
-    return example_ids(rows.select_columns(columns))
-
-
-def fingerprint(rows: Dataset, columns: list[str], limit: int = 200_000) -> str:
-    """BLAKE2b-128 over the row count and the row ids, in order; beyond `limit` rows over every n-th row, which the
-    result's prefix says ("every 7th:...")."""
-    step = -(-rows.num_rows // limit)
-    chosen = rows if step == 1 else rows.select(range(0, rows.num_rows, step))
-    digest = hashlib.blake2b(str(rows.num_rows).encode(), digest_size=16)
-    for row_id in row_ids(chosen, columns):
-        digest.update(row_id.encode())
-    return ("" if step == 1 else f"every {step}th:") + digest.hexdigest()
-
-
-def writable(folder: str, where: str) -> Path:
-    """Makes the output folder, or says why it cannot be written, before any model is loaded."""
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as problem:
-        files = [str(part) for part in (path, *path.parents) if part.is_file()]
-        why = f"{files[0]!r} is a file" if files else problem.strerror
-        raise fault(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
-    return path

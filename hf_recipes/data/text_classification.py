@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
+from hf_recipes.data.row_ids import row_ids
 from hf_recipes.errors import RecipeError, fault
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         },
         label_names=names,
         stats=stats,
-        ids={split: data.row_ids(parts[split], [text, label]) for split in kept},
+        ids={split: row_ids(parts[split], [text, label]) for split in kept},
         row_bytes={},
         sources={split: (part, [text, label]) for split, part in parts.items()},
         notes=notes,

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
+_KEY = b"hf_recipes.scores"  # of the metadata in every file of scores
 BATCH_ROWS = 8192
 EXAMPLES = "examples"  # stands for "scores" in the name of the file with the texts
 EXCERPT = 200  # characters
-_KEY = b"hf_recipes.scores"  # part of every example id ever written: it never changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +39,6 @@ class Scores:
     task: str
     label_names: tuple[str, ...]
     table: pa.Table
-
-
-def example_ids(examples: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One id an example: blake2b, 128 bits, of its content (keys sorted), so equal in every run, order and machine.
-
-    Give the raw columns (text, label), not token ids, where runs with other tokenizers shall be compared. The second
-    and later copy of an example is counted into its id: ids are unique, whatever the order of the copies.
-    """
-    seen: Counter[str] = Counter()
-    ids = []
-    for example in examples:
-        content = json.dumps(example, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-        name = blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        copies, seen[name] = seen[name], seen[name] + 1
-        ids.append(blake2b(f"{name} copy {copies}".encode(), digest_size=16).hexdigest() if copies else name)
-    return ids
 
 
 def score_batches(
@@ -217,13 +199,6 @@ def _causal_lm(ids: list[str], rows: np.ndarray, n_bytes: np.ndarray | None = No
 
 def _nll(rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"nll_sum": rows[:, 0].astype(np.float64), "n_tokens": rows[:, 1].astype(np.int64)}
-
-
-def _plain(value: Any) -> Any:
-    """Columns hold more than JSON knows: arrays, bytes, dates."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 _CONVERT: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data.prepared import TASKS
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import fault
 from hf_recipes.evaluation import compute_metrics as of_trainer
 from hf_recipes.evaluation.compute_metrics import Remembering

@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from hf_recipes.common.text import GIB
+
 TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{30,}")  # a Hub access token: never in a card, never uploaded
 TOKEN_KEYS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")  # upstream's words for one
 
@@ -49,7 +51,6 @@ BUILDERS = (
     "cache",
 )
 HUB_ID = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
-GIB = 1024**3
 
 
 def model_card(record: Mapping[str, Any], *, is_local: Callable[[str], bool] = os.path.exists) -> str:

@@ -8,221 +8,17 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.presets import PRESETS
-from hf_recipes.data.load import first_line
-from hf_recipes.data.prepared import TASKS
-from hf_recipes.data.row_checks import refuse_weights
-from hf_recipes.data.splits import column
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.text import first_line
+from hf_recipes.data.row_checks import insist
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.models.config import SOURCES, from_scratch, unloadable
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_recipes.recipe.recipe import Recipe
-
-END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; GPT-2's word for it
-SOURCES = ("pretrained_model_name_or_path", "preset", "config")
-LABEL_WORDS = ("label_column", "tags_column")  # columns that no tokenizer is trained on
-# Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.
-OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
-
-
-def from_scratch(recipe: Recipe) -> bool:
-    """Whether the weights start random (a preset or a config) rather than pretrained."""
-    return "pretrained_model_name_or_path" not in recipe.section("model")
-
-
-def model_name(recipe: Recipe) -> str:
-    """The pretrained name, else the preset, else the config's model_type: for records and cards."""
-    model = recipe.section("model")
-    config = model.get("config")
-    kind = config.get("model_type", "config") if isinstance(config, Mapping) else config
-    return str(model.get("pretrained_model_name_or_path") or model.get("preset") or kind)
-
-
-def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], None]) -> Any:
-    """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
-    if "BpeTrainer" in recipe.sections:
-        if train is None:
-            raise fault(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
-        tokenizer = _train_tokenizer(recipe, train)
-        say(f"tokenizer: byte-level BPE trained on the train split, {len(tokenizer)} tokens")
-    else:
-        tokenizer = _load_tokenizer(recipe)
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise fault(recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-        say(f"pad token: {tokenizer.eos_token!r}, the end token (the tokenizer has none; labels mask padding by place)")
-    if recipe.task == "chat":
-        _chat_template(recipe, tokenizer, say)
-    return tokenizer
-
-
-def _chat_template(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -> None:
-    from hf_recipes.data.chat import PLAIN_TEMPLATE
-
-    path = recipe.training.get("chat_template_path")
-    if path is not None:
-        if not str(path).endswith((".jinja", ".j2")):
-            mend = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
-            raise fault(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", mend)
-        try:
-            with open(path, encoding="utf-8") as text:
-                tokenizer.chat_template = text.read()
-        except OSError as problem:
-            what = f"chat template {path!r} cannot be read ({problem.strerror})"
-            raise fault(recipe.place("SFTConfig.chat_template_path"), what) from None
-    eos = recipe.training.get("eos_token")
-    if eos is not None:
-        if eos not in tokenizer.get_vocab():
-            raise fault(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
-        tokenizer.eos_token = eos
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
-        say("chat template: a plain one of ours ('user:\\n...'), since the tokenizer brings none")
-
-
-def _load_tokenizer(recipe: Recipe) -> Any:
-    from transformers import AutoTokenizer
-
-    words = dict(recipe.section("tokenizer"))
-    model = recipe.section("model")
-    name = words.pop("pretrained_model_name_or_path", model.get("pretrained_model_name_or_path"))
-    where = recipe.place("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
-    if name is None:
-        raise fault(recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer")
-    if "gguf_file" in model and "gguf_file" not in words and not recipe.section("tokenizer"):
-        words["gguf_file"] = model["gguf_file"]
-    try:
-        return AutoTokenizer.from_pretrained(name, **words)
-    except (OSError, ValueError, TypeError) as problem:
-        raise unloadable(where, "tokenizer", name, problem) from problem
-
-
-def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeError:
-    """One message for a name that from_pretrained cannot load: a folder that is missing, a Hub out of reach."""
-    name = str(name)
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not os.path.exists(name):
-        folder = os.path.dirname(name.rstrip("/"))
-        others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        near = difflib.get_close_matches(os.path.basename(name.rstrip("/")), others, n=1)
-        mend = "paths are relative to the working directory"
-        if near:
-            mend = f"did you mean {os.path.join(folder, near[0])!r}?"
-        return fault(where, f"there is no {what} folder {name!r} here", mend)
-    files = ("tokenizer.json", "tokenizer_config.json") if what == "tokenizer" else ("config.json",)
-    if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
-        mend = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
-        return fault(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", mend)
-    if type(problem).__name__ == "SafetensorError":
-        mend = "the file is not whole: copy or download it again"
-    elif "unexpected keyword argument" in str(problem):
-        mend = f"take that word out of the {what} section"
-    elif os.path.isdir(name):
-        mend = f"is it a folder that save_pretrained of a {what} wrote?"
-    else:
-        mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
-    return fault(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", mend)
-
-
-def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
-    """Byte-level BPE as GPT-2's, trained on the task's text; deterministic for the same rows."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    words = dict(recipe.section("BpeTrainer"))
-    special = list(dict.fromkeys([END_TOKEN, *words.pop("special_tokens", [])]))
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
-    words.setdefault("show_progress", False)
-    if next(_texts(recipe, train), None) is None:
-        mend = "name the tokenizer that wrote them in the tokenizer section"
-        raise fault(recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", mend)
-    try:
-        trainer = trainers.BpeTrainer(special_tokens=special, **words)
-    except (TypeError, ValueError, OverflowError) as problem:
-        raise fault(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
-    tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_TOKEN,
-        eos_token=END_TOKEN,
-        pad_token=END_TOKEN,
-        unk_token=END_TOKEN,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
-    """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
-    words = {word: default for word, default in TASKS[recipe.task].columns.items() if word not in LABEL_WORDS}
-    named = [recipe.get(f"dataset.{word}", default) for word, default in words.items()]
-    columns = [name for name in named if name in train.column_names]
-    if not columns:
-        word, default = next(iter(words.items()))
-        column(recipe, train, word, default)  # raises: says which columns there are
-    for batch in train.select_columns(columns).iter(1000):
-        for values in batch.values():
-            yield from _strings(values)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def build_config(recipe: Recipe) -> Any:
-    """The model's config with the recipe's fields, before any weight is touched."""
-    from transformers import AutoConfig
-
-    model = recipe.section("model")
-    if "pretrained_model_name_or_path" in model:
-        name = model["pretrained_model_name_or_path"]
-        words = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
-        try:
-            return AutoConfig.from_pretrained(name, **words)
-        except (OSError, ValueError) as problem:
-            raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
-    if "preset" in model:
-        fields = dict(PRESETS[model["preset"]].config)
-    elif isinstance(model["config"], Mapping):
-        fields = dict(model["config"])
-    else:
-        try:
-            fields = AutoConfig.from_pretrained(model["config"]).to_dict()
-        except (OSError, ValueError) as problem:
-            raise unloadable(recipe.place("model.config"), "config", model["config"], problem) from problem
-    fields.update(config_fields(recipe))
-    try:
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    except (ValueError, TypeError, KeyError) as problem:
-        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
-
-
-def config_fields(recipe: Recipe) -> dict[str, Any]:
-    """Keys of the `model` section that are fields of the model's config, when it starts from scratch."""
-    loading = {"dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map"}
-    return {k: v for k, v in recipe.section("model").items() if k not in SOURCES and k not in loading}
-
-
-def longest_input(config: Any) -> int | None:
-    """Positions that the model has, or None where positions are not a table of fixed size."""
-    text = config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    return positions - (text.pad_token_id or 0) - 1 if text.model_type in OFFSET_POSITIONS else positions
 
 
 def build_model(
@@ -393,3 +189,25 @@ def parameter_counts(model: Any) -> tuple[int, int]:
         return int(total), int(trainable)
     total = sum(p.numel() for p in model.parameters())
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def refuse_weights(recipe: Recipe, model: Any, fresh: Sequence[str], say: Callable[[str], None]) -> None:
+    """Raises RecipeError for weights that no checkpoint gave and that are no new head. `fresh`: their names."""
+    base = f"{getattr(model, 'base_model_prefix', '') or '?'}."
+    heads_are_new = not TASKS[recipe.task].generates
+    strange = [
+        name
+        for name in fresh
+        if not (heads_are_new and (not name.startswith(base) or any(part in name for part in NEW_PARTS)))
+    ]
+    if not strange:
+        return
+    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+    what = f"weights that are no new head begin untrained: the checkpoint has no {', '.join(strange[:3])}{more}"
+    where = recipe.place("model.pretrained_model_name_or_path")
+    faults = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
+    if faults:
+        raise RecipeError(faults)
+
+
+NEW_PARTS = ("pooler", "position_ids")  # of an encoder: pretrained or not, by the checkpoint's own task

@@ -21,23 +21,6 @@ if TYPE_CHECKING:
 WHERE = "accelerate launch"
 
 
-def rank() -> int:
-    """This process's rank by the launcher's environment; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def say(line: str = "") -> None:
-    """Prints on rank 0 only, at once."""
-    if rank() == 0:
-        print(line, flush=True)
-
-
-def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the accelerate file spreads one model over the processes."""
-    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return any(environment.get(name, "false").lower() == "true" for name in names)
-
-
 def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
     if "WORLD_SIZE" not in environment:

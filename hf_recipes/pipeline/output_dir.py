@@ -6,11 +6,12 @@ and what no run wrote is not ours to replace.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Fault, fault
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -54,6 +55,22 @@ def _replaceable(text: str) -> bool:
 
 def _written_here(path: Path) -> bool:
     """Whether a run wrote it: it says what its dump says, without a comment or another order."""
-    from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+    from hf_recipes.recipe.read import read_recipe
+    from hf_recipes.recipe.recipe import dump_recipe
 
     return path.read_text(encoding="utf-8") == dump_recipe(read_recipe(str(path)))
+
+
+def writable(folder: str, where: str) -> Path:
+    """Makes the output folder, or says why it cannot be written, before any model is loaded."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as problem:
+        files = [str(part) for part in (path, *path.parents) if part.is_file()]
+        why = f"{files[0]!r} is a file" if files else problem.strerror
+        raise fault(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
+    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import record as records
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
-from hf_recipes.data.prepared import TASKS
-from hf_recipes.data.splits import file_faults, load_splits, writable
+from hf_recipes.data.splits import file_faults, load_splits
 from hf_recipes.errors import RecipeError, fault
+from hf_recipes.models.config import build_config, longest_input
+from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import launch_checks
-from hf_recipes.pipeline.launch_checks import say
-from hf_recipes.pipeline.output_dir import foreign_files
+from hf_recipes.pipeline.output_dir import foreign_files, writable
 from hf_recipes.recipe.defaults import choose, choose_length
-from hf_recipes.recipe.recipe import Recipe, dump_recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.rules.device import missing_packages
 from hf_recipes.training.signals import Listener, Stopped
@@ -79,14 +81,14 @@ def run(
     again = shlex.join([*launch_checks.command(path, overrides), *(["--smoke"] if smoke else []), "--resume"])
     with _recorded(record, folder, device, again, until is None), Listener(say).listening() as listener:
         recipe = _train(recipe, args, device, folder, record, listener, until)
-    if launch_checks.rank() == 0 and until is None:
+    if rank() == 0 and until is None:
         _publish(recipe, folder, record)
     return folder / records.NAME
 
 
 def _ask_plan(recipe: Recipe, device: Device) -> dict[str, Any] | None:
     """On rank 0, by a child process, before anything is loaded. Raises RecipeError for what cannot fit."""
-    if launch_checks.rank() != 0 or launch_checks.is_sharded():
+    if rank() != 0 or is_sharded():
         return None
     import torch
 
@@ -136,13 +138,13 @@ def _train(
     chosen = resuming.begin(recipe, args, say)
     checkpoint = chosen.path if chosen else None
     record["where"] = "data"
-    config = build.build_config(recipe)
+    config = build_config(recipe)
     splits = _smoke_splits(recipe) or load_splits(recipe)
     for line in splits.notes:
         say(line)
-    tokenizer = build.build_tokenizer(recipe, splits.train, say)
-    recipe, length, lines = choose_length(recipe, build.longest_input(config), tokenizer.model_max_length)
-    _refuse_length(recipe, length, build.longest_input(config))
+    tokenizer = build_tokenizer(recipe, splits.train, say)
+    recipe, length, lines = choose_length(recipe, longest_input(config), tokenizer.model_max_length)
+    _refuse_length(recipe, length, longest_input(config))
     if recipe.trainer == "SFTConfig" and recipe.training.get("max_length") is not None:
         args.max_length = length
     record["recipe"], record["choices"] = records.described(recipe), [*record["choices"], *lines]
@@ -240,7 +242,7 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
 def _smoke_splits(recipe: Recipe) -> Any:
     if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
         return None
-    from hf_recipes.recipe.smoke import generated_splits
+    from hf_recipes.data.generated import generated_splits
 
     return generated_splits(recipe)
 
@@ -288,10 +290,10 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
     finally:
         record["ended"] = records.now()
         record["memory"] = records.memory(device)
-        ran_out_alone = record["status"] == "out of memory" and launch_checks.rank() != 0  # rank 0 waits for this one
-        if ran_out_alone or (launch_checks.rank() == 0 and not records.tells_of_another_rank(folder, began)):
+        ran_out_alone = record["status"] == "out of memory" and rank() != 0  # rank 0 waits for this one
+        if ran_out_alone or (rank() == 0 and not records.tells_of_another_rank(folder, began)):
             path = records.write(folder, record, records.name_for(folder, record))
-            if report and launch_checks.rank() == 0 and record["where"] not in records.BEGINNING:
+            if report and rank() == 0 and record["where"] not in records.BEGINNING:
                 from hf_recipes.report.of_run import write_report
 
                 write_report(folder, record, say)
@@ -301,7 +303,7 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
 
 def _say_what_would_fit(record: dict[str, Any], device: Device) -> None:
     """By plan, in a child process, for the card that was too small. It never fails."""
-    if device.kind != "cuda" or launch_checks.rank() != 0 or launch_checks.is_sharded():
+    if device.kind != "cuda" or rank() != 0 or is_sharded():
         return
     from hf_recipes.plan.preflight import what_would_fit
     from hf_recipes.plan.trace import worker
@@ -325,14 +327,3 @@ def _say_stopped(record: dict[str, Any], folder: Path, path: Path, again: str) -
     checkpoint, _ = select.choose(folder) if steps else (None, [])
     if checkpoint:
         say(f"{checkpoint.path} is whole; to go on from it:\n  {again}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m hf_recipes.run RECIPE ...` is `hf-recipes run RECIPE ...`."""
-    from hf_recipes.cli import main as command
-
-    command(["run", *(sys.argv[1:] if arguments is None else arguments)])
-
-
-if __name__ == "__main__":
-    main()

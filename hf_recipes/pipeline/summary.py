@@ -8,8 +8,10 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data import splits as data
-from hf_recipes.models.build import from_scratch, model_name, parameter_counts
+from hf_recipes.data.row_ids import fingerprint
+from hf_recipes.models.build import parameter_counts
+from hf_recipes.models.config import from_scratch, model_name
+from hf_recipes.training.trainer import steps_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +48,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
         "tokenizer": {"class": type(tokenizer).__name__, "vocabulary": len(tokenizer)},
         "data_source": "local" if recipe.get("dataset.data_files") or _local(recipe) else "hub",
         "data": {
-            split: {**prepared.stats[split], "fingerprint": data.fingerprint(rows_, columns)}
+            split: {**prepared.stats[split], "fingerprint": fingerprint(rows_, columns)}
             for split, (rows_, columns) in prepared.sources.items()
         },
         "label_names": list(prepared.label_names) or None,
@@ -61,16 +63,6 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
         "seed": args.seed,
         "upstream_defaults": _settings(args),
     }
-
-
-def steps_of(args: Any, rows: int) -> int:
-    """As Trainer counts them: batches of all devices, then accumulation, then epochs, each rounded up."""
-    if args.max_steps > 0:
-        return int(args.max_steps)
-    batch = args.per_device_train_batch_size * args.world_size
-    batches = rows // batch if args.dataloader_drop_last else -(-rows // batch)
-    an_epoch = max(1, -(-batches // args.gradient_accumulation_steps))
-    return int(-(-an_epoch * args.num_train_epochs // 1))
 
 
 def _local(recipe: Recipe) -> bool:

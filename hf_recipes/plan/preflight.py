@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.gpus import Gpu, recognise
+from hf_recipes.common.text import amount
 from hf_recipes.errors import RecipeError, fault
 from hf_recipes.plan.fit.plan import plan
-from hf_recipes.plan.fit.show import EXPANDABLE, amount, as_json
+from hf_recipes.plan.fit.show import EXPANDABLE, as_json
 from hf_recipes.plan.fit.verdict import OUT, TIGHT, custom_card
 from hf_recipes.plan.time.efficiency import records_here
 from hf_recipes.plan.time.forecast import as_json as forecast_json

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data.prepared import TASKS
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.recipe.schema.installed import fields
 
 if TYPE_CHECKING:

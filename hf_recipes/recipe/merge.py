@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hf_recipes.common.text import kind_of, nearest, said
 from hf_recipes.errors import Fault
-from hf_recipes.recipe.schema.check_value import kind_of, nearest, said
 from hf_recipes.recipe.schema.own_keys import SECRETS, SECTIONS, TOP
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_recipes.common.text import nearest, said
 from hf_recipes.errors import Fault
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema import static_source
-from hf_recipes.recipe.schema.check_value import nearest, problem, said
+from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
 from hf_recipes.recipe.schema.own_keys import OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
 

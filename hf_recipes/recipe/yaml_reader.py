@@ -74,7 +74,7 @@ def _unreadable(path: str) -> Fault | None:
         mend = f"give one file of it, such as {os.path.join(path, held[0])}" if held else "give a YAML file"
         return Fault(where=path, what="is a directory, not a recipe", mend=mend)
     if not os.path.exists(path):
-        from hf_recipes.recipe.schema.check_value import nearest
+        from hf_recipes.common.text import nearest
 
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.path.isdir(folder) else []

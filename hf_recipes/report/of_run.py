@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common.text import GIB
 from hf_recipes.compare import differences
 from hf_recipes.compare.measures import MEASURES
 from hf_recipes.compare.runs import Run
@@ -22,7 +23,6 @@ from hf_recipes.report.of_comparison import (
     label_table,
 )
 
-GIB = 2**30
 CURVES = {  # log key -> (file, axis, caption)
     "learning_rate": ("learning-rate", "learning rate", "Learning rate"),
     "grad_norm": ("gradient", "norm", "Gradient norm, before clipping"),

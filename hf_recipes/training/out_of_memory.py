@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from hf_recipes.checkpoints import folders
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import Fault, RecipeError
 from hf_recipes.training.batch_split import joined, samples, split
 
@@ -76,7 +77,8 @@ class MemoryMixin(_Trainer):
             return super().train(*args, **kwargs)
         except torch.OutOfMemoryError as problem:
             when = f"step {self.state.global_step + 1}"
-            what = f"out of memory outside of forward and backward (the optimizer's step?) in {when}: {_line(problem)}"
+            reason = first_line(problem)
+            what = f"out of memory outside of forward and backward (the optimizer's step?) in {when}: {reason}"
             raise self._ends(what, "take a smaller optimizer (optim: adamw_bnb_8bit, paged_adamw_8bit)") from problem
 
     def progress(self) -> dict[str, Any]:
@@ -102,14 +104,14 @@ class MemoryMixin(_Trainer):
             try:
                 return self._in_pieces(model, inputs, num_items_in_batch)
             except torch.OutOfMemoryError as caught:
-                problem = _line(caught)  # the exception itself holds the activations
+                problem = first_line(caught)  # the exception itself holds the activations
             while True:
                 self._split_further(inputs, problem)
                 try:
                     self._repeat_the_window(model, num_items_in_batch)
                     break
                 except torch.OutOfMemoryError as caught:
-                    problem = _line(caught)
+                    problem = first_line(caught)
 
     def _can_repeat(self) -> bool:
         updates_in_backward = any(word in str(self.args.optim) for word in ("lomo", "layerwise"))
@@ -268,7 +270,7 @@ class MemoryMixin(_Trainer):
                 found = [step(model, part, prediction_loss_only, ignore_keys) for part in parts]
                 return found[0] if len(found) == 1 else joined(found, [samples(part) for part in parts])
             except torch.OutOfMemoryError as caught:
-                problem = _line(caught)
+                problem = first_line(caught)
                 if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                     raise
             gc.collect()
@@ -277,10 +279,6 @@ class MemoryMixin(_Trainer):
                 raise self._ends(what, f"take {SMALLER}")
             self._eval_pieces *= 2
             self._note("evaluation", self.state.global_step, self._eval_pieces)
-
-
-def _line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

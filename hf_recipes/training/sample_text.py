@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
-from hf_recipes.data.load import first_line
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import fault
 
 NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length

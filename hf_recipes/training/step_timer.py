@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_recipes.plan.time.forecast import spoken
+from hf_recipes.common.text import spoken
 
 WARM_UP = 3  # first steps of a session: kernels are chosen and memory is taken
 FIRST_WORD = 20  # steps after which the rest is foretold

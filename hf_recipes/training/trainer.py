@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.checkpoints.loop_state import ContinuingMixin
 from hf_recipes.checkpoints.saving import CheckpointMixin
-from hf_recipes.data.prepared import TASKS
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import fault
 from hf_recipes.evaluation.exact import ExactEvaluationMixin
-from hf_recipes.models.build import longest_input
+from hf_recipes.models.config import longest_input
 from hf_recipes.training.out_of_memory import MemoryMixin
 from hf_recipes.training.step_guard import GuardMixin
 from hf_recipes.training.trackers import bound
@@ -94,7 +95,7 @@ def _refusals(recipe: Recipe | None, *keys: str) -> Iterator[None]:
         if recipe is None:
             raise
         key = next((key for key in keys if key in recipe.training), keys[-1])
-        what = f"{key} is refused by the trainer: {_first_line(problem)}"
+        what = f"{key} is refused by the trainer: {first_line(problem)}"
         raise fault(recipe.place(f"{recipe.trainer}.{key}"), what) from problem
 
 
@@ -128,11 +129,7 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
     try:
         return kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
-        raise fault(recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {_first_line(problem)}") from problem
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise fault(recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}") from problem
 
 
 def build_trainer(
@@ -164,7 +161,7 @@ def build_trainer(
     try:
         trainer = kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
-        raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {_first_line(problem)}") from problem
+        raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {first_line(problem)}") from problem
     bound(trainer, say)
     return trainer
 
@@ -249,3 +246,13 @@ def callbacks(
             SampleText(list(prompts), words, tokenizer, chat=chat, positions=positions, place=recipe.place, say=say)
         )
     return found
+
+
+def steps_of(args: Any, rows: int) -> int:
+    """As Trainer counts them: batches of all devices, then accumulation, then epochs, each rounded up."""
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batch = args.per_device_train_batch_size * args.world_size
+    batches = rows // batch if args.dataloader_drop_last else -(-rows // batch)
+    an_epoch = max(1, -(-batches // args.gradient_accumulation_steps))
+    return int(-(-an_epoch * args.num_train_epochs // 1))

@@ -16,7 +16,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.plan import preflight
 from hf_recipes.plan.fit import plan
 from hf_recipes.plan.trace.trace import trace_here
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.smoke import shrink
 
 Write = Callable[..., str]

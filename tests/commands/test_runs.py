@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from hf_recipes import record
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.cli import SORTS as OFFERED
 from hf_recipes.commands.runs import LOWER_IS_BETTER, SORTS, command
 from hf_recipes.compare.measures import MEASURES
-from hf_recipes.data.prepared import TASKS
 from hf_recipes.errors import RecipeError
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)

@@ -13,8 +13,9 @@ import pytest
 from hf_recipes import record as records
 from hf_recipes.commands.compare import command
 from hf_recipes.compare.pairing import stretches
+from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation.scores import example_ids, score_batches, write_scores
+from hf_recipes.evaluation.scores import score_batches, write_scores
 
 N, NAMES = 400, ("negative", "positive")
 IDS = example_ids({"text": f"row {i}"} for i in range(N))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from small import TEXTS, bpe, prepare, refusal
 
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 Make = Callable[..., Recipe]
 

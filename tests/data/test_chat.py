@@ -11,7 +11,8 @@ from datasets import Dataset
 from small import CHATML, bpe, prepare, refusal, save_llama
 
 from hf_recipes.data.prepared import Prepared
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 Make = Callable[..., Recipe]
 

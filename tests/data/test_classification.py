@@ -10,7 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, List
 from small import bpe, prepare, refusal, wordpiece
 
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 Make = Callable[..., Recipe]
 

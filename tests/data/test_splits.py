@@ -14,8 +14,11 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from small import write_rows
 
 from hf_recipes.data import splits as data
+from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.errors import RecipeError
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.pipeline.output_dir import writable
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 ROWS = [{"text": f"text {i}", "label": ("bad", "good", "good")[i % 3]} for i in range(30)]
 Make = Callable[[str], Recipe]
@@ -361,7 +364,7 @@ def test_an_output_dir_that_is_a_file_is_told_and_left_as_it_is(folder: Path) ->
     (folder / "out").write_text("mine")
     for name in ("out", "out/run"):
         with pytest.raises(RecipeError) as raised:
-            data.writable(name, "recipe.yaml:4")
+            writable(name, "recipe.yaml:4")
         assert str(raised.value) == (
             f"recipe.yaml:4: output_dir '{name}' is not writable ('out' is a file); choose another"
         )
@@ -369,15 +372,15 @@ def test_an_output_dir_that_is_a_file_is_told_and_left_as_it_is(folder: Path) ->
 
 
 def test_an_output_dir_that_can_be_written_is_made_and_left_empty(folder: Path) -> None:
-    assert list(data.writable("a/b", "recipe.yaml:4").iterdir()) == []
+    assert list(writable("a/b", "recipe.yaml:4").iterdir()) == []
 
 
 def test_the_fingerprint_is_of_the_rows_and_their_order() -> None:
     rows = Dataset.from_list(ROWS)
     same = Dataset.from_list([dict(reversed(row.items())) for row in ROWS])
-    assert data.fingerprint(rows, ["text", "label"]) == data.fingerprint(same, ["label", "text"])
-    assert data.fingerprint(rows, ["text"]) != data.fingerprint(rows.select(range(29, -1, -1)), ["text"])
-    assert data.fingerprint(rows, ["text"], limit=10).startswith("every 3th:")
+    assert fingerprint(rows, ["text", "label"]) == fingerprint(same, ["label", "text"])
+    assert fingerprint(rows, ["text"]) != fingerprint(rows.select(range(29, -1, -1)), ["text"])
+    assert fingerprint(rows, ["text"], limit=10).startswith("every 3th:")
 
 
 def test_missing_files_are_found_without_importing_torch_or_datasets(folder: Path) -> None:

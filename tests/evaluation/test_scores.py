@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation.scores import example_ids, read_scores, score_batches, write_scores
+from hf_recipes.evaluation.scores import read_scores, score_batches, write_scores
 
 ROWS, NAMES = 23, ("O", "B-A", "I-A")
 IDS = example_ids({"text": f"row {i}"} for i in range(ROWS))
@@ -26,7 +27,9 @@ def test_ids_are_of_the_content_whatever_the_order_of_rows_keys_and_processes() 
     shuffled = [dict(reversed(row.items())) for row in random.Random(0).sample(rows, len(rows))]
     assert sorted(example_ids(rows)) == sorted(example_ids(shuffled))
     assert len(set(example_ids(rows))) == 50
-    script = "import json, sys; from hf_recipes.evaluation.scores import example_ids as i; print(i(json.load(sys.stdin)))"
+    script = (
+        "import json, sys; from hf_recipes.evaluation.scores import example_ids as i; print(i(json.load(sys.stdin)))"
+    )
     other = subprocess.run([sys.executable, "-c", script], input=json.dumps(rows), capture_output=True, text=True)
     assert other.stdout == f"{example_ids(rows)}\n"
 

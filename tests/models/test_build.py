@@ -16,9 +16,12 @@ from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.device import Device
 from hf_recipes.errors import RecipeError
 from hf_recipes.models import build
+from hf_recipes.models.config import build_config, longest_input
+from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.defaults import choose
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 CPU = Device(kind="cpu", name="a CPU", bf16=True)
 LLAMA = "model: {pretrained_model_name_or_path: ./model"
@@ -59,7 +62,7 @@ def text_of(task: str, model: str = LLAMA + "}", more: str = "", section: str = 
 def built(recipe: Recipe, fields: dict | None = None) -> tuple[Any, list[str]]:
     lines: list[str] = []
     recipe, _ = choose(recipe, CPU)
-    config, tokenizer = build.build_config(recipe), build.build_tokenizer(recipe, None, lines.append)
+    config, tokenizer = build_config(recipe), build_tokenizer(recipe, None, lines.append)
     return build.build_model(recipe, config, tokenizer, fields or {}, lines.append), lines
 
 
@@ -245,7 +248,7 @@ def test_a_presets_vocabulary_and_its_ends_follow_the_tokenizer(data: None, writ
 def test_gemma_270m_has_its_published_size(write_recipe: Write) -> None:
     from transformers import AutoModelForCausalLM
 
-    config = build.build_config(
+    config = build_config(
         read_recipe(write_recipe(text_of("causal-lm", "model: {preset: gemma-270m}", "BpeTrainer: {vocab_size: 9999}")))
     )
     with torch.device("meta"):
@@ -260,7 +263,7 @@ def test_a_config_may_be_a_folder_or_its_file(folder: Path, write_recipe: Write,
     config = {"model_type": "llama", "torch_dtype": "bfloat16", **SHAPE}
     (folder / "shape" / "config.json").write_text(json.dumps(config))
     text = text_of("causal-lm", f"model: {{config: {where}, num_hidden_layers: 1}}", "BpeTrainer: {vocab_size: 300}")
-    config = build.build_config(read_recipe(write_recipe(text)))
+    config = build_config(read_recipe(write_recipe(text)))
     assert (config.model_type, config.hidden_size, config.num_hidden_layers) == ("llama", 64, 1)
 
 
@@ -304,7 +307,7 @@ def test_a_tokenizer_trained_on_the_rows_is_the_same_every_time_and_goes_round(
     model = "model: {config: {model_type: gpt2}}"
     recipe = read_recipe(write_recipe(text_of("causal-lm", model, "BpeTrainer: {vocab_size: 300}")))
     rows, lines = Dataset.from_list([{"text": text, "label": "x"} for text in TEXTS]), []
-    tokenizer, again = (build.build_tokenizer(recipe, rows, lines.append) for _ in range(2))
+    tokenizer, again = (build_tokenizer(recipe, rows, lines.append) for _ in range(2))
     assert tokenizer.get_vocab() == again.get_vocab() and len(tokenizer) == 300
     for text in ("  naïve 😀\n日本", *TEXTS):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -317,7 +320,7 @@ def test_a_tokenizer_cannot_be_trained_on_token_ids(folder: Path, write_recipe: 
     model = "model: {config: {model_type: gpt2}}"
     recipe = read_recipe(write_recipe(text_of("causal-lm", model, "BpeTrainer: {vocab_size: 300}")))
     with pytest.raises(RecipeError) as raised:
-        build.build_tokenizer(recipe, Dataset.from_list([{"input_ids": [1, 2]}]), print)
+        build_tokenizer(recipe, Dataset.from_list([{"input_ids": [1, 2]}]), print)
     assert str(raised.value) == (
         "recipe.yaml:5: the rows hold no text to train a tokenizer on, but token ids; "
         "name the tokenizer that wrote them in the tokenizer section"
@@ -330,10 +333,10 @@ def test_a_tokenizer_is_trained_on_the_texts_and_not_on_their_labels(folder: Pat
     model = "model: {config: {model_type: bert}}"
     recipe = read_recipe(write_recipe(text_of("text-classification", model, "BpeTrainer: {vocab_size: 300}")))
     rows = Dataset.from_list([{"text": "ab", "label": "zzzz"}] * 9)
-    vocabulary = build.build_tokenizer(recipe, rows, print).get_vocab()
+    vocabulary = build_tokenizer(recipe, rows, print).get_vocab()
     assert "ab" in vocabulary and "zz" not in vocabulary
     with pytest.raises(RecipeError) as raised:
-        build.build_tokenizer(recipe, Dataset.from_list([{"prose": "ab", "label": 1}]), print)
+        build_tokenizer(recipe, Dataset.from_list([{"prose": "ab", "label": 1}]), print)
     assert str(raised.value) == (
         "recipe.yaml:3: the data has no column 'text' (it has prose, label); say which one with dataset.text_column"
     )
@@ -364,10 +367,10 @@ def test_a_model_of_pictures_is_refused_in_words(data: None, write_recipe: Write
 def test_robertas_positions_begin_behind_its_padding() -> None:
     from transformers import AutoConfig
 
-    assert build.longest_input(AutoConfig.for_model("roberta", max_position_embeddings=514)) == 512
-    assert build.longest_input(AutoConfig.for_model("bert")) == 512
-    assert build.longest_input(AutoConfig.for_model("gpt2", n_positions=64)) == 64
-    assert build.longest_input(AutoConfig.for_model("bloom")) is None
+    assert longest_input(AutoConfig.for_model("roberta", max_position_embeddings=514)) == 512
+    assert longest_input(AutoConfig.for_model("bert")) == 512
+    assert longest_input(AutoConfig.for_model("gpt2", n_positions=64)) == 64
+    assert longest_input(AutoConfig.for_model("bloom")) is None
 
 
 # chat templates -----------------------------------------------------------------------------------------------------
@@ -377,10 +380,10 @@ def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, wr
     Path("mine.jinja").write_text("{{ messages[0]['content'] }}")
     path = write_recipe(text_of("chat"))
     words = ["SFTConfig.chat_template_path=mine.jinja", "SFTConfig.eos_token=<|im_end|>"]
-    tokenizer = build.build_tokenizer(read_recipe(path, words), None, print)
+    tokenizer = build_tokenizer(read_recipe(path, words), None, print)
     assert (tokenizer.chat_template, tokenizer.eos_token) == ("{{ messages[0]['content'] }}", "<|im_end|>")
     lines: list[str] = []
-    build.build_tokenizer(read_recipe(path), None, lines.append)
+    build_tokenizer(read_recipe(path), None, lines.append)
     assert lines == [
         "chat template: a plain one of ours ('user:\\n...'), since the tokenizer brings none",
     ]
@@ -404,5 +407,5 @@ def test_a_chat_template_or_end_token_that_is_not_there_is_told(
     data: None, write_recipe: Write, override: str, told: str
 ) -> None:
     with pytest.raises(RecipeError) as raised:
-        build.build_tokenizer(read_recipe(write_recipe(text_of("chat")), [override]), None, print)
+        build_tokenizer(read_recipe(write_recipe(text_of("chat")), [override]), None, print)
     assert str(raised.value) == f"argument '{override}': {told}"

@@ -13,7 +13,8 @@ import pytest
 
 from hf_recipes.common.device import Device
 from hf_recipes.pipeline import launch_checks
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 TEXT = """
 task: causal-lm
@@ -168,7 +169,7 @@ def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
 
 
 def test_a_sharded_launch_is_told_by_its_environment() -> None:
-    from hf_recipes.pipeline.launch_checks import is_sharded
+    from hf_recipes.common.device import is_sharded
 
     assert is_sharded({"ACCELERATE_USE_FSDP": "true"}) and is_sharded({"ACCELERATE_USE_DEEPSPEED": "True"})
     assert not is_sharded({}) and not is_sharded({"ACCELERATE_USE_FSDP": "false"})

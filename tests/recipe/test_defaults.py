@@ -9,7 +9,8 @@ import pytest
 
 from hf_recipes.common.device import Device
 from hf_recipes.recipe.defaults import choose, choose_length
-from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import dump_recipe
 
 CPU = Device(kind="cpu", name="a CPU", bf16=True)
 TWO_CPUS = Device(kind="cpu", name="a CPU", bf16=True, processes=2)

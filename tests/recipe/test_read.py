@@ -10,7 +10,8 @@ from importlib.metadata import version
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import dump_recipe
 
 VALID = """\
 task: text-classification

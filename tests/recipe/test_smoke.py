@@ -10,9 +10,11 @@ import pytest
 from small import bpe, save_llama
 
 from hf_recipes.catalog.presets import PRESETS
+from hf_recipes.data.generated import generated_splits
 from hf_recipes.pipeline.run import run
-from hf_recipes.recipe.recipe import Recipe, read_recipe
-from hf_recipes.recipe.smoke import generated_splits, model_type, shrink
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
+from hf_recipes.recipe.smoke import model_type, shrink
 
 Write = Callable[..., str]
 BIG = """

@@ -10,7 +10,7 @@ import pytest
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.deprecated_keys import TRAINING, shown
 from hf_recipes.recipe.deprecated_keys import UPGRADES as EVERY
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.upgrade import upgrade_sections, upgrade_text
 from hf_recipes.recipe.yaml_reader import read_text
 

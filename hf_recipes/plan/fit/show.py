@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_bytes
+from hf_recipes.common.text import amount
 from hf_recipes.plan.fit.verdict import CPU, TIGHT, Judged
 from hf_recipes.plan.trace.result import PARTS
 
-GIB = 2**30
 WIDTH = 40  # characters of the longest bar
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7", "#bab0ac")
 EXPANDABLE = (
@@ -40,14 +40,6 @@ def rows(judged: Judged) -> list[tuple[str, int]]:
         found.append(("CUDA context", kept))
     found = [(name, size) for name, size in found if size]
     return [*found, ("free", judged.usable - held.peak)]
-
-
-def amount(size: int) -> str:
-    """Bytes for a reader: "7.55 GiB", "84.0 MiB", "712 bytes"; the sign is kept."""
-    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(size) >= 0.1 * scale and abs(size) >= 1024:
-            return f"{size / scale:,.{2 if unit == 'GiB' else 1}f} {unit}"
-    return f"{size} bytes"
 
 
 def lines(judged: Judged) -> list[str]:

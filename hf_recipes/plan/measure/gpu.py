@@ -17,11 +17,11 @@ from transformers import TrainerCallback
 
 from hf_recipes.common.device import this_device
 from hf_recipes.plan.trace.cuda_allocator import rounded
-from hf_recipes.plan.trace.cuda_workspaces import _cudnn_backward, _efficient_backward, _flash_backward
+from hf_recipes.plan.trace.cuda_workspaces import cudnn_backward, efficient_backward, flash_backward
 from hf_recipes.plan.trace.meta_model import config_of, vocabulary
 from hf_recipes.plan.trace.short_run import shortened
 from hf_recipes.plan.trace.stand_in_rows import stand_in_tokenizer
-from hf_recipes.plan.trace.trace import _length, _state_dict, _trainer
+from hf_recipes.plan.trace.trace import gather_state_dict, stand_in_trainer, traced_length
 from hf_recipes.plan.trace.trainer_effects import evaluate_once, evaluations
 from hf_recipes.recipe.defaults import choose
 
@@ -37,9 +37,9 @@ SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp
     (4, 16, 16, 1024, 64, False),
 )
 RULES = {  # back end -> what workspaces.py says of its backward
-    "FLASH_ATTENTION": _flash_backward,
-    "EFFICIENT_ATTENTION": _efficient_backward,
-    "CUDNN_ATTENTION": _cudnn_backward,
+    "FLASH_ATTENTION": flash_backward,
+    "EFFICIENT_ATTENTION": efficient_backward,
+    "CUDNN_ATTENTION": cudnn_backward,
 }
 
 
@@ -58,12 +58,12 @@ def measure_on_card(
     recipe, _ = choose(recipe, device)
     config = config_of(recipe)
     tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
-    recipe, length, _ = _length(recipe, config, length)
+    recipe, length, _ = traced_length(recipe, config, length)
     found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}, "ends": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
         try:
-            trainer = _trainer(short, config, tokenizer, length, "cuda", lambda line: None)
+            trainer = stand_in_trainer(short, config, tokenizer, length, "cuda", lambda line: None)
             found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
             found["ends"]["building"] = time.perf_counter() - began
             clock = _Clock()
@@ -79,7 +79,7 @@ def measure_on_card(
             found["loaded_bytes"] = clock.loaded
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
-                _state_dict(trainer.accelerator.unwrap_model(trainer.model))
+                gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
             for dtype in evaluations(recipe):
                 with _phase(found, "evaluation"):
                     evaluate_once(trainer, dtype)

@@ -12,7 +12,8 @@ from typing import Any
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.trace.field_effects import traced_words
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.installed import checkpointing_word
 
 CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for

@@ -10,13 +10,13 @@ from typing import Any
 
 from hf_recipes import record as records
 from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import Judged, device_words, judge
 from hf_recipes.plan.measure.matrix import Cell
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.worker import trace_each
 
-GIB = 2**30
 TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
 IN_DOUBT = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
 

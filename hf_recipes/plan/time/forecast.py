@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu
-from hf_recipes.pipeline.summary import steps_of
+from hf_recipes.common.text import spoken
 from hf_recipes.plan.time.efficiency import efficiency
 from hf_recipes.plan.time.roofline import FORMULA, roofline
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
 from hf_recipes.recipe.recipe import Recipe
+from hf_recipes.training.trainer import steps_of
 
 DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
 
@@ -104,14 +105,6 @@ def as_json(found: Forecast | str, price: float | None = None) -> dict[str, Any]
     }
     said |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
     return said if price is None else {**said, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
-
-
-def spoken(seconds: float) -> str:
-    """ "2 h 40 min", "14 min", "38 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 # counts -------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,11 @@ memory-efficient with a mask, and a workspace of its own. CPU: sdp_utils_cpp.cpp
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from hf_recipes.plan.trace.autocast import Simulation
 
 aten = torch.ops.aten
 HALF = (torch.float16, torch.bfloat16)
@@ -22,7 +20,8 @@ CUDNN_FIRST = ((9, 0), (10, 0))  # check_prefer_cudnn_attention
 
 
 def attend(
-    simulation: Simulation,
+    capability: tuple[int, int] | None,
+    count: Callable[[str], None],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -32,16 +31,19 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """As F.scaled_dot_product_attention; tensors that are not meta go to the real one."""
+    """As F.scaled_dot_product_attention; tensors that are not meta go to the real one.
+
+    capability: of the GPU, None for a CPU; count: is told the back end that was chosen.
+    """
     if query.device.type != "meta":
         words = {"scale": scale, "enable_gqa": enable_gqa}
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **words)  # type: ignore[arg-type]
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    if simulation.capability is None:
+    if capability is None:
         chosen = _cpu_choice(query, key, value, attn_mask, dropout_p)
     else:
-        chosen = cuda_choice(simulation.capability, query, key, value, attn_mask, dropout_p, is_causal, grad)
-    simulation.attention[chosen] = simulation.attention.get(chosen, 0) + 1
+        chosen = cuda_choice(capability, query, key, value, attn_mask, dropout_p, is_causal, grad)
+    count(chosen)
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # convert_boolean_attn_mask
         filled = torch.zeros_like(attn_mask, dtype=query.dtype)
         filled.masked_fill_(attn_mask.logical_not(), float("-inf"))
@@ -50,7 +52,7 @@ def attend(
         op = aten._scaled_dot_product_flash_attention_for_cpu
         return op(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
     if chosen == "flash" or (chosen == "cudnn" and attn_mask is None):
-        return _flash(query, key, value, dropout_p, is_causal, scale)
+        return flash(query, key, value, dropout_p, is_causal, scale)
     if chosen in ("efficient", "cudnn"):
         bias = None if attn_mask is None else _aligned(attn_mask).expand(*query.shape[:3], key.shape[2])
         op = aten._scaled_dot_product_efficient_attention
@@ -59,7 +61,7 @@ def attend(
     return op(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa)[0]
 
 
-def _flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
+def flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
     """Heads are padded to a multiple of 8 (pad_last_dim)."""
     width = query.shape[-1]
     if width % 8:

@@ -93,6 +93,10 @@ class Simulation(TorchFunctionMode):
         self.fp32 = CPU_FP32 if on_cpu else _names(FP32)
         self.fp32_by_dtype = frozenset() if on_cpu else _names(FP32_SET_OPT_DTYPE)
 
+    def count_attention(self, chosen: str) -> None:
+        """Counts a call of the attention back end `chosen`."""
+        self.attention[chosen] = self.attention.get(chosen, 0) + 1
+
     @contextmanager
     def autocast(self, dtype: torch.dtype | None) -> Iterator[None]:
         """As torch.autocast: the copies of weights are forgotten where the outermost one ends."""
@@ -112,7 +116,7 @@ class Simulation(TorchFunctionMode):
         if name == "backward" and args:
             return self._backward(func, args, kwargs)
         if name == "scaled_dot_product_attention":
-            attention = partial(attend, self)
+            attention = partial(attend, self.capability, self.count_attention)
             return attention(*args, **kwargs) if self.dtype is None else _cast(self._low, attention, args, kwargs)
         if self.dtype is not None:
             if name in self.lower:

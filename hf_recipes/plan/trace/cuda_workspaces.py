@@ -48,7 +48,7 @@ class CudaWorkspaces:
             self.handles |= {(in_backward, size) for size in staying}
         rule = PASSING.get(name)
         if self.cudnn and name in ATTENTION and args[1].dtype in HALF:
-            rule = _cudnn_backward
+            rule = cudnn_backward
         if name == "sum" and len(args) > 1 and args[1]:
             return self._sum(args[0], args[1]), staying
         return (rule(args) if rule is not None else ()), staying
@@ -68,7 +68,7 @@ def _gemm_4bit(args: tuple[Any, ...]) -> tuple[int, ...]:
     return (int(args[2][0]) * int(args[2][1]) * args[0].element_size(),)
 
 
-def _flash_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
+def flash_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_bwd: dq_accum and softmax_d in fp32, with
     rows rounded to 128 and heads' width to 32 (64 above 128); expanded dk and dv where heads share keys. And what
     attention_backward.cu makes contiguous before: the output's gradient and the output, as (batch, rows, heads)."""
@@ -82,7 +82,7 @@ def _flash_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _efficient_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
+def efficient_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """aten/src/ATen/native/transformers/cuda/attention_backward.cu and mem_eff_attention/kernel_backward.h. Halves:
     delta in fp32, and fp32 accumulators of the query's gradient in blocks, each with a lock (of key and value where a
     head is wider than 128). fp32: the product of which delta is the sum, and delta twice."""
@@ -99,7 +99,7 @@ def _efficient_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
+def cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """One workspace, as measured: an fp32 accumulator of the query's gradient and a sum of each row; dk and dv of every
     head where heads share keys."""
     query, key = args[1], args[2]
@@ -158,8 +158,8 @@ def _up(value: int, multiple: int) -> int:
 
 PASSING = {
     "gemm_4bit": _gemm_4bit,
-    ATTENTION[0]: _flash_backward,
-    ATTENTION[1]: _efficient_backward,
+    ATTENTION[0]: flash_backward,
+    ATTENTION[1]: efficient_backward,
     "embedding_dense_backward": _embedding_backward,
     "_foreach_norm": _norms,
 }

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from hf_recipes.plan.trace.attention import _flash
-from hf_recipes.plan.trace.upstream_patches import _replaced
+from hf_recipes.plan.trace.attention import flash
+from hf_recipes.plan.trace.upstream_patches import replaced
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def flash_attention_on_meta() -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in (utils, modeling):
-            stack.enter_context(_replaced(module, "lazy_import_flash_attention", functions))
-        stack.enter_context(_replaced(modeling, "is_kernels_available", lambda *_, **__: False))
-        stack.enter_context(_replaced(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
+            stack.enter_context(replaced(module, "lazy_import_flash_attention", functions))
+        stack.enter_context(replaced(modeling, "is_kernels_available", lambda *_, **__: False))
+        stack.enter_context(replaced(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
         yield
 
 
@@ -54,7 +54,7 @@ def _dense(
 ) -> torch.Tensor:
     """(batch, tokens, heads, width) as flash_attn_func takes and gives it."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    found: torch.Tensor = _flash(query, key, value, dropout_p, causal, softmax_scale)
+    found: torch.Tensor = flash(query, key, value, dropout_p, causal, softmax_scale)
     return found.transpose(1, 2)
 
 

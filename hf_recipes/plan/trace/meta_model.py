@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from hf_recipes.catalog.presets import PRESETS, SHAPES
-from hf_recipes.data.prepared import TASKS
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import fault
 from hf_recipes.models import build
+from hf_recipes.models.config import SOURCES, config_fields, from_scratch
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -35,20 +36,20 @@ def config_words(recipe: Recipe) -> dict[str, Any]:
     """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
     model = recipe.section("model")
     if "preset" in model:
-        return {**PRESETS[model["preset"]].config, **build.config_fields(recipe)}
+        return {**PRESETS[model["preset"]].config, **config_fields(recipe)}
     if isinstance(model.get("config"), Mapping):
-        return {**model["config"], **build.config_fields(recipe)}
+        return {**model["config"], **config_fields(recipe)}
     dotted = "pretrained_model_name_or_path" if "pretrained_model_name_or_path" in model else "config"
     name = str(model[dotted])
     for path in (Path(name) / "config.json", Path(name)):
         if path.is_file():
-            return {**json.loads(path.read_text(encoding="utf-8")), **build.config_fields(recipe)}
+            return {**json.loads(path.read_text(encoding="utf-8")), **config_fields(recipe)}
     shape = SHAPES.get(PREPARED.get(name.rstrip("/"), name))
     if shape is not None:
-        return {**shape.config, **build.config_fields(recipe)}
+        return {**shape.config, **config_fields(recipe)}
     cached = _cached(name)
     if cached is not None:
-        return {**cached, **build.config_fields(recipe)}
+        return {**cached, **config_fields(recipe)}
     what = f"the shape of {name!r} is not known without the Hub"
     mend = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
     near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
@@ -88,7 +89,7 @@ def vocabulary(recipe: Recipe, config: Any) -> int:
         return int(trained)
     if "BpeTrainer" in recipe.sections:
         return 30000  # tokenizers' default
-    if build.from_scratch(recipe):
+    if from_scratch(recipe):
         path = Path(str(recipe.get("tokenizer.pretrained_model_name_or_path", ""))) / "tokenizer.json"
         if path.is_file():
             return _tokens(path)
@@ -111,7 +112,7 @@ def meta_model(
     from hf_recipes.evaluation.exact import fix_loss_type
 
     auto = getattr(transformers, TASKS[recipe.task].auto_class)
-    words = {k: v for k, v in recipe.section("model").items() if k not in build.SOURCES}
+    words = {k: v for k, v in recipe.section("model").items() if k not in SOURCES}
     dtype = words.get("dtype", "auto")
     words["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
     transformers.set_seed(recipe.training.get("seed", 42))
@@ -122,7 +123,7 @@ def meta_model(
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
-            model = build._adapted(recipe, model, [] if build.from_scratch(recipe) else _new(model), say)
+            model = build._adapted(recipe, model, [] if from_scratch(recipe) else _new(model), say)
     model.train()
     return model
 

@@ -10,10 +10,11 @@ from collections import Counter
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.data.prepared import TASKS
 from hf_recipes.data.splits import load_splits
-from hf_recipes.models import build
+from hf_recipes.models.config import longest_input
+from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.plan.trace.meta_model import config_of
 from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose, choose_length
@@ -28,8 +29,8 @@ def lengths_here(recipe: Recipe) -> Lengths:
     recipe, _ = choose(recipe, Device(kind="cpu", name="CPU", bf16=True))
     config = config_of(recipe)
     splits = load_splits(recipe)
-    tokenizer = build.build_tokenizer(recipe, splits.train, _unsaid)
-    positions = build.longest_input(config)
+    tokenizer = build_tokenizer(recipe, splits.train, _unsaid)
+    positions = longest_input(config)
     recipe, length, _ = choose_length(recipe, positions, tokenizer.model_max_length)
     prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
     train, evaluated = _counts(prepared.train), _counts(prepared.evals["eval"])

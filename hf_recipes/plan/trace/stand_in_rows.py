@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.data.prepared import TASKS, Prepared
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.data.prepared import Prepared
 
 if TYPE_CHECKING:
     from datasets import Dataset

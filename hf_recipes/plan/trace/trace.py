@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.data.prepared import TASKS
 from hf_recipes.errors import fault
 from hf_recipes.evaluation.scoring import Scoring
 from hf_recipes.models import build
+from hf_recipes.models.config import longest_input
 from hf_recipes.plan.trace.autocast import Simulation, in_place_of_autocast
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
@@ -71,7 +72,7 @@ def trace_here(
     config = config_of(recipe)
     words = vocabulary(recipe, config)
     tokenizer = stand_in_tokenizer(words, 2**31)
-    recipe, length, more = _length(recipe, config, length)
+    recipe, length, more = traced_length(recipe, config, length)
     notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in UNHEARD]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -90,7 +91,7 @@ def trace_here(
             stack.enter_context(followed(tracker))
         if not real:
             stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
-        trainer = _trainer(short, config, tokenizer, length, tracker.device, notes.append)
+        trainer = stand_in_trainer(short, config, tokenizer, length, tracker.device, notes.append)
         if recipe.training.get("fp16") and not recipe.get("master_weights") and not real:
             _scale_losses(trainer)
         gc.collect()
@@ -108,10 +109,10 @@ def trace_here(
         return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
 
 
-def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
+def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
     """The recipe with the length of its longest row, which is `length` if one is given."""
     dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
-    positions = build.longest_input(config)
+    positions = longest_input(config)
     if length is not None:
         if positions is not None and length > positions:
             raise fault(recipe.path, f"{length} tokens are more than the model's {positions} positions")
@@ -125,7 +126,9 @@ def _length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, in
     return recipe, found, lines
 
 
-def _trainer(recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]) -> Any:
+def stand_in_trainer(
+    recipe: Recipe, config: Any, tokenizer: Any, length: int, device: str, say: Callable[[str], None]
+) -> Any:
     """pipeline/run.py's order of work with rows and a tokenizer that stand in."""
     args = training.build_arguments(recipe)
     labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
@@ -197,7 +200,7 @@ def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulatio
     kept = 0
     with simulation, tracker, named_modules_on(tracker, trainer.model):
         with tracker.during("saving"):
-            _state_dict(trainer.accelerator.unwrap_model(trainer.model))
+            gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
         for dtype in evaluations(recipe):
             with tracker.during("evaluation"):
                 kept = evaluate_once(trainer, dtype)
@@ -235,7 +238,7 @@ def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
             hook.remove()
 
 
-def _state_dict(model: Any) -> None:
+def gather_state_dict(model: Any) -> None:
     if hasattr(model, "peft_config"):
         from peft import get_peft_model_state_dict
 
@@ -290,7 +293,7 @@ def _result(
         trainable_bytes=sum(p.nbytes for p in model.parameters() if p.requires_grad),
         blocks=_blocks(inner),
         length=length,
-        positions=build.longest_input(inner.config),
+        positions=longest_input(inner.config),
         micro_batch=trainer.args.train_batch_size,
         accumulation=accumulation_of(recipe),
         eval_batch=trainer.args.eval_batch_size,

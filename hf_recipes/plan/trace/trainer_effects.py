@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE
-from hf_recipes.plan.trace.upstream_patches import _replaced
+from hf_recipes.plan.trace.upstream_patches import replaced
 
 if TYPE_CHECKING:
     from hf_recipes.plan.trace.tracker import Tracker
@@ -45,9 +45,9 @@ def followed(tracker: Tracker) -> Iterator[None]:
         tracker.events.append(EMPTY_CACHE)
 
     with ExitStack() as stack:
-        stack.enter_context(_replaced(trainer, "clear_device_cache", clear_device_cache))
+        stack.enter_context(replaced(trainer, "clear_device_cache", clear_device_cache))
         if hasattr(modeling, "save_on_cpu"):  # newer than the oldest supported transformers
-            stack.enter_context(_replaced(modeling, "save_on_cpu", SaveOnCpu))
+            stack.enter_context(replaced(modeling, "save_on_cpu", SaveOnCpu))
         yield
 
 

@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from hf_recipes.plan.trace.tracker import Tracker
-
 aten = torch.ops.aten
+
+
+class Recorder(Protocol):
+    """What an answer needs of the tracker: what it knows of a tensor, and how to record what the answer allocates."""
+
+    uniform: bool
+    bounded: set[str]
+    guessed: dict[str, str]
+
+    def born(self, size: int, op: str) -> int: ...
+    def dies(self, number: int) -> None: ...
+    def track(self, tensor: torch.Tensor, op: str) -> None: ...
+    def number_in(self, tensor: torch.Tensor) -> float: ...
+    def most_true(self, mask: torch.Tensor) -> int: ...
+    def made_by(self, tensor: torch.Tensor) -> str: ...
+    def is_nowhere(self, mask: torch.Tensor) -> bool: ...
+    def writes_in_place(self) -> bool: ...
+    def guessed_flops(self, flops: int) -> None: ...
 
 
 def is_infinite(value: Any) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _scalar(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`.item()`"""
     value = args[0]
     if value.device.type != "meta":
@@ -33,12 +48,12 @@ def _scalar(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, 
     return True, float(number) if value.is_floating_point() else int(number)
 
 
-def _truth(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _truth(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     answered, value = _scalar(tracker, func, args, kwargs)
     return answered, bool(value)
 
 
-def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _same(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """isclose (aten/src/ATen/native/TensorCompare.cpp): a mask, and three tensors of differences at once."""
     if args[0].device.type != "meta":
         return False, None
@@ -48,7 +63,7 @@ def _same(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, An
     return True, True
 
 
-def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _select(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`x[mask]`: as many rows as the mask has places, the most that it can select."""
     tensor, indices = args[0], args[1]
     masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
@@ -67,7 +82,7 @@ def _select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, 
     return True, result
 
 
-def _nonzero(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _nonzero(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     if args[0].device.type != "meta":
         return False, None
     tracker.bounded.add(str(func))
@@ -76,7 +91,7 @@ def _nonzero(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool,
     return True, result
 
 
-def _masked_select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _masked_select(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     if args[0].device.type != "meta":
         return False, None
     tracker.bounded.add(str(func))
@@ -85,7 +100,7 @@ def _masked_select(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple
     return True, result
 
 
-def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _put(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`x[mask] = y`, in place."""
     indices = args[1]
     if args[0].device.type != "meta" or not any(i is not None and i.dtype == torch.bool for i in indices):
@@ -97,7 +112,7 @@ def _put(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any
     return True, args[0]
 
 
-def _grouped(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+def _grouped(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """A mixture of experts' products, which meta tensors have in bfloat16 only: one result of the groups' shape.
 
     (T, K) x (E, K, N) -> (T, N); (M, T) x (T, N), split by offsets along T -> (E, M, N); both of three dimensions: a
@@ -117,7 +132,7 @@ def _grouped(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> tuple[bool,
     return True, result
 
 
-ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
+ANSWERS: dict[Any, Callable[[Recorder, Any, Any, Any], tuple[bool, Any]]] = {
     aten._local_scalar_dense: _scalar,
     aten.is_nonzero: _truth,
     aten.equal: _same,
@@ -132,7 +147,7 @@ ANSWERS: dict[Any, Callable[[Tracker, Any, Any, Any], tuple[bool, Any]]] = {
 
 STRANGE = ("isinf", "isnan", "eq")
 ZEROS = ("zeros_like", "zeros", "new_zeros")
-TRUTHS: dict[str, Callable[[Tracker, Any], float]] = {
+TRUTHS: dict[str, Callable[[Recorder, Any], float]] = {
     "all": lambda tracker, args: float(tracker.uniform),
     "eq": lambda tracker, args: float(tracker.uniform or tracker.made_by(args[0]) != "sum"),  # transformers' fast_all
     "any": lambda tracker, args: float(not tracker.is_nowhere(args[0])),

@@ -31,7 +31,7 @@ def on_meta(*, cuda: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -58,7 +58,7 @@ def _device() -> Iterator[None]:
 
     reset()
     try:
-        with _replaced(TrainingArguments, "device", property(device)):
+        with replaced(TrainingArguments, "device", property(device)):
             yield
     finally:
         reset()
@@ -73,8 +73,8 @@ def _optimizers(cuda: bool) -> Iterator[None]:
     foreach_on = [*foreach._get_foreach_kernels_supported_devices(), *(["meta"] if cuda else [])]
     with ExitStack() as stack:
         for module in (foreach, base):
-            stack.enter_context(_replaced(module, "_get_fused_kernels_supported_devices", lambda: fused_on))
-            stack.enter_context(_replaced(module, "_get_foreach_kernels_supported_devices", lambda: foreach_on))
+            stack.enter_context(replaced(module, "_get_fused_kernels_supported_devices", lambda: fused_on))
+            stack.enter_context(replaced(module, "_get_foreach_kernels_supported_devices", lambda: foreach_on))
         yield
 
 
@@ -115,9 +115,9 @@ def _bitsandbytes() -> Iterator[None]:
 
     manager = optimizer.GlobalOptimManager.get_instance()
     with ExitStack() as stack:
-        stack.enter_context(_replaced(functional, "get_paged", get_paged))
-        stack.enter_context(_replaced(functional, "prefetch_tensor", lambda *_, **__: None))
-        stack.enter_context(_replaced(functional, "fill", lambda *_, **__: None))
+        stack.enter_context(replaced(functional, "get_paged", get_paged))
+        stack.enter_context(replaced(functional, "prefetch_tensor", lambda *_, **__: None))
+        stack.enter_context(replaced(functional, "fill", lambda *_, **__: None))
         try:
             yield
         finally:
@@ -155,8 +155,8 @@ def _trl() -> Iterator[None]:
         chunked.triton = None
     with ExitStack() as stack:
         for name, value in values.items():
-            stack.enter_context(_replaced(chunked, name, value))
-        stack.enter_context(_replaced(utils, "_use_triton", lambda device: True))
+            stack.enter_context(replaced(chunked, name, value))
+        stack.enter_context(replaced(utils, "_use_triton", lambda device: True))
         yield
     if added:
         del chunked.triton

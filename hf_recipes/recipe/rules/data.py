@@ -36,7 +36,7 @@ def workers_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
 
 def columns_of_the_task(recipe: Recipe) -> Iterator[Fault]:
     """Column words are per task; two kinds of rows at once leave one unread."""
-    from hf_recipes.data.prepared import TASKS
+    from hf_recipes.catalog.tasks import TASKS
 
     task, held = TASKS[recipe.task], recipe.section("dataset")
     others = {name for other in TASKS.values() for name in other.columns} - set(task.columns)
@@ -79,7 +79,7 @@ def _ends(held: Any, dotted: str) -> Iterator[tuple[str, Any]]:
 
 def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Fault]:
     """The first token of a row is predicted by nothing: rows of one token have no loss at all."""
-    from hf_recipes.data.prepared import TASKS
+    from hf_recipes.catalog.tasks import TASKS
 
     dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
     if TASKS[recipe.task].generates and recipe.get(dotted) == 1:

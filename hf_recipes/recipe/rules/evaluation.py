@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hf_recipes.common.text import nearest
 from hf_recipes.errors import Fault
 from hf_recipes.recipe.rules.rule import Rule, given, has, number, on, tell, tell_at, value, word, words
-from hf_recipes.recipe.schema.check_value import nearest
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -80,7 +80,7 @@ def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Fault]:
 
 def metrics_of_the_task(recipe: Recipe) -> Iterator[Fault]:
     """A metric must be one of ours that makes sense for the task."""
-    from hf_recipes.data.prepared import TASKS
+    from hf_recipes.catalog.tasks import TASKS
 
     allowed = TASKS[recipe.task].metrics
     held = recipe.get("metrics")
@@ -93,8 +93,8 @@ def metrics_of_the_task(recipe: Recipe) -> Iterator[Fault]:
 
 def _measured(recipe: Recipe) -> dict[str, str]:
     """Names for metric_for_best_model -> the entry that `metrics` lacks for it ("" where it is measured)."""
-    from hf_recipes.data.prepared import TASKS
-    from hf_recipes.evaluation.metrics import METRICS
+    from hf_recipes.catalog.metrics import METRICS
+    from hf_recipes.catalog.tasks import TASKS
 
     task = TASKS[recipe.task]
     held = recipe.get("metrics")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hf_recipes.common.text import nearest
 from hf_recipes.errors import Fault
 from hf_recipes.recipe.rules.rule import Rule, has, known_config, number, tell_at, words
-from hf_recipes.recipe.schema.check_value import nearest
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -61,7 +61,7 @@ ONLY_8BIT = ("llm_int8_threshold", "llm_int8_has_fp16_weight")
 
 def sections_of_the_task(recipe: Recipe) -> Iterator[Fault]:
     """What the task does not use: the other trainer, words for generating text."""
-    from hf_recipes.data.prepared import TASKS
+    from hf_recipes.catalog.tasks import TASKS
 
     task = TASKS[recipe.task]
     if recipe.trainer not in task.trainers:
@@ -77,7 +77,7 @@ def sections_of_the_task(recipe: Recipe) -> Iterator[Fault]:
 
 def adapter_of_the_task(recipe: Recipe) -> Iterator[Fault]:
     """peft: the task type decides which head is trained beside the adapter; SEQ_CLS and TOKEN_CLS train theirs."""
-    from hf_recipes.data.prepared import TASKS
+    from hf_recipes.catalog.tasks import TASKS
 
     task = TASKS[recipe.task]
     kind = recipe.get("LoraConfig.task_type")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hf_recipes.common.text import nearest
 from hf_recipes.errors import Fault
 from hf_recipes.recipe.rules.rule import Rule, given, number, on, tell, word
-from hf_recipes.recipe.schema.check_value import nearest
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe

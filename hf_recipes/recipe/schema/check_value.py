@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
+from hf_recipes.common.text import kind_of, nearest, said
 from hf_recipes.recipe.schema.fields import Field
 
 _ARTICLES = {
@@ -17,28 +17,6 @@ _ARTICLES = {
     "list": "a list",
     "dict": "a mapping",
 }
-
-
-def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The name that was probably meant, or "". Case, `_` and `-` count for nothing. `cutoff` is difflib's."""
-    from difflib import get_close_matches
-
-    plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}
-    hits = get_close_matches(re.sub(r"[_\-\s]", "", str(word)).lower(), plain, n=1, cutoff=cutoff)
-    return plain[hits[0]] if hits else ""
-
-
-def kind_of(value: Any) -> str:
-    """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
-    return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
-
-
-def said(value: Any) -> str:
-    """A value as a message shows it: as Python writes it, in 60 characters at most, null and true as YAML does."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _fits(value: Any, kinds: tuple[str, ...]) -> bool:

@@ -24,9 +24,9 @@ from hf_recipes.recipe.schema.fields import (
     literal,
     with_help,
 )
-from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, OPEN_SECTIONS, SECTION_HELP, SECTIONS, TOP, TRAINERS
+from hf_recipes.recipe.schema.own_keys import DATASET, MODEL
 
-__all__ = ["Field", "builder_fields", "builders", "config_fields", "fields", "json_schema", "model_types", "versions"]
+__all__ = ["Field", "builder_fields", "builders", "config_fields", "fields", "model_types", "versions"]
 
 _ENUMS = {  # where the enums of upstream's annotations stand
     "SchedulerType": ("transformers", "trainer_utils.py"),
@@ -301,89 +301,3 @@ def _config_file(model_type: str) -> str:
     folder = static_source.pair_of("transformers", _MAPPINGS, "SPECIAL_MODEL_TYPE_TO_MODULE_NAME", model_type)
     folder = folder or model_type.replace("-", "_")
     return f"models/{folder}/configuration_{folder}.py"
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a recipe for the installed versions: an editor completes keys and marks faults.
-
-    Open sections take further keys, as upstream's functions do; closed ones do not.
-    """
-    installed = versions()
-    said = ", ".join(f"{p} {installed[p]}" for p in ("transformers", "trl", "peft", "datasets") if p in installed)
-    sections = {
-        name: {
-            "type": ["object", "null"],  # null takes a section of the recipe that `extends` names away
-            "description": SECTION_HELP[name],
-            "properties": {field.name: _property(field) for field in fields(name).values()},
-            "additionalProperties": name in OPEN_SECTIONS,
-        }
-        for name in SECTIONS
-    }
-    from hf_recipes.data.prepared import TASKS
-
-    top = {field.name: _property(field) for field in TOP.values()}
-    top["task"]["enum"] = list(TASKS)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"hf_recipes recipe ({said})",
-        "type": "object",
-        "properties": {**top, **sections},
-        "additionalProperties": False,
-        "not": {"required": list(TRAINERS)},
-    }
-
-
-_JSON_TYPES = {
-    "bool": "boolean",
-    "int": "integer",
-    "float": "number",
-    "str": "string",
-    "list": "array",
-    "dict": "object",
-}
-
-
-def _property(field: Field) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    strings: dict[str, Any] = {"type": "string"}
-    if field.choices and not field.open_choices:
-        strings["enum"] = list(field.choices)
-    elif field.choices:
-        strings["anyOf"] = [{"enum": list(field.choices)}, {"pattern": f"^({field.open_choices})$"}]
-    branches: list[dict[str, Any]] = []
-    for kind in field.kinds:
-        branch: dict[str, Any] = strings if kind == "str" else {"type": _JSON_TYPES[kind]}
-        if kind in ("int", "float") and field.limits is not None:
-            branch |= _range(field)
-        if kind == "list" and field.items:
-            inside = [
-                strings if item == "str" else {"type": _JSON_TYPES[item]} for item in field.items if item in _JSON_TYPES
-            ]
-            branch["items"] = inside[0] if len(inside) == 1 else {"anyOf": inside}
-        branches.append(branch)
-    if field.kinds and field.optional:
-        branches.append({"type": "null"})
-    if len(branches) == 1:
-        found |= branches[0]
-    elif branches:
-        found["anyOf"] = branches
-    if field.help:
-        found["description"] = field.help
-    if field.has_default and field.default is not None:
-        found["default"] = field.default
-    if field.deprecated:
-        found["deprecated"] = True
-    return found
-
-
-def _range(field: Field) -> dict[str, Any]:
-    limits = field.limits
-    assert limits is not None
-    words = {
-        "minimum": limits.least,
-        "maximum": limits.most,
-        "exclusiveMinimum": limits.above,
-        "exclusiveMaximum": limits.below,
-    }
-    bound = {word: value for word, value in words.items() if value is not None}
-    return {"anyOf": [bound, {"enum": list(limits.also)}]} if limits.also else bound

@@ -12,7 +12,7 @@ from hf_recipes.commands.plan import command
 from hf_recipes.plan.fit import advice
 from hf_recipes.plan.fit import changes as options
 from hf_recipes.plan.fit.verdict import FITS, OUT, custom_card, examine
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 
 Write = Callable[..., str]
 MIB = 2**20

@@ -14,7 +14,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import search
 from hf_recipes.plan.fit import write_recipe as rewriting
 from hf_recipes.plan.fit.verdict import FITS, custom_card, examine
-from hf_recipes.recipe.recipe import read_recipe
+from hf_recipes.recipe.read import read_recipe
 
 Write = Callable[..., str]
 MIB = 2**20

@@ -13,6 +13,7 @@ from plan_support import LLAMA, tiny
 
 from hf_recipes.catalog.gpus import GPUS
 from hf_recipes.commands.plan import command
+from hf_recipes.common.text import spoken
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import cells_of, efficiency, ratio_of
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline
@@ -148,7 +149,7 @@ def test_the_words_and_the_price() -> None:
     assert forecast.line(found, 1.5) == (
         "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; from 2 records of this card); costs 4.00 to 5.25"
     )
-    assert [forecast.spoken(s) for s in (38.2, 61, 3599, 7_236_000)] == ["38 s", "1 min", "1 h 0 min", "2,010 h 0 min"]
+    assert [spoken(s) for s in (38.2, 61, 3599, 7_236_000)] == ["38 s", "1 min", "1 h 0 min", "2,010 h 0 min"]
     assert forecast.as_json(found, 1.5)["cost"] == [4.0, 5.25]
 
 

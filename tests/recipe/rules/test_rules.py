@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.data.prepared import TASKS
 from hf_recipes.errors import RecipeError
-from hf_recipes.recipe.recipe import Recipe, read_recipe
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.rules import all_rules, precision
 from hf_recipes.recipe.rules import model as building
 from hf_recipes.recipe.rules import optimizer as optimising

@@ -18,6 +18,7 @@ from hf_recipes.catalog.presets import PRESETS, SHAPES
 from hf_recipes.recipe.schema import installed, static_source
 from hf_recipes.recipe.schema.corrections import CORRECTIONS, LIMITS, NOT_IN_A_FILE
 from hf_recipes.recipe.schema.fields import Field, Limits, documented, from_words
+from hf_recipes.recipe.schema.json_schema import json_schema
 from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, OPEN_SECTIONS, SECTIONS, TOP
 
 
@@ -251,7 +252,7 @@ def test_the_versions_are_the_installed_ones():
 
 
 def test_the_json_schema_completes_and_marks_what_the_reader_does():
-    made = json.loads(json.dumps(installed.json_schema()))
+    made = json.loads(json.dumps(json_schema()))
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert made["additionalProperties"] is False
     assert set(made["properties"]) == {*TOP, *SECTIONS}
@@ -291,7 +292,7 @@ def test_every_type_of_the_json_schema_is_one_of_json():
             for inner in node:
                 walk(inner)
 
-    walk({name: value for name, value in installed.json_schema()["properties"].items() if name != "task"})
+    walk({name: value for name, value in json_schema()["properties"].items() if name != "task"})
 
 
 def test_the_schema_is_read_without_importing_anything_heavy():

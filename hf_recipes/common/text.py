@@ -1,0 +1,56 @@
+"""How values, sizes, times and errors are written for a user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+GIB = 2**30  # bytes
+
+
+def spoken(seconds: float) -> str:
+    """ "2 h 40 min", "14 min", "38 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def amount(size: int) -> str:
+    """Bytes for a reader: "7.55 GiB", "84.0 MiB", "712 bytes"; the sign is kept."""
+    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(size) >= 0.1 * scale and abs(size) >= 1024:
+            return f"{size / scale:,.{2 if unit == 'GiB' else 1}f} {unit}"
+    return f"{size} bytes"
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def first_line(problem: BaseException) -> str:
+    """An upstream error in one line."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The name that was probably meant, or "". Case, `_` and `-` count for nothing. `cutoff` is difflib's."""
+    from difflib import get_close_matches
+
+    plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}
+    hits = get_close_matches(re.sub(r"[_\-\s]", "", str(word)).lower(), plain, n=1, cutoff=cutoff)
+    return plain[hits[0]] if hits else ""
+
+
+def said(value: Any) -> str:
+    """A value as a message shows it: as Python writes it, in 60 characters at most, null and true as YAML does."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
+    return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)

@@ -1,0 +1,104 @@
+"""The model's config: from a checkpoint, a preset or the recipe; its name and its longest input."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.catalog.presets import PRESETS
+from hf_recipes.common.text import first_line
+from hf_recipes.errors import RecipeError, fault
+
+if TYPE_CHECKING:
+    from hf_recipes.recipe.recipe import Recipe
+
+
+SOURCES = ("pretrained_model_name_or_path", "preset", "config")
+
+
+# Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+
+
+def from_scratch(recipe: Recipe) -> bool:
+    """Whether the weights start random (a preset or a config) rather than pretrained."""
+    return "pretrained_model_name_or_path" not in recipe.section("model")
+
+
+def model_name(recipe: Recipe) -> str:
+    """The pretrained name, else the preset, else the config's model_type: for records and cards."""
+    model = recipe.section("model")
+    config = model.get("config")
+    kind = config.get("model_type", "config") if isinstance(config, Mapping) else config
+    return str(model.get("pretrained_model_name_or_path") or model.get("preset") or kind)
+
+
+def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeError:
+    """One message for a name that from_pretrained cannot load: a folder that is missing, a Hub out of reach."""
+    name = str(name)
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not os.path.exists(name):
+        folder = os.path.dirname(name.rstrip("/"))
+        others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        near = difflib.get_close_matches(os.path.basename(name.rstrip("/")), others, n=1)
+        mend = "paths are relative to the working directory"
+        if near:
+            mend = f"did you mean {os.path.join(folder, near[0])!r}?"
+        return fault(where, f"there is no {what} folder {name!r} here", mend)
+    files = ("tokenizer.json", "tokenizer_config.json") if what == "tokenizer" else ("config.json",)
+    if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
+        mend = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
+        return fault(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", mend)
+    if type(problem).__name__ == "SafetensorError":
+        mend = "the file is not whole: copy or download it again"
+    elif "unexpected keyword argument" in str(problem):
+        mend = f"take that word out of the {what} section"
+    elif os.path.isdir(name):
+        mend = f"is it a folder that save_pretrained of a {what} wrote?"
+    else:
+        mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
+    return fault(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", mend)
+
+
+def build_config(recipe: Recipe) -> Any:
+    """The model's config with the recipe's fields, before any weight is touched."""
+    from transformers import AutoConfig
+
+    model = recipe.section("model")
+    if "pretrained_model_name_or_path" in model:
+        name = model["pretrained_model_name_or_path"]
+        words = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
+        try:
+            return AutoConfig.from_pretrained(name, **words)
+        except (OSError, ValueError) as problem:
+            raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
+    if "preset" in model:
+        fields = dict(PRESETS[model["preset"]].config)
+    elif isinstance(model["config"], Mapping):
+        fields = dict(model["config"])
+    else:
+        try:
+            fields = AutoConfig.from_pretrained(model["config"]).to_dict()
+        except (OSError, ValueError) as problem:
+            raise unloadable(recipe.place("model.config"), "config", model["config"], problem) from problem
+    fields.update(config_fields(recipe))
+    try:
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+
+
+def config_fields(recipe: Recipe) -> dict[str, Any]:
+    """Keys of the `model` section that are fields of the model's config, when it starts from scratch."""
+    loading = {"dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map"}
+    return {k: v for k, v in recipe.section("model").items() if k not in SOURCES and k not in loading}
+
+
+def longest_input(config: Any) -> int | None:
+    """Positions that the model has, or None where positions are not a table of fixed size."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions - (text.pad_token_id or 0) - 1 if text.model_type in OFFSET_POSITIONS else positions

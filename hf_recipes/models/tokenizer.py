@@ -1,0 +1,136 @@
+"""The tokenizer: loaded, or trained on the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.text import first_line
+from hf_recipes.data.splits import column
+from hf_recipes.errors import fault
+from hf_recipes.models.config import unloadable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe.recipe import Recipe
+
+
+END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; GPT-2's word for it
+
+
+LABEL_WORDS = ("label_column", "tags_column")  # columns that no tokenizer is trained on
+
+
+def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], None]) -> Any:
+    """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
+    if "BpeTrainer" in recipe.sections:
+        if train is None:
+            raise fault(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
+        tokenizer = _train_tokenizer(recipe, train)
+        say(f"tokenizer: byte-level BPE trained on the train split, {len(tokenizer)} tokens")
+    else:
+        tokenizer = _load_tokenizer(recipe)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise fault(recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+        say(f"pad token: {tokenizer.eos_token!r}, the end token (the tokenizer has none; labels mask padding by place)")
+    if recipe.task == "chat":
+        _chat_template(recipe, tokenizer, say)
+    return tokenizer
+
+
+def _chat_template(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -> None:
+    from hf_recipes.data.chat import PLAIN_TEMPLATE
+
+    path = recipe.training.get("chat_template_path")
+    if path is not None:
+        if not str(path).endswith((".jinja", ".j2")):
+            mend = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
+            raise fault(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", mend)
+        try:
+            with open(path, encoding="utf-8") as text:
+                tokenizer.chat_template = text.read()
+        except OSError as problem:
+            what = f"chat template {path!r} cannot be read ({problem.strerror})"
+            raise fault(recipe.place("SFTConfig.chat_template_path"), what) from None
+    eos = recipe.training.get("eos_token")
+    if eos is not None:
+        if eos not in tokenizer.get_vocab():
+            raise fault(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
+        tokenizer.eos_token = eos
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        say("chat template: a plain one of ours ('user:\\n...'), since the tokenizer brings none")
+
+
+def _load_tokenizer(recipe: Recipe) -> Any:
+    from transformers import AutoTokenizer
+
+    words = dict(recipe.section("tokenizer"))
+    model = recipe.section("model")
+    name = words.pop("pretrained_model_name_or_path", model.get("pretrained_model_name_or_path"))
+    where = recipe.place("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
+    if name is None:
+        raise fault(recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer")
+    if "gguf_file" in model and "gguf_file" not in words and not recipe.section("tokenizer"):
+        words["gguf_file"] = model["gguf_file"]
+    try:
+        return AutoTokenizer.from_pretrained(name, **words)
+    except (OSError, ValueError, TypeError) as problem:
+        raise unloadable(where, "tokenizer", name, problem) from problem
+
+
+def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
+    """Byte-level BPE as GPT-2's, trained on the task's text; deterministic for the same rows."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = dict(recipe.section("BpeTrainer"))
+    special = list(dict.fromkeys([END_TOKEN, *words.pop("special_tokens", [])]))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
+    words.setdefault("show_progress", False)
+    if next(_texts(recipe, train), None) is None:
+        mend = "name the tokenizer that wrote them in the tokenizer section"
+        raise fault(recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", mend)
+    try:
+        trainer = trainers.BpeTrainer(special_tokens=special, **words)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise fault(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
+    tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_TOKEN,
+        eos_token=END_TOKEN,
+        pad_token=END_TOKEN,
+        unk_token=END_TOKEN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
+    """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
+    words = {word: default for word, default in TASKS[recipe.task].columns.items() if word not in LABEL_WORDS}
+    named = [recipe.get(f"dataset.{word}", default) for word, default in words.items()]
+    columns = [name for name in named if name in train.column_names]
+    if not columns:
+        word, default = next(iter(words.items()))
+        column(recipe, train, word, default)  # raises: says which columns there are
+    for batch in train.select_columns(columns).iter(1000):
+        for values in batch.values():
+            yield from _strings(values)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
