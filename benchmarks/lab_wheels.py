@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 GLIBC = ("2_34", "2_28", "2_27", "2_24", "2_17")  # manylinux tags that wheels of today bear; pip matches them exactly
 PLATFORMS = (*(f"manylinux_{version}_x86_64" for version in GLIBC), "manylinux2014_x86_64", "manylinux1_x86_64")
@@ -38,7 +38,7 @@ def pack(folder: str, *, there: str | None, python: str, say: Callable[[str], No
     if done is not None and done.returncode:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
         told = words[-1].removeprefix("ERROR: ")
-        raise fault("lab_wheels.py", told, "try another --python, or install it there")
+        raise RecipeError.at("lab_wheels.py", told, "try another --python, or install it there")
     size = sum(path.stat().st_size for path in Path(folder).glob("*.whl")) / 2**20
     say(f"{len(lacking)} wheels, {size:.0f} MiB, in {folder}: {', '.join(lacking)}")
     say("on the other machine, in a copy of this repository with that folder:")
@@ -51,7 +51,7 @@ def _listed(path: str) -> dict[str, str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as problem:
-        raise fault("argument '--there'", f"{path!r} cannot be read ({problem.strerror})") from None
+        raise RecipeError.at("argument '--there'", f"{path!r} cannot be read ({problem.strerror})") from None
     pairs = [line.partition("==") for line in lines if "==" in line]
     return {canonicalize_name(name.strip()): version.strip() for name, _, version in pairs}
 

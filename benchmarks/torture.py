@@ -452,8 +452,8 @@ def preload() -> None:
 
     import hf_recipes.data.chat
     import hf_recipes.data.text_classification
-    import hf_recipes.run
-    import hf_recipes.training
+    import hf_recipes.pipeline.run
+    import hf_recipes.training.trainer
 
     torch.set_num_threads(1)
     datasets.disable_progress_bars()

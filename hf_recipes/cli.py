@@ -23,8 +23,8 @@ class Verbs(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.commands, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"the verbs are {', '.join(self.commands)}"
-            ctx.fail(f"hf-recipes has no verb {args[0]!r}; {mend}")
+            fix = f"did you mean {near[0]!r}?" if near else f"the verbs are {', '.join(self.commands)}"
+            ctx.fail(f"hf-recipes has no verb {args[0]!r}; {fix}")
         return super().resolve_command(ctx, args)
 
 
@@ -55,13 +55,13 @@ def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Refuse a wrong recipe in under a second: every fault at once, each with its line and its mend."""
     from hf_recipes.commands.check import check as judge
 
-    faults = 0
+    errors = 0
     for path in recipes:
         lines, found = judge(path, overrides)
-        faults += found
+        errors += found
         for line in lines:
             click.echo(line)
-    if faults:
+    if errors:
         sys.exit(USER_ERROR)
 
 
@@ -204,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         verbs.main(args=None if arguments is None else list(arguments), prog_name="hf-recipes", standalone_mode=False)
     except RecipeError as error:
-        for line in str(error).splitlines():
-            click.echo(prefix + line, err=True)
+        for each in error.errors:
+            click.echo(f"{prefix}error: {each}", err=True)
         sys.exit(USER_ERROR)
     except click.ClickException as error:
         error.show()

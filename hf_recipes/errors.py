@@ -1,31 +1,85 @@
-"""The one error that users see: what, where (file:line), the mend; many at once."""
+"""The errors that users see, as one small tree: each holds every problem found, with its location and how to fix it.
+
+RecipeError             the recipe or the command line is wrong (and the base of the others)
+├── DataError           rows or data files
+├── ModelError          weights, config or tokenizer
+├── CheckpointError     a checkpoint, or a run that cannot be resumed
+├── RecordError         a record, scores or other file of a run that cannot be read
+├── OutputDirError      an output folder: not writable, not ours, no space left
+├── LaunchError         the way in which the run was started
+├── OutOfMemoryError    memory that no smaller micro-batch saves
+├── TrainingError       a step that cannot go on: not finite, nothing learns
+├── PlanError           what plan cannot trace or does not know
+└── HubError            the Hub: unreachable, refused, or what would be pushed
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One thing that is wrong (or, as a doubt, may be): where it stands, what it is, how to mend it."""
+class Diagnostic:
+    """One error or warning: where it is, what is wrong, how to fix it."""
 
-    where: str  # "recipes/a.yaml:14", "argument 'TrainingArguments.seed=x'", or a path
-    what: str
-    mend: str = ""
+    location: str  # "recipes/a.yaml:14", "argument 'TrainingArguments.seed=x'", or a path
+    message: str
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.location}: {self.message}" + (f"; {self.fix}" if self.fix else "")
 
 
 class RecipeError(Exception):
-    """Every fault found, in the order in which a reader meets them. Shown without a traceback; exit code 2."""
+    """Every error found, in the order in which a reader meets them. Shown without a traceback; exit status 2."""
 
-    def __init__(self, faults: Iterable[Fault] | Fault):
-        self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
-        super().__init__("\n".join(map(str, self.faults)))
+    def __init__(self, errors: Iterable[Diagnostic] | Diagnostic):
+        self.errors: tuple[Diagnostic, ...] = (errors,) if isinstance(errors, Diagnostic) else tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+    @classmethod
+    def at(cls, location: str, message: str, fix: str = "") -> Self:
+        """An error of one diagnostic: `raise DataError.at(location, message, fix)`."""
+        return cls(Diagnostic(location=location, message=message, fix=fix))
 
 
-def fault(where: str, what: str, mend: str = "") -> RecipeError:
-    """Shorthand for an error of one fault: `raise fault(place, what, mend)`."""
-    return RecipeError(Fault(where=where, what=what, mend=mend))
+class DataError(RecipeError):
+    """Rows or data files that cannot be used."""
+
+
+class ModelError(RecipeError):
+    """Weights, a config or a tokenizer that cannot be loaded or do not go together."""
+
+
+class CheckpointError(RecipeError):
+    """A checkpoint that is not complete, or a run that cannot be resumed from it."""
+
+
+class RecordError(RecipeError):
+    """A record, scores or another file of a run that cannot be read."""
+
+
+class OutputDirError(RecipeError):
+    """An output folder that cannot be written, holds somebody else's files, or has no space left."""
+
+
+class LaunchError(RecipeError):
+    """A launch that does not do what it looks like: processes, devices, environment."""
+
+
+class OutOfMemoryError(RecipeError):
+    """Memory that no smaller micro-batch saves: the run ends, its checkpoints are complete."""
+
+
+class TrainingError(RecipeError):
+    """A training step that cannot go on: a loss that is not finite, a part that learns nothing."""
+
+
+class PlanError(RecipeError):
+    """What `plan` cannot trace, or a GPU that it does not know."""
+
+
+class HubError(RecipeError):
+    """A Hub that cannot be reached or refuses, or files that must not be pushed."""

@@ -59,8 +59,8 @@ def test_there_are_as_many_recipes_as_the_guides_and_the_quickstarts_need():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_read_without_a_fault_or_a_doubt(path):
     recipe = read_recipe(named(path.stem))
-    doubts = [str(doubt) for doubt in recipe.doubts]  # on a fresh clone prepare.py has not been run yet
-    assert [doubt for doubt in doubts if "there is no 'runs/assets/" not in doubt] == []
+    warnings = [str(warning) for warning in recipe.warnings]  # on a fresh clone prepare.py has not been run yet
+    assert [warning for warning in warnings if "there is no 'runs/assets/" not in warning] == []
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

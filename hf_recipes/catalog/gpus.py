@@ -16,7 +16,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from hf_recipes.common.text import GIB
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 TERA = 10**12
 
@@ -204,7 +204,9 @@ def find(name: str, where: str = "argument '--gpu'") -> Gpu:
     if name.lower() in GPUS:
         return GPUS[name.lower()]
     near = difflib.get_close_matches(name.lower(), GPUS, n=3, cutoff=0.6) or sorted(GPUS)
-    raise fault(where, f"no card is called {name!r} here", f"nearest: {', '.join(near)}; or say --memory 12GiB")
+    raise RecipeError.at(
+        where, f"no card is called {name!r} here", f"nearest: {', '.join(near)}; or say --memory 12GiB"
+    )
 
 
 def recognise(driver_name: str, memory_bytes: int | None = None) -> Gpu | None:
@@ -227,15 +229,15 @@ def parse_bytes(text: str, where: str = "argument '--memory'") -> int:
     """ "8GiB" is 8 x 1024**3, "8GB" is 8 x 10**9: they differ by 7 %. Raises RecipeError for all else and 0."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(GiB|GB|MiB|MB)\s*", text)
     if not found:
-        raise fault(
+        raise RecipeError.at(
             where, f"{text!r} is no amount of memory", "write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
         )
     scale = {"GiB": GIB, "GB": 10**9, "MiB": 2**20, "MB": 10**6}[found[2]]
     if len(found[1]) > 32 or Fraction(found[1]) * scale > LARGEST:  # int() itself refuses thousands of digits
-        raise fault(where, f"{text[:40]!r} is more than any card has", f"the largest here has {_largest()}GiB")
+        raise RecipeError.at(where, f"{text[:40]!r} is more than any card has", f"the largest here has {_largest()}GiB")
     value = int(Fraction(found[1]) * scale)
     if value <= 0:
-        raise fault(where, f"{text!r} is no memory at all")
+        raise RecipeError.at(where, f"{text!r} is no memory at all")
     return value
 
 

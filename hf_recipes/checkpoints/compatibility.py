@@ -93,8 +93,8 @@ def reasons(section: str, args: Any, device: Device, environment: Mapping[str, s
     """Why a resumed run would not equal the straight one bit for bit; empty where it does."""
     found = []
     if device.kind != "cpu" and not args.use_cpu:
-        mend = "" if args.full_determinism else f" ({section}.full_determinism: true asks for those that do not)"
-        found.append(f"kernels of {device.kind} may add in another order each time{mend}")
+        fix = "" if args.full_determinism else f" ({section}.full_determinism: true asks for those that do not)"
+        found.append(f"kernels of {device.kind} may add in another order each time{fix}")
     if args.ignore_data_skip:
         found.append("ignore_data_skip: true starts the epoch's rows anew")
     if not args.dataloader_in_order:

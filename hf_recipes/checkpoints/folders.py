@@ -112,7 +112,7 @@ def whole(folder: Path) -> bool:
         body = manifest.read(folder)
     except manifest.Damaged:
         return False
-    return body is not None and not any(manifest.faults(folder, body, hashes=False))
+    return body is not None and not any(manifest.errors(folder, body, hashes=False))
 
 
 def leftovers(output_dir: Path) -> list[Path]:
@@ -144,7 +144,7 @@ def proven(folder: Path) -> bool:
         body = manifest.read(folder)
     except manifest.Damaged:
         return False
-    return body is not None and not any(manifest.faults(folder, body))
+    return body is not None and not any(manifest.errors(folder, body))
 
 
 def shown(paths: Sequence[Path]) -> str:

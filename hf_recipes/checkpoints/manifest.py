@@ -105,7 +105,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     return body
 
 
-def faults(folder: Path, body: Mapping[str, Any], *, hashes: bool = True) -> Iterator[str]:
+def errors(folder: Path, body: Mapping[str, Any], *, hashes: bool = True) -> Iterator[str]:
     """What is wrong with the checkpoint's files, each by its name. `hashes=False` looks at sizes only."""
     known = hashes and body["hash"] == HASH
     for name, expected in body["files"].items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, select
 from hf_recipes.checkpoints.select import Chosen, state_of
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -70,7 +70,7 @@ def _agreed(decide: Callable[[], Chosen | None]) -> Chosen | None:
         try:
             said = [decide()]
         except RecipeError as refusal:
-            said = [refusal.faults]
+            said = [refusal.errors]
     torch.distributed.broadcast_object_list(said)
     if isinstance(said[0], tuple):
         raise RecipeError(said[0])
@@ -92,16 +92,16 @@ def resume_checkpoint(recipe: Recipe, output_dir: str, environment: Mapping[str,
         chosen, passed = select.choose(Path(output_dir), **words)
         if chosen is None and passed:
             what = f"no checkpoint in {output_dir!r} is whole: " + "; ".join(passed)
-            raise fault(where, what, "start without it")
+            raise RecipeError.at(where, what, "start without it")
         if chosen is None:
-            raise fault(where, f"there is no checkpoint in {output_dir!r} to resume from", "start without it")
+            raise RecipeError.at(where, f"there is no checkpoint in {output_dir!r} to resume from", "start without it")
         return chosen
     path = Path(str(asked))
     if not (path / select.STATE).is_file() and not (path / "manifest.json").is_file():
-        raise fault(where, f"{str(asked)!r} is no checkpoint of a Trainer (it has no {select.STATE})")
+        raise RecipeError.at(where, f"{str(asked)!r} is no checkpoint of a Trainer (it has no {select.STATE})")
     wrong = select.judge(path, **words)
     if wrong:
-        raise fault(where, f"{str(asked)!r} is not whole: {'; '.join(wrong)}", OLDER)
+        raise RecipeError.at(where, f"{str(asked)!r} is not whole: {'; '.join(wrong)}", OLDER)
     from hf_recipes.checkpoints import manifest
 
     return Chosen(path=str(asked), manifest=manifest.read(path))
@@ -163,13 +163,13 @@ def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes:
         return ["of which recipe and data it is, upstream's files do not tell"]
     where, told = _place(recipe), despite(recipe)
     lines: list[str] = []
-    faults: list[Fault] = []
+    errors: list[Diagnostic] = []
 
-    def refuse(word: str, what: str, mend: str) -> None:
+    def refuse(word: str, what: str, fix: str) -> None:
         if word in told:
             lines.append(f"not the straight run: {what}")
         else:
-            faults.append(Fault(where=where, what=what, mend=f"{mend}, or say {DESPITE}: [{word}]"))
+            errors.append(Diagnostic(location=where, message=what, fix=f"{fix}, or say {DESPITE}: [{word}]"))
 
     found = compatibility.differences(then["recipe"], now["recipe"])
     matter = [difference for difference in found if difference.kind == "matters"]
@@ -187,8 +187,8 @@ def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes:
     if then["world_size"] != processes:
         what = f"{chosen.path!r} is of {then['world_size']} process(es), this run has {processes}: rows would come in "
         refuse("processes", f"{what}another order, random states are missing", f"start {then['world_size']}")
-    if faults:
-        raise RecipeError(faults)
+    if errors:
+        raise RecipeError(errors)
     return lines + [f"not bit for bit: {line}" for line in compatibility.moved(then, now)]
 
 
@@ -204,8 +204,8 @@ def all_steps_are_made(recipe: Recipe, chosen: Chosen, steps: int, folder: Path)
         return True
     what = f"{chosen.path!r} has made {chosen.step} steps and the recipe says {steps}: nothing is left to train"
     key = "max_steps" if (recipe.training.get("max_steps") or 0) > 0 else "num_train_epochs"
-    mend = f"raise {recipe.trainer}.{key}; to evaluate it, write do_train: false and "
-    raise fault(_place(recipe), what, f"{mend}model.pretrained_model_name_or_path: {chosen.path}")
+    fix = f"raise {recipe.trainer}.{key}; to evaluate it, write do_train: false and "
+    raise RecipeError.at(_place(recipe), what, f"{fix}model.pretrained_model_name_or_path: {chosen.path}")
 
 
 def refuse_another_model(recipe: Recipe, checkpoint: str, model: Any) -> None:
@@ -215,21 +215,23 @@ def refuse_another_model(recipe: Recipe, checkpoint: str, model: Any) -> None:
     where = _place(recipe)
     files = [name for name in sorted(os.listdir(checkpoint)) if name.endswith(".safetensors")]
     if not files:
-        raise fault(where, f"{checkpoint!r} holds no weights (*.safetensors)")
+        raise RecipeError.at(where, f"{checkpoint!r} holds no weights (*.safetensors)")
     ours = {_plain(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in files:
         try:
             with safe_open(os.path.join(checkpoint, name), framework="pt") as weights:
                 theirs = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
         except SafetensorError as problem:
-            raise fault(where, f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}", OLDER) from problem
+            raise RecipeError.at(
+                where, f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}", OLDER
+            ) from problem
         for key, shape in theirs.items():
             if ours.get(_plain(key), shape) != shape:
                 what = f"{checkpoint!r} is a checkpoint of another model: {key} is {shape}, here {ours[_plain(key)]}"
-                raise fault(where, what, ANEW)
+                raise RecipeError.at(where, what, ANEW)
         if not any(_plain(key) in ours for key in theirs):
             what = f"{checkpoint!r} is a checkpoint of another model: none of its tensors is known here"
-            raise fault(where, what, ANEW)
+            raise RecipeError.at(where, what, ANEW)
 
 
 def _plain(name: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -175,7 +175,9 @@ class CheckpointMixin(_Trainer):
             raise self._disk_full(staging, "it was full before the checkpoint was whole") from problem
         if problem is not None:
             raise problem
-        raise fault(self.where, "another process could not write its part of the checkpoint", "see its message")
+        raise RecipeError.at(
+            self.where, "another process could not write its part of the checkpoint", "see its message"
+        )
 
     def _anywhere(self, here: bool) -> bool:
         if self.args.world_size <= 1:
@@ -188,7 +190,7 @@ class CheckpointMixin(_Trainer):
         last = next((path for path in folders.checkpoints(staging.parent) if folders.whole(path)), None)
         what = f"the disk of {str(staging.parent)!r} has no room for {staging.name.removeprefix(folders.STAGING)}: "
         what += f"{lacking}; {f'{last.name} is whole' if last else 'there is no earlier checkpoint'}"
-        return fault(self.where, what, AGAIN + (last.name if last else "the start"))
+        return RecipeError.at(self.where, what, AGAIN + (last.name if last else "the start"))
 
     def _expected_bytes(self) -> int:
         """Of the weights that are saved (an adapter's only, with peft), the optimizer's state, and the small files."""

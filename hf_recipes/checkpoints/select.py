@@ -60,7 +60,7 @@ def judge(folder: Path, *, without_state: bool = False, sharded: bool = False) -
         return [f"{manifest.NAME} is missing"]
     if body is None:
         return list(_by_upstreams_files(folder, without_state=without_state, sharded=sharded))
-    wrong = list(manifest.faults(folder, body))
+    wrong = list(manifest.errors(folder, body))
     if not body["state"] and not without_state:
         wrong.append(NO_STATE)
     return wrong

@@ -6,23 +6,24 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.read import read_recipe
 
 
 def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
     """The lines to print about one recipe, and the number of its faults."""
-    from hf_recipes.data.splits import file_faults
+    from hf_recipes.data.splits import file_errors
     from hf_recipes.recipe.rules import all_rules
 
     try:
         recipe = read_recipe(path, overrides)
     except RecipeError as error:
-        return [*map(str, error.faults), f"{path}: {_count(len(error.faults), 'fault')}"], len(error.faults)
+        lines = [f"error: {each}" for each in error.errors]
+        return [*lines, f"{path}: {_count(len(lines), 'error')}"], len(lines)
     lines = [*recipe.translations]
-    lines += [f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts]
+    lines += [f"warning: {each}" for each in recipe.warnings]
     # Data that is not here need not be: the recipe may be meant for another machine.
-    lines += [f"{missing} (on this machine; `run` stops there)" for missing in file_faults(recipe)]
+    lines += [f"warning: {missing} (on this machine; `run` stops there)" for missing in file_errors(recipe)]
     lines += [f"{path}: only the device can tell: {question}" for question in all_rules.device_questions(recipe)]
     return [*lines, f"{path}: ok"], 0
 
@@ -38,7 +39,9 @@ def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        raise fault(path, f"cannot be read as text ({getattr(problem, 'strerror', None) or 'not UTF-8'})") from None
+        raise RecipeError.at(
+            path, f"cannot be read as text ({getattr(problem, 'strerror', None) or 'not UTF-8'})"
+        ) from None
     new, lines = upgrade_text(text, path)
     if dry_run:
         return [*lines, new]

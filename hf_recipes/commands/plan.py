@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import advice, show, write_recipe
 from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import layout
@@ -43,9 +43,9 @@ def command(
 ) -> tuple[list[str], bool]:
     """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
     if cpu and (gpu is not None or memory is not None or capability is not None):
-        raise fault("argument '--cpu'", "--cpu and a card are two devices", "keep one of them")
+        raise RecipeError.at("argument '--cpu'", "--cpu and a card are two devices", "keep one of them")
     if write is not None and not search:
-        raise fault("argument '--write'", "it writes what --search recommends", "add --search")
+        raise RecipeError.at("argument '--write'", "it writes what --search recommends", "add --search")
     device = cpu_card() if cpu else card(gpu, memory, capability)
     recipe = read_recipe(path, overrides)
     if smoke:
@@ -118,9 +118,11 @@ def _write(source: str, target: str, overrides: Sequence[str], found: frontier.F
     """The recommended recipe as a file. Raises RecipeError where there is none."""
     point = found.chosen
     if point is None:
-        raise fault("argument '--write'", "there is nothing to write: no point fits")
+        raise RecipeError.at("argument '--write'", "there is nothing to write: no point fits")
     if overrides:
-        raise fault("argument '--write'", "overrides are not in the file that is written", "put them into the recipe")
+        raise RecipeError.at(
+            "argument '--write'", "overrides are not in the file that is written", "put them into the recipe"
+        )
     eval_batch = planned.judged.seen.eval_batch
     words = frontier.words_of(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
     return write_recipe.write(source, target, words)
@@ -142,4 +144,6 @@ def write_text(path: str, text: str, where: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise fault(where, f"{path!r} cannot be written ({problem.strerror})", "choose another place") from None
+        raise RecipeError.at(
+            where, f"{path!r} cannot be written ({problem.strerror})", "choose another place"
+        ) from None

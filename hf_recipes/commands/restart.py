@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from hf_recipes.checkpoints import folders, select
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 # Exit codes after which nothing is started again: ended by a signal (training/signals.py), done, and refused.
 SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
@@ -44,8 +44,8 @@ def supervise(
     """
     if "WORLD_SIZE" in environment:
         what = "--restart watches over one process, and this is one of several of a launcher"
-        mend = "use the launcher's: accelerate launch --max_restarts N, with --resume"
-        raise fault("argument '--restart'", what, mend)
+        fix = "use the launcher's: accelerate launch --max_restarts N, with --resume"
+        raise RecipeError.at("argument '--restart'", what, fix)
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
     for attempt in range(restarts + 1):
         began = time.monotonic()

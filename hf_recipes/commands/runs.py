@@ -14,7 +14,7 @@ from hf_recipes import record as records
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import GIB
 from hf_recipes.compare.runs import read_record
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
 
@@ -56,33 +56,33 @@ def command(
     folder: str, *, sort: str = "age", as_json: bool = False, now: datetime.datetime | None = None
 ) -> list[str]:
     """What to print. Raises RecipeError for a folder that is not there, or that holds no record."""
-    found, doubts = listed(Path(folder), now or datetime.datetime.now(datetime.UTC))
-    if not found and not doubts:
-        raise fault(folder, "no record.json in it or below", "a run writes one into its output_dir")
+    found, warnings = listed(Path(folder), now or datetime.datetime.now(datetime.UTC))
+    if not found and not warnings:
+        raise RecipeError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
         return [json.dumps([asdict(one) for one in found], indent=1)]
-    return [*_table(found), *doubts]
+    return [*_table(found), *warnings]
 
 
 def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str]]:
     """The runs, and a line for each record that cannot be read."""
     if not folder.is_dir():
-        raise fault(str(folder), "no such folder", "give the one that holds the runs, such as runs")
-    found, doubts = [], []
+        raise RecipeError.at(str(folder), "no such folder", "give the one that holds the runs, such as runs")
+    found, warnings = [], []
     for path in sorted(folder.rglob("*.json")):
         if path.name != records.NAME and not (path.parent.name == "results" and "--" in path.name):
             continue
         try:
             record = read_record(path)
         except RecipeError as problem:
-            doubts.append(f"left out: {problem.faults[0]}")
+            warnings.append(f"left out: {problem.errors[0]}")
             continue
         shown = path.parent if path.name == records.NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
         found.append(_listed(name, record, now, _interval(path.parent, record)))
-    return found, doubts
+    return found, warnings
 
 
 def _interval(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:

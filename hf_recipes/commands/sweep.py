@@ -22,7 +22,7 @@ from hf_recipes import record
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
 from hf_recipes.common.files import put
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 
@@ -56,7 +56,7 @@ def sweep(
     base = read_recipe(path, overrides)
     folder = Path(output or f"{base.training.get('output_dir', 'runs/sweep')}-sweep")
     cells = grid(base, overrides, [values_of(text) for text in sets], seeds, folder)
-    _refuse_faults(path, cells)
+    _refuse_errors(path, cells)
     if dry_run:
         for cell in cells:
             say(f"{cell.folder}  {_state(cell)[0]}")
@@ -92,9 +92,9 @@ def values_of(text: str) -> tuple[str, list[str]]:
     values = _split(rest)
     if not found or not key or not all(values):
         what = "a key and its values are wanted"
-        raise fault(f"argument '--set {text}'", what, "--set TrainingArguments.learning_rate=1e-4,2e-4")
+        raise RecipeError.at(f"argument '--set {text}'", what, "--set TrainingArguments.learning_rate=1e-4,2e-4")
     if len(set(values)) < len(values):
-        raise fault(f"argument '--set {text}'", "a value stands there twice", "--seeds N repeats every cell")
+        raise RecipeError.at(f"argument '--set {text}'", "a value stands there twice", "--seeds N repeats every cell")
     return key, values
 
 
@@ -122,9 +122,11 @@ def grid(
     seed_key, first = f"{base.trainer}.seed", int(base.training.get("seed", SEED))
     doubled = next((key for key in keys if keys.count(key) > 1), None)
     if doubled is not None:
-        raise fault("argument '--set'", f"{doubled} is given twice", "one --set with all of its values")
+        raise RecipeError.at("argument '--set'", f"{doubled} is given twice", "one --set with all of its values")
     if seed_key in keys and seeds > 1:
-        raise fault("argument '--seeds'", f"--set {seed_key} says which seeds already", "leave one of them out")
+        raise RecipeError.at(
+            "argument '--seeds'", f"--set {seed_key} says which seeds already", "leave one of them out"
+        )
     short = [key.rpartition(".")[2] for key in keys]
     names = [key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)]
     cells = []
@@ -150,18 +152,18 @@ def _folder_name(text: str) -> str:
     return plain
 
 
-def _refuse_faults(path: str, cells: Sequence[Cell]) -> None:
+def _refuse_errors(path: str, cells: Sequence[Cell]) -> None:
     """Every fault of every cell, each once."""
-    from hf_recipes.data.splits import file_faults
+    from hf_recipes.data.splits import file_errors
 
-    found: dict[str, Fault] = {}
+    found: dict[str, Diagnostic] = {}
     for i, cell in enumerate(cells):
         try:
             recipe = read_recipe(path, cell.overrides)
-            faults = file_faults(recipe) if i == 0 else []
+            errors = file_errors(recipe) if i == 0 else []
         except RecipeError as problem:
-            faults = list(problem.faults)
-        for one in faults:
+            errors = list(problem.errors)
+        for one in errors:
             found.setdefault(str(one), one)
     if found:
         raise RecipeError(list(found.values()))
@@ -177,12 +179,12 @@ def _same_sweep(base: Recipe, folder: Path) -> None:
         earlier = None
     if earlier is not None and earlier.get("text") != about["text"]:
         what = f"{str(folder)!r} holds a sweep of another recipe, or of this one before it was changed"
-        raise fault("argument '--output'", what, "choose another folder, or remove that one")
+        raise RecipeError.at("argument '--output'", what, "choose another folder, or remove that one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         put(place, json.dumps(about, indent=1) + "\n")
     except OSError as problem:
-        raise fault("argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})") from None
+        raise RecipeError.at("argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})") from None
 
 
 def _state(cell: Cell) -> tuple[str, bool]:

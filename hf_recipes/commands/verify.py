@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_recipes.checkpoints import folders, manifest, select
 from hf_recipes.common.text import megabytes
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 FIGURES = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
 NEAR = 1e-2  # relative, of a loss that kernels add in another order: what a GPU's replay may differ by
@@ -30,7 +30,7 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
     run_dir = Path(folder)
     found = folders.checkpoints(run_dir)
     if not found:
-        raise fault(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
+        raise RecipeError.at(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
     good, whole = True, []
     for path in found:
         wrong = select.judge(path, without_state=True)

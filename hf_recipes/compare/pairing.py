@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_recipes.compare.measures import PERPLEXITY, Measure, available
 from hf_recipes.compare.runs import Run
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import Scores
 
 WHERE = "hf-recipes compare"
@@ -42,14 +42,16 @@ def pair(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metr
     """
     tasks = sorted({run.task for run in runs})
     if len(tasks) > 1:
-        raise fault(WHERE, f"runs of other tasks cannot be compared: {', '.join(tasks)}")
+        raise RecipeError.at(WHERE, f"runs of other tasks cannot be compared: {', '.join(tasks)}")
     every = [run.scores(split) for run in runs]
     labels = {scores.label_names for scores in every}
     if len(labels) > 1:
         shown = "; ".join(f"{run.name}: {', '.join(s.label_names)}" for run, s in zip(runs, every, strict=True))
         if len({frozenset(names) for names in labels}) > 1:
-            raise fault(WHERE, f"the runs have other label sets ({shown})")
-        raise fault(WHERE, f"the runs number the same labels differently ({shown})", "evaluate one of them again")
+            raise RecipeError.at(WHERE, f"the runs have other label sets ({shown})")
+        raise RecipeError.at(
+            WHERE, f"the runs number the same labels differently ({shown})", "evaluate one of them again"
+        )
     notes: list[str] = []
     recut = _recut(runs, every, split, notes)
     every = recut or _aligned(runs, every, common, notes)
@@ -58,7 +60,7 @@ def pair(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metr
         measures.remove(PERPLEXITY)
         notes.append("perplexity is left out: the runs have other tokens, or other ones are predicted")
         if not measures:
-            raise fault(WHERE, "perplexity across tokenizers says nothing, and the text's bytes are not known")
+            raise RecipeError.at(WHERE, "perplexity across tokenizers says nothing, and the text's bytes are not known")
     if metric is not None:
         measures = [_chosen(metric, measures, runs[0].task)]
     return Paired(runs=tuple(runs), split=split, scores=tuple(every), measures=tuple(measures), notes=tuple(notes))
@@ -76,7 +78,7 @@ def _recut(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list
     if runs[0].task == "chat":  # a row is a conversation
         if len({len(scores.table) for scores in every}) > 1:
             what = "the runs were evaluated on the same conversations, and kept another number of them"
-            raise fault(WHERE, what, "raise max_length until none is left out")
+            raise RecipeError.at(WHERE, what, "raise max_length until none is left out")
         notes.append("the conversations have other tokens (another tokenizer or length): paired by their order")
         return [_summed(scores, np.arange(len(scores.table)) + 1) for scores in every]
     cuts = stretches([scores.table["n_bytes"].to_numpy() for scores in every])
@@ -134,12 +136,10 @@ def _aligned(runs: Sequence[Run], every: list[Scores], common: bool, notes: list
                 f"{runs[0].name} and {run.name} were evaluated on other examples: {gone:,} of {len(first):,} are not "
             )
             what += f"in the second, {new:,} of {len(theirs):,} not in the first"
-            mend = (
-                f"--common compares the {len(shared):,} that both have" if shared else "evaluate both on one data set"
-            )
-            raise fault(WHERE, what, mend)
+            fix = f"--common compares the {len(shared):,} that both have" if shared else "evaluate both on one data set"
+            raise RecipeError.at(WHERE, what, fix)
     if not shared:
-        raise fault(WHERE, "the runs share no evaluated example", "evaluate them on one data set")
+        raise RecipeError.at(WHERE, "the runs share no evaluated example", "evaluate them on one data set")
     if common and any(len(scores.table) != len(shared) for scores in every):
         notes.append(f"compared over the {len(shared):,} examples that all runs have (--common)")
     order = {name: place for place, name in enumerate(name for name in first if name in shared)}
@@ -166,4 +166,4 @@ def _chosen(metric: str, measures: Sequence[Measure], task: str) -> Measure:
         if measure.name == metric:
             return measure
     names = ", ".join(measure.name for measure in measures)
-    raise fault("argument '--metric'", f"{task} has no {metric!r} here", f"it must be one of {names}")
+    raise RecipeError.at("argument '--metric'", f"{task} has no {metric!r} here", f"it must be one of {names}")

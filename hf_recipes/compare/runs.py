@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes import record as records
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.evaluation.scores import EXAMPLES, Scores, read_examples, read_scores
 
 ASIDE = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "hub_model_id")  # runs of one recipe differ here
@@ -49,7 +49,7 @@ class Run:
             ended = "" if status == "finished" else f" (it is {status!r}, in {self.record.get('where')})"
             what = f"the run has no per-example scores of its {split} split{ended}"
             there = ", ".join(names)
-            raise fault(str(self.path), what, f"--split {there}" if there else "evaluate it: do_train: false")
+            raise RecipeError.at(str(self.path), what, f"--split {there}" if there else "evaluate it: do_train: false")
         return read_scores(self.path.parent / str(names[split]))
 
     def texts(self, split: str, ids: Collection[str]) -> dict[str, str]:
@@ -61,7 +61,7 @@ class Run:
 def read_runs(paths: Sequence[str]) -> list[Run]:
     """Records of folders or of record files, every fault at once. Raises RecipeError, also for one path given twice."""
     found: list[Run] = []
-    faults: list[Fault] = []
+    errors: list[Diagnostic] = []
     seen: dict[Path, str] = {}
     for text in paths:
         path = Path(text)
@@ -69,13 +69,13 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
         try:
             key = path.resolve()
             if key in seen:
-                raise fault(text, f"the same run as {seen[key]!r}", "give each run once")
+                raise RecipeError.at(text, f"the same run as {seen[key]!r}", "give each run once")
             seen[key] = text
             found.append(Run(name=text, path=path, record=read_record(path)))
         except RecipeError as problem:
-            faults += problem.faults
-    if faults:
-        raise RecipeError(faults)
+            errors += problem.errors
+    if errors:
+        raise RecipeError(errors)
     return _named(found)
 
 
@@ -84,16 +84,16 @@ def read_record(path: Path) -> Mapping[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise fault(str(path), "no such record", "a run writes record.json into its output_dir") from None
+        raise RecipeError.at(str(path), "no such record", "a run writes record.json into its output_dir") from None
     except IsADirectoryError:
-        raise fault(str(path), "is a folder without a record.json") from None
+        raise RecipeError.at(str(path), "is a folder without a record.json") from None
     except (OSError, ValueError) as problem:
-        raise fault(str(path), f"is no whole record ({str(problem).splitlines()[0]})") from None
+        raise RecipeError.at(str(path), f"is no whole record ({str(problem).splitlines()[0]})") from None
     if not isinstance(record, dict) or "schema" not in record or "task" not in record:
-        raise RecipeError([Fault(where=str(path), what="is no record of a run", mend="give a run's folder")])
+        raise RecipeError([Diagnostic(location=str(path), message="is no record of a run", fix="give a run's folder")])
     if record["schema"] > records.SCHEMA:
         what = f"a record of version {record['schema']}; this hf_recipes reads up to {records.SCHEMA}"
-        raise fault(str(path), what, "upgrade hf_recipes")
+        raise RecipeError.at(str(path), what, "upgrade hf_recipes")
     return record
 
 

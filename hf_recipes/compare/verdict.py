@@ -14,7 +14,7 @@ from hf_recipes.compare.measures import ACCURACY, Measure
 from hf_recipes.compare.pairing import Paired
 from hf_recipes.compare.runs import Run
 from hf_recipes.compare.statistics import Interval
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "cannot tell"
 ALPHA = 1 - statistics.LEVEL
@@ -68,7 +68,9 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
     if len(groups) == 1:
         if len(runs) < 4:
             what = f"all {len(runs)} runs are of one recipe"
-            raise fault("argument '--group'", what, "give two recipes' runs, or four of one to set half against half")
+            raise RecipeError.at(
+                "argument '--group'", what, "give two recipes' runs, or four of one to set half against half"
+            )
         groups = _by(_stem(run.name) for run in runs)
         if len(groups) == 1 or min(map(len, groups)) < 2:
             middle = (len(runs) + 1) // 2
@@ -78,7 +80,7 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
         names = [runs[i].name for i in members]
         if len(members) < 2:
             what = f"{names[0]} is the only run of its recipe: one seed says nothing of what another would give"
-            raise fault("argument '--group'", what, f"train it with {SEEDS} seeds or more")
+            raise RecipeError.at("argument '--group'", what, f"train it with {SEEDS} seeds or more")
         found.append(Side(name=_common(names), runs=tuple(members)))
     if len({side.name for side in found}) < len(found):
         found = [replace(side, name=f"{side.name} {chr(65 + i)}") for i, side in enumerate(found)]

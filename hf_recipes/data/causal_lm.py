@@ -19,7 +19,7 @@ from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,7 +61,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         if not blocks.num_rows:
             dotted = "dataset.max_length" if join else "SFTConfig.max_length"
             what = f"the {split} split has {counts['tokens']} tokens, less than one block of {max_length}"
-            raise fault(recipe.place(dotted), what, f"shorten {dotted} or add text")
+            raise RecipeError.at(recipe.place(dotted), what, f"shorten {dotted} or add text")
         kept = sum(len(ids) for batch in blocks.select_columns(["input_ids"]).iter(1000) for ids in batch["input_ids"])
         stats[split] = {**counts, "rows": blocks.num_rows, "tokens": kept, "longest": min(max_length, counts["tokens"])}
         if split != "train":
@@ -97,13 +97,15 @@ def _column(recipe: Recipe, part: Dataset, tokenized: bool, tokenizer: Any) -> s
     if not tokenized:
         if not tokenizer.is_fast:
             what = "causal-lm needs a fast tokenizer (its tokens' places in the text)"
-            raise fault(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+            raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
         return data.text_column(recipe, part, "text_column", "text")
     name = data.column(recipe, part, "input_ids_column", "input_ids")
     kind = getattr(part.features[name], "feature", None)
     if "int" not in str(getattr(kind, "dtype", "")):
         what = f"the column {name!r} holds no lists of token ids"
-        raise fault(recipe.place("dataset.input_ids_column"), what, "name another with dataset.input_ids_column")
+        raise RecipeError.at(
+            recipe.place("dataset.input_ids_column"), what, "name another with dataset.input_ids_column"
+        )
     return name
 
 
@@ -121,7 +123,7 @@ def _documents(
         strange = next((i for ids in documents for i in ids if not 0 <= i < len(sizes)), None)
         if strange is not None:
             what = f"the {split} split has the token id {strange}, and the tokenizer has {len(sizes)} tokens"
-            raise fault(where, what, "name the tokenizer that wrote these ids in the tokenizer section")
+            raise RecipeError.at(where, what, "name the tokenizer that wrote these ids in the tokenizer section")
         return {"input_ids": documents, "bytes": [[sizes[i] for i in ids] for ids in documents]}
 
     def encode(batch: dict[str, list], version: str = __version__) -> dict[str, list]:
@@ -137,10 +139,10 @@ def _documents(
         measure if tokenized else encode, batched=True, remove_columns=part.column_names, desc=f"{split} documents"
     )
     if not rows.num_rows:
-        raise fault(where, f"the {split} split has no text: all of its {part.num_rows} documents are empty")
+        raise RecipeError.at(where, f"the {split} split has no text: all of its {part.num_rows} documents are empty")
     tokens = sum(len(ids) for batch in rows.select_columns(["input_ids"]).iter(1000) for ids in batch["input_ids"])
     if not tokens or (not tokenized and tokens <= rows.num_rows and eos is not None):
-        raise fault(where, f"the {split} split's texts give no tokens at all", "is this the right tokenizer?")
+        raise RecipeError.at(where, f"the {split} split's texts give no tokens at all", "is this the right tokenizer?")
     return rows, {"documents": rows.num_rows, "empty": part.num_rows - rows.num_rows, "tokens": tokens}
 
 

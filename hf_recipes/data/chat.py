@@ -14,7 +14,7 @@ from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +42,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     parts = splits.by_name()
     if not tokenizer.is_fast:
         what = "chat needs a fast tokenizer (its tokens' places in the text)"
-        raise fault(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+        raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
     columns = _columns(splits.train, recipe)
     messages = len(columns) == 1
     only = recipe.training.get("assistant_only_loss" if messages else "completion_only_loss")
@@ -78,12 +78,14 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         whole = [i for i, count in enumerate(rows["label_tokens"]) if count]
         if not whole and not sum(rows["lost"]):
             what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
-            raise fault(where, what, "the answers' role is 'assistant'; or name the columns")
+            raise RecipeError.at(where, what, "the answers' role is 'assistant'; or name the columns")
         if not whole:
             what = (
                 f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
             )
-            raise fault(recipe.place("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns")
+            raise RecipeError.at(
+                recipe.place("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns"
+            )
         if len(whole) < rows.num_rows:
             notes.append(f"{split}: {rows.num_rows - len(whole)} rows left out: no answer within {max_length} tokens")
         kept_rows = rows.select(whole)
@@ -120,8 +122,8 @@ def _columns(train: Dataset, recipe: Recipe) -> list[str]:
     if "prompt_column" not in named and "prompt" not in train.column_names:
         columns = ", ".join(train.column_names)
         what = f"the data has neither a messages column nor prompt and completion (it has {columns})"
-        mend = "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column"
-        raise fault(recipe.place("dataset"), what, mend)
+        fix = "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column"
+        raise RecipeError.at(recipe.place("dataset"), what, fix)
     prompt = data.column(recipe, train, "prompt_column", "prompt")
     return [prompt, data.column(recipe, train, "completion_column", "completion")]
 
@@ -130,7 +132,7 @@ def _conversation(messages: Any, first: int, tokenizer: Any, row: str, where: st
     """Token ids of the whole conversation, and the same with -100 outside the assistant's messages from `first` on."""
     if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
         what = f"{row} is no conversation: a list of {{role, content}} is needed"
-        raise fault(where, what, "say which column holds the messages with dataset.messages_column")
+        raise RecipeError.at(where, what, "say which column holds the messages with dataset.messages_column")
     try:
         text = _render(messages, tokenizer)
         spans = [
@@ -140,11 +142,13 @@ def _conversation(messages: Any, first: int, tokenizer: Any, row: str, where: st
         ]
     except Exception as problem:  # templates are programs, and raise what they like
         what = f"{row}: the chat template refuses it: {data.first_line(problem)}"
-        mend = "mend the row, or give another template with SFTConfig.chat_template_path"
-        raise fault(where, what, mend) from problem
+        fix = "mend the row, or give another template with SFTConfig.chat_template_path"
+        raise RecipeError.at(where, what, fix) from problem
     if None in spans:
         what = f"{row}: the chat template rewrites earlier turns, so the answers cannot be told apart"
-        raise fault(where, what, "give single-turn rows, or another template with SFTConfig.chat_template_path")
+        raise RecipeError.at(
+            where, what, "give single-turn rows, or another template with SFTConfig.chat_template_path"
+        )
     return _masked(text, [span for span in spans if span], tokenizer)
 
 
@@ -167,7 +171,7 @@ def _completion(row: dict, columns: list[str], tokenizer: Any, name: str, where:
     if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational prompt/completion
         return _conversation([*prompt, *completion], len(prompt), tokenizer, name, where)
     if not isinstance(prompt, str) or not isinstance(completion, str):
-        raise fault(where, f"{name}: prompt and completion are texts or lists of messages")
+        raise RecipeError.at(where, f"{name}: prompt and completion are texts or lists of messages")
     return _masked(
         prompt + completion, [(len(prompt), len(prompt) + len(completion))], tokenizer, special=True, end=True
     )

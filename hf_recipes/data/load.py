@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,8 +46,10 @@ def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Datas
 
     split = words.get("split")
     if isinstance(split, list):
-        mend = "write split: {train: ..., validation: ...}"
-        raise fault(recipe.place("dataset.split"), "dataset.split is a list: nothing says which part is which", mend)
+        fix = "write split: {train: ..., validation: ...}"
+        raise RecipeError.at(
+            recipe.place("dataset.split"), "dataset.split is a list: nothing says which part is which", fix
+        )
     if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
         return _saved(recipe, path, words)
     shown = datasets.logging.get_verbosity()
@@ -71,12 +73,12 @@ def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dat
     for name in words:
         if name != "split":
             what = f"dataset.{name} has no effect: {path!r} is a folder written by save_to_disk"
-            raise fault(recipe.place(f"dataset.{name}"), what, "leave it out")
+            raise RecipeError.at(recipe.place(f"dataset.{name}"), what, "leave it out")
     try:
         loaded = datasets.load_from_disk(path)
     except Exception as problem:  # as above
         what = f"{path!r} cannot be read as a folder written by save_to_disk: {first_line(problem)}"
-        raise fault(where, what, "write it again") from problem
+        raise RecipeError.at(where, what, "write it again") from problem
     parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
     split = words.get("split")
     if split is None:
@@ -85,7 +87,7 @@ def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dat
     try:
         return {str(role): _cut(parts, str(spec)) for role, spec in roles.items()}
     except (ValueError, KeyError) as problem:
-        raise fault(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
 
 
 def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
@@ -109,28 +111,34 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
     if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
         empty = [name for name in files if os.path.getsize(name) == 0]
         where = recipe.place("dataset.split") if "[" in str(words.get("split")) else of_files
-        return fault(where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows")
+        return RecipeError.at(
+            where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows"
+        )
     if isinstance(cause, UnicodeDecodeError):
         name = next((name for name in files if not _is_utf8(name)), path)
-        return fault(of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1")
+        return RecipeError.at(
+            of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1"
+        )
     if path == "json":
         bad = next(filter(None, map(_bad_json, files)), None)
         if bad:
-            return fault(of_files, bad, "mend that line, or leave it out")
+            return RecipeError.at(of_files, bad, "mend that line, or leave it out")
     if hasattr(cause, "requested_column_names"):  # datasets' CastError
         first: list[str] = list(cause.requested_column_names)
         strange = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
         what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(strange)}"
-        return fault(of_files, what, "give all the same columns")
+        return RecipeError.at(of_files, what, "give all the same columns")
     if generating or type(cause).__name__.startswith("Arrow"):
-        mend = "is it whole, and of that format?"
-        return fault(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", mend)
+        fix = "is it whole, and of that format?"
+        return RecipeError.at(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", fix)
     if isinstance(problem, ConnectionError | datasets.exceptions.DatasetNotFoundError):
-        mend = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
-        return fault(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", mend)
+        fix = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
+        return RecipeError.at(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", fix)
     if "split" in str(problem) or "nstruction" in str(problem) or "slice" in str(problem):
-        return fault(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}")
-    return fault(where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`")
+        return RecipeError.at(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}")
+    return RecipeError.at(
+        where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`"
+    )
 
 
 def _files(path: str, words: Mapping[str, Any]) -> Iterator[str]:

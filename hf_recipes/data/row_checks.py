@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.data.prepared import Prepared
@@ -26,12 +26,14 @@ def despite(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.get(DESPITE) or ())
 
 
-def insist(recipe: Recipe, word: str, where: str, what: str, mend: str, say: Callable[[str], None]) -> Iterator[Fault]:
+def insist(
+    recipe: Recipe, word: str, where: str, what: str, fix: str, say: Callable[[str], None]
+) -> Iterator[Diagnostic]:
     """The fault, or, where the recipe says that it is meant, the line."""
     if word in despite(recipe):
         say(f"{DESPITE} {word}: {what}")
     else:
-        yield Fault(where=where, what=what, mend=f"{mend}; if it is meant, {DESPITE}: [{word}]")
+        yield Diagnostic(location=where, message=what, fix=f"{fix}; if it is meant, {DESPITE}: [{word}]")
 
 
 def refuse_rows(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> None:
@@ -46,7 +48,7 @@ def refuse_rows(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callabl
         raise RecipeError(found)
 
 
-def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:
+def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Diagnostic]:
     """Answers (chat) or words (token-classification) that stand beyond max_length."""
     counts = prepared.stats["train"]
     lost = counts.get("lost_label_tokens", counts.get("lost_words", 0))
@@ -58,7 +60,7 @@ def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -
     yield from insist(recipe, "truncation", recipe.place(dotted), what, f"raise {dotted}", say)
 
 
-def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Fault]:
+def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Diagnostic]:
     """No answer ends with a special token: the model learns never to stop."""
     if recipe.task != "chat":
         return
@@ -69,11 +71,13 @@ def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callabl
         return
     where = recipe.place("SFTConfig.chat_template_path" if recipe.get("SFTConfig.chat_template_path") else "dataset")
     what = f"no answer in {rows.num_rows:,} rows has an end token among its labels: the model would never stop"
-    mend = "the chat template must close an assistant's turn with a special token, such as eos_token"
-    yield from insist(recipe, "end_token", where, what, mend, say)
+    fix = "the chat template must close an assistant's turn with a special token, such as eos_token"
+    yield from insist(recipe, "end_token", where, what, fix, say)
 
 
-def _begins_twice(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Fault]:
+def _begins_twice(
+    recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]
+) -> Iterator[Diagnostic]:
     """Two begin tokens side by side: the text has one, and the tokenizer wrote another."""
     begin = tokenizer.bos_token_id
     if begin is None or begin == tokenizer.eos_token_id:  # one token for both: end and begin of two documents meet
@@ -83,11 +87,11 @@ def _begins_twice(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Calla
     if not twice:
         return
     what = f"{twice:,} of {rows.num_rows:,} rows have two begin tokens ({tokenizer.bos_token!r}) side by side"
-    mend = "take it out of the texts or of the template: the tokenizer writes one itself"
-    yield from insist(recipe, "double_bos", recipe.place("dataset"), what, mend, say)
+    fix = "take it out of the texts or of the template: the tokenizer writes one itself"
+    yield from insist(recipe, "double_bos", recipe.place("dataset"), what, fix, say)
 
 
-def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Fault]:
+def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Diagnostic]:
     """Evaluation rows that are trained on: their score says nothing of new text."""
     if str(recipe.get("dataset.path", "")).startswith("hf_recipes.smoke:"):
         return
@@ -109,8 +113,8 @@ def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None])
         if share <= OVERLAP or ours:
             say(f"{what}: scores on them say nothing of new text")
             continue
-        mend = "give it rows of its own, or leave validation out: a share is split off"
-        yield from insist(recipe, "overlap", recipe.place("dataset.data_files"), what, mend, say)
+        fix = "give it rows of its own, or leave validation out: a share is split off"
+        yield from insist(recipe, "overlap", recipe.place("dataset.data_files"), what, fix, say)
 
 
 def _has_validation(recipe: Recipe) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
 from hf_recipes.data.load import file_names, load
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,7 +62,7 @@ def load_words(recipe: Recipe) -> dict[str, Any]:
     return {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_WORDS and k not in OUR_WORDS}
 
 
-def file_faults(recipe: Recipe) -> list[Fault]:
+def file_errors(recipe: Recipe) -> list[Diagnostic]:
     """What the file system alone can tell: data files that are not there, a path that no loader fits."""
     words = load_words(recipe)
     path, files = words.get("path"), words.get("data_files")
@@ -70,30 +70,36 @@ def file_faults(recipe: Recipe) -> list[Fault]:
     if not isinstance(path, str):
         named = sorted(file_names(files).values())[:1]
         builder = EXTENSIONS.get(named[0].removesuffix(".gz").rpartition(".")[2], "json") if named else "json"
-        return [Fault(where=where, what="dataset has no path", mend=f"say what loads it, e.g. path: {builder}")]
-    faults = list(_strange_roles(recipe))
+        return [
+            Diagnostic(location=where, message="dataset has no path", fix=f"say what loads it, e.g. path: {builder}")
+        ]
+    errors = list(_strange_roles(recipe))
     if path in FILE_BUILDERS and not files and not words.get("data_dir"):
-        mend = "add data_files: {train: ..., validation: ...}"
-        faults.append(Fault(where=where, what=f"dataset.path is {path} but no data_files are given", mend=mend))
+        fix = "add data_files: {train: ..., validation: ...}"
+        errors.append(
+            Diagnostic(location=where, message=f"dataset.path is {path} but no data_files are given", fix=fix)
+        )
     if path in FILE_BUILDERS or os.path.isdir(path):
         base = os.path.join("" if path in FILE_BUILDERS else path, words.get("data_dir") or "")
         if not os.path.isdir(base or "."):
             what = f"dataset.data_dir {words['data_dir']!r} is no folder here"
-            faults.append(Fault(where=recipe.place("dataset.data_dir"), what=what, mend=_near(base.rstrip("/"))))
+            errors.append(
+                Diagnostic(location=recipe.place("dataset.data_dir"), message=what, fix=_near(base.rstrip("/")))
+            )
         else:
             for key, name in file_names(files).items():
-                faults.extend(_missing_file(recipe, name, key, os.path.join(base, name)))
+                errors.extend(_missing_file(recipe, name, key, os.path.join(base, name)))
     looks_local = path.startswith((".", "/", "~")) or path.endswith(tuple(EXTENSIONS)) or path.count("/") > 1
     if path not in FILE_BUILDERS and looks_local and not os.path.exists(path):
-        faults.append(Fault(where=where, what=f"dataset.path {path!r} does not exist", mend=_near(path)))
+        errors.append(Diagnostic(location=where, message=f"dataset.path {path!r} does not exist", fix=_near(path)))
     if os.path.isfile(path):
         builder = EXTENSIONS.get(path.removesuffix(".gz").rpartition(".")[2], "json")
-        mend = f"write path: {builder} and data_files: {path}"
-        faults.append(Fault(where=where, what=f"dataset.path {path!r} is a file, not a loader", mend=mend))
-    return faults
+        fix = f"write path: {builder} and data_files: {path}"
+        errors.append(Diagnostic(location=where, message=f"dataset.path {path!r} is a file, not a loader", fix=fix))
+    return errors
 
 
-def _strange_roles(recipe: Recipe) -> Iterator[Fault]:
+def _strange_roles(recipe: Recipe) -> Iterator[Diagnostic]:
     """A split that is none of ours would be loaded and never used: {train: ..., dev: ...}."""
     for word in ("split", "data_files"):
         named = recipe.get(f"dataset.{word}")
@@ -103,19 +109,25 @@ def _strange_roles(recipe: Recipe) -> Iterator[Fault]:
             if role not in ROLES:
                 near = difflib.get_close_matches(str(role), ROLES, n=1) or ["validation"]
                 what = f"dataset.{word} has {role!r}: the splits are train, validation and test"
-                yield Fault(where=recipe.place(f"dataset.{word}.{role}"), what=what, mend=f"did you mean {near[0]!r}?")
+                yield Diagnostic(
+                    location=recipe.place(f"dataset.{word}.{role}"), message=what, fix=f"did you mean {near[0]!r}?"
+                )
 
 
-def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Fault]:
+def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Diagnostic]:
     if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)) or os.path.isfile(path):
         return []
     where = recipe.place(key.partition("[")[0])
     if os.path.isdir(path):
-        return [Fault(where=where, what=f"data file {name!r} is a folder", mend=f"write {name.rstrip('/')}/*")]
+        return [
+            Diagnostic(location=where, message=f"data file {name!r} is a folder", fix=f"write {name.rstrip('/')}/*")
+        ]
     what = f"data file {name!r} does not exist"
     if glob.has_magic(path):
         what = f"no data file matches {name!r}"
-    return [Fault(where=where, what=f"{what} (paths are relative to the working directory)", mend=_near(path))]
+    return [
+        Diagnostic(location=where, message=f"{what} (paths are relative to the working directory)", fix=_near(path))
+    ]
 
 
 def _near(path: str) -> str:
@@ -128,22 +140,26 @@ def _near(path: str) -> str:
 
 def load_splits(recipe: Recipe) -> Splits:
     """Loads the data and gives it its three roles. Raises RecipeError with the place and the mend."""
-    faults = file_faults(recipe)
-    if faults:
-        raise RecipeError(faults)
+    errors = file_errors(recipe)
+    if errors:
+        raise RecipeError(errors)
     words = load_words(recipe)
     parts = load(recipe, words.pop("path"), words)
     where = recipe.place("dataset.split") if recipe.get("dataset.split") else recipe.place("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
-        raise fault(where, f"the data set has no train split (it has {names})", "name one with split: {train: ...}")
+        raise RecipeError.at(
+            where, f"the data set has no train split (it has {names})", "name one with split: {train: ...}"
+        )
     notes = []
     unused = [name for name in parts if name not in ROLES]
     if unused:
         notes.append(f"not used: {', '.join(unused)} (dataset.split says which one is train, validation, test)")
     for name in ROLES:
         if name in parts and not parts[name].num_rows:
-            raise fault(recipe.place(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some")
+            raise RecipeError.at(
+                recipe.place(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some"
+            )
     train, validation = parts["train"], parts.get("validation")
     if validation is None:
         train, validation, note = _split_off(recipe, train)
@@ -169,8 +185,8 @@ def _split_off(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:
             parts = numbered.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
             kept, held_out = (train.select(parts[name][ROW]) for name in ("train", "test"))
     except (ValueError, KeyError) as problem:
-        mend = "give a validation split, more rows, or another test_size"
-        raise fault(where, f"no validation share can be split off: {first_line(problem)}", mend) from problem
+        fix = "give a validation split, more rows, or another test_size"
+        raise RecipeError.at(where, f"no validation share can be split off: {first_line(problem)}", fix) from problem
     note = f"validation: {held_out.num_rows} rows split off the {train.num_rows} (test_size {share}, seed {seed}"
     return kept, held_out, note + (f", stratified by {by})" if by else ")")
 
@@ -181,9 +197,9 @@ def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
     if name in rows.column_names:
         return name
     near = difflib.get_close_matches(str(name), rows.column_names, n=1, cutoff=0.6)
-    mend = f"did you mean {near[0]!r}?" if near else f"say which one with dataset.{word}"
+    fix = f"did you mean {near[0]!r}?" if near else f"say which one with dataset.{word}"
     columns = ", ".join(rows.column_names)
-    raise fault(recipe.place(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", mend)
+    raise RecipeError.at(recipe.place(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", fix)
 
 
 def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
@@ -196,4 +212,4 @@ def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
         return name  # null: every text is missing, which the task tells with its row
     shown = kind.dtype if isinstance(kind, Value) else type(kind).__name__
     what = f"the column {name!r} holds {shown}, not text"
-    raise fault(recipe.place(f"dataset.{word}"), what, f"name another with dataset.{word}")
+    raise RecipeError.at(recipe.place(f"dataset.{word}"), what, f"name another with dataset.{word}")

@@ -8,7 +8,7 @@ from hf_recipes import __version__
 from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,9 +52,11 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                     raise _outside(where_label, split, row, value, names)
                 if not words or not words.strip():
                     what = f"row {row} of the {split} split has no text ({words!r})"
-                    raise fault(where_text, what, "remove such rows")
+                    raise RecipeError.at(where_text, what, "remove such rows")
                 if not tokens:
-                    raise fault(where_text, f"row {row} of the {split} split gives no token ({words!r})", "remove it")
+                    raise RecipeError.at(
+                        where_text, f"row {row} of the {split} split gives no token ({words!r})", "remove it"
+                    )
             full = [len(tokens) == max_length for tokens in encoded["input_ids"]]  # only these can have been cut
             cut = [
                 long and len(tokenizer(words, verbose=False)["input_ids"]) > max_length
@@ -103,15 +105,15 @@ def label_names(train: Dataset, label: str, where: str) -> tuple[str, ...]:
         return tuple(feature.names)
     if not isinstance(feature, Value):  # a list, a record, or Json: numbers and texts in one column
         what = f"the column {label!r} holds {type(feature).__name__}, not one label a row"
-        raise fault(where, what, "name another with dataset.label_column")
+        raise RecipeError.at(where, what, "name another with dataset.label_column")
     values = sorted((v for v in train.unique(label) if v is not None), key=lambda v: (isinstance(v, str), v))
     names = tuple(map(str, values))
     if len(names) < 2:
         found = f"one label only ({names[0]!r})" if names else "no label at all"
-        raise fault(where, f"the train split has {found}", "a classifier needs two")
+        raise RecipeError.at(where, f"the train split has {found}", "a classifier needs two")
     if len(names) > MOST_LABELS:
         what = f"the column {label!r} has {len(names)} distinct values: these are no labels"
-        raise fault(where, what, "name another with dataset.label_column")
+        raise RecipeError.at(where, what, "name another with dataset.label_column")
     return names
 
 
@@ -125,10 +127,12 @@ def label_id(value: Any, index: dict[str, int], own_names: list[str] | None) -> 
 def _outside(where: str, split: str, row: int, value: Any, names: tuple[str, ...]) -> RecipeError:
     if value is None or value == -1:  # -1: published test sets whose labels are kept secret
         what = f"row {row} of the {split} split has no label ({value!r})"
-        return fault(where, what, "remove such rows, or leave the split out with split: {train: ..., validation: ...}")
+        return RecipeError.at(
+            where, what, "remove such rows, or leave the split out with split: {train: ..., validation: ...}"
+        )
     what = f"row {row} of the {split} split has the label {value!r}, outside the train split's set"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return fault(where, what, f"the labels are {shown}")
+    return RecipeError.at(where, what, f"the labels are {shown}")
 
 
 def _counts(part: Dataset) -> dict[str, int]:

@@ -9,7 +9,7 @@ from hf_recipes.data import splits as data
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.text_classification import label_id
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +27,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
 
     if not tokenizer.is_fast:
         what = "token-classification needs a fast tokenizer (word_ids)"
-        raise fault(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+        raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
     parts = splits.by_name()
     words = data.column(recipe, splits.train, "tokens_column", "tokens")
     tags = data.column(recipe, splits.train, "tags_column", "tags")
@@ -54,7 +54,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                 if None in ids:
                     what = f"row {rows[i]} of the {split} split has the tag {row_tags[ids.index(None)]!r}, "
                     what += "outside the train split's set"
-                    raise fault(where_tags, what, f"the tags are {', '.join(names)}")
+                    raise RecipeError.at(where_tags, what, f"the tags are {', '.join(names)}")
                 labels.append([ids[w] if f else -100 for w, f in zip(of_word, firsts, strict=True)])
                 lost.append(len(row_tags) - sum(firsts))
             return {**encoded, "labels": labels, "lost": lost}
@@ -66,7 +66,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     for split, counts in stats.items():
         if not counts["label_tokens"]:
             what = f"no word of the {split} split has a sub-token within {max_length} tokens: all labels are masked"
-            raise fault(recipe.place("dataset.max_length"), what, "raise dataset.max_length")
+            raise RecipeError.at(recipe.place("dataset.max_length"), what, "raise dataset.max_length")
     notes = tuple(
         f"{split}: {counts['lost_words']} words stand beyond {max_length} sub-tokens or have none: they are not scored"
         for split, counts in stats.items()
@@ -93,16 +93,16 @@ def _check_kinds(part: Dataset, words: str, tags: str, where_words: str, where_t
         if not hasattr(kind, "feature") and not isinstance(kind, list):
             shown = getattr(kind, "dtype", type(kind).__name__)
             what = f"the column {column!r} holds {shown}, not a list a row: a list of words, and one of their tags"
-            raise fault(where, what, "split the text into words first")
+            raise RecipeError.at(where, what, "split the text into words first")
 
 
 def _check_row(where_words: str, where_tags: str, name: str, words: Any, tags: Any) -> None:
     if not words:
-        raise fault(where_words, f"{name} has no tokens", "remove such rows")
+        raise RecipeError.at(where_words, f"{name} has no tokens", "remove such rows")
     if not all(isinstance(word, str) for word in words):
-        raise fault(where_words, f"{name} has a token that is no text", "write every token as a text")
+        raise RecipeError.at(where_words, f"{name} has a token that is no text", "write every token as a text")
     if len(words) != len(tags or ()):
-        raise fault(
+        raise RecipeError.at(
             where_tags, f"{name} has {len(words)} tokens but {len(tags or ())} tags", "give every token one tag"
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation import metrics
 from hf_recipes.evaluation.metrics.functions import IGNORED, mean_nll
 
@@ -35,7 +35,9 @@ def lm_compute_metrics(
     def compute(prediction: Any) -> Metrics:
         rows = prediction.predictions
         if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 2:
-            raise fault("evaluation", "the model gives no [nll_sum, n_tokens] rows", "is it a model of the next token?")
+            raise RecipeError.at(
+                "evaluation", "the model gives no [nll_sum, n_tokens] rows", "is it a model of the next token?"
+            )
         found = {"loss": mean_nll(rows)}
         for name in names:
             extra = {"total_bytes": total_bytes} if name == "bits_per_byte" else {}
@@ -124,7 +126,9 @@ def _nll_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _check_labels(gold: np.ndarray, count: int, label_names: Sequence[str]) -> None:
     if count != len(label_names):
-        raise fault("evaluation", f"the model has {count} labels, the recipe's data {len(label_names)}")
+        raise RecipeError.at("evaluation", f"the model has {count} labels, the recipe's data {len(label_names)}")
     kept = gold[gold != IGNORED]
     if len(kept) and (kept.min() < 0 or kept.max() >= count):
-        raise fault("evaluation", f"labels reach from {kept.min()} to {kept.max()}, the model has 0 to {count - 1}")
+        raise RecipeError.at(
+            "evaluation", f"labels reach from {kept.min()} to {kept.max()}, the model has 0 to {count - 1}"
+        )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.metrics.functions import IGNORED
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def score_batches(
         arrays.append(np.asarray(n_bytes))
     if {len(part) for part in arrays} != {len(ids)}:
         counts = ", ".join(str(len(part)) for part in arrays)
-        raise fault("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
+        raise RecipeError.at("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
     for start in range(0, len(ids), batch_rows):
         stop = start + batch_rows
         yield convert(list(ids[start:stop]), *(part[start:stop] for part in arrays))
@@ -90,7 +90,7 @@ def write_scores(
             writer.write_batch(batch.cast(schema))
             rows += len(batch)
         if writer is None:
-            raise fault(os.fspath(path), "the evaluation set is empty: there are no per-example scores")
+            raise RecipeError.at(os.fspath(path), "the evaluation set is empty: there are no per-example scores")
         writer.close()
         os.replace(part, path)
     finally:
@@ -110,16 +110,16 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
     try:
         table = pq.ParquetFile(name).read()
     except FileNotFoundError:
-        raise fault(name, "no such file", "was the run evaluated? its scores lie beside record.json") from None
+        raise RecipeError.at(name, "no such file", "was the run evaluated? its scores lie beside record.json") from None
     except (OSError, pa.ArrowException) as error:
-        mend = "copy or evaluate it again"
-        raise fault(name, f"not a whole Parquet file ({str(error).splitlines()[0]})", mend) from None
+        fix = "copy or evaluate it again"
+        raise RecipeError.at(name, f"not a whole Parquet file ({str(error).splitlines()[0]})", fix) from None
     written = (table.schema.metadata or {}).get(_KEY)
     if written is None:
-        raise fault(name, "a Parquet file, but not of per-example scores")
+        raise RecipeError.at(name, "a Parquet file, but not of per-example scores")
     about = json.loads(written)
     if about["version"] > VERSION:
-        raise fault(
+        raise RecipeError.at(
             name, f"scores of version {about['version']}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
     return Scores(task=about["task"], label_names=tuple(about["label_names"]), table=table)

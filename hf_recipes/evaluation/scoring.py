@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation import compute_metrics as of_trainer
 from hf_recipes.evaluation.compute_metrics import Remembering
 from hf_recipes.evaluation.scores import EXAMPLES, score_batches, write_examples, write_scores
@@ -111,7 +111,7 @@ def _refuse_tags_without_spans(names: Sequence[str], where: str) -> None:
     for name in names:
         if name != "O" and (len(name) < 3 or name[0] not in "BILOUES" or name[1] != "-"):
             what = f"span_f1 reads tags such as B-PER, I-PER and O, and the data has {name!r}"
-            raise fault(where, what, "write metrics: [accuracy], or give the tags their prefixes")
+            raise RecipeError.at(where, what, "write metrics: [accuracy], or give the tags their prefixes")
 
 
 def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) -> Callable[[Any], dict[str, float]]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.hub.model_card import TOKEN_PATTERN
 
 SHORTEST_TOKEN = 8  # characters; a shorter HF_TOKEN is no token, and would be found in every file
@@ -190,17 +190,21 @@ def require_login(repo_id: str, command: str) -> tuple[str, ...]:
     from huggingface_hub import get_token, is_offline_mode
 
     if is_offline_mode():
-        raise fault(
+        raise RecipeError.at(
             repo_id, "not pushed, because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set", f"unset it, then: {command}"
         )
     try:
         token = get_token()
     except Exception as error:  # a login that needs the network (HF_OIDC_RESOURCE, an expired browser login)
-        raise fault(repo_id, blot(f"the login to the Hub failed: {error}"), f"{LOGIN}, then: {command}") from None
+        raise RecipeError.at(
+            repo_id, blot(f"the login to the Hub failed: {error}"), f"{LOGIN}, then: {command}"
+        ) from None
     if not token:
-        raise fault(repo_id, "there is no access token of the Hub on this machine", f"{LOGIN}, then: {command}")
+        raise RecipeError.at(
+            repo_id, "there is no access token of the Hub on this machine", f"{LOGIN}, then: {command}"
+        )
     if not re.fullmatch(r"[!-~]+", token):  # no header can carry it, and the error would be httpx's, not ours
-        raise fault(
+        raise RecipeError.at(
             repo_id,
             "what is set as access token holds a space or a character that no token has",
             f"{LOGIN}, then: {command}",

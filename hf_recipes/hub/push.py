@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.common.files import put
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.hub.client import SHORTEST_TOKEN, Patience, blot, gave_up, patient_client, quiet, require_login, why
 from hf_recipes.hub.model_card import TOKEN_PATTERN, model_card
 
@@ -47,7 +47,7 @@ class PushResult:
     commit: str
     files: tuple[str, ...]  # paths in the repository, sorted
     unchanged: bool  # True if the Hub held every file already
-    doubts: tuple[Fault, ...] = ()  # e.g. that the Hub could not be asked what arrived
+    warnings: tuple[Diagnostic, ...] = ()  # e.g. that the Hub could not be asked what arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,13 @@ def push(
     try:
         files = _write_card(run_dir, files_to_push(run_dir), repo_id)
         tokens = require_login(repo_id, command)
-        faults = token_faults(run_dir, files, tokens)
+        errors = token_errors(run_dir, files, tokens)
     except OSError as error:  # a folder or file that may not be read or written
-        raise fault(str(error.filename or run_dir), str(error.strerror or error), f"mend it, then: {command}") from None
-    if faults:
-        raise RecipeError([_with_command(each, command) for each in faults])
+        raise RecipeError.at(
+            str(error.filename or run_dir), str(error.strerror or error), f"mend it, then: {command}"
+        ) from None
+    if errors:
+        raise RecipeError([_with_command(each, command) for each in errors])
 
     started, tried = time.monotonic(), 0
     while True:
@@ -101,15 +103,15 @@ def push(
             try:
                 return _push_once(run_dir, files, repo_id, private, revision, commit_message)
             except RecipeError as error:  # ours
-                raise RecipeError([_with_command(each, command) for each in error.faults]) from None
+                raise RecipeError([_with_command(each, command) for each in error.errors]) from None
             except Exception as error:
                 seconds = time.monotonic() - started
                 over = gave_up(error) or tried >= patience.tries or seconds > patience.trouble_seconds
                 if not trouble or over:  # without trouble on the line another try gets the same answer
-                    what, mend = why(error, repo_id, trouble)
+                    what, fix = why(error, repo_id, trouble)
                     times = f" (tried {tried} times in {seconds:.0f} s)" if tried > 1 else ""
                     # `from None`: what is chained shows URLs and headers
-                    raise fault(repo_id, blot(what + times, tokens), f"{mend}: {command}") from None
+                    raise RecipeError.at(repo_id, blot(what + times, tokens), f"{fix}: {command}") from None
         time.sleep(patience.first_wait_seconds * 2 ** (tried - 1))
 
 
@@ -172,13 +174,13 @@ def push_later(run_dir: Path, repo_id: str, private: bool | None = None) -> str:
 def files_to_push(run_dir: Path) -> tuple[str, ...]:
     """The paths in run_dir, relative and sorted, that a push sends. Raises RecipeError if there is no model."""
     if not run_dir.is_dir():
-        raise fault(str(run_dir), "is not a run folder", "give the folder that a run wrote (its output_dir)")
+        raise RecipeError.at(str(run_dir), "is not a run folder", "give the folder that a run wrote (its output_dir)")
     paths = [*run_dir.iterdir(), *run_dir.glob("additional_chat_templates/*")]
     names = {path.relative_to(run_dir).as_posix() for path in paths if path.is_file()}
     known = {*MODEL_FILES, *TOKENIZER_FILES, *RUN_FILES}
     files = {name for name in names if name in known or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name)}
     if not any(WEIGHTS.fullmatch(name) for name in files):
-        raise fault(
+        raise RecipeError.at(
             str(run_dir),
             "holds no model and no adapter (model.safetensors, adapter_model.safetensors)",
             "push a run that has finished, or a folder that save_pretrained wrote",
@@ -186,42 +188,46 @@ def files_to_push(run_dir: Path) -> tuple[str, ...]:
     if "model.safetensors.index.json" in files:
         index = run_dir / "model.safetensors.index.json"
         if missing := sorted(set((_json(index).get("weight_map") or {}).values()) - files):
-            raise fault(str(index), f"names {missing[0]}, which is not there", "save the model again")
+            raise RecipeError.at(str(index), f"names {missing[0]}, which is not there", "save the model again")
     return tuple(sorted(files))
 
 
-def token_faults(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] = ()) -> list[Fault]:
+def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] = ()) -> list[Diagnostic]:
     """A fault for each file that holds an access token (one of `tokens`, or anything like `hf_...`) or is a pickle.
 
     Of safetensors only the header is read (names, shapes, metadata); of parquet also what is compressed.
     """
     words = [re.escape(token.encode()) for token in tokens if len(token) >= SHORTEST_TOKEN]
     pattern = re.compile(b"|".join([TOKEN_PATTERN.pattern.encode(), *words]))
-    faults = []
+    errors = []
     for name in files:
         where = str(run_dir / name)
         for content in _contents(run_dir / name):
             if content is None:
-                faults.append(Fault(where=where, what=f"is no {name.rsplit('.')[-1]} file", mend="save it again"))
+                errors.append(
+                    Diagnostic(location=where, message=f"is no {name.rsplit('.')[-1]} file", fix="save it again")
+                )
             # A pickle starts with its protocol (2 to 5), torch.save's archive with zip's mark.
             elif re.match(rb"\x80[\x02-\x05]|PK\x03\x04", content):
-                faults.append(Fault(where=where, what="is a pickle under another name", mend="delete it"))
+                errors.append(Diagnostic(location=where, message="is a pickle under another name", fix="delete it"))
             elif found := pattern.search(content):
                 line = content.count(b"\n", 0, found.start()) + 1
-                faults.append(
-                    Fault(
-                        where=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
-                        what="holds an access token of the Hub; nothing was sent",
-                        mend="take it out of the file, and revoke it if others could read it",
+                errors.append(
+                    Diagnostic(
+                        location=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
+                        message="holds an access token of the Hub; nothing was sent",
+                        fix="take it out of the file, and revoke it if others could read it",
                     )
                 )
             else:
                 continue
             break
-    return faults
+    return errors
 
 
-def verify_push(run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision: str | None = None) -> list[Fault]:
+def verify_push(
+    run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision: str | None = None
+) -> list[Diagnostic]:
     """A fault for each file that the repository lacks or holds with another size or checksum.
 
     The Hub tells the sha256 of large files and git's blob sha1 of the rest. Raises huggingface_hub's errors.
@@ -231,7 +237,7 @@ def verify_push(run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision
 
     tree = HfApi(token=True).list_repo_tree(repo_id, recursive=True, revision=revision)
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    faults = []
+    errors = []
     for name in files:
         entry, path = there.get(name), Path(run_dir) / name
         if entry is None:
@@ -242,8 +248,8 @@ def verify_push(run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision
             what = f"is another file on the Hub than in {run_dir}"
         else:
             continue
-        faults.append(Fault(where=f"{repo_id}/{name}", what=what, mend="push again"))
-    return faults
+        errors.append(Diagnostic(location=f"{repo_id}/{name}", message=what, fix="push again"))
+    return errors
 
 
 def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: bool | None, revision: str | None,
@@ -257,14 +263,14 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     before = api.model_info(repo_id, revision=revision)
     if private and before.private is False:  # the Hub ignores `private` for a repository that is there already
-        raise fault(
+        raise RecipeError.at(
             repo_id,
             "is public on the Hub, and private was asked for; nothing was sent",
             "make it private in its settings or name another repository",
         )
     there = {sibling.rfilename for sibling in before.siblings or ()}
     if "adapter_config.json" in there and "adapter_config.json" not in files:
-        raise fault(
+        raise RecipeError.at(
             repo_id,
             "holds an adapter (adapter_config.json), which from_pretrained would put on top of this "
             "model; nothing was sent",
@@ -276,30 +282,30 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
         commit_message=commit_message or f"Push {run_dir.resolve().name} with hf_recipes",
         revision=revision,
     )
-    doubts: tuple[Fault, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
     try:
-        faults = verify_push(run_dir, files, repo_id=repo_id, revision=revision)
+        errors = verify_push(run_dir, files, repo_id=repo_id, revision=revision)
     except Exception as error:  # it is pushed; only the proof is missing
         what = f"pushed, but not checked: {why(error, repo_id)[0]}"
-        doubts = (Fault(where=repo_id, what=blot(what)),)
+        warnings = (Diagnostic(location=repo_id, message=blot(what)),)
     else:
-        if faults:
-            raise RecipeError(faults)
+        if errors:
+            raise RecipeError(errors)
     return PushResult(
         url=str(created),
         repo_id=repo_id,
         commit=commit.oid,
         files=files,
         unchanged=commit.oid == before.sha,
-        doubts=doubts,
+        warnings=warnings,
     )
 
 
 def _said(result: PushResult) -> str:
     done = "unchanged on the Hub" if result.unchanged else "pushed"
-    checked = "" if result.doubts else ", sizes and checksums checked"
+    checked = "" if result.warnings else ", sizes and checksums checked"
     line = f"{done}: {result.url} ({len(result.files)} files, commit {result.commit[:8]}{checked})"
-    return "\n".join([line, *map(str, result.doubts)])
+    return "\n".join([line, *map(str, result.warnings)])
 
 
 def _asked(run_dir: Path) -> Mapping[str, Any]:
@@ -317,7 +323,7 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise fault(
+        raise RecipeError.at(
             repr(repo_id), f"is no name of a repository: {error}".rstrip("."), "name one with --repo ORG/NAME"
         ) from None
 
@@ -330,17 +336,17 @@ def _write_card(run_dir: Path, files: tuple[str, ...], repo_id: str) -> tuple[st
     return tuple(sorted([*files, "README.md"]))
 
 
-def _with_command(each: Fault, command: str) -> Fault:
-    return Fault(where=each.where, what=each.what, mend=f"{each.mend}, then: {command}")
+def _with_command(each: Diagnostic, command: str) -> Diagnostic:
+    return Diagnostic(location=each.location, message=each.message, fix=f"{each.fix}, then: {command}")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except ValueError as error:
-        raise fault(str(path), f"is not JSON ({error})", "restore it or delete it") from None
+        raise RecipeError.at(str(path), f"is not JSON ({error})", "restore it or delete it") from None
     if not isinstance(value, dict):
-        raise fault(str(path), "is not a JSON object", "restore it or delete it")
+        raise RecipeError.at(str(path), "is not a JSON object", "restore it or delete it")
     return value
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line
 from hf_recipes.data.row_checks import insist
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import SOURCES, from_scratch, unloadable
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def build_model(
     stated = recipe.get("model.num_labels")
     if stated is not None and stated != fields.get("num_labels", stated):
         what = f"model.num_labels is {stated}, and the train split has {fields['num_labels']} labels"
-        raise fault(recipe.place("model.num_labels"), what, "leave it out")
+        raise RecipeError.at(recipe.place("model.num_labels"), what, "leave it out")
     for name in ("problem_type", "id2label", "label2id"):
         stated = recipe.get(f"model.{name}")
         if stated is not None and name in fields and stated != fields[name]:
             what = (
                 f"model.{name} is decided by the data here ({TASKS[recipe.task].name}), and the recipe says otherwise"
             )
-            raise fault(recipe.place(f"model.{name}"), what, "leave it out")
+            raise RecipeError.at(recipe.place(f"model.{name}"), what, "leave it out")
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):
         model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**words, **fields}, say)
@@ -76,7 +76,7 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
     if strange:
         what = f"LoraConfig.target_modules: {type(model).__name__} has no {', '.join(strange)}"
         if strange == named:
-            raise fault(where, what, _adaptable(model, strange[0]))
+            raise RecipeError.at(where, what, _adaptable(model, strange[0]))
         say(f"{what}: left out")
     # peft trains a new `classifier` or `score` itself; another new layer of the head would stay random and frozen.
     parts_of_head = {name.rpartition(".")[0] for name in new if not {"classifier", "score"} & set(name.split("."))}
@@ -88,15 +88,17 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
             what = f"LoraConfig.modules_to_save: {type(model).__name__} has no {name!r}"
             names = sorted({part.rpartition(".")[2] for part in parts if part} - {str(i) for i in range(1000)})
             near = difflib.get_close_matches(name, names, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-            raise fault(recipe.place("LoraConfig.modules_to_save"), what, mend)
+            fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            raise RecipeError.at(recipe.place("LoraConfig.modules_to_save"), what, fix)
     try:
         model = get_peft_model(model, LoraConfig(**words))
     except (ValueError, TypeError) as problem:
         told = str(problem)  # peft's table has not this architecture, or a pattern fits nothing
         if targets is None or "No modules" in told or "not found" in told:
-            raise fault(where, f"peft refuses: {first_line(problem)}", _adaptable(model, str(targets))) from problem
-        raise fault(recipe.place("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
+            raise RecipeError.at(
+                where, f"peft refuses: {first_line(problem)}", _adaptable(model, str(targets))
+            ) from problem
+        raise RecipeError.at(recipe.place("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
     if "BitsAndBytesConfig" in recipe.sections:
         # Trainer does this itself only for models that it does not know to be wrapped (transformers#42489).
         model.enable_input_require_grads()
@@ -116,7 +118,7 @@ def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mappi
 
     if getattr(config.get_text_config(), "vocab_size", None) is None:
         what = f"no model can be made of this config: {type(config).__name__} has no vocabulary, so it reads no text"
-        raise fault(recipe.place("model"), what, f"take an architecture that {auto.__name__} knows")
+        raise RecipeError.at(recipe.place("model"), what, f"take an architecture that {auto.__name__} knows")
     if config.get_text_config().vocab_size != len(tokenizer):
         config.get_text_config().vocab_size = len(tokenizer)  # a preset's vocabulary follows the tokenizer
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -129,7 +131,7 @@ def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mappi
     try:
         return auto.from_config(config, dtype=dtype, **attention)
     except (ValueError, ImportError) as problem:
-        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say: Callable[[str], None]) -> Any:
@@ -147,8 +149,8 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as problem:
         if "ignore_mismatched_sizes" in str(problem):
             what = f"the model {name!r} has weights of other shapes than its config with this recipe's fields"
-            mend = "for a head with new labels write model.ignore_mismatched_sizes: true"
-            raise fault(where, what, mend) from problem
+            fix = "for a head with new labels write model.ignore_mismatched_sizes: true"
+            raise RecipeError.at(where, what, fix) from problem
         raise unloadable(where, "model", name, problem) from problem
     for part in model.modules():
         # bitsandbytes 0.50.2 nn/modules.py:617: on such a CPU an evaluation repacks 4-bit weights for a kernel without
@@ -176,7 +178,9 @@ def _fit_vocabulary(recipe: Recipe, model: Any, tokenizer: Any, say: Callable[[s
     if len(tokenizer) > rows:
         if "LoraConfig" in recipe.sections:
             what = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows"
-            raise fault(recipe.place("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows")
+            raise RecipeError.at(
+                recipe.place("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows"
+            )
         model.resize_token_embeddings(len(tokenizer))
         say(f"embedding: {rows} -> {len(tokenizer)} rows, as many as the tokenizer has tokens")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -205,9 +209,9 @@ def refuse_weights(recipe: Recipe, model: Any, fresh: Sequence[str], say: Callab
     more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
     what = f"weights that are no new head begin untrained: the checkpoint has no {', '.join(strange[:3])}{more}"
     where = recipe.place("model.pretrained_model_name_or_path")
-    faults = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
-    if faults:
-        raise RecipeError(faults)
+    errors = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
+    if errors:
+        raise RecipeError(errors)
 
 
 NEW_PARTS = ("pooler", "position_ids")  # of an encoder: pretrained or not, by the checkpoint's own task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -42,23 +42,23 @@ def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeEr
         folder = os.path.dirname(name.rstrip("/"))
         others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         near = difflib.get_close_matches(os.path.basename(name.rstrip("/")), others, n=1)
-        mend = "paths are relative to the working directory"
+        fix = "paths are relative to the working directory"
         if near:
-            mend = f"did you mean {os.path.join(folder, near[0])!r}?"
-        return fault(where, f"there is no {what} folder {name!r} here", mend)
+            fix = f"did you mean {os.path.join(folder, near[0])!r}?"
+        return RecipeError.at(where, f"there is no {what} folder {name!r} here", fix)
     files = ("tokenizer.json", "tokenizer_config.json") if what == "tokenizer" else ("config.json",)
     if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
-        mend = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
-        return fault(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", mend)
+        fix = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
+        return RecipeError.at(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", fix)
     if type(problem).__name__ == "SafetensorError":
-        mend = "the file is not whole: copy or download it again"
+        fix = "the file is not whole: copy or download it again"
     elif "unexpected keyword argument" in str(problem):
-        mend = f"take that word out of the {what} section"
+        fix = f"take that word out of the {what} section"
     elif os.path.isdir(name):
-        mend = f"is it a folder that save_pretrained of a {what} wrote?"
+        fix = f"is it a folder that save_pretrained of a {what} wrote?"
     else:
-        mend = "check the name; offline, only a local folder or a model already in the Hub cache loads"
-    return fault(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", mend)
+        fix = "check the name; offline, only a local folder or a model already in the Hub cache loads"
+    return RecipeError.at(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", fix)
 
 
 def build_config(recipe: Recipe) -> Any:
@@ -86,7 +86,7 @@ def build_config(recipe: Recipe) -> Any:
     try:
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError, KeyError) as problem:
-        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def config_fields(recipe: Recipe) -> dict[str, Any]:

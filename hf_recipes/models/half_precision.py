@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,14 +77,14 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     kept = set(model._keep_in_fp32_modules or ()) | set(model._keep_in_fp32_modules_strict or ())
     for name, param in model.named_parameters():
         if any(part in name for part in kept):
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"transformers keeps {name} of {type(model).__name__} in float32, because float16 breaks it",
                 "take out master_weights and set bf16: true",
             )
         half = param.detach().to(torch.float16)
         if not torch.equal(half.isfinite(), param.detach().isfinite()):
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"{name} holds a weight above 65504, the largest number of float16",
                 "take out master_weights and set bf16: true",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line
 from hf_recipes.data.splits import column
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import unloadable
 
 if TYPE_CHECKING:
@@ -27,14 +27,16 @@ def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], 
     """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
     if "BpeTrainer" in recipe.sections:
         if train is None:
-            raise fault(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
+            raise RecipeError.at(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
         tokenizer = _train_tokenizer(recipe, train)
         say(f"tokenizer: byte-level BPE trained on the train split, {len(tokenizer)} tokens")
     else:
         tokenizer = _load_tokenizer(recipe)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise fault(recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token")
+            raise RecipeError.at(
+                recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token"
+            )
         tokenizer.pad_token = tokenizer.eos_token
         say(f"pad token: {tokenizer.eos_token!r}, the end token (the tokenizer has none; labels mask padding by place)")
     if recipe.task == "chat":
@@ -48,18 +50,18 @@ def _chat_template(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -
     path = recipe.training.get("chat_template_path")
     if path is not None:
         if not str(path).endswith((".jinja", ".j2")):
-            mend = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
-            raise fault(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", mend)
+            fix = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
+            raise RecipeError.at(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", fix)
         try:
             with open(path, encoding="utf-8") as text:
                 tokenizer.chat_template = text.read()
         except OSError as problem:
             what = f"chat template {path!r} cannot be read ({problem.strerror})"
-            raise fault(recipe.place("SFTConfig.chat_template_path"), what) from None
+            raise RecipeError.at(recipe.place("SFTConfig.chat_template_path"), what) from None
     eos = recipe.training.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
-            raise fault(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
+            raise RecipeError.at(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
         tokenizer.eos_token = eos
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -74,7 +76,9 @@ def _load_tokenizer(recipe: Recipe) -> Any:
     name = words.pop("pretrained_model_name_or_path", model.get("pretrained_model_name_or_path"))
     where = recipe.place("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
     if name is None:
-        raise fault(recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer")
+        raise RecipeError.at(
+            recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer"
+        )
     if "gguf_file" in model and "gguf_file" not in words and not recipe.section("tokenizer"):
         words["gguf_file"] = model["gguf_file"]
     try:
@@ -96,12 +100,14 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     words.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
     words.setdefault("show_progress", False)
     if next(_texts(recipe, train), None) is None:
-        mend = "name the tokenizer that wrote them in the tokenizer section"
-        raise fault(recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", mend)
+        fix = "name the tokenizer that wrote them in the tokenizer section"
+        raise RecipeError.at(
+            recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", fix
+        )
     try:
         trainer = trainers.BpeTrainer(special_tokens=special, **words)
     except (TypeError, ValueError, OverflowError) as problem:
-        raise fault(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
     tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -49,14 +49,14 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
     return name.split() if shutil.which(name.split()[0]) else otherwise
 
 
-def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Fault]:
+def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
-    faults = []
+    errors = []
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
         what = "several processes were asked for, but this launch starts one and calls it the whole world"
-        mend = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
-        faults.append(Fault(where=WHERE, what=what, mend=mend))
+        fix = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
+        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     training, section = recipe.training, recipe.trainer
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     master = bool(recipe.get("master_weights"))
@@ -64,38 +64,42 @@ def environment_faults(recipe: Recipe, environment: Mapping[str, str] = os.envir
     if precision != "no" and precision != asked:
         ours = "fp32" if asked == "no" else asked
         what = f"accelerate's mixed_precision is {precision}, the recipe's precision is {ours}"
-        mend = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
-        faults.append(Fault(where=WHERE, what=what, mend=mend))
+        fix = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
+        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if accumulation.isdigit() and int(accumulation) not in (1, training.get("gradient_accumulation_steps", 1)):
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
-        mend = f"set gradient_accumulation_steps in the recipe's {section}"
-        faults.append(Fault(where=WHERE, what=what, mend=mend))
+        fix = f"set gradient_accumulation_steps in the recipe's {section}"
+        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     for word, name in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
         if environment.get(name, "false").lower() == "true" and (training.get("fsdp") or training.get("deepspeed")):
             what = f"the accelerate file shards with {word} and the recipe names fsdp or deepspeed, which overrides it"
-            faults.append(Fault(where=recipe.place(f"{section}.{word}"), what=what, mend="remove it from the recipe"))
+            errors.append(
+                Diagnostic(location=recipe.place(f"{section}.{word}"), message=what, fix="remove it from the recipe")
+            )
         if environment.get(name, "false").lower() == "true" and master:
             what = f"master_weights keeps whole fp32 copies, {word} shards them"
-            faults.append(Fault(where=recipe.place("master_weights"), what=what, mend="use bf16: true with it"))
-    return faults
+            errors.append(
+                Diagnostic(location=recipe.place("master_weights"), message=what, fix="use bf16: true with it")
+            )
+    return errors
 
 
-def device_faults(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Fault]:
+def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
-    faults = []
+    errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
         what = f"{device.count} cards are visible and no launcher is used: Trainer would take nn.DataParallel"
-        mend = (
+        fix = (
             "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
             f"-m hf_recipes.run {recipe.path}, or show one card with CUDA_VISIBLE_DEVICES=0"
         )
-        faults.append(Fault(where=WHERE, what=what, mend=mend))
+        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     if device.kind == "cpu" and environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
-        mend = "use accelerate_configs/cpu_2.yaml on a CPU"
-        faults.append(Fault(where=WHERE, what=what, mend=mend))
-    return faults
+        fix = "use accelerate_configs/cpu_2.yaml on a CPU"
+        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
+    return errors
 
 
 def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None:
@@ -106,8 +110,10 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     started = int(environment.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
-        raise fault(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
+        raise RecipeError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
     if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
-        raise RecipeError(Fault(where=WHERE, what="FSDP was asked for and is not on", mend="check the accelerate file"))
+        raise RecipeError(
+            Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
+        )
     if getattr(args, "n_gpu", 0) > 1:
-        raise fault(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")
+        raise RecipeError.at(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -22,18 +22,18 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
 
 
-def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
+def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.place(f"{recipe.trainer}.output_dir")
     held = folder / "recipe.yaml"
     if held.is_file() and Path(recipe.path).is_file() and held.samefile(recipe.path) and not _written_here(held):
         what = f"output_dir {str(folder)!r} holds the recipe itself, and the resolved recipe would be written over it"
-        yield Fault(where=where, what=what, mend="choose another output_dir, or give the recipe another name")
+        yield Diagnostic(location=where, message=what, fix="choose another output_dir, or give the recipe another name")
     for name, ours in {"README.md": "model card", "report.md": "report", "report.html": "report"}.items():
         theirs = folder / name
         if theirs.is_file() and not _replaceable(theirs.read_text(encoding="utf-8", errors="replace")):
             what = f"output_dir {str(folder)!r} holds a {name} that no run wrote: the {ours} would replace it"
-            yield Fault(where=where, what=what, mend="choose another output_dir")
+            yield Diagnostic(location=where, message=what, fix="choose another output_dir")
     others: tuple[str, ...]
     if recipe.training.get("do_train") is False:
         others, why = (*WEIGHTS, *ADAPTER), "this evaluation would replace its record"
@@ -44,7 +44,7 @@ def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Fault]:
     found = [name for name in others if (folder / name).is_file()]
     if found:
         what = f"output_dir {str(folder)!r} holds {found[0]} of another run, and {why}"
-        yield Fault(where=where, what=what, mend="choose another output_dir")
+        yield Diagnostic(location=where, message=what, fix="choose another output_dir")
 
 
 def _replaceable(text: str) -> bool:
@@ -72,5 +72,5 @@ def writable(folder: str, where: str) -> Path:
     except OSError as problem:
         files = [str(part) for part in (path, *path.parents) if part.is_file()]
         why = f"{files[0]!r} is a file" if files else problem.strerror
-        raise fault(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
+        raise RecipeError.at(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
     return path

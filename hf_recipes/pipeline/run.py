@@ -16,8 +16,8 @@ from hf_recipes import record as records
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
-from hf_recipes.data.splits import file_faults, load_splits
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.data.splits import file_errors, load_splits
+from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import launch_checks
@@ -48,8 +48,8 @@ def run(
     """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # doubts for `check`, faults further down
-    doubts = [f"{doubt} (a doubt, not a fault)" for doubt in recipe.doubts if doubt not in refused]
-    for line in (*recipe.translations, *doubts):
+    warned = [f"warning: {each}" for each in recipe.warnings if each not in refused]
+    for line in (*recipe.translations, *warned):
         say(line)
     if resume:
         recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, "argument '--resume'")
@@ -58,14 +58,14 @@ def run(
 
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
-    _refuse(launch_checks.environment_faults(recipe) + ([] if smoke else file_faults(recipe)))
+    _refuse(launch_checks.environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
 
     _without_noise()
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
     recipe, choices = choose(recipe, device)
-    _refuse(launch_checks.device_faults(recipe, device) + all_rules.device_faults(recipe, device))
+    _refuse(launch_checks.device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
         say(line)
     from hf_recipes.training.trainer import build_arguments
@@ -107,9 +107,9 @@ def _without_noise() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's call
 
 
-def _refuse(faults: Sequence[Any]) -> None:
-    if faults:
-        raise RecipeError(faults)
+def _refuse(errors: Sequence[Any]) -> None:
+    if errors:
+        raise RecipeError(errors)
 
 
 def _train(
@@ -251,7 +251,7 @@ def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
         dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
         what = f"{length} tokens are more than the model's {positions} positions"
-        raise fault(recipe.place(dotted), what, f"set {dotted}: {positions} or less")
+        raise RecipeError.at(recipe.place(dotted), what, f"set {dotted}: {positions} or less")
 
 
 def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
@@ -259,7 +259,7 @@ def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
     if args.dataloader_drop_last and len(train) < batch:
         what = f"dataloader_drop_last: true leaves nothing to train on: {len(train)} rows make no batch of {batch}"
         where = recipe.place(f"{recipe.trainer}.dataloader_drop_last")
-        raise fault(where, what, "leave it out, or take a smaller per_device_train_batch_size")
+        raise RecipeError.at(where, what, "leave it out, or take a smaller per_device_train_batch_size")
 
 
 @contextmanager
@@ -277,13 +277,13 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
         record["status"] = "stopped"
         raise
     except OutOfMemory as problem:
-        record["status"], record["error"] = "out of memory", problem.faults[0].what
+        record["status"], record["error"] = "out of memory", problem.errors[0].message
         _say_what_would_fit(record, device)
         raise
     except torch.OutOfMemoryError as problem:
         record["status"], record["error"] = "out of memory", str(problem).splitlines()[0]
         what = f"out of memory in {record['where']}: {record['error']}"
-        raise fault(record["recipe"]["path"], what, "`hf-recipes plan` says what fits") from problem
+        raise RecipeError.at(record["recipe"]["path"], what, "`hf-recipes plan` says what fits") from problem
     except BaseException as problem:
         record["status"], record["error"] = "failed", f"{type(problem).__name__}: {problem}"
         raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.gpus import Gpu, recognise
 from hf_recipes.common.text import amount
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.plan import plan
 from hf_recipes.plan.fit.show import EXPANDABLE, as_json
 from hf_recipes.plan.fit.verdict import OUT, TIGHT, custom_card
@@ -43,14 +43,14 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
     try:
         found = plan(recipe, present_card(device), usable=free_bytes)
     except RecipeError as problem:
-        say(f"plan: cannot tell ({problem.faults[0].what})")
+        say(f"plan: cannot tell ({problem.errors[0].message})")
         return None
     judged = found.judged
     line = f"{amount(judged.held.peak)} reserved at the peak, {amount(free_bytes)} free on {device.name}"
     if judged.verdict == OUT:
         where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size")
-        mend = f"`hf-recipes plan {recipe.path} --gpu {judged.gpu.name}` says what would fit; {INSIST}"
-        raise fault(where, f"this does not fit the card: {line}, in the {judged.seen.phase} pass", mend)
+        fix = f"`hf-recipes plan {recipe.path} --gpu {judged.gpu.name}` says what would fit; {INSIST}"
+        raise RecipeError.at(where, f"this does not fit the card: {line}, in the {judged.seen.phase} pass", fix)
     say(f"plan: {judged.verdict}, {line}")
     if judged.verdict == TIGHT:
         say(f"plan: {EXPANDABLE}")

@@ -26,7 +26,7 @@ class Step:
     sets: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     refused: str = ""  # a fault instead of a translation
-    mend: str = ""
+    fix: str = ""
     overrides: bool = False  # transformers 4 let the old key win over what the new key says
 
 
@@ -55,7 +55,7 @@ def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) 
         return Step(note=f"warmup_steps: {shown(steps)} wins, as it did in transformers 4")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value <= 1:
-            return Step(refused=f"warmup_ratio must lie in [0, 1], got {shown(value)}", mend="write warmup_steps")
+            return Step(refused=f"warmup_ratio must lie in [0, 1], got {shown(value)}", fix="write warmup_steps")
         if value == 1:  # 1.0 would be one step: 5.23 training_args.py:2154
             note = "a value below 1 is a share of all steps; 1.0 would be one step"
             return Step(sets={".warmup_steps": 0.999999999}, note=note, overrides=True)
@@ -65,7 +65,7 @@ def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) 
 def _fp16_opt_level(value: Any, section: Mapping[str, Any], sections: Mapping[str, Any]) -> Step:
     level = str(value).upper()
     if level not in ("O0", "O1", "O2", "O3"):
-        return Step(refused=f"fp16_opt_level is one of O0, O1, O2, O3, not {shown(value)}", mend="write fp16: true")
+        return Step(refused=f"fp16_opt_level is one of O0, O1, O2, O3, not {shown(value)}", fix="write fp16: true")
     fp16 = section.get("fp16")
     whole = "task" in sections and "extends" not in sections  # else a parent may say fp16: true
     if fp16 is False or (fp16 is None and whole):
@@ -107,8 +107,8 @@ def _fsdp(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) -> Step 
         elif item == "offload":
             sets[".fsdp_config.cpu_offload"] = True
         elif item != "auto_wrap":  # which is the default now
-            mend = "use full_shard or shard_grad_op, best in the accelerate file"
-            return Step(refused=f"fsdp: '{item}' is unknown to FSDP2, the only FSDP of transformers 5", mend=mend)
+            fix = "use full_shard or shard_grad_op, best in the accelerate file"
+            return Step(refused=f"fsdp: '{item}' is unknown to FSDP2, the only FSDP of transformers 5", fix=fix)
     return Step(sets=sets, overrides=True, note="fsdp_config holds the rest")
 
 
@@ -147,7 +147,7 @@ def _token(value: Any, _: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
     if value is True:
         return Step(note="the stored login is used anyway")
     what = "a token does not belong in a recipe, which is saved, shared and pushed"
-    return Step(refused=what, mend="take it out and set the environment variable HF_TOKEN")
+    return Step(refused=what, fix="take it out and set the environment variable HF_TOKEN")
 
 
 def _exported(variable: str) -> Rule:
@@ -155,13 +155,13 @@ def _exported(variable: str) -> Rule:
 
 
 def _tp_size(value: Any, _: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
-    mend = "put parallelism_config with tp_size into the accelerate file"
-    return Step(refused=f"tp_size: {shown(value)} is gone between transformers 4.51 and 4.52", mend=mend)
+    fix = "put parallelism_config with tp_size into the accelerate file"
+    return Step(refused=f"tp_size: {shown(value)} is gone between transformers 4.51 and 4.52", fix=fix)
 
 
 def _foreign_weights(kind: str) -> Rule:
-    mend = f"convert it once with transformers 4 (from_pretrained(..., {kind}=True), then save_pretrained)"
-    return lambda value, _section, _all: Step(refused=f"transformers 5 no longer reads {kind} checkpoints", mend=mend)
+    fix = f"convert it once with transformers 4 (from_pretrained(..., {kind}=True), then save_pretrained)"
+    return lambda value, _section, _all: Step(refused=f"transformers 5 no longer reads {kind} checkpoints", fix=fix)
 
 
 def _row(old: str, *new: str, **more: Any) -> Upgrade:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_recipes.common.text import kind_of, nearest, said
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.schema.own_keys import SECRETS, SECTIONS, TOP
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 
@@ -28,7 +28,7 @@ class Layer:
     broken: frozenset[str] = field(default_factory=frozenset)  # sections that were meant, and cannot be judged
 
 
-def file_layers(path: str, faults: list[Fault]) -> tuple[list[Layer], bool]:
+def file_layers(path: str, errors: list[Diagnostic]) -> tuple[list[Layer], bool]:
     """Layers of a file and of what it extends, the farthest parent first, and whether all of them could be read."""
     layers: list[Layer] = []
     chain: list[str] = []
@@ -36,24 +36,26 @@ def file_layers(path: str, faults: list[Fault]) -> tuple[list[Layer], bool]:
     while True:
         real = os.path.realpath(path) if "\0" not in path else path
         if real in chain:
-            faults.append(Fault(where=where, what=f"extends {path}, which leads back to itself", mend="end the circle"))
+            errors.append(
+                Diagnostic(location=where, message=f"extends {path}, which leads back to itself", fix="end the circle")
+            )
             return layers, False
         chain.append(real)
         document = read_file(path)
         if (
             where and document.value is None and not os.path.isfile(path)
         ):  # told where it is asked for, not where it is not
-            first = document.faults[0]
-            faults.append(Fault(where=where, what=f"extends {path}: {first.what}", mend=first.mend))
+            first = document.errors[0]
+            errors.append(Diagnostic(location=where, message=f"extends {path}: {first.message}", fix=first.fix))
             return layers, False
-        faults += document.faults
-        if document.value is None and document.faults:
+        errors += document.errors
+        if document.value is None and document.errors:
             return layers, False
         if not isinstance(document.value, dict):
             what = f"is a {kind_of(document.value)}, not a recipe"
-            faults.append(Fault(where=path, what=what, mend="a recipe is a mapping that begins with 'task:'"))
+            errors.append(Diagnostic(location=path, message=what, fix="a recipe is a mapping that begins with 'task:'"))
             return layers, False
-        layer, extends = _cleaned(path, document.value, document.places, faults)
+        layer, extends = _cleaned(path, document.value, document.places, errors)
         layer = replace(layer, broken=layer.broken | {dotted.partition(".")[0] for dotted in document.broken})
         layers.insert(0, layer)
         if extends is None:
@@ -61,14 +63,14 @@ def file_layers(path: str, faults: list[Fault]) -> tuple[list[Layer], bool]:
         where = document.places["extends"]
         if not isinstance(extends, str) or not extends:
             what = f"extends is {said(extends)} ({kind_of(extends)})"
-            faults.append(
-                Fault(where=where, what=what, mend="it must be the path of one recipe, relative to this file")
+            errors.append(
+                Diagnostic(location=where, message=what, fix="it must be the path of one recipe, relative to this file")
             )
             return layers, False
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(extends)))
 
 
-def _cleaned(path: str, values: dict[Any, Any], places: dict[str, str], faults: list[Fault]) -> tuple[Layer, Any]:
+def _cleaned(path: str, values: dict[Any, Any], places: dict[str, str], errors: list[Diagnostic]) -> tuple[Layer, Any]:
     """(layer, what it extends): unknown sections, sections that are no mapping and secrets are faults and taken out."""
     kept: dict[str, Any] = {}
     broken: set[str] = set()
@@ -76,13 +78,17 @@ def _cleaned(path: str, values: dict[Any, Any], places: dict[str, str], faults: 
         where = places.get(str(name), path)
         if name in SECTIONS and not (value is None or isinstance(value, dict)):
             what = f"{name} is {said(value)} ({kind_of(value)})"
-            faults.append(Fault(where=where, what=what, mend=f"it must be a mapping: the keyword arguments of {name}"))
+            errors.append(
+                Diagnostic(location=where, message=what, fix=f"it must be a mapping: the keyword arguments of {name}")
+            )
             broken.add(name)
         elif name in SECTIONS or name in TOP:
             kept[name] = copy.deepcopy(value)  # an alias in the file must not tie two sections together
-            faults += _take_secrets(kept[name], name, places, path)
+            errors += _take_secrets(kept[name], name, places, path)
         else:
-            faults.append(Fault(where=where, what=f"a recipe has no {said(name)}", mend=_mend_of_section(str(name))))
+            errors.append(
+                Diagnostic(location=where, message=f"a recipe has no {said(name)}", fix=_mend_of_section(str(name)))
+            )
             broken |= {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
     return Layer(path=path, sections=kept, places=places, broken=frozenset(broken)), kept.get("extends")
 
@@ -99,9 +105,9 @@ def _mend_of_section(name: str) -> str:
     return f"its sections are {', '.join(SECTIONS)}"
 
 
-def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) -> list[Fault]:
+def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) -> list[Diagnostic]:
     """Tokens are refused before any message can show them, and taken out so that none is shown later."""
-    found: list[Fault] = []
+    found: list[Diagnostic] = []
     items: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(value, dict):
         items = iter(list(value.items()))
@@ -112,7 +118,7 @@ def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) ->
         secret = isinstance(key, str) and key.lower() in SECRETS and inner is not None
         if secret or (isinstance(inner, str) and _HUB_TOKEN.search(inner)):
             where = places.get(at) or places.get(dotted, path)
-            found.append(Fault(where=where, what=f"{at}: a token in a recipe is refused", mend=_SECRET_MEND))
+            found.append(Diagnostic(location=where, message=f"{at}: a token in a recipe is refused", fix=_SECRET_MEND))
             value[key] = None
             if isinstance(value, dict):
                 del value[key]
@@ -124,7 +130,7 @@ def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) ->
 # arguments ----------------------------------------------------------------------------------------------------------
 
 
-def override_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
+def override_layer(overrides: Sequence[str], errors: list[Diagnostic]) -> Layer:
     """The layer of "Section.key=value" arguments, values as YAML 1.2; the last of two that set the same key wins."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
@@ -135,22 +141,24 @@ def override_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
         last = dotted.rpartition(".")[2].lower()
         place = f"argument {argument!r}"
         if last in SECRETS or _HUB_TOKEN.search(argument):
-            faults.append(
-                Fault(where=f"argument '{dotted}=...'", what="a token in a recipe is refused", mend=_SECRET_MEND)
+            errors.append(
+                Diagnostic(
+                    location=f"argument '{dotted}=...'", message="a token in a recipe is refused", fix=_SECRET_MEND
+                )
             )
             continue
         wrong = _wrong_argument(argument, dotted, equals)
         if wrong:
-            faults.append(Fault(where=place, what=wrong[0], mend=wrong[1]))
+            errors.append(Diagnostic(location=place, message=wrong[0], fix=wrong[1]))
             broken |= {near for near in (nearest(dotted.partition(".")[0], SECTIONS),) if near}
             continue
         document = read_text(text, lambda _, place=place: place, nothing=place)  # type: ignore[misc]
         empty = not text.strip() or text.lstrip().startswith("#")
-        faults += [] if empty else document.faults
-        if document.faults and not empty:
+        errors += [] if empty else document.errors
+        if document.errors and not empty:
             continue
         _set(values, places, dotted, None if empty else document.value, place)
-    layer, _ = _cleaned("", values, places, faults)
+    layer, _ = _cleaned("", values, places, errors)
     return Layer(path="", sections=layer.sections, places=places, broken=layer.broken | broken)
 
 
@@ -195,7 +203,7 @@ def _set(values: dict[str, Any], places: dict[str, str], dotted: str, value: Any
 # merge --------------------------------------------------------------------------------------------------------------
 
 
-def merged(layers: Sequence[Layer], faults: list[Fault]) -> tuple[dict[str, Any], dict[str, str], set[str]]:
+def merged(layers: Sequence[Layer], errors: list[Diagnostic]) -> tuple[dict[str, Any], dict[str, str], set[str]]:
     """(sections, places, broken) of the layers, the later winning: mappings merge, everything else replaces.
 
     A section that is null takes the section of the layers below it away; where there is none in a file, it is a fault,
@@ -211,8 +219,10 @@ def merged(layers: Sequence[Layer], faults: list[Fault]) -> tuple[dict[str, Any]
                 continue
             if name in SECTIONS and value is None:
                 if name not in sections and layer.path and name not in broken:
-                    mend = f"write `{name}: {{}}` for upstream's defaults, or leave the section out"
-                    faults.append(Fault(where=layer.places.get(name, layer.path), what=f"{name} is empty", mend=mend))
+                    fix = f"write `{name}: {{}}` for upstream's defaults, or leave the section out"
+                    errors.append(
+                        Diagnostic(location=layer.places.get(name, layer.path), message=f"{name} is empty", fix=fix)
+                    )
                     broken.add(name)
                 sections.pop(name, None)
                 _forget(places, name)

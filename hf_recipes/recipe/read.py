@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.merge import Layer, file_layers, merged, override_layer
 from hf_recipes.recipe.recipe import Recipe, place_of
 from hf_recipes.recipe.schema.own_keys import DATASET, SOURCES, TOP, TRAINERS
@@ -26,19 +26,19 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError with every fault of the file, of what it extends and of the overrides, in the order of the lines.
     Nothing heavy is imported and nothing is written.
     """
-    faults: list[Fault] = []
-    layers, whole = file_layers(path, faults)
+    errors: list[Diagnostic] = []
+    layers, whole = file_layers(path, errors)
     if layers or whole:
-        layers.append(override_layer(overrides, faults))
+        layers.append(override_layer(overrides, errors))
     elif overrides:
-        override_layer(overrides, faults)
-    recipe = _resolve(path, layers, whole, faults) if layers else None
-    if faults or recipe is None:
-        raise RecipeError(_in_order(faults, path, layers))
+        override_layer(overrides, errors)
+    recipe = _resolve(path, layers, whole, errors) if layers else None
+    if errors or recipe is None:
+        raise RecipeError(_in_order(errors, path, layers))
     return recipe
 
 
-def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -> Recipe:
+def _resolve(path: str, layers: list[Layer], whole: bool, errors: list[Diagnostic]) -> Recipe:
     """One Recipe of the layers; what is wrong is added to `faults`, and the Recipe then only serves the next check."""
     from hf_recipes.recipe.upgrade import upgrade_sections
     from hf_recipes.recipe.validate import Judge, judge_sections
@@ -49,8 +49,8 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
         sections, places, lines, wrong = upgrade_sections(layer.sections, layer.places)
         upgraded.append(replace(layer, sections=sections, places=places))
         translations += lines
-        faults += wrong
-    sections, places, broken = merged(upgraded, faults)
+        errors += wrong
+    sections, places, broken = merged(upgraded, errors)
     _drop_nulls(sections)
     judge = Judge(place=lambda dotted: place_of(places, dotted, path))
     judge_sections(sections, judge)
@@ -62,14 +62,14 @@ def _resolve(path: str, layers: list[Layer], whole: bool, faults: list[Fault]) -
             ):  # upstream's "trainer_output" would be shared by all recipes
                 sections[trainer]["output_dir"] = f"runs/{os.path.splitext(os.path.basename(path))[0]}"
     recipe = Recipe(path=path, sections=sections, places=places, translations=tuple(dict.fromkeys(translations)))
-    faults += judge.faults
+    errors += judge.errors
     if whole:
-        faults += _contradictions(recipe, judge.bad | broken)
-    if not faults:
-        from hf_recipes.recipe.rules.all_rules import doubts
+        errors += _contradictions(recipe, judge.bad | broken)
+    if not errors:
+        from hf_recipes.recipe.rules.all_rules import warnings
 
-        judge.doubts += doubts(recipe)
-    return replace(recipe, doubts=tuple(_in_order(judge.doubts, path, layers)))
+        judge.warnings += warnings(recipe)
+    return replace(recipe, warnings=tuple(_in_order(judge.warnings, path, layers)))
 
 
 def _drop_nulls(sections: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def _drop_nulls(sections: dict[str, Any]) -> None:
                 del holder[word]
 
 
-def _contradictions(recipe: Recipe, bad: set[str]) -> list[Fault]:
+def _contradictions(recipe: Recipe, bad: set[str]) -> list[Diagnostic]:
     """What recipe/rules/all_rules.py finds in the sound part of a recipe: neither the keys at fault nor what follows
     from them.
 
@@ -94,7 +94,7 @@ def _contradictions(recipe: Recipe, bad: set[str]) -> list[Fault]:
     """
     from hf_recipes.catalog.tasks import TASKS
     from hf_recipes.common.text import nearest
-    from hf_recipes.recipe.rules.all_rules import faults
+    from hf_recipes.recipe.rules.all_rules import errors
 
     sections = copy.deepcopy(dict(recipe.sections))
     task = sections.get("task")
@@ -108,12 +108,12 @@ def _contradictions(recipe: Recipe, bad: set[str]) -> list[Fault]:
             holder = holder.get(parent) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and not (last in TRAINERS and not parents):
             holder.pop(last, None)
-    told: list[Fault] = []
+    told: list[Diagnostic] = []
     for trainer in (t for t in TRAINERS if isinstance(sections.get(t), dict)):
         alone = {name: value for name, value in sections.items() if name == trainer or name not in TRAINERS}
-        told += faults(replace(recipe, sections=alone))
+        told += errors(replace(recipe, sections=alone))
     names = {dotted.rpartition(".")[2] for dotted in bad if dotted not in TRAINERS}
-    return [f for f in told if not names & set(re.findall(r"\w+", f"{f.what} {f.mend}"))]
+    return [f for f in told if not names & set(re.findall(r"\w+", f"{f.message} {f.fix}"))]
 
 
 def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any, layers: Sequence[Layer]) -> None:
@@ -124,28 +124,28 @@ def _judge_whole(sections: dict[str, Any], broken: set[str], judge: Any, layers:
     task = sections.get("task")
     tasks = ", ".join(TASKS)
     if task is None and "task" not in broken:
-        judge.fault("task", "the recipe has no task", f"write `task:` with one of {tasks}")
+        judge.error("task", "the recipe has no task", f"write `task:` with one of {tasks}")
     elif task is not None and not (isinstance(task, str) and task in TASKS):
         near = nearest(str(task), TASKS)
-        judge.fault(
+        judge.error(
             "task",
             f"there is no task {said(task)}",
             f"did you mean {near!r}?" if near else f"it must be one of {tasks}",
         )
     trainers = [t for t in TRAINERS if t in sections]
     if len(trainers) == 2:
-        judge.fault(*_both_trainers(judge, layers))
+        judge.error(*_both_trainers(judge, layers))
     elif not trainers and not broken & set(TRAINERS):
-        mend = "write TrainingArguments (Trainer) or SFTConfig (SFTTrainer)"
-        judge.fault("", "the recipe has neither TrainingArguments nor SFTConfig", mend)
+        fix = "write TrainingArguments (Trainer) or SFTConfig (SFTTrainer)"
+        judge.error("", "the recipe has neither TrainingArguments nor SFTConfig", fix)
     _judge_source(sections, broken, judge)
     dataset = sections.get("dataset")
     if dataset is None and "dataset" not in broken:
-        judge.fault(
+        judge.error(
             "dataset", "the recipe has no dataset", "write `dataset:` with load_dataset's words, such as path: json"
         )
     elif isinstance(dataset, dict) and dataset.get("path") is None:
-        judge.fault("dataset", "dataset has no path", "write a format (json, csv, text, parquet), a folder or a Hub id")
+        judge.error("dataset", "dataset has no path", "write a format (json, csv, text, parquet), a folder or a Hub id")
 
 
 def _both_trainers(judge: Any, layers: Sequence[Layer]) -> tuple[str, str, str]:
@@ -169,18 +169,18 @@ def _judge_source(sections: dict[str, Any], broken: set[str], judge: Any) -> Non
     model = sections.get("model")
     if model is None:
         if "model" not in broken:
-            mend = "write `model:` with pretrained_model_name_or_path, preset or config"
-            judge.fault("model", "the recipe has no model", mend)
+            fix = "write `model:` with pretrained_model_name_or_path, preset or config"
+            judge.error("model", "the recipe has no model", fix)
         return
     if not isinstance(model, dict):
         return
     given = [word for word in SOURCES if word in model]
     if not given:
         what = "model names no weights and no shape"
-        judge.fault("model", what, "write one of pretrained_model_name_or_path, preset, config")
+        judge.error("model", what, "write one of pretrained_model_name_or_path, preset, config")
     elif len(given) > 1:
-        mend = f"keep one of them (`{given[0]}: null` takes a parent's away)"
-        judge.fault(f"model.{given[-1]}", f"model has {' and '.join(given)}", mend)
+        fix = f"keep one of them (`{given[0]}: null` takes a parent's away)"
+        judge.error(f"model.{given[-1]}", f"model has {' and '.join(given)}", fix)
     tokenizer = sections.get("tokenizer")
     named = isinstance(tokenizer, dict) and tokenizer.get("pretrained_model_name_or_path") is not None
     if (
@@ -190,19 +190,19 @@ def _judge_source(sections: dict[str, Any], broken: set[str], judge: Any) -> Non
         and "BpeTrainer" not in sections
         and not broken & {"tokenizer", "BpeTrainer"}
     ):
-        mend = "write `tokenizer:` with pretrained_model_name_or_path, or `BpeTrainer:` to train one on the data"
-        judge.fault(f"model.{given[0]}", "a model from scratch needs a tokenizer", mend)
+        fix = "write `tokenizer:` with pretrained_model_name_or_path, or `BpeTrainer:` to train one on the data"
+        judge.error(f"model.{given[0]}", "a model from scratch needs a tokenizer", fix)
 
 
-def _in_order(faults: Sequence[Fault], path: str, layers: Sequence[Layer]) -> list[Fault]:
+def _in_order(errors: Sequence[Diagnostic], path: str, layers: Sequence[Layer]) -> list[Diagnostic]:
     """Faults without repeats, by line: the recipe's own first, then those of what it extends, then the arguments."""
     files = [path, *reversed([layer.path for layer in layers if layer.path and layer.path != path])]
 
-    def key(fault: Fault) -> tuple[int, int]:
-        if fault.where.startswith("argument "):
+    def key(error: Diagnostic) -> tuple[int, int]:
+        if error.location.startswith("argument "):
             return len(files) + 1, 0
-        match = re.fullmatch(r"(.*):(\d+)", fault.where, re.S)
-        file, line = (match[1], int(match[2])) if match else (fault.where, 0)
+        match = re.fullmatch(r"(.*):(\d+)", error.location, re.S)
+        file, line = (match[1], int(match[2])) if match else (error.location, 0)
         return files.index(file) if file in files else len(files), line
 
-    return sorted(dict.fromkeys(faults), key=key)
+    return sorted(dict.fromkeys(errors), key=key)

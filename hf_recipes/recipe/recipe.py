@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.schema.own_keys import SECTIONS, TRAINERS
 
 
@@ -26,7 +26,7 @@ class Recipe:
         str, str
     ]  # "TrainingArguments.seed" -> "recipes/a.yaml:14" or "argument 'TrainingArguments.seed=1'"
     translations: tuple[str, ...] = ()  # one visible line for each old key
-    doubts: tuple[Fault, ...] = ()  # what may be wrong; shown, and nothing stops
+    warnings: tuple[Diagnostic, ...] = ()  # what may be wrong; shown, and nothing stops
 
     @property
     def task(self) -> str:

@@ -97,7 +97,7 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
         sections=kept,
         places=small.places,
         translations=recipe.translations,
-        doubts=recipe.doubts,
+        warnings=recipe.warnings,
     ), lines
 
 

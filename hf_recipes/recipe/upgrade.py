@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.deprecated_keys import UPGRADES, Step, Upgrade, shown
 from hf_recipes.recipe.yaml_editor import YamlText
 
@@ -84,28 +84,28 @@ def _place(places: Mapping[str, str], dotted: str) -> str:
     return places.get(dotted, "")
 
 
-def _plan(sections: Mapping[str, Any], places: Mapping[str, str]) -> tuple[list[Edit], list[Fault]]:
+def _plan(sections: Mapping[str, Any], places: Mapping[str, str]) -> tuple[list[Edit], list[Diagnostic]]:
     """Every edit and every fault, in the order of the file."""
     edits: list[Edit] = []
-    faults: list[Fault] = []
+    errors: list[Diagnostic] = []
     for name, section in sections.items():
         for key, value in section.items() if isinstance(section, Mapping) else ():
             for row in rows_of(name, key):
                 step = _step(row, value, section, sections)
                 if step is not None:
-                    edit, fault = _judge(row, step, name, value, sections, places)
+                    edit, error = _judge(row, step, name, value, sections, places)
                     edits.append(edit)
-                    faults += [fault] if fault else []
-    return edits, faults
+                    errors += [error] if error else []
+    return edits, errors
 
 
 def _judge(
     row: Upgrade, step: Step, name: str, value: Any, sections: Mapping[str, Any], places: Mapping[str, str]
-) -> tuple[Edit, Fault | None]:
+) -> tuple[Edit, Diagnostic | None]:
     """The edit for one step, with a fault where it is refused or contradicts a new key that is given too."""
     where = _place(places, f"{name}.{row.old}")
     if step.refused:
-        return Edit(section=name, old=row.old, sets={}), Fault(where=where, what=step.refused, mend=step.mend)
+        return Edit(section=name, old=row.old, sets={}), Diagnostic(location=where, message=step.refused, fix=step.fix)
     sets: dict[str, Any] = {}
     notes = [row.when]
     for target, new in step.sets.items():
@@ -115,8 +115,8 @@ def _judge(
         held = _lookup(sections, parent) if parent else sections
         if held is not MISSING and held is not None and not isinstance(held, Mapping):
             what = f"{row.old} ({row.when}) belongs into {parent.rpartition('.')[2]}, which is {shown(held)} here"
-            mend = f"write {word.rpartition('.')[2]}: {shown(new)} there"
-            return Edit(section=name, old=row.old, sets={}), Fault(where=where, what=what, mend=mend)
+            fix = f"write {word.rpartition('.')[2]}: {shown(new)} there"
+            return Edit(section=name, old=row.old, sets={}), Diagnostic(location=where, message=what, fix=fix)
         given = _lookup(sections, dotted)
         if given is not MISSING and not step.overrides:
             there = _place(places, dotted)
@@ -128,8 +128,8 @@ def _judge(
                 continue
             if where.startswith("argument ") == there.startswith("argument "):
                 what = f"{row.old}: {shown(value)} ({row.when}) contradicts {word}: {shown(given)} of {there}"
-                fault = Fault(where=where, what=what, mend=f"keep {word}, the name of today")
-                return Edit(section=name, old=row.old, sets={}), fault
+                error = Diagnostic(location=where, message=what, fix=f"keep {word}, the name of today")
+                return Edit(section=name, old=row.old, sets={}), error
         sets[dotted] = new
     new_words = ", ".join(f"{dotted.removeprefix(f'{name}.')}: {shown(new)}" for dotted, new in sets.items())
     notes += [step.note] if step.note else []
@@ -177,16 +177,16 @@ def _under(dotted: str, root: str) -> bool:
 
 def upgrade_sections(
     sections: Mapping[str, Any], places: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str], list[str], list[Fault]]:
+) -> tuple[dict[str, Any], dict[str, str], list[str], list[Diagnostic]]:
     """Translate the old keys of one file (or of the overrides): (sections, places, translation lines, faults).
 
     Pure: the arguments stay as they are. Call it once a layer, before a child is merged over its parent, so that the
     child's new key wins over the parent's old one. New keys inherit the old key's place. A key that cannot be
     translated, or that contradicts its new name, becomes a fault and is taken out.
     """
-    edits, faults = _plan(sections, places)
+    edits, errors = _plan(sections, places)
     new_sections, new_places = _apply(sections, places, edits)
-    return new_sections, new_places, [edit.line for edit in edits if edit.line], faults
+    return new_sections, new_places, [edit.line for edit in edits if edit.line], errors
 
 
 def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
@@ -198,9 +198,9 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
     """
     source = YamlText(text, path)
     sections, places = source.document.value, source.document.places
-    edits, faults = _plan(sections, places)
-    if faults:
-        raise RecipeError(faults)
+    edits, errors = _plan(sections, places)
+    if errors:
+        raise RecipeError(errors)
     if not edits:
         return text, []
     for edit in edits:
@@ -210,5 +210,5 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
     if source.document.value != _apply(sections, places, edits)[0]:
         lines = "\n".join(edit.line for edit in edits)
         what = "anchors, aliases or merge keys stand in the way of rewriting its old keys"
-        raise RecipeError(Fault(where=path, what=what, mend=f"change them by hand:\n{lines}"))
+        raise RecipeError(Diagnostic(location=path, message=what, fix=f"change them by hand:\n{lines}"))
     return source.text, [edit.line for edit in edits]

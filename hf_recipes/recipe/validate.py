@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_recipes.common.text import nearest, said
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema import static_source
 from hf_recipes.recipe.schema.check_value import problem
@@ -25,24 +25,26 @@ class Judge:
     """Gathers faults and doubts. `place` finds the place of a dotted key, or of its nearest ancestor."""
 
     place: Callable[[str], str]
-    faults: list[Fault] = field(default_factory=list)
-    doubts: list[Fault] = field(default_factory=list)
+    errors: list[Diagnostic] = field(default_factory=list)
+    warnings: list[Diagnostic] = field(default_factory=list)
     bad: set[str] = field(default_factory=set)  # dotted keys at fault: no other check should trip over them
 
-    def fault(self, dotted: str, what: str, mend: str) -> None:
-        self.faults.append(Fault(where=self.place(dotted), what=what, mend=mend))
+    def error(self, dotted: str, what: str, fix: str) -> None:
+        self.errors.append(Diagnostic(location=self.place(dotted), message=what, fix=fix))
         self.bad.add(dotted)
 
-    def doubt(self, dotted: str, what: str, mend: str) -> None:
-        self.doubts.append(Fault(where=self.place(dotted), what=what, mend=mend))
+    def warning(self, dotted: str, what: str, fix: str) -> None:
+        self.warnings.append(Diagnostic(location=self.place(dotted), message=what, fix=fix))
 
     def value(self, dotted: str, word: Field, value: Any) -> None:
         bad = problem(word, value)
         if bad:
-            self.fault(dotted, f"{dotted} {bad[0]}", bad[1])
+            self.error(dotted, f"{dotted} {bad[0]}", bad[1])
         elif word.deprecated and value is not None:
             section = dotted.partition(".")[0]
-            self.doubt(dotted, f"{dotted} is deprecated ({installed(section)})", f"upstream says: {_first(word.help)}")
+            self.warning(
+                dotted, f"{dotted} is deprecated ({installed(section)})", f"upstream says: {_first(word.help)}"
+            )
 
 
 def installed(section: str) -> str:
@@ -69,7 +71,7 @@ def judge_sections(sections: Mapping[str, Any], judge: Judge) -> None:
     for dotted, value in _leaves(sections):
         nested = dotted.count(".") > 1  # values right in a section are judged above
         if nested and isinstance(value, float) and not math.isfinite(value):
-            judge.fault(dotted, f"{dotted} is {said(value)}", "it must be a finite number")
+            judge.error(dotted, f"{dotted} is {said(value)}", "it must be a finite number")
 
 
 def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
@@ -89,16 +91,16 @@ def _judge_words(
     for key, value in values.items():
         dotted = f"{section}.{key}"
         if not isinstance(key, str):
-            judge.fault(dotted, f"{section} has a key that is no word: {said(key)}", "write a word")
+            judge.error(dotted, f"{section} has a key that is no word: {said(key)}", "write a word")
         elif key == "trust_remote_code" and value is not False and value is not None:
-            mend = "leave it out: this package loads what transformers has a class for"
-            judge.fault(dotted, f"{dotted} is refused: code from the Hub is not run", mend)
+            fix = "leave it out: this package loads what transformers has a class for"
+            judge.error(dotted, f"{dotted} is refused: code from the Hub is not run", fix)
         elif key in words:
             judge.value(dotted, words[key], value)
         elif section in OPEN_SECTIONS:
-            judge.doubt(dotted, *_strange(section, key, words))
+            judge.warning(dotted, *_strange(section, key, words))
         else:
-            judge.fault(dotted, f"{section} has no {key!r} ({installed(section)})", mend_of_key(section, key, words))
+            judge.error(dotted, f"{section} has no {key!r} ({installed(section)})", mend_of_key(section, key, words))
 
 
 def mend_of_key(section: str, key: str, words: Mapping[str, Field]) -> str:
@@ -129,8 +131,8 @@ def homes_of(key: str, but: str = "") -> list[str]:
 
 def _strange(section: str, key: str, words: Mapping[str, Field]) -> tuple[str, str]:
     near = nearest(key, words)
-    mend = f"did you mean {near!r}?" if near else "upstream gets it as it stands"
-    return f"{section}.{key} is no word that is known here ({installed(section)})", mend
+    fix = f"did you mean {near!r}?" if near else "upstream gets it as it stands"
+    return f"{section}.{key} is no word that is known here ({installed(section)})", fix
 
 
 # model --------------------------------------------------------------------------------------------------------------
@@ -152,12 +154,12 @@ def _judge_model(model: Mapping[str, Any], judge: Judge) -> None:
 
         if preset not in PRESETS:
             near = nearest(preset, PRESETS)
-            mend = f"did you mean {near!r}?" if near else "it must be one of " + ", ".join(map(repr, PRESETS))
-            judge.fault("model.preset", f"there is no preset {preset!r}", mend)
+            fix = f"did you mean {near!r}?" if near else "it must be one of " + ", ".join(map(repr, PRESETS))
+            judge.error("model.preset", f"there is no preset {preset!r}", fix)
     for word in ("pretrained_model_name_or_path", "config"):
         value = model.get(word)
         if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
-            judge.doubt(f"model.{word}", f"there is no {value!r} here", "paths are relative to the working directory")
+            judge.warning(f"model.{word}", f"there is no {value!r} here", "paths are relative to the working directory")
 
 
 def _is_path(name: str) -> bool:
@@ -171,14 +173,14 @@ def _judge_inline(config: Mapping[str, Any], judge: Judge) -> None:
         what = (
             "model.config has no model_type" if model_type is None else f"model.config.model_type is {said(model_type)}"
         )
-        judge.fault("model.config.model_type", what, "write the name of an architecture, such as gpt2")
+        judge.error("model.config.model_type", what, "write the name of an architecture, such as gpt2")
         return
     words = schema.config_fields(model_type)
     if words is None:
         near = nearest(model_type, schema.model_types())
-        mend = f"did you mean {near!r}?" if near else "it must be a model_type of transformers, such as gpt2"
+        fix = f"did you mean {near!r}?" if near else "it must be a model_type of transformers, such as gpt2"
         what = f"model.config.model_type is {model_type!r}, which {installed('model')} does not have"
-        judge.fault("model.config.model_type", what, mend)
+        judge.error("model.config.model_type", what, fix)
         return
     for key, value in config.items():
         dotted = f"model.config.{key}"
@@ -186,8 +188,8 @@ def _judge_inline(config: Mapping[str, Any], judge: Judge) -> None:
             judge.value(dotted, words[key], value)
         else:
             near = nearest(str(key), words)
-            mend = f"did you mean {near!r}?" if near else "the config keeps it, and no layer reads it"
-            judge.doubt(dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed('model')})", mend)
+            fix = f"did you mean {near!r}?" if near else "the config keeps it, and no layer reads it"
+            judge.warning(dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed('model')})", fix)
 
 
 def model_type_of(model: Mapping[str, Any], judge: Judge | None = None) -> str:
@@ -212,7 +214,7 @@ def model_type_of(model: Mapping[str, Any], judge: Judge | None = None) -> str:
             if judge is not None:
                 why = "it has no model_type" if isinstance(error, KeyError | TypeError) else f"it is no JSON ({error})"
                 word = "config" if name == config else "pretrained_model_name_or_path"
-                judge.doubt(f"model.{word}", f"{path} tells nothing: {why}", "is it a model's config.json?")
+                judge.warning(f"model.{word}", f"{path} tells nothing: {why}", "is it a model's config.json?")
             return ""
         return _known_type(found)
     return str(SHAPES[name].config["model_type"]) if name in SHAPES else ""
@@ -241,4 +243,4 @@ def _judge_dataset(dataset: Mapping[str, Any], judge: Judge) -> None:
         near = nearest(path, builders) if path not in builders else ""
         if near:
             what = f"dataset.path is {path!r}, which is no file format"
-            judge.doubt("dataset.path", what, f"did you mean {near!r}? otherwise it is looked for on the Hub")
+            judge.warning("dataset.path", what, f"did you mean {near!r}? otherwise it is looked for on the Hub")

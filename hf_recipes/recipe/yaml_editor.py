@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.deprecated_keys import shown
 from hf_recipes.recipe.yaml_reader import Document, read_text
 
@@ -28,10 +28,12 @@ class YamlText:
     def document(self) -> Document:
         """Plain values and their lines, by the same reader that reads recipes."""
         document = read_text(self.text, lambda line: f"{self.path}:{line}", self.path)
-        if document.faults:
-            raise RecipeError(document.faults)
+        if document.errors:
+            raise RecipeError(document.errors)
         if not isinstance(document.value, dict):
-            raise RecipeError(Fault(where=self.path, what="is not a mapping of sections", mend="begin with 'task:'"))
+            raise RecipeError(
+                Diagnostic(location=self.path, message="is not a mapping of sections", fix="begin with 'task:'")
+            )
         return document
 
     @functools.cached_property

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 
 MOST_BYTES = 1_000_000  # a recipe has two thousand; a data file given by mistake has more
 MOST_DEPTH = 50
@@ -29,7 +29,7 @@ class Document:
 
     value: Any = None
     places: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
-    faults: list[Fault] = field(default_factory=list)
+    errors: list[Diagnostic] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)  # keys whose value is a fault, and is left out
 
 
@@ -38,41 +38,47 @@ _LEFT_OUT: Any = object()
 
 def read_file(path: str) -> Document:
     """A file's values and places. Whatever is wrong with the file is a fault; nothing is raised."""
-    fault = (
-        _unreadable(path) if "\0" not in path else Fault(where=repr(path), what="is no path", mend="give a YAML file")
+    error = (
+        _unreadable(path)
+        if "\0" not in path
+        else Diagnostic(location=repr(path), message="is no path", fix="give a YAML file")
     )
-    if fault is not None:
-        return Document(faults=[fault])
+    if error is not None:
+        return Document(errors=[error])
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-    except OSError as error:
+    except OSError as problem:
         return Document(
-            faults=[Fault(where=path, what=f"cannot be read: {error.strerror}", mend="check its permissions")]
+            errors=[
+                Diagnostic(location=path, message=f"cannot be read: {problem.strerror}", fix="check its permissions")
+            ]
         )
     if len(data) > MOST_BYTES:
-        return Document(faults=[_too_large(path, len(data))])
+        return Document(errors=[_too_large(path, len(data))])
     if b"\0" in data:
-        return Document(faults=[Fault(where=path, what="is a binary file, not a recipe", mend="give a YAML file")])
+        return Document(
+            errors=[Diagnostic(location=path, message="is a binary file, not a recipe", fix="give a YAML file")]
+        )
     try:
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        what = f"is not UTF-8 text (byte 0x{data[error.start]:02x})"
-        return Document(faults=[Fault(where=f"{path}:{line}", what=what, mend="save the file as UTF-8")])
+    except UnicodeDecodeError as problem:
+        line = data[: problem.start].count(b"\n") + 1
+        what = f"is not UTF-8 text (byte 0x{data[problem.start]:02x})"
+        return Document(errors=[Diagnostic(location=f"{path}:{line}", message=what, fix="save the file as UTF-8")])
     return read_text(text, lambda line: f"{path}:{line}", nothing=path)
 
 
-def _too_large(path: str, size: int) -> Fault:
+def _too_large(path: str, size: int) -> Diagnostic:
     what = f"has {size / 1e6:.1f} MB, and a recipe at most {MOST_BYTES / 1e6:.0f} MB"
-    return Fault(where=path, what=what, mend="is this a data file? name it under dataset.data_files")
+    return Diagnostic(location=path, message=what, fix="is this a data file? name it under dataset.data_files")
 
 
-def _unreadable(path: str) -> Fault | None:
+def _unreadable(path: str) -> Diagnostic | None:
     if os.path.isdir(path):
         held = sorted(n for n in os.listdir(path) if n.endswith((".yaml", ".yml")))
-        mend = f"give one file of it, such as {os.path.join(path, held[0])}" if held else "give a YAML file"
-        return Fault(where=path, what="is a directory, not a recipe", mend=mend)
+        fix = f"give one file of it, such as {os.path.join(path, held[0])}" if held else "give a YAML file"
+        return Diagnostic(location=path, message="is a directory, not a recipe", fix=fix)
     if not os.path.exists(path):
         from hf_recipes.common.text import nearest
 
@@ -81,14 +87,14 @@ def _unreadable(path: str) -> Fault | None:
         stems = {os.path.splitext(n)[0]: n for n in names if n.endswith((".yaml", ".yml"))}
         near = nearest(os.path.splitext(os.path.basename(path))[0], stems)
         if near:
-            mend = f"did you mean {os.path.join(os.path.dirname(path), stems[near])!r}?"
+            fix = f"did you mean {os.path.join(os.path.dirname(path), stems[near])!r}?"
         elif names or os.path.isdir(folder):
-            mend = f"see what is in {folder!r}"
+            fix = f"see what is in {folder!r}"
         else:
-            mend = f"there is no folder {folder!r} either"
-        return Fault(where=path, what="no such file", mend=mend)
+            fix = f"there is no folder {folder!r} either"
+        return Diagnostic(location=path, message="no such file", fix=fix)
     if not os.path.isfile(path):
-        return Fault(where=path, what="is no regular file", mend="give a YAML file")
+        return Diagnostic(location=path, message="is no regular file", fix="give a YAML file")
     size = os.path.getsize(path)
     return _too_large(path, size) if size > MOST_BYTES else None
 
@@ -109,32 +115,32 @@ def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if "maximum depth" in str(error.problem or ""):
-            what, mend = f"is nested more than {MOST_DEPTH} deep", _LIMITS_MEND
+            what, fix = f"is nested more than {MOST_DEPTH} deep", _LIMITS_MEND
         elif "single document" in str(error.context or ""):
-            what, mend = "holds a second document ('---')", "one recipe is one document: give each its own file"
+            what, fix = "holds a second document ('---')", "one recipe is one document: give each its own file"
         else:
             what = f"is not YAML: {error.problem or error.context}"
-            mend = "check the indentation, the quotes and the brackets here and on the line above"
-        found.faults.append(Fault(where=place(mark.line + 1) if mark else nothing, what=what, mend=mend))
+            fix = "check the indentation, the quotes and the brackets here and on the line above"
+        found.errors.append(Diagnostic(location=place(mark.line + 1) if mark else nothing, message=what, fix=fix))
         return found
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         what = f"holds a control character (U+{code:04X})"
-        found.faults.append(Fault(where=place(line), what=what, mend="delete it"))
+        found.errors.append(Diagnostic(location=place(line), message=what, fix="delete it"))
         return found
     except (YAMLError, RecursionError, ValueError, AssertionError) as error:
         why = str(error).split("\n")[0] or type(error).__name__
-        found.faults.append(
-            Fault(where=nothing, what=f"is not YAML: {why}", mend="check the indentation and the brackets")
+        found.errors.append(
+            Diagnostic(location=nothing, message=f"is not YAML: {why}", fix="check the indentation and the brackets")
         )
         return found
     if node is None:
-        found.faults.append(Fault(where=nothing, what="is empty", mend="a recipe begins with 'task:'"))
+        found.errors.append(Diagnostic(location=nothing, message="is empty", fix="a recipe begins with 'task:'"))
         return found
     bomb = _too_many(node)
     if bomb:
-        found.faults.append(Fault(where=place(node.start_mark.line + 1), what=bomb, mend=_LIMITS_MEND))
+        found.errors.append(Diagnostic(location=place(node.start_mark.line + 1), message=bomb, fix=_LIMITS_MEND))
         return found
     walk = _Walk(document=found, place=place)
     value = walk.value(node, "")
@@ -174,8 +180,8 @@ class _Walk:
     document: Document
     place: Callable[[int], str]
 
-    def fault(self, node: Any, what: str, mend: str) -> None:
-        self.document.faults.append(Fault(where=self.place(node.start_mark.line + 1), what=what, mend=mend))
+    def error(self, node: Any, what: str, fix: str) -> None:
+        self.document.errors.append(Diagnostic(location=self.place(node.start_mark.line + 1), message=what, fix=fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")
@@ -193,7 +199,7 @@ class _Walk:
             "merge",
         ):
             said = tag.replace(_TAG, "!!")
-            self.fault(node, f"the YAML tag {said!r} is not taken", "write a plain value without a tag")
+            self.error(node, f"the YAML tag {said!r} is not taken", "write a plain value without a tag")
             return self.left_out(dotted)
         if isinstance(node.value, str):
             return self.scalar(node, kind)
@@ -202,7 +208,7 @@ class _Walk:
             return [item for item in items if item is not _LEFT_OUT]
         if kind == "map" and not (node.value and not isinstance(node.value[0], tuple)):
             return self.mapping(node, dotted)
-        self.fault(node, f"the YAML tag '!!{kind}' does not fit its value", "write a plain value without a tag")
+        self.error(node, f"the YAML tag '!!{kind}' does not fit its value", "write a plain value without a tag")
         return self.left_out(dotted)
 
     def left_out(self, dotted: str) -> Any:
@@ -224,7 +230,7 @@ class _Walk:
                 )
                 continue
             if not isinstance(key_node.value, str):
-                self.fault(key_node, "a key is a list or a mapping", "write a name")
+                self.error(key_node, "a key is a list or a mapping", "write a name")
                 continue
             key = self.value(key_node, dotted)
             if key is _LEFT_OUT:
@@ -232,8 +238,8 @@ class _Walk:
             if isinstance(key, float) and not math.isfinite(key):
                 key = key_node.value
             if key in lines:
-                mend = f"it stands on line {lines[key]} already: keep one of them"
-                self.fault(key_node, f"duplicate key {key_node.value!r}", mend)
+                fix = f"it stands on line {lines[key]} already: keep one of them"
+                self.error(key_node, f"duplicate key {key_node.value!r}", fix)
                 continue
             lines[key] = key_node.start_mark.line + 1
             path = self.at(key_node, f"{dotted}.{key}" if dotted else str(key))
@@ -242,7 +248,7 @@ class _Walk:
                 found[key] = value
         for source in merged:  # `<<: *anchor`: what stands here already wins
             if not (isinstance(source.value, list) and all(isinstance(i, tuple) for i in source.value)):
-                self.fault(source, "'<<' merges a mapping, and this is none", "give it an alias of a mapping")
+                self.error(source, "'<<' merges a mapping, and this is none", "give it an alias of a mapping")
                 continue
             for key, value in self.mapping(source, dotted).items():
                 found.setdefault(key, value)
@@ -261,9 +267,9 @@ class _Walk:
                 return _decimal(text)
         except (ValueError, OverflowError):
             if node.style is None and any(c.isdigit() for c in text):
-                self.fault(node, f"{text[:40]!r} is no number", "write a number, or quote it")
+                self.error(node, f"{text[:40]!r} is no number", "write a number, or quote it")
         if any(0xD800 <= ord(c) < 0xE000 for c in text):
-            self.fault(node, "a string holds half of a surrogate pair", "write the character itself")
+            self.error(node, "a string holds half of a surrogate pair", "write the character itself")
             return text.encode("utf-8", "replace").decode("utf-8")
         return text
 

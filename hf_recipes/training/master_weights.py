@@ -38,7 +38,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.models.half_precision import HEADS, prepare_model
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class MasterWeights(torch.optim.Optimizer):
             self.skipped_steps += 1
             self.good_steps = 0
             if self.scale * self.scaling.backoff < self.scaling.minimum:
-                raise fault(
+                raise RecipeError.at(
                     "master_weights",
                     f"gradients still overflow at loss scale {self.scale:g} ({self.skipped_steps} steps were skipped): "
                     "a value above 65504 or a NaN arises in the model itself",
@@ -194,14 +194,14 @@ class MasterWeights(torch.optim.Optimizer):
         into it after DDP has sent rank 0's weights; writing them back from the masters would undo that.)
         """
         if "masters" not in state_dict:
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 "the checkpoint's optimizer.pt holds no master weights: it was written without master_weights",
                 "resume without master_weights, or begin a new run from the checkpoint's weights",
             )
         saved = state_dict["masters"]
         if [master.shape for _, master in self.pairs] != [master.shape for master in saved]:
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"the checkpoint's {len(saved)} master weights have not the shapes of this model's {len(self.pairs)}",
                 "resume from a checkpoint of the same model",
@@ -251,7 +251,9 @@ class MasterWeightsMixin(_Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is not None:
             if self.master_weights is None:
-                raise fault("master_weights", "the trainer was given its own optimizer", "name one by `optim` instead")
+                raise RecipeError.at(
+                    "master_weights", "the trainer was given its own optimizer", "name one by `optim` instead"
+                )
             return self.optimizer
         trained: Any = self.model if model is None else model
         self._check_master_weights(trained)
@@ -266,26 +268,26 @@ class MasterWeightsMixin(_Trainer):
 
     def _check_master_weights(self, model: nn.Module) -> None:
         if self.args.optim not in OPTIMIZERS:
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"optim: {getattr(self.args.optim, 'value', self.args.optim)} is not known to work on master weights",
                 f"use one of {', '.join(OPTIMIZERS)}",
             )
         if self.accelerator.mixed_precision != "no":
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"accelerate's mixed_precision is {self.accelerator.mixed_precision!r}, which casts a second time",
                 "master_weights needs fp16: false and bf16: false in the recipe and 'no' in the accelerate file",
             )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 "the parameters are sharded, and master weights are made of whole ones",
                 "launch plain DDP, or take out master_weights: FSDP and DeepSpeed keep fp32 masters of their own",
             )
         for name, param in model.named_parameters():
             if param.requires_grad and param.dtype != torch.float16:
-                raise fault(
+                raise RecipeError.at(
                     "master_weights",
                     f"{name} is {param.dtype}, not torch.float16",
                     "call prepare_model(model) before the trainer is built",
@@ -309,7 +311,7 @@ class MasterWeightsMixin(_Trainer):
         assert self.master_weights is not None
         loss = result[0] if return_outputs else result
         if loss.dtype != torch.float32:
-            raise fault(
+            raise RecipeError.at(
                 "master_weights",
                 f"the loss of {type(self.model).__name__} is {loss.dtype}: scaled by {self.master_weights.scale:g}, "
                 "it or its gradient is infinite",

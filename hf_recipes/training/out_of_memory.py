@@ -26,7 +26,7 @@ import torch
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.training.batch_split import joined, samples, split
 
 if TYPE_CHECKING:
@@ -188,12 +188,12 @@ class MemoryMixin(_Trainer):
     def _drops(self) -> bool:
         return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in self.model.modules())
 
-    def _ends(self, what: str, mend: str) -> OutOfMemory:
+    def _ends(self, what: str, fix: str) -> OutOfMemory:
         last = next((p for p in folders.checkpoints(Path(str(self.args.output_dir))) if folders.whole(p)), None)
         kept = f"; {last.name} is whole, --resume goes on from it" if last else ""
         recipe = getattr(self, "recipe", None)
         where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size") if recipe else "the run"
-        return OutOfMemory(Fault(where=where, what=what, mend=mend + kept))
+        return OutOfMemory(Diagnostic(location=where, message=what, fix=fix + kept))
 
     @contextmanager
     def _watched(self, model: Any) -> Iterator[None]:

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, TrainerCallback
 
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 
@@ -45,11 +45,11 @@ class SampleText(TrainerCallback):
             self._generation(0)
         except (ValueError, TypeError) as problem:
             what = f"GenerationConfig refuses: {first_line(problem)}"
-            raise fault(place("GenerationConfig"), what) from problem
+            raise RecipeError.at(place("GenerationConfig"), what) from problem
         for prompt in prompts:
             if not self._ids(prompt):
                 what = f"the sample prompt {prompt!r} gives no token to go on from"
-                raise fault(place("sample_prompts"), what, "write some text")
+                raise RecipeError.at(place("sample_prompts"), what, "write some text")
             shortened = self._shortened(prompt)
             if shortened:
                 say(shortened)

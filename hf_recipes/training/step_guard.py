@@ -19,7 +19,7 @@ import torch
 
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.data.row_checks import insist
-from hf_recipes.errors import Fault, RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.training.out_of_memory import restore
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.trainable_parts import frozen_sums, gradients
@@ -296,7 +296,7 @@ class GuardMixin(_Trainer):
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 
-    def _stop(self, word: str, what: str, mend: str) -> None:
+    def _stop(self, word: str, what: str, fix: str) -> None:
         """Raises RecipeError on every rank; the state before this step is saved first. What the recipe says is meant
         is only said."""
         guards = self.guards
@@ -305,18 +305,19 @@ class GuardMixin(_Trainer):
         places = {"labels": "dataset", "zero_loss": "dataset", "no_gradient": adapter, "frozen": adapter}
         where = guards.recipe.place(places.get(word, f"{guards.recipe.trainer}.learning_rate"))
         if word in ("nonfinite", "labels"):
-            faults = [Fault(where=where, what=what, mend=mend)]
+            errors = [Diagnostic(location=where, message=what, fix=fix)]
         else:
-            faults = list(insist(guards.recipe, word, where, what, mend, guards.say))
-        if not faults:
+            errors = list(insist(guards.recipe, word, where, what, fix, guards.say))
+        if not errors:
             guards.begun += FIRST  # said once
             return
         kept = self._keep() if word in ("nonfinite", "labels", "zero_loss") else None
         if kept:
-            faults = [
-                Fault(where=f.where, what=f"{f.what} (the weights are untouched: {kept})", mend=f.mend) for f in faults
+            errors = [
+                Diagnostic(location=f.location, message=f"{f.message} (the weights are untouched: {kept})", fix=f.fix)
+                for f in errors
             ]
-        raise RecipeError(faults)
+        raise RecipeError(errors)
 
     def _keep(self) -> str | None:
         """The checkpoint of the state before this step, made if there is none and any are wanted."""

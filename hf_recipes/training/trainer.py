@@ -15,7 +15,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.checkpoints.loop_state import ContinuingMixin
 from hf_recipes.checkpoints.saving import CheckpointMixin
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluationMixin
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.out_of_memory import MemoryMixin
@@ -96,7 +96,7 @@ def _refusals(recipe: Recipe | None, *keys: str) -> Iterator[None]:
             raise
         key = next((key for key in keys if key in recipe.training), keys[-1])
         what = f"{key} is refused by the trainer: {first_line(problem)}"
-        raise fault(recipe.place(f"{recipe.trainer}.{key}"), what) from problem
+        raise RecipeError.at(recipe.place(f"{recipe.trainer}.{key}"), what) from problem
 
 
 def _card_facts(device: Any) -> dict[str, float]:
@@ -129,7 +129,9 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
     try:
         return kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
-        raise fault(recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(
+            recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}"
+        ) from problem
 
 
 def build_trainer(
@@ -161,7 +163,7 @@ def build_trainer(
     try:
         trainer = kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
-        raise fault(recipe.place(recipe.trainer), f"the trainer refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.place(recipe.trainer), f"the trainer refuses: {first_line(problem)}") from problem
     bound(trainer, say)
     return trainer
 

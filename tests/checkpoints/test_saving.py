@@ -48,7 +48,7 @@ def test_a_manifest_names_every_file_and_the_run_it_is_of(recipe: str) -> None:
     body = manifest.read(folder)
     assert body is not None
     assert set(body["files"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
-    assert list(manifest.faults(folder, body)) == []
+    assert list(manifest.errors(folder, body)) == []
     assert (body["step"], body["world_size"], body["state"]) == (4, 1, ["optimizer", "scheduler", "rng"])
     record = json.loads(Path("out/record.json").read_text())
     assert body["run"] == record["run"]

@@ -121,7 +121,7 @@ def test_a_run_that_its_launcher_ended_stops_the_sweep(
 def test_every_fault_of_every_cell_is_told_before_the_first_one_runs(recipe: str, cells: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
         sweep(recipe, sets=["TrainingArguments.learning_rate=1e-3,fast", "TrainingArguments.max_step=1,2"])
-    assert len(caught.value.faults) == 3 and "did you mean" in str(caught.value)
+    assert len(caught.value.errors) == 3 and "did you mean" in str(caught.value)
     assert cells == [] and not Path("out-sweep").exists()
 
 

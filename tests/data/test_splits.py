@@ -186,7 +186,7 @@ def test_splits_that_no_role_names_are_told(folder: Path, make: Make) -> None:
 def test_what_the_file_system_tells_is_told_first(folder: Path, make: Make, dataset: str, told: str) -> None:
     write_all(folder)
     recipe = make(dataset)
-    assert [str(found) for found in data.file_faults(recipe)] == [f"recipe.yaml:3: {told}"]
+    assert [str(found) for found in data.file_errors(recipe)] == [f"recipe.yaml:3: {told}"]
 
 
 @pytest.mark.parametrize(

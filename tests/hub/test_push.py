@@ -19,7 +19,7 @@ from hub_double import TOKEN, HubDouble, Trouble
 from huggingface_hub import ModelCard
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.hub.push import files_to_push, push, push_later, token_faults
+from hf_recipes.hub.push import files_to_push, push, push_later, token_errors
 
 QUICK = "Patience(answer_seconds=20, tries=2, first_wait_seconds=0.1, trouble_seconds=1.3)"
 HASTY = QUICK.replace("20", "0.5")  # for a Hub that never answers; too short for a busy machine otherwise
@@ -461,7 +461,7 @@ def test_a_pickle_under_an_allowed_name_is_refused(run: Path):
     (run / "tokenizer.model").write_bytes(b"\x80\x04K\x01.")
     (run / "vocab.json").write_bytes(b"PK\x03\x04")
     (run / "adapter_model.safetensors").write_bytes(b"\x80\x04K\x01.")
-    assert list(map(str, token_faults(run, files_to_push(run)))) == [
+    assert list(map(str, token_errors(run, files_to_push(run)))) == [
         f"{run}/adapter_model.safetensors: is no safetensors file; save it again",
         f"{run}/tokenizer.model: is a pickle under another name; delete it",
         f"{run}/vocab.json: is a pickle under another name; delete it",

@@ -48,10 +48,10 @@ def here(tmp_path, monkeypatch):
     return write
 
 
-def faults_of(path, *overrides):
+def errors_of(path, *overrides):
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, overrides)
-    return [str(fault) for fault in caught.value.faults]
+    return [str(error) for error in caught.value.errors]
 
 
 def changed(**lines):
@@ -79,7 +79,7 @@ def test_a_recipe_reads_as_it_is_written_and_every_key_knows_its_line(here):
     assert recipe.place("dataset.data_files.train") == "a.yaml:6"
     assert recipe.place("TrainingArguments.seed") == "a.yaml:9"
     assert recipe.place("LoraConfig.r") == "a.yaml"
-    assert recipe.translations == () and recipe.doubts == ()
+    assert recipe.translations == () and recipe.warnings == ()
 
 
 def test_yaml_is_read_as_1_2(here):
@@ -128,8 +128,8 @@ def test_reading_a_recipe_imports_nothing_heavy(here):
 def test_a_misspelled_key_is_refused_with_its_line_and_the_nearest_name(here):
     text = VALID.replace("text-classification", "chat").replace("TrainingArguments", "SFTConfig")
     path = here(text.replace("  dataloader_num_workers: 4", "  max_lenght: 512"))
-    [fault] = [f for f in faults_of(path) if "max_lenght" in f]
-    assert fault == f"a.yaml:13: SFTConfig has no 'max_lenght' (trl {version('trl')}); did you mean 'max_length'?"
+    [error] = [f for f in errors_of(path) if "max_lenght" in f]
+    assert error == f"a.yaml:13: SFTConfig has no 'max_lenght' (trl {version('trl')}); did you mean 'max_length'?"
 
 
 TRANSFORMERS = f"transformers {version('transformers')}"
@@ -178,8 +178,8 @@ TRANSFORMERS = f"transformers {version('transformers')}"
 )
 def test_a_wrong_value_is_refused_with_the_mend(here, line, message):
     name = line.partition(":")[0]
-    [fault] = faults_of(here(changed(line13=f"  {line}", line11="", line12="")))
-    assert fault.startswith(f"a.yaml:13: TrainingArguments.{name} {message}")
+    [error] = errors_of(here(changed(line13=f"  {line}", line11="", line12="")))
+    assert error.startswith(f"a.yaml:13: TrainingArguments.{name} {message}")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_key_that_stands_in_the_wrong_section_is_told_where_it_belongs(here):
     path = here(
         changed(line11="  lora_alpha: 3", line12="  max_lenght: 5", line13="  packing: true") + "learning_rate: 1\n"
     )
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         f"a.yaml:11: TrainingArguments has no 'lora_alpha' ({TRANSFORMERS}); it is a word of LoraConfig",
         f"a.yaml:12: TrainingArguments has no 'max_lenght' ({TRANSFORMERS}); did you mean 'max_length' of dataset?",
         f"a.yaml:13: TrainingArguments has no 'packing' ({TRANSFORMERS}); it is a word of SFTConfig",
@@ -219,17 +219,17 @@ def test_a_key_that_stands_in_the_wrong_section_is_told_where_it_belongs(here):
 
 
 def test_an_unknown_section_is_refused_with_the_nearest(here):
-    assert faults_of(here(VALID.replace("TrainingArguments:", "TrainingArgument:"))) == [
+    assert errors_of(here(VALID.replace("TrainingArguments:", "TrainingArgument:"))) == [
         "a.yaml:9: a recipe has no 'TrainingArgument'; did you mean 'TrainingArguments'?"
     ]
-    assert faults_of(here(VALID + "lora_config: {r: 1}\n")) == [
+    assert errors_of(here(VALID + "lora_config: {r: 1}\n")) == [
         "a.yaml:15: a recipe has no 'lora_config'; did you mean 'LoraConfig'?"
     ]
 
 
 def test_all_duplicate_keys_are_reported_with_the_line_of_the_first(here):
     text = VALID + "metrics: [f1]\nLoraConfig:\n  r: 1\n  r: 2\n  r: 3\n"
-    assert faults_of(here(text)) == [
+    assert errors_of(here(text)) == [
         "a.yaml:15: duplicate key 'metrics'; it stands on line 14 already: keep one of them",
         "a.yaml:18: duplicate key 'r'; it stands on line 17 already: keep one of them",
         "a.yaml:19: duplicate key 'r'; it stands on line 17 already: keep one of them",
@@ -237,13 +237,13 @@ def test_all_duplicate_keys_are_reported_with_the_line_of_the_first(here):
 
 
 def test_both_trainers_or_neither_is_a_fault(here):
-    both = faults_of(here(VALID + "SFTConfig: {}\n"))
+    both = errors_of(here(VALID + "SFTConfig: {}\n"))
     assert both == [
         "a.yaml:15: the recipe has SFTConfig here and TrainingArguments (a.yaml:9); "
         "keep one of them: TrainingArguments for Trainer, SFTConfig for SFTTrainer",
         "a.yaml:15: task text-classification is not trained with SFTConfig; use TrainingArguments",
     ]
-    neither = faults_of(
+    neither = errors_of(
         here("task: chat\nmodel: {preset: gpt-small}\ntokenizer: {pretrained_model_name_or_path: gpt2}\n")
     )
     assert neither == [
@@ -255,27 +255,27 @@ def test_both_trainers_or_neither_is_a_fault(here):
 
 def test_a_task_is_needed_and_must_be_one_of_ours(here):
     tasks = "causal-lm, chat, text-classification, token-classification"
-    assert faults_of(here(changed(line1=""))) == [f"a.yaml: the recipe has no task; write `task:` with one of {tasks}"]
-    assert faults_of(here(changed(line1="task: text-clasification"))) == [
+    assert errors_of(here(changed(line1=""))) == [f"a.yaml: the recipe has no task; write `task:` with one of {tasks}"]
+    assert errors_of(here(changed(line1="task: text-clasification"))) == [
         "a.yaml:1: there is no task 'text-clasification'; did you mean 'text-classification'?"
     ]
-    assert faults_of(here(changed(line1="task: [chat]"))) == [
+    assert errors_of(here(changed(line1="task: [chat]"))) == [
         "a.yaml:1: there is no task ['chat']; did you mean 'chat'?"
     ]
 
 
 def test_a_section_that_is_empty_or_no_mapping_is_a_fault(here):
-    assert faults_of(here(VALID + "LoraConfig:\n")) == [
+    assert errors_of(here(VALID + "LoraConfig:\n")) == [
         "a.yaml:15: LoraConfig is empty; write `LoraConfig: {}` for upstream's defaults, or leave the section out"
     ]
-    assert faults_of(here(VALID + "LoraConfig: 8\n")) == [
+    assert errors_of(here(VALID + "LoraConfig: 8\n")) == [
         "a.yaml:15: LoraConfig is 8 (int); it must be a mapping: the keyword arguments of LoraConfig"
     ]
 
 
 def test_our_own_words_are_judged_too(here):
     path = here(changed(line14="metrics: f1") + "master_weights: 1\nsample_prompts: [1]\n")
-    assert faults_of(path)[:3] == [
+    assert errors_of(path)[:3] == [
         "a.yaml:14: metrics is 'f1' (str); it must be a list of str",
         "a.yaml:15: master_weights is 1 (int); it must be true or false",
         "a.yaml:16: sample_prompts holds 1 (int) as item 1; it must be a list of str",
@@ -286,18 +286,18 @@ def test_our_own_words_are_judged_too(here):
 
 
 def test_a_model_comes_from_exactly_one_source(here):
-    assert faults_of(here(changed(line3="  dtype: float32"))) == [
+    assert errors_of(here(changed(line3="  dtype: float32"))) == [
         "a.yaml:2: model names no weights and no shape; write one of pretrained_model_name_or_path, preset, config"
     ]
-    [fault] = faults_of(here(changed(line3="  pretrained_model_name_or_path: a\n  preset: gpt-small")))
-    assert fault == (
+    [error] = errors_of(here(changed(line3="  pretrained_model_name_or_path: a\n  preset: gpt-small")))
+    assert error == (
         "a.yaml:4: model has pretrained_model_name_or_path and preset; "
         "keep one of them (`pretrained_model_name_or_path: null` takes a parent's away)"
     )
 
 
 def test_a_preset_is_known_and_needs_a_tokenizer(here):
-    assert faults_of(here(changed(line3="  preset: gpt-smal"))) == [
+    assert errors_of(here(changed(line3="  preset: gpt-smal"))) == [
         "a.yaml:3: there is no preset 'gpt-smal'; did you mean 'gpt-small'?",
         "a.yaml:3: a model from scratch needs a tokenizer; "
         "write `tokenizer:` with pretrained_model_name_or_path, or `BpeTrainer:` to train one on the data",
@@ -306,12 +306,12 @@ def test_a_preset_is_known_and_needs_a_tokenizer(here):
 
 def test_fields_of_the_models_config_are_judged_by_its_class(here):
     text = changed(line3="  pretrained_model_name_or_path: bert-base-uncased\n  num_hidden_layers: 2.5")
-    assert faults_of(here(text)) == ["a.yaml:4: model.num_hidden_layers is 2.5 (float); it must be an int, such as 12"]
+    assert errors_of(here(text)) == ["a.yaml:4: model.num_hidden_layers is 2.5 (float); it must be an int, such as 12"]
     text = changed(
         line3="  pretrained_model_name_or_path: bert-base-uncased\n  hidden_dropout_probb: 0.1\n  num_labels: 3"
     )
     recipe = read_recipe(here(text))
-    assert list(map(str, recipe.doubts)) == [
+    assert list(map(str, recipe.warnings)) == [
         f"a.yaml:4: model.hidden_dropout_probb is no word that is known here ({TRANSFORMERS}); "
         "did you mean 'hidden_dropout_prob'?"
     ]
@@ -320,9 +320,9 @@ def test_fields_of_the_models_config_are_judged_by_its_class(here):
 def test_a_local_config_json_tells_the_fields_of_the_config(here):
     here('{"model_type": "llama", "num_hidden_layers": 2}', "model/config.json")
     text = changed(line3="  pretrained_model_name_or_path: ./model\n  rms_norm_eps: 0.1\n  n_layer: 3")
-    [doubt] = read_recipe(here(text)).doubts
-    assert str(doubt).startswith(f"a.yaml:5: model.n_layer is no word that is known here ({TRANSFORMERS}); ")
-    assert faults_of(here(changed(line3="  pretrained_model_name_or_path: ./model\n  rms_norm_eps: big"))) == [
+    [warning] = read_recipe(here(text)).warnings
+    assert str(warning).startswith(f"a.yaml:5: model.n_layer is no word that is known here ({TRANSFORMERS}); ")
+    assert errors_of(here(changed(line3="  pretrained_model_name_or_path: ./model\n  rms_norm_eps: big"))) == [
         "a.yaml:4: model.rms_norm_eps is 'big' (str); it must be a number, such as 1e-06"
     ]
 
@@ -330,7 +330,7 @@ def test_a_local_config_json_tells_the_fields_of_the_config(here):
 def test_a_config_json_that_is_none_is_a_doubt_not_a_crash(here):
     here("[1, 2", "model/config.json")
     text = changed(line3="  pretrained_model_name_or_path: ./model\n  n_layer: 3")
-    assert str(read_recipe(here(text)).doubts[0]).startswith(
+    assert str(read_recipe(here(text)).warnings[0]).startswith(
         "a.yaml:3: ./model/config.json tells nothing: it is no JSON"
     )
 
@@ -338,17 +338,17 @@ def test_a_config_json_that_is_none_is_a_doubt_not_a_crash(here):
 def test_an_inline_config_is_judged(here):
     tail = "tokenizer: {pretrained_model_name_or_path: gpt2}\n"
     config = "  config:\n    model_type: gpt2\n    n_layer: two\n    n_lyer: 2"
-    assert faults_of(here(changed(line3=config) + tail)) == [
+    assert errors_of(here(changed(line3=config) + tail)) == [
         "a.yaml:5: model.config.n_layer is 'two' (str); it must be an int, such as 12"
     ]
     recipe = read_recipe(here(changed(line3=config.replace("two", "2")) + tail))
-    assert list(map(str, recipe.doubts)) == [
+    assert list(map(str, recipe.warnings)) == [
         f"a.yaml:6: GPT2Config has no 'n_lyer' ({TRANSFORMERS}); did you mean 'n_layer'?"
     ]
-    assert faults_of(here(changed(line3="  config: {model_type: gptt2}") + tail)) == [
+    assert errors_of(here(changed(line3="  config: {model_type: gptt2}") + tail)) == [
         f"a.yaml:3: model.config.model_type is 'gptt2', which {TRANSFORMERS} does not have; did you mean 'gpt2'?"
     ]
-    assert faults_of(here(changed(line3="  config: {n_layer: 2}") + tail)) == [
+    assert errors_of(here(changed(line3="  config: {n_layer: 2}") + tail)) == [
         "a.yaml:3: model.config has no model_type; write the name of an architecture, such as gpt2"
     ]
 
@@ -356,12 +356,12 @@ def test_an_inline_config_is_judged(here):
 def test_words_of_the_builder_are_known_and_strange_ones_are_doubted(here):
     text = changed(line5="  path: csv\n  sep: ;\n  skiprows: 1\n  text_colum: body\n  data_dir: a")
     recipe = read_recipe(here(text))
-    assert list(map(str, recipe.doubts)) == [
+    assert list(map(str, recipe.warnings)) == [
         f"a.yaml:8: dataset.text_colum is no word that is known here (datasets {version('datasets')}); "
         "did you mean 'text_column'?"
     ]
-    [doubt] = read_recipe(here(changed(line5="  path: jsonn"))).doubts
-    assert str(doubt) == (
+    [warning] = read_recipe(here(changed(line5="  path: jsonn"))).warnings
+    assert str(warning) == (
         "a.yaml:5: dataset.path is 'jsonn', which is no file format; "
         "did you mean 'json'? otherwise it is looked for on the Hub"
     )
@@ -378,15 +378,15 @@ def test_words_of_the_builder_are_known_and_strange_ones_are_doubted(here):
     ],
 )
 def test_values_of_the_dataset_are_judged(here, line, message):
-    assert faults_of(here(changed(line7=f"  {line}"))) == [f"a.yaml:7: {message}"]
+    assert errors_of(here(changed(line7=f"  {line}"))) == [f"a.yaml:7: {message}"]
 
 
 def test_words_of_the_tokenizer_are_judged(here):
     recipe = read_recipe(here(VALID + "tokenizer: {padding_side: left, padding_sid: left, do_lower_case: true}\n"))
-    assert list(map(str, recipe.doubts)) == [
+    assert list(map(str, recipe.warnings)) == [
         f"a.yaml:15: tokenizer.padding_sid is no word that is known here ({TRANSFORMERS}); did you mean 'padding_side'?"
     ]
-    assert faults_of(here(VALID + "tokenizer: {padding_side: lefft, model_max_length: '8'}\n")) == [
+    assert errors_of(here(VALID + "tokenizer: {padding_side: lefft, model_max_length: '8'}\n")) == [
         "a.yaml:15: tokenizer.padding_side is 'lefft'; did you mean 'left'?",
         "a.yaml:15: tokenizer.model_max_length is '8' (str); write 8 without quotes",
     ]
@@ -396,12 +396,12 @@ def test_a_quoted_number_is_a_fault_where_upstream_takes_a_number_or_a_word(here
     text = VALID.replace("text-classification", "causal-lm").replace("TrainingArguments", "SFTConfig")
     text = text.replace("  label_column: label\n", "").replace("[f1, accuracy]", "[perplexity]")
     path = here(text.replace("  dataloader_num_workers: 4", "  pad_to_multiple_of: '8'"))
-    assert faults_of(path) == ["a.yaml:12: SFTConfig.pad_to_multiple_of is '8'; write 8 without quotes"]
+    assert errors_of(path) == ["a.yaml:12: SFTConfig.pad_to_multiple_of is '8'; write 8 without quotes"]
 
 
 def test_code_from_the_hub_is_refused(here):
-    [fault] = faults_of(here(changed(line3="  pretrained_model_name_or_path: a\n  trust_remote_code: true")))
-    assert fault == (
+    [error] = errors_of(here(changed(line3="  pretrained_model_name_or_path: a\n  trust_remote_code: true")))
+    assert error == (
         "a.yaml:4: model.trust_remote_code is refused: code from the Hub is not run; "
         "leave it out: this package loads what transformers has a class for"
     )
@@ -423,16 +423,16 @@ SECRET = "hf_" + "a1B2" * 9
 def test_a_token_is_refused_and_never_shown(here, section, key):
     path = here(VALID.replace(f"{section}:\n", f"{section}:\n  {key}: {SECRET}\n"))
     line = VALID.splitlines().index(f"{section}:") + 2
-    assert faults_of(path) == [f"a.yaml:{line}: {section}.{key}: a token in a recipe is refused; set HF_TOKEN instead"]
-    assert faults_of(here(VALID), f"{section}.{key}={SECRET}") == [
+    assert errors_of(path) == [f"a.yaml:{line}: {section}.{key}: a token in a recipe is refused; set HF_TOKEN instead"]
+    assert errors_of(here(VALID), f"{section}.{key}={SECRET}") == [
         f"argument '{section}.{key}=...': a token in a recipe is refused; set HF_TOKEN instead"
     ]
 
 
 def test_a_token_under_another_name_is_recognised_by_its_shape(here):
     path = here(changed(line7=f"  storage_options: {{headers: [Bearer {SECRET}]}}"))
-    [fault] = faults_of(path)
-    assert SECRET not in fault and fault.startswith("a.yaml:7: dataset.storage_options.headers")
+    [error] = errors_of(path)
+    assert SECRET not in error and error.startswith("a.yaml:7: dataset.storage_options.headers")
 
 
 # old keys -------------------------------------------------------------------------------------------------------------
@@ -500,13 +500,13 @@ def test_a_null_source_of_the_model_makes_room_for_another(here):
 def test_a_child_with_the_other_trainer_is_told_how_to_take_the_parents_away(here):
     here(VALID, "parent.yaml")
     path = here("extends: parent.yaml\nSFTConfig: {max_length: 8}\n", "child.yaml")
-    [fault] = [f for f in faults_of(path) if "keep one" in f]
-    assert fault == (
+    [error] = [f for f in errors_of(path) if "keep one" in f]
+    assert error == (
         "child.yaml:2: the recipe has SFTConfig here and TrainingArguments (parent.yaml:9); "
         "keep one of them: `TrainingArguments: null` in this file takes the parent's away"
     )
-    [fault] = [f for f in faults_of("parent.yaml", "SFTConfig.max_length=8") if "keep one" in f]
-    assert fault == (
+    [error] = [f for f in errors_of("parent.yaml", "SFTConfig.max_length=8") if "keep one" in f]
+    assert error == (
         "argument 'SFTConfig.max_length=8': the recipe has SFTConfig here and TrainingArguments (parent.yaml:9); "
         "keep one of them: the argument 'TrainingArguments=null' takes the other away"
     )
@@ -515,7 +515,7 @@ def test_a_child_with_the_other_trainer_is_told_how_to_take_the_parents_away(her
 def test_a_fault_of_the_parent_is_told_in_the_parent_unless_the_child_mends_it(here):
     here(changed(line11="  learning_rate: abc", line12="  sed: 1"), "parent.yaml")
     path = here("extends: parent.yaml\nTrainingArguments: {seeed: 2}\n", "child.yaml")
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         f"child.yaml:2: TrainingArguments has no 'seeed' ({TRANSFORMERS}); did you mean 'seed'?",
         "parent.yaml:11: TrainingArguments.learning_rate is 'abc' (str); it must be a number, such as 5e-05",
         f"parent.yaml:12: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
@@ -527,7 +527,7 @@ def test_a_fault_of_the_parent_is_told_in_the_parent_unless_the_child_mends_it(h
 def test_a_parent_that_is_missing_is_told_at_the_line_of_extends_beside_the_childs_own_faults(here):
     here(VALID, "base.yaml")
     path = here("TrainingArguments:\n  sed: 1\nextends: bsae.yaml\n")
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         f"a.yaml:2: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
         "a.yaml:3: extends bsae.yaml: no such file; did you mean 'base.yaml'?",
     ]
@@ -536,16 +536,16 @@ def test_a_parent_that_is_missing_is_told_at_the_line_of_extends_beside_the_chil
 def test_a_circle_of_parents_is_told_and_does_not_hang(here):
     here("extends: c.yaml\n", "b.yaml")
     here("\nextends: a.yaml\n", "c.yaml")
-    assert faults_of(here("extends: ./b.yaml\n")) == [
+    assert errors_of(here("extends: ./b.yaml\n")) == [
         "c.yaml:2: extends a.yaml, which leads back to itself; end the circle"
     ]
-    assert faults_of(here("extends: s.yaml\n", "s.yaml")) == [
+    assert errors_of(here("extends: s.yaml\n", "s.yaml")) == [
         "s.yaml:1: extends s.yaml, which leads back to itself; end the circle"
     ]
 
 
 def test_extends_names_one_file(here):
-    assert faults_of(here("extends: [b.yaml]\n")) == [
+    assert errors_of(here("extends: [b.yaml]\n")) == [
         "a.yaml:1: extends is ['b.yaml'] (list); it must be the path of one recipe, relative to this file"
     ]
 
@@ -605,11 +605,11 @@ def test_arguments_have_the_last_word_and_are_read_as_yaml(here):
     ],
 )
 def test_a_wrong_argument_is_refused_with_itself_as_the_place(here, argument, message):
-    assert faults_of(here(VALID), argument) == [f"argument {argument!r}: {message}"]
+    assert errors_of(here(VALID), argument) == [f"argument {argument!r}: {message}"]
 
 
 def test_faults_of_the_file_and_of_the_arguments_are_told_together(here):
-    assert faults_of(here(changed(line11="  sed: 1")), "TrainingArguments.seed=x", "foo") == [
+    assert errors_of(here(changed(line11="  sed: 1")), "TrainingArguments.seed=x", "foo") == [
         f"a.yaml:11: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
         "argument 'foo': a setting is written Section.key=value; such as TrainingArguments.seed=1",
         "argument 'TrainingArguments.seed=x': TrainingArguments.seed is 'x' (str); it must be an int, such as 42",
@@ -646,20 +646,20 @@ def test_faults_of_the_file_and_of_the_arguments_are_told_together(here):
     ids=["empty", "comment", "list", "word", "binary", "latin1", "control", "two", "tab", "10MB"],
 )
 def test_a_file_that_is_no_recipe_is_one_message(here, data, message):
-    assert faults_of(here(data)) == [message]
+    assert errors_of(here(data)) == [message]
 
 
 def test_a_missing_file_is_named_with_the_nearest_one(here):
     here(VALID, "recipes/rtx3070.yaml")
-    assert faults_of("recipes/rtx3070.yml") == [
+    assert errors_of("recipes/rtx3070.yml") == [
         "recipes/rtx3070.yml: no such file; did you mean 'recipes/rtx3070.yaml'?"
     ]
-    assert faults_of("recipes/rtx370.yaml") == [
+    assert errors_of("recipes/rtx370.yaml") == [
         "recipes/rtx370.yaml: no such file; did you mean 'recipes/rtx3070.yaml'?"
     ]
-    assert faults_of("recipes/zzz") == ["recipes/zzz: no such file; see what is in 'recipes'"]
-    assert faults_of("nowhere/a.yaml") == ["nowhere/a.yaml: no such file; there is no folder 'nowhere' either"]
-    assert faults_of("recipes") == [
+    assert errors_of("recipes/zzz") == ["recipes/zzz: no such file; see what is in 'recipes'"]
+    assert errors_of("nowhere/a.yaml") == ["nowhere/a.yaml: no such file; there is no folder 'nowhere' either"]
+    assert errors_of("recipes") == [
         "recipes: is a directory, not a recipe; give one file of it, such as recipes/rtx3070.yaml"
     ]
 
@@ -684,13 +684,13 @@ LIMIT = "a recipe is a page of settings: write the values out, or put the data i
     ids=["brackets", "mappings", "aliases", "circle"],
 )
 def test_a_bomb_is_refused_quickly(here, text, message):
-    [fault] = faults_of(here(text))
-    assert fault.startswith("a.yaml:") and fault.endswith(f": {message}; {LIMIT}")
+    [error] = errors_of(here(text))
+    assert error.startswith("a.yaml:") and error.endswith(f": {message}; {LIMIT}")
 
 
 def test_yaml_tags_are_refused_and_nothing_is_run(here):
     path = here(changed(line10="  output_dir: !!python/object/apply:os.mkdir [owned]", line14="metrics: !mine [f1]"))
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         "a.yaml:10: the YAML tag '!!python/object/apply:os.mkdir' is not taken; write a plain value without a tag",
         "a.yaml:14: the YAML tag '!mine' is not taken; write a plain value without a tag",
     ]
@@ -699,7 +699,7 @@ def test_yaml_tags_are_refused_and_nothing_is_run(here):
 
 def test_a_fault_writes_nothing(here, tmp_path):
     here(changed(line11="  sed: 1"))
-    faults_of("a.yaml")
+    errors_of("a.yaml")
     assert [p.name for p in tmp_path.iterdir()] == ["a.yaml"]
 
 
@@ -731,7 +731,7 @@ Lora_Config: {r: 8}
 
 
 def test_a_dozen_planted_faults_are_told_in_one_go_each_with_its_line(here):
-    assert faults_of(here(TWELVE)) == [
+    assert errors_of(here(TWELVE)) == [
         "a.yaml:4: model.num_hidden_layers is 'two' (str); it must be an int, such as 12",
         "a.yaml:7: dataset.test_size is 1.5; it must be above 0, and whole above 1",
         "a.yaml:9: TrainingArguments.per_device_train_batch_size is 8.5 (float); it must be an int, such as 8",
@@ -751,11 +751,11 @@ def test_a_dozen_planted_faults_are_told_in_one_go_each_with_its_line(here):
 def test_faults_told_early_do_not_hide_those_that_need_a_sound_recipe(here):
     text = VALID.replace("task: text-classification", "task: text-clasification") + "SFTConfig: {}\nLoraConfig: [1]\n"
     text = text.replace("  dataloader_num_workers: 4", "  fp16: true\n  bf16: true\n  dataloader_prefetch_factor: 2")
-    told = "\n".join(faults_of(here(text)))
+    told = "\n".join(errors_of(here(text)))
     for line in (1, 13, 15, 17, 18):
         assert f"a.yaml:{line}: " in told, told
     text = changed(line13="  eval_strategy: stepss\n  load_best_model_at_end: true")
-    assert faults_of(here(text)) == ["a.yaml:13: TrainingArguments.eval_strategy is 'stepss'; did you mean 'steps'?"]
+    assert errors_of(here(text)) == ["a.yaml:13: TrainingArguments.eval_strategy is 'stepss'; did you mean 'steps'?"]
 
 
 # back to text ---------------------------------------------------------------------------------------------------------
@@ -861,7 +861,7 @@ def test_no_mutation_of_a_recipe_makes_the_reader_raise_anything_but_its_own_err
             )
         except RecipeError as error:
             refused += 1
-            assert error.faults and all(fault.where and fault.what for fault in error.faults)
+            assert error.errors and all(error.location and error.message for error in error.errors)
             continue
         read += 1
         again = read_recipe(here(dump_recipe(recipe), "again.yaml"))

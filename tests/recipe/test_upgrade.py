@@ -39,15 +39,15 @@ def upgraded(section="TrainingArguments", more=None, **words):
     sections = {"task": "causal-lm", section: words, **(more or {})}
     places = {"task": "a.yaml:1", section: "a.yaml:2"}
     places |= {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(words, 3)}
-    new, _, lines, faults = upgrade_sections(sections, places)
-    assert not faults, faults
+    new, _, lines, errors = upgrade_sections(sections, places)
+    assert not errors, errors
     return new, lines
 
 
 def refused(section="TrainingArguments", **words):
     places = {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(words, 3)}
-    new, _, lines, faults = upgrade_sections({"task": "causal-lm", section: words}, places)
-    return new, lines, [str(fault) for fault in faults]
+    new, _, lines, errors = upgrade_sections({"task": "causal-lm", section: words}, places)
+    return new, lines, [str(error) for error in errors]
 
 
 def fields_of(section):
@@ -280,8 +280,8 @@ def test_lora_model_and_sft_words_are_translated_too():
             "loss_type": "chunked_nll",
         },
     }
-    new, _, lines, faults = upgrade_sections(sections, {})
-    assert not faults and len(lines) == 16
+    new, _, lines, errors = upgrade_sections(sections, {})
+    assert not errors and len(lines) == 16
     assert new == {
         "model": {"dtype": "bfloat16", "attn_implementation": "flash_attention_2"},
         "tokenizer": {},
@@ -331,8 +331,8 @@ def test_warmup_steps_above_zero_wins_over_a_ratio_and_zero_does_not():
 
 
 def test_a_ratio_outside_of_0_to_1_is_refused_as_transformers_4_did():
-    new, lines, faults = refused(warmup_ratio=6)
-    assert faults == ["a.yaml:3: warmup_ratio must lie in [0, 1], got 6; write warmup_steps"]
+    new, lines, errors = refused(warmup_ratio=6)
+    assert errors == ["a.yaml:3: warmup_ratio must lie in [0, 1], got 6; write warmup_steps"]
     assert new["TrainingArguments"] == {} and not lines
 
 
@@ -388,8 +388,8 @@ def test_an_unknown_opt_level_is_refused():
 
 
 def test_an_old_and_a_new_key_with_different_values_are_a_fault_that_names_both_lines():
-    new, lines, faults = refused(evaluation_strategy="steps", eval_strategy="epoch")
-    assert faults == [
+    new, lines, errors = refused(evaluation_strategy="steps", eval_strategy="epoch")
+    assert errors == [
         "a.yaml:3: evaluation_strategy: steps (gone between transformers 4.50 and 4.51) contradicts "
         "eval_strategy: epoch of a.yaml:4; keep eval_strategy, the name of today"
     ]
@@ -408,16 +408,16 @@ def test_an_old_and_a_new_key_that_agree_become_one_with_a_line():
 def test_master_weights_false_contradicts_o2():
     sections = {"task": "chat", "master_weights": False, "SFTConfig": {"fp16": True, "fp16_opt_level": "O2"}}
     places = {"master_weights": "a.yaml:2", "SFTConfig.fp16_opt_level": "a.yaml:5"}
-    faults = upgrade_sections(sections, places)[3]
-    assert [str(fault) for fault in faults] == [
+    errors = upgrade_sections(sections, places)[3]
+    assert [str(error) for error in errors] == [
         f"a.yaml:5: fp16_opt_level: O2 ({V5}) contradicts master_weights: false of a.yaml:2; "
         "keep master_weights, the name of today"
     ]
 
 
 def test_a_key_that_moves_into_a_mapping_which_is_a_file_is_refused():
-    _, _, faults = refused(accelerator_config="accelerator.json", split_batches=True)
-    assert faults == [
+    _, _, errors = refused(accelerator_config="accelerator.json", split_batches=True)
+    assert errors == [
         "a.yaml:4: split_batches (gone between transformers 4.50 and 4.51) belongs into accelerator_config, which is "
         "accelerator.json here; write split_batches: true there"
     ]
@@ -462,12 +462,12 @@ def test_tensor_parallelism_and_weights_of_other_frameworks_are_refused_with_the
 
 @pytest.mark.parametrize(("section", "key"), [("TrainingArguments", "push_to_hub_token"), ("model", "use_auth_token")])
 def test_a_token_is_refused_and_never_repeated(section, key):
-    new, lines, faults = refused(section, **{key: "secret"})
-    assert faults == [
+    new, lines, errors = refused(section, **{key: "secret"})
+    assert errors == [
         "a.yaml:3: a token does not belong in a recipe, which is saved, shared and pushed; "
         "take it out and set the environment variable HF_TOKEN"
     ]
-    assert "secret" not in f"{new}{lines}{faults}"
+    assert "secret" not in f"{new}{lines}{errors}"
 
 
 def test_a_hub_id_is_put_together_from_its_old_halves():
@@ -705,6 +705,6 @@ def test_a_recipe_of_today_runs_on_a_transformers_that_has_the_old_names_alone(m
     assert upgrade_sections(sections, {}) == (sections, {}, [], [])
     installed = upgrades._installed
     monkeypatch.setattr(upgrades, "_installed", lambda name: (5, 17) if name == "transformers" else installed(name))
-    found, _, lines, faults = upgrade_sections(sections, {})
-    assert faults == [] and found["TrainingArguments"] == {"gradient_checkpointing": True}
+    found, _, lines, errors = upgrade_sections(sections, {})
+    assert errors == [] and found["TrainingArguments"] == {"gradient_checkpointing": True}
     assert "activation_checkpointing: true -> gradient_checkpointing: true (new in transformers 5.23)" in str(lines)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 
 IGNORED = -100
 # Tag schemes by the prefixes in use: seqeval's strict mode must be told which one it reads. (Source: seqeval.scheme.)
@@ -57,10 +57,10 @@ def span_f1(predictions: Iterable[Sequence[str]], references: Iterable[Sequence[
 
     predicted, gold = [list(tags) for tags in predictions], [list(tags) for tags in references]
     if [len(tags) for tags in predicted] != [len(tags) for tags in gold]:
-        raise fault("metric span_f1", "predictions and references differ in length")
+        raise RecipeError.at("metric span_f1", "predictions and references differ in length")
     tags = {tag for sentences in (gold, predicted) for sentence in sentences for tag in sentence}
     if not tags:
-        raise fault("metric span_f1", "no tag is left to score", "is the split empty, or every label -100?")
+        raise RecipeError.at("metric span_f1", "no tag is left to score", "is the split empty, or every label -100?")
     name = _scheme(tags)
     if name == "BILOU":
         name, gold, predicted = (
@@ -98,7 +98,7 @@ def bits_per_byte(predictions: Any, total_bytes: int) -> dict[str, float]:
     """
     nll, _ = _sums("bits_per_byte", predictions)
     if total_bytes <= 0:
-        raise fault("metric bits_per_byte", f"the evaluated text has {total_bytes} bytes")
+        raise RecipeError.at("metric bits_per_byte", f"the evaluated text has {total_bytes} bytes")
     return {"bits_per_byte": float(nll / np.log(2.0) / total_bytes)}
 
 
@@ -112,17 +112,21 @@ def _sums(metric: str, predictions: Any) -> tuple[float, float]:
     rows = np.asarray(predictions, dtype=np.float64).reshape(-1, 2)
     nll, tokens = rows.sum(axis=0)
     if tokens <= 0:
-        raise fault(f"metric {metric}", "no token is left to score", "is the split empty, or every label -100?")
+        raise RecipeError.at(
+            f"metric {metric}", "no token is left to score", "is the split empty, or every label -100?"
+        )
     return float(nll), float(tokens)
 
 
 def _kept(metric: str, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
     predicted, gold = np.asarray(predictions), np.asarray(references)
     if predicted.shape != gold.shape:
-        raise fault(f"metric {metric}", f"predictions have shape {predicted.shape}, references {gold.shape}")
+        raise RecipeError.at(f"metric {metric}", f"predictions have shape {predicted.shape}, references {gold.shape}")
     keep = gold != IGNORED
     if not keep.any():
-        raise fault(f"metric {metric}", "no label is left to score", "is the split empty, or every label -100?")
+        raise RecipeError.at(
+            f"metric {metric}", "no label is left to score", "is the split empty, or every label -100?"
+        )
     return predicted[keep], gold[keep]
 
 
@@ -135,7 +139,7 @@ def scheme_of(tags: set[str]) -> tuple[str, dict[str, str]]:
 def _scheme(tags: set[str]) -> str:
     for tag in sorted(tags):
         if tag != "O" and (len(tag) < 3 or tag[0] not in "BILOUES" or tag[1] != "-"):
-            raise fault(
+            raise RecipeError.at(
                 "metric span_f1",
                 f"the tag {tag!r} has no prefix such as 'B-'",
                 "use accuracy for tags that are no spans",
@@ -145,4 +149,4 @@ def _scheme(tags: set[str]) -> str:
         if prefixes <= allowed:
             return name
     found = ", ".join(sorted(prefixes))
-    raise fault("metric span_f1", f"the tags' prefixes {found} are of no one scheme (IOB2, IOBES, BILOU)")
+    raise RecipeError.at("metric span_f1", f"the tags' prefixes {found} are of no one scheme (IOB2, IOBES, BILOU)")

@@ -15,7 +15,7 @@ from typing import Any
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.changes import BATCH, Option, alone, batches, standing_bytes, together
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, Judged, examine_all
-from hf_recipes.recipe.rules.all_rules import faults
+from hf_recipes.recipe.rules.all_rules import errors
 
 WANTED = 3
 SECONDS = 40.0  # no traces are begun that would end later than this, as long as the last ones took
@@ -154,7 +154,7 @@ def _may_fit(judged: Judged, probe: Judged | None, option: Option) -> bool:
 def _is_valid(judged: Judged, option: Option) -> bool:
     """Whether `check` would accept the changed recipe."""
     try:
-        return not faults(judged.recipe.with_values(option.words, PLACE))
+        return not errors(judged.recipe.with_values(option.words, PLACE))
     except RecipeError:
         return False
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.recipe.yaml_reader import read_text
@@ -50,7 +50,9 @@ def layout(processes: int | None, config_file: str | None) -> Layout:
         deepspeed = words.get("deepspeed_config")
         stage = deepspeed.get("zero_stage") if isinstance(deepspeed, Mapping) else None
         if stage not in (2, 3):
-            raise fault(config_file, f"plan knows zero_stage 2 and 3, not {stage!r}", "set deepspeed_config.zero_stage")
+            raise RecipeError.at(
+                config_file, f"plan knows zero_stage 2 and 3, not {stage!r}", "set deepspeed_config.zero_stage"
+            )
         return Layout(kind=f"zero{stage}", processes=count)
     if kind == "FSDP":
         return Layout(kind="fsdp2", processes=count)
@@ -118,8 +120,10 @@ def _read(path: str) -> Mapping[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as problem:
-        raise fault(where, f"{path!r} cannot be read ({problem.strerror})", "name one of accelerate_configs/") from None
+        raise RecipeError.at(
+            where, f"{path!r} cannot be read ({problem.strerror})", "name one of accelerate_configs/"
+        ) from None
     found = read_text(text, lambda line: f"{path}:{line}", path)
-    if found.faults or not isinstance(found.value, dict):
-        raise fault(path, "is no accelerate config", "write one with `accelerate config`")
+    if found.errors or not isinstance(found.value, dict):
+        raise RecipeError.at(path, "is no accelerate config", "write one with `accelerate config`")
     return found.value

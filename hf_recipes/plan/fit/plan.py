@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.device import Device
 from hf_recipes.data.load import file_names
-from hf_recipes.data.splits import FILE_BUILDERS, file_faults
+from hf_recipes.data.splits import FILE_BUILDERS, file_errors
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
 from hf_recipes.plan.fit.parallel import SINGLE, Layout
@@ -17,7 +17,7 @@ from hf_recipes.plan.trace import worker
 from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.recipe.rules.device import card_faults
+from hf_recipes.recipe.rules.device import gpu_errors
 
 READ_BYTES = 64 * 2**20  # local data up to this size is read without being asked: some seconds
 
@@ -57,7 +57,7 @@ def plan(
 
 def refuse_what_the_card_cannot(recipe: Recipe, gpu: Gpu) -> None:
     """As `run` would on that card: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
-    found = card_faults(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
+    found = gpu_errors(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
     if found:
         raise RecipeError(found)
 
@@ -111,7 +111,7 @@ def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | Non
     except RecipeError as problem:
         if insist:
             raise
-        return None, f"length: max_length, since the data was not read ({problem.faults[0].what})"
+        return None, f"length: max_length, since the data was not read ({problem.errors[0].message})"
 
 
 def _is_read(recipe: Recipe) -> tuple[bool, str]:
@@ -120,9 +120,9 @@ def _is_read(recipe: Recipe) -> tuple[bool, str]:
         return False, ""
     if path not in FILE_BUILDERS and not os.path.isdir(path):
         return False, f"length: max_length, since the data ({path}) is not on this machine"
-    faults = file_faults(recipe)
-    if faults:
-        return False, f"length: max_length, since the data was not read ({faults[0].what})"
+    errors = file_errors(recipe)
+    if errors:
+        return False, f"length: max_length, since the data was not read ({errors[0].message})"
     base = os.path.join("" if path in FILE_BUILDERS else path, recipe.get("dataset.data_dir") or "")
     files = [os.path.join(base, name) for name in file_names(recipe.get("dataset.data_files")).values()]
     size = sum(os.path.getsize(name) for name in files if os.path.isfile(name))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_recipes.catalog.gpus import Gpu
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, TIGHT, Judged, examine_all
 from hf_recipes.plan.trace.short_run import accumulation_of
 from hf_recipes.recipe.recipe import Recipe
@@ -268,7 +268,7 @@ def _at(judged: Judged, rows: int, length: int) -> Recipe:
     effective = judged.seen.micro_batch * accumulation_of(recipe)
     words = words_of(recipe, rows, length, max(effective, 2 * rows), judged.seen.eval_batch)
     if recipe.training.get("padding_free") and not recipe.training.get("packing"):
-        raise fault(
+        raise RecipeError.at(
             PLACE, "a padding_free recipe has no max_length to search over", "add packing: true, or plan --length"
         )
     words[f"{recipe.trainer}.per_device_eval_batch_size"] = min(rows, judged.seen.eval_batch)

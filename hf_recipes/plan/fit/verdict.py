@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, find, parse_bytes, usable_bytes
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.parallel import SINGLE, Layout, applied
 from hf_recipes.plan.trace.cuda_allocator import reserved
 from hf_recipes.plan.trace.result import Reserved, Trace
@@ -45,16 +45,18 @@ class Judged:
 def card(gpu: str | None, memory: str | None, capability: str | None) -> Gpu:
     """The card that the arguments name: --gpu, or --memory with --compute-capability (8.6 if none is said)."""
     if gpu is not None and memory is not None:
-        raise fault("argument '--memory'", "--gpu and --memory name two cards", "keep one of them")
+        raise RecipeError.at("argument '--memory'", "--gpu and --memory name two cards", "keep one of them")
     if capability is not None and memory is None:
-        raise fault("argument '--compute-capability'", "it goes with --memory; a card of --gpu has its own")
+        raise RecipeError.at("argument '--compute-capability'", "it goes with --memory; a card of --gpu has its own")
     if gpu is not None:
         return find(gpu)
     if memory is None:
-        raise fault("hf-recipes plan", "which card?", "say --gpu rtx-3070, or --memory 8GiB")
+        raise RecipeError.at("hf-recipes plan", "which card?", "say --gpu rtx-3070, or --memory 8GiB")
     major, _, minor = (capability or "8.6").partition(".")
     if not (major.isdigit() and minor.isdigit()):
-        raise fault("argument '--compute-capability'", f"{capability!r} is no compute capability", "write it as 8.6")
+        raise RecipeError.at(
+            "argument '--compute-capability'", f"{capability!r} is no compute capability", "write it as 8.6"
+        )
     return custom_card(f"a card of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.yaml_editor import YamlText
 
 WHERE = "argument '--write'"
@@ -29,9 +29,11 @@ def rewritten(source: str, target: str, words: Mapping[str, Any]) -> str:
 def write(source: str, target: str, words: Mapping[str, Any]) -> str:
     """Writes it; returns the line that says so. Raises RecipeError for a target that is there or cannot be written."""
     if os.path.exists(target):
-        raise fault(WHERE, f"{target!r} exists", "name a new file")
+        raise RecipeError.at(WHERE, f"{target!r} exists", "name a new file")
     try:
         Path(target).write_text(rewritten(source, target, words), encoding="utf-8")
     except OSError as problem:
-        raise fault(WHERE, f"{target!r} cannot be written ({problem.strerror})", "choose another place") from None
+        raise RecipeError.at(
+            WHERE, f"{target!r} cannot be written ({problem.strerror})", "choose another place"
+        ) from None
     return f"  written: {target}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, find, recognise
 from hf_recipes.common.files import put
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card
 from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, cells
 from hf_recipes.plan.measure.predictions import GIB, predicted, predictions, versions
@@ -114,7 +114,9 @@ def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, 
     else:
         facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **card_facts()}
         if "name" not in facts:
-            raise fault("hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?")
+            raise RecipeError.at(
+                "hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?"
+            )
         path = _file(target, facts["name"])
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")

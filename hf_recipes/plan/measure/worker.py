@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 540  # of one measurement
@@ -81,9 +81,9 @@ def _asked(request: dict[str, Any], where: str, seconds: float, child: Child | N
         return {"outcome": f"ended with status {child.returncode}: {last}"}
     answer: dict[str, Any] = json.loads(lines[-1])
     if "faults" in answer:
-        raise RecipeError([Fault(**one) for one in answer["faults"]])
+        raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
     if answer.get("no_card"):
-        raise fault(where, "there is no CUDA card on this machine", "measure on one that has, or say --cpu")
+        raise RecipeError.at(where, "there is no CUDA card on this machine", "measure on one that has, or say --cpu")
     return answer
 
 
@@ -126,7 +126,7 @@ def main() -> None:
     try:
         found = _answer(json.loads(sys.stdin.read()))
     except RecipeError as problem:
-        found = {"faults": [asdict(one) for one in problem.faults]}
+        found = {"faults": [asdict(one) for one in problem.errors]}
     except Exception as problem:  # a measurement that failed is an outcome, with upstream's words
         if os.environ.get("HF_RECIPES_LAB_DEBUG"):
             raise

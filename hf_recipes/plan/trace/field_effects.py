@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.device import optimizer_package
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Effect:
 
     kind: str  # COUNTED, NOTHING or REFUSED (when it is set to something else than null, false or "")
     why: str = ""
-    mend: str = ""  # of a refusal
+    fix: str = ""  # of a refusal
     traced: Any = KEPT
     mark: str = ""  # where it is set, the answer is an estimate for this reason
     newer: bool = False  # not in the oldest supported version of its package
@@ -50,8 +50,8 @@ def _nothing(names: str, why: str = "", **more: Any) -> dict[str, Effect]:
     return _each(names, Effect(kind=NOTHING, why=why, **more))
 
 
-def _refused(names: str, why: str, mend: str, **more: Any) -> dict[str, Effect]:
-    return _each(names, Effect(kind=REFUSED, why=why, mend=mend, traced=LEFT_OUT, **more))
+def _refused(names: str, why: str, fix: str, **more: Any) -> dict[str, Effect]:
+    return _each(names, Effect(kind=REFUSED, why=why, fix=fix, traced=LEFT_OUT, **more))
 
 
 TOPOLOGY = "how a run is spread over cards is the accelerate file's to say"
@@ -209,13 +209,13 @@ TABLES: Mapping[str, Table] = {
 }
 
 
-def refusals(recipe: Recipe) -> list[Fault]:
+def refusals(recipe: Recipe) -> list[Diagnostic]:
     """What the recipe sets and plan cannot follow, each at its line."""
     found = []
     for section, name, effect in _set(recipe):
         if effect.kind == REFUSED:
             what = f"plan cannot follow {name}: {effect.why}"
-            found.append(Fault(where=recipe.place(f"{section}.{name}"), what=what, mend=effect.mend))
+            found.append(Diagnostic(location=recipe.place(f"{section}.{name}"), message=what, fix=effect.fix))
     return [*found, *_optimizers(recipe)]
 
 
@@ -241,11 +241,11 @@ def _set(recipe: Recipe) -> Iterator[tuple[str, str, Effect]]:
                 yield section, name, effect
 
 
-def _optimizers(recipe: Recipe) -> Iterator[Fault]:
+def _optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
     """The optimizer's own code is traced, so it has to be here."""
     optim = str(recipe.training.get("optim", ""))
     package = optimizer_package(optim)
     if package is not None and find_spec(package[0]) is None:
         what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not here"
-        mend = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
-        yield Fault(where=recipe.place(f"{recipe.trainer}.optim"), what=what, mend=mend)
+        fix = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
+        yield Diagnostic(location=recipe.place(f"{recipe.trainer}.optim"), message=what, fix=fix)

@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_recipes.catalog.presets import PRESETS, SHAPES
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.models import build
 from hf_recipes.models.config import SOURCES, config_fields, from_scratch
 
@@ -51,11 +51,11 @@ def config_words(recipe: Recipe) -> dict[str, Any]:
     if cached is not None:
         return {**cached, **config_fields(recipe)}
     what = f"the shape of {name!r} is not known without the Hub"
-    mend = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
+    fix = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
     near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
     if near:
-        mend += f"; known here: {', '.join(near)}"
-    raise fault(recipe.place(f"model.{dotted}"), what, mend)
+        fix += f"; known here: {', '.join(near)}"
+    raise RecipeError.at(recipe.place(f"model.{dotted}"), what, fix)
 
 
 def _cached(name: str) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ def config_of(recipe: Recipe) -> Any:
     try:
         return AutoConfig.for_model(words.pop("model_type"), **words)
     except (ValueError, TypeError, KeyError) as problem:
-        raise fault(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def vocabulary(recipe: Recipe, config: Any) -> int:
@@ -154,7 +154,9 @@ def quantise(model: Any, words: Mapping[str, Any]) -> None:
     kind = "bitsandbytes_4bit" if settings.load_in_4bit else "bitsandbytes_8bit"
     quantizer = AUTO_QUANTIZER_MAPPING[kind](settings, pre_quantized=False)
     if not settings.load_in_4bit:
-        raise fault("BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan")
+        raise RecipeError.at(
+            "BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan"
+        )
     dtypes = {name: part.weight.dtype for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     quantizer.preprocess_model(model, dtype=None, device_map={"": 0})
     model.hf_quantizer = quantizer

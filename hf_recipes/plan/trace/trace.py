@@ -17,7 +17,7 @@ import torch
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.errors import fault
+from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scoring import Scoring
 from hf_recipes.models import build
 from hf_recipes.models.config import longest_input
@@ -104,7 +104,7 @@ def trace_here(
                 notes += told(recipe, kept)
         except Unfollowed as problem:
             what = f"plan cannot trace {problem}"
-            raise fault(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
+            raise RecipeError.at(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
         seconds = time.perf_counter() - began
         return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
 
@@ -115,14 +115,14 @@ def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Reci
     positions = longest_input(config)
     if length is not None:
         if positions is not None and length > positions:
-            raise fault(recipe.path, f"{length} tokens are more than the model's {positions} positions")
+            raise RecipeError.at(recipe.path, f"{length} tokens are more than the model's {positions} positions")
         if not (recipe.training.get("padding_free") and not recipe.training.get("packing")):
             recipe = recipe.with_values({dotted: length}, "plan's length")
         return recipe, length, []
     recipe, found, lines = choose_length(recipe, positions, 2**31)
     if found >= 2**31:
         what = "no length is given, and the model's positions are no table"
-        raise fault(recipe.path, what, f"set {dotted}, or give plan a length")
+        raise RecipeError.at(recipe.path, what, f"set {dotted}, or give plan a length")
     return recipe, found, lines
 
 

@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
-from hf_recipes.errors import Fault, RecipeError, fault
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
@@ -101,10 +101,10 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
     if "faults" in answer:
-        raise RecipeError([Fault(**one) for one in answer["faults"]])
+        raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
-        raise fault(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
+        raise RecipeError.at(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
     return answer
 
 
@@ -180,7 +180,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         request["capability"] = tuple(request["capability"])
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
-        return {"faults": [asdict(one) for one in problem.faults]}
+        return {"faults": [asdict(one) for one in problem.errors]}
     except Exception as problem:  # upstream's: the parent says which, this process goes on
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise

@@ -10,36 +10,36 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules import data, evaluation, hub, model, optimizer, precision
-from hf_recipes.recipe.rules.device import device_faults, device_questions, missing_packages
+from hf_recipes.recipe.rules.device import device_errors, device_questions, missing_packages
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
     from hf_recipes.recipe.rules.rule import Rule
 
-__all__ = ["DOUBTS", "FAULTS", "device_faults", "device_questions", "doubts", "faults"]
+__all__ = ["ERRORS", "WARNINGS", "device_errors", "device_questions", "errors", "warnings"]
 
 SUBJECTS = (model, data, precision, optimizer, evaluation, hub)
-FAULTS: tuple[Rule, ...] = tuple(rule for subject in SUBJECTS for rule in subject.FAULTS)
-DOUBTS: tuple[Rule, ...] = (*(rule for subject in SUBJECTS for rule in subject.DOUBTS), missing_packages)
+ERRORS: tuple[Rule, ...] = tuple(rule for subject in SUBJECTS for rule in subject.ERRORS)
+WARNINGS: tuple[Rule, ...] = (*(rule for subject in SUBJECTS for rule in subject.WARNINGS), missing_packages)
 
 
-def faults(recipe: Recipe) -> list[Fault]:
+def errors(recipe: Recipe) -> list[Diagnostic]:
     """What the file alone tells to be wrong, by line. The recipe has a known task and exactly one trainer."""
-    return _asked(FAULTS, recipe)
+    return _asked(ERRORS, recipe)
 
 
-def doubts(recipe: Recipe) -> list[Fault]:
+def warnings(recipe: Recipe) -> list[Diagnostic]:
     """What may be meant, by line: shown, and nothing stops."""
-    return _asked(DOUBTS, recipe)
+    return _asked(WARNINGS, recipe)
 
 
-def _asked(rules: Sequence[Rule], recipe: Recipe) -> list[Fault]:
-    found = dict.fromkeys(fault for rule in rules for fault in rule(recipe))
+def _asked(rules: Sequence[Rule], recipe: Recipe) -> list[Diagnostic]:
+    found = dict.fromkeys(error for rule in rules for error in rule(recipe))
     return sorted(found, key=_line)
 
 
-def _line(fault: Fault) -> tuple[str, int]:
-    file, _, line = fault.where.rpartition(":")
-    return (file, int(line)) if re.fullmatch(r"\d+", line) else (fault.where, 0)
+def _line(error: Diagnostic) -> tuple[str, int]:
+    file, _, line = error.location.rpartition(":")
+    return (file, int(line)) if re.fullmatch(r"\d+", line) else (error.location, 0)

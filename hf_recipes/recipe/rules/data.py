@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, given, number, on, tell, tell_at, value, word
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ WITHOUT_EFFECT = {
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
-def workers_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
+def workers_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1805 refuses prefetch_factor; torch refuses persistent_workers, at train() only."""
     if number(recipe, "dataloader_num_workers") != 0:
         return
@@ -34,7 +34,7 @@ def workers_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "dataloader_persistent_workers", what, "write dataloader_num_workers: 2, or leave it out")
 
 
-def columns_of_the_task(recipe: Recipe) -> Iterator[Fault]:
+def columns_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     """Column words are per task; two kinds of rows at once leave one unread."""
     from hf_recipes.catalog.tasks import TASKS
 
@@ -50,14 +50,14 @@ def columns_of_the_task(recipe: Recipe) -> Iterator[Fault]:
             yield tell_at(recipe, f"dataset.{second}", what, "keep one of them")
 
 
-def two_lengths(recipe: Recipe) -> Iterator[Fault]:
+def two_lengths(recipe: Recipe) -> Iterator[Diagnostic]:
     """SFTConfig has its own max_length; two of them could differ."""
     if recipe.trainer == "SFTConfig" and recipe.get("dataset.max_length") is not None:
         what = "dataset.max_length stands beside SFTConfig, which has its own max_length"
         yield tell_at(recipe, "dataset.max_length", what, "write SFTConfig.max_length instead")
 
 
-def files_that_are_no_names(recipe: Recipe) -> Iterator[Fault]:
+def files_that_are_no_names(recipe: Recipe) -> Iterator[Diagnostic]:
     """load_dataset: "'int' object has no attribute 'decode'"."""
     for dotted, held in _ends(recipe.get("dataset.data_files"), "dataset.data_files"):
         if not isinstance(held, str):
@@ -77,7 +77,7 @@ def _ends(held: Any, dotted: str) -> Iterator[tuple[str, Any]]:
         yield dotted, held
 
 
-def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Fault]:
+def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """The first token of a row is predicted by nothing: rows of one token have no loss at all."""
     from hf_recipes.catalog.tasks import TASKS
 
@@ -86,14 +86,14 @@ def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, dotted, f"{dotted}: 1 leaves no token to predict", "write some hundreds")
 
 
-def rows_that_stream(recipe: Recipe) -> Iterator[Fault]:
+def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
     """Rows are counted, packed and fingerprinted; upstream would want max_steps, and resumes inexactly."""
     if recipe.get("dataset.streaming") is True:
         what = "dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory"
         yield tell_at(recipe, "dataset.streaming", what, "leave it out")
 
 
-def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Fault]:
+def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Diagnostic]:
     """A validation share is split off only where there is no validation split."""
     held = recipe.section("dataset")
     splits = [part for part in (held.get("data_files"), held.get("split")) if isinstance(part, Mapping)]
@@ -105,7 +105,7 @@ def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Fault]:
             yield tell_at(recipe, f"dataset.{name}", what, "leave it out")
 
 
-def packing_that_fails(recipe: Recipe) -> Iterator[Fault]:
+def packing_that_fails(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1001 and :1468, once the data is tokenized and the model loaded."""
     if recipe.trainer != "SFTConfig":
         return
@@ -117,7 +117,7 @@ def packing_that_fails(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "padding_free", what, "write packing: true, or max_length: null")
 
 
-def documents_that_see_each_other(recipe: Recipe) -> Iterator[Fault]:
+def documents_that_see_each_other(recipe: Recipe) -> Iterator[Diagnostic]:
     """masking_utils.py:876: with a cache no mask keeps packed documents apart (measured: logits move by 0.46)."""
     if (
         recipe.trainer == "SFTConfig"
@@ -128,7 +128,7 @@ def documents_that_see_each_other(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "use_cache", what, "leave use_cache out")
 
 
-def documents_that_are_cut(recipe: Recipe) -> Iterator[Fault]:
+def documents_that_are_cut(recipe: Recipe) -> Iterator[Diagnostic]:
     """Measured: `wrapped` joins documents into one sequence: the second one's logits move by 0.46."""
     if recipe.task != "chat" or word(recipe, "packing_strategy") != "wrapped":  # causal-lm means to join documents
         return
@@ -137,19 +137,19 @@ def documents_that_are_cut(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "packing_strategy", what, "bfd and bfd_split keep them apart")
 
 
-def packing_that_is_off(recipe: Recipe) -> Iterator[Fault]:
+def packing_that_is_off(recipe: Recipe) -> Iterator[Diagnostic]:
     if recipe.trainer == "SFTConfig" and given(recipe, "packing_strategy") and not on(recipe, "packing"):
         what = "packing_strategy has no effect: packing is not true"
         yield tell(recipe, "packing_strategy", what, "write packing: true, or leave it out")
 
 
-def words_about_rows(recipe: Recipe) -> Iterator[Fault]:
+def words_about_rows(recipe: Recipe) -> Iterator[Diagnostic]:
     """SFTTrainer gets rows tokenized and labelled by this package, so these words of SFTConfig reach nothing."""
     if recipe.trainer != "SFTConfig":
         return
-    for name, mend in WITHOUT_EFFECT.items():
+    for name, fix in WITHOUT_EFFECT.items():
         if given(recipe, name):
-            yield tell(recipe, name, f"SFTConfig.{name} has no effect here", mend)
+            yield tell(recipe, name, f"SFTConfig.{name} has no effect here", fix)
     if recipe.task != "chat":
         for name in OF_CHAT:
             if given(recipe, name):
@@ -161,21 +161,21 @@ def words_about_rows(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "truncation_mode", what, "leave it out; trl 2.0 drops it")
 
 
-def columns_that_are_not_there(recipe: Recipe) -> Iterator[Fault]:
+def columns_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
     """Every task hands over the columns that its model takes, so there is none to remove."""
     if value(recipe, "remove_unused_columns") is False:
         what = "remove_unused_columns: false has no effect: rows hold only what the model takes"
         yield tell(recipe, "remove_unused_columns", what, "leave it out")
 
 
-def assistant_loss_without_chat(recipe: Recipe) -> Iterator[Fault]:
+def assistant_loss_without_chat(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:935: "You set `assistant_only_loss=True`, but the dataset is not conversational"."""
     if recipe.trainer == "SFTConfig" and recipe.task != "chat" and on(recipe, "assistant_only_loss"):
         what = f"assistant_only_loss: true: task {recipe.task} has no assistant"
         yield tell(recipe, "assistant_only_loss", what, "leave it out, or write task: chat")
 
 
-def fused_twice(recipe: Recipe) -> Iterator[Fault]:
+def fused_twice(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1137: Liger's fused loss would replace the forward that SFTTrainer fuses itself."""
     fused = recipe.get(f"{recipe.trainer}.liger_kernel_config.fused_linear_cross_entropy") is True
     if recipe.trainer == "SFTConfig" and on(recipe, "use_liger_kernel") and fused:
@@ -183,14 +183,14 @@ def fused_twice(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "liger_kernel_config", what, "leave it out")
 
 
-def smoothing_that_costs_a_pass(recipe: Recipe) -> Iterator[Fault]:
+def smoothing_that_costs_a_pass(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1060: deprecated, goes in trl 2.0."""
     if recipe.trainer == "SFTConfig" and (number(recipe, "label_smoothing_factor") or 0) > 0:
         what = "label_smoothing_factor makes SFTTrainer run each forward twice; trl 2.0 drops it"
         yield tell(recipe, "label_smoothing_factor", what, "leave it out")
 
 
-FAULTS: tuple[Rule, ...] = (
+ERRORS: tuple[Rule, ...] = (
     workers_that_are_not_there,
     columns_of_the_task,
     two_lengths,
@@ -202,7 +202,7 @@ FAULTS: tuple[Rule, ...] = (
     assistant_loss_without_chat,
     fused_twice,
 )
-DOUBTS: tuple[Rule, ...] = (
+WARNINGS: tuple[Rule, ...] = (
     share_beside_a_validation_file,
     documents_that_are_cut,
     packing_that_is_off,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import has, on, tell, tell_at, word, words
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def optimizer_package(optim: str) -> tuple[str, str] | None:
     return next((package for start, package in OPTIMIZER_PACKAGES.items() if optim.startswith(start)), None)
 
 
-def missing_packages(recipe: Recipe) -> Iterator[Fault]:
+def missing_packages(recipe: Recipe) -> Iterator[Diagnostic]:
     """Packages that the recipe needs and this machine lacks: a doubt for `check`, a fault for `run`."""
     wanted: list[tuple[str, str, tuple[str, str]]] = []
     optim = word(recipe, "optim") if "optim" in recipe.training else ""
@@ -69,15 +69,15 @@ def missing_packages(recipe: Recipe) -> Iterator[Fault]:
             yield tell_at(recipe, dotted, f"{what} needs {pip}, which is not installed here", f"pip install {pip}")
 
 
-def device_faults(recipe: Recipe, device: Device) -> list[Fault]:
+def device_errors(recipe: Recipe, device: Device) -> list[Diagnostic]:
     """What this device cannot do, after recipe/defaults.py has turned off, visibly, what a CPU would ignore.
 
     Looked at before anything is loaded. The recipe has a known task and exactly one trainer.
     """
-    return [*missing_packages(recipe), *card_faults(recipe, device)]
+    return [*missing_packages(recipe), *gpu_errors(recipe, device)]
 
 
-def card_faults(recipe: Recipe, device: Device) -> list[Fault]:
+def gpu_errors(recipe: Recipe, device: Device) -> list[Diagnostic]:
     """The part of `device_faults` that the device alone decides, whatever is installed on this machine."""
     return [*_cards(recipe, device), *_kernels(recipe, device)]
 
@@ -86,7 +86,7 @@ def _capability(device: Device) -> str:
     return ".".join(map(str, device.capability or ())) or "unknown"
 
 
-def _cards(recipe: Recipe, device: Device) -> Iterator[Fault]:
+def _cards(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
     """Precisions that a CUDA card has since Ampere (5.23 training_args.py:1682 and _validate_args)."""
     if device.kind != "cuda":
         return
@@ -96,15 +96,15 @@ def _cards(recipe: Recipe, device: Device) -> Iterator[Fault]:
     for key in ("bf16", "bf16_full_eval"):
         if recipe.training.get(key) is True and not device.bf16:
             what = f"{key}: true needs a card of compute capability 8.0; {device.name} has {_capability(device)}"
-            mend = "write fp16: true" if key == "bf16" else "write fp16_full_eval: true"
-            yield tell(recipe, key, what, f"{mend} (for a Gemma, neither)")
+            fix = "write fp16: true" if key == "bf16" else "write fp16_full_eval: true"
+            yield tell(recipe, key, what, f"{fix} (for a Gemma, neither)")
     if recipe.trainer == "SFTConfig" and has(recipe, "BitsAndBytesConfig") and on(recipe, "fp16"):
         # trl sft_trainer.py:911 casts the adapters of a quantised model to bf16; trl#4901, pytorch#127176
         what = "fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot unscale"
         yield tell(recipe, "fp16", what, "write bf16: true, or bf16: false without fp16 where the card has no bf16")
 
 
-def _kernels(recipe: Recipe, device: Device) -> Iterator[Fault]:
+def _kernels(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
     """Kernels that exist for some devices only."""
     optim = word(recipe, "optim") if "optim" in recipe.training else ""
     bitsandbytes = (optimizer_package(optim) or ("", ""))[0] == "bitsandbytes"

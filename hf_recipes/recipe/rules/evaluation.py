@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, given, has, number, on, tell, tell_at, value, word, words
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 
 
-def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Fault]:
+def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1752: "--load_best_model_at_end requires the save and eval strategy to match"."""
     if not on(recipe, "load_best_model_at_end"):
         return
@@ -31,7 +31,7 @@ def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Fault]:
         yield from _multiples(recipe)
 
 
-def _multiples(recipe: Recipe) -> Iterator[Fault]:
+def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
     """save_steps must be a multiple of eval_steps, which falls back to logging_steps."""
     every, kept = number(recipe, "eval_steps") or number(recipe, "logging_steps"), number(recipe, "save_steps")
     if not every or not kept:
@@ -41,11 +41,11 @@ def _multiples(recipe: Recipe) -> Iterator[Fault]:
     if shares == 1 or round(kept * scale) % round(every * scale):
         name = "eval_steps" if given(recipe, "eval_steps") else "eval_steps (by logging_steps)"
         what = f"load_best_model_at_end needs save_steps: {kept} to be a multiple of {name}: {every}"
-        mend = "write save_steps and eval_steps so that it is"
-        yield tell(recipe, "save_steps" if given(recipe, "save_steps") else "load_best_model_at_end", what, mend)
+        fix = "write save_steps and eval_steps so that it is"
+        yield tell(recipe, "save_steps" if given(recipe, "save_steps") else "load_best_model_at_end", what, fix)
 
 
-def saving_the_best(recipe: Recipe) -> Iterator[Fault]:
+def saving_the_best(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:689: save_strategy best needs metric_for_best_model; without evaluation nothing is saved."""
     if word(recipe, "save_strategy") != "best":
         return
@@ -57,7 +57,7 @@ def saving_the_best(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "save_strategy", what, "write metric_for_best_model: loss")
 
 
-def early_stopping(recipe: Recipe) -> Iterator[Fault]:
+def early_stopping(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer_callback.py:751: two bare assertions, at the first step of training."""
     if not has(recipe, "EarlyStoppingCallback"):
         return
@@ -71,14 +71,14 @@ def early_stopping(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, where, what, "write metric_for_best_model, or load_best_model_at_end: true (by loss)")
 
 
-def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Fault]:
+def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer_callback.py:748 warns: "Once training is finished, the best model will not be loaded automatically"."""
     if has(recipe, "EarlyStoppingCallback") and not on(recipe, "load_best_model_at_end"):
         what = "EarlyStoppingCallback without load_best_model_at_end: true ends with the last model, not the best"
         yield tell_at(recipe, "EarlyStoppingCallback", what, "write load_best_model_at_end: true")
 
 
-def metrics_of_the_task(recipe: Recipe) -> Iterator[Fault]:
+def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     """A metric must be one of ours that makes sense for the task."""
     from hf_recipes.catalog.tasks import TASKS
 
@@ -87,8 +87,8 @@ def metrics_of_the_task(recipe: Recipe) -> Iterator[Fault]:
     for name in held if isinstance(held, list) else []:
         if isinstance(name, str) and name not in allowed:
             near = nearest(name, allowed)
-            mend = f"did you mean {near!r}?" if near else f"it has {', '.join(allowed)}"
-            yield tell_at(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", mend)
+            fix = f"did you mean {near!r}?" if near else f"it has {', '.join(allowed)}"
+            yield tell_at(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", fix)
 
 
 def _measured(recipe: Recipe) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _measured(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def best_by_what(recipe: Recipe) -> Iterator[Fault]:
+def best_by_what(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:3443: a KeyError at the first evaluation. Both f1 and eval_f1 are understood."""
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if not name:
@@ -114,14 +114,14 @@ def best_by_what(recipe: Recipe) -> Iterator[Fault]:
     if name not in found:
         names = [key for key, missing in found.items() if not missing]
         near = nearest(name, names)
-        mend = f"did you mean {near!r}?" if near else f"this task measures {', '.join(names)}"
-        yield tell(recipe, "metric_for_best_model", f"metric_for_best_model: {name!r} is not measured", mend)
+        fix = f"did you mean {near!r}?" if near else f"this task measures {', '.join(names)}"
+        yield tell(recipe, "metric_for_best_model", f"metric_for_best_model: {name!r} is not measured", fix)
     elif found[name]:
         what = f"metric_for_best_model: {name!r} is not measured"
         yield tell(recipe, "metric_for_best_model", what, f"add {found[name]!r} to metrics")
 
 
-def best_in_which_direction(recipe: Recipe) -> Iterator[Fault]:
+def best_in_which_direction(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1592: greater_is_better is true unless the name ends in "loss": for perplexity too."""
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if name not in _measured(recipe):
@@ -137,7 +137,7 @@ def best_in_which_direction(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, key, what, f"write greater_is_better: {str(not lower).lower()}")
 
 
-def evaluation_without_metrics(recipe: Recipe) -> Iterator[Fault]:
+def evaluation_without_metrics(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer.py: prediction_loss_only leaves compute_metrics out; batch_eval_metrics wants another signature of it;
     eval_do_concat_batches: false hands it lists of batches."""
     reasons = {
@@ -150,7 +150,7 @@ def evaluation_without_metrics(recipe: Recipe) -> Iterator[Fault]:
             yield tell(recipe, key, f"{key}: {str(bad).lower()} {reason}", "leave it out")
 
 
-def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
+def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
     """eval_steps counts only under eval_strategy: steps, save_steps only under save_strategy: steps."""
     for kind in ("eval", "save", "logging"):
         strategy = word(recipe, f"{kind}_strategy")
@@ -161,35 +161,35 @@ def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
             yield tell(recipe, f"{kind}_steps", what, f"write {kind}_strategy: steps, or leave {kind}_steps out")
 
 
-def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Fault]:
+def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:3923: without optimizer.pt a resumed run has, silently, a fresh optimizer and schedule."""
     if on(recipe, "save_only_model") and given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint with save_only_model: its checkpoints hold no optimizer and no schedule"
         yield tell(recipe, "save_only_model", what, "leave save_only_model out, or start from the weights anew")
 
 
-def resuming_without_training(recipe: Recipe) -> Iterator[Fault]:
+def resuming_without_training(recipe: Recipe) -> Iterator[Diagnostic]:
     """A checkpoint is loaded by train(): without it the model that `model` names would be evaluated instead."""
     if recipe.training.get("do_train") is False and given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint has no effect with do_train: false: the checkpoint would not be evaluated"
         yield tell(recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint")
 
 
-def resuming_with_other_rows(recipe: Recipe) -> Iterator[Fault]:
+def resuming_with_other_rows(recipe: Recipe) -> Iterator[Diagnostic]:
     """ignore_data_skip starts the epoch's rows anew: some are seen twice, others never."""
     if on(recipe, "ignore_data_skip"):
         what = "ignore_data_skip: true: a resumed run sees other rows than an unbroken one"
         yield tell(recipe, "ignore_data_skip", what, "leave it out")
 
 
-def nan_that_is_hidden(recipe: Recipe) -> Iterator[Fault]:
+def nan_that_is_hidden(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:1912: a NaN loss is logged as 0.0. Absent, this package turns the filter off."""
     if recipe.training.get("logging_nan_inf_filter") is True:
         what = "logging_nan_inf_filter: true logs a NaN loss as 0.0"
         yield tell(recipe, "logging_nan_inf_filter", what, "leave it out: this package turns it off")
 
 
-def words_of_other_scripts(recipe: Recipe) -> Iterator[Fault]:
+def words_of_other_scripts(recipe: Recipe) -> Iterator[Diagnostic]:
     """Flags for example scripts, "not directly used by Trainer": a run always evaluates, the test split too."""
     if recipe.training.get("do_predict") is True:
         what = "do_predict has no effect: a test split is always evaluated after training"
@@ -201,7 +201,7 @@ def words_of_other_scripts(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "include_for_metrics", what, "leave it out")
 
 
-FAULTS: tuple[Rule, ...] = (
+ERRORS: tuple[Rule, ...] = (
     best_model_and_its_checkpoints,
     saving_the_best,
     early_stopping,
@@ -212,7 +212,7 @@ FAULTS: tuple[Rule, ...] = (
     resuming_without_the_optimizer,
     resuming_without_training,
 )
-DOUBTS: tuple[Rule, ...] = (
+WARNINGS: tuple[Rule, ...] = (
     early_stopping_keeps_the_last,
     intervals_that_are_ignored,
     resuming_with_other_rows,

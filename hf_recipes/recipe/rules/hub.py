@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, given, on, tell, word
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ TOPOLOGY = {
 }
 
 
-def topology_in_a_recipe(recipe: Recipe) -> Iterator[Fault]:
+def topology_in_a_recipe(recipe: Recipe) -> Iterator[Diagnostic]:
     """A recipe's fsdp overrides the accelerate file's values in silence, fsdp with deepspeed is refused
     (5.23 trainer.py:475), and without a launcher so is fsdp alone (trainer.py:478). One place decides: the file."""
     for name, file in TOPOLOGY.items():
@@ -29,20 +29,20 @@ def topology_in_a_recipe(recipe: Recipe) -> Iterator[Fault]:
             yield tell(recipe, name, what, f"leave it out and launch with --config_file {file}")
 
 
-def report_to_null(recipe: Recipe) -> Iterator[Fault]:
+def report_to_null(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1601: null becomes [None], which Trainer refuses as an integration."""
     if "report_to" in recipe.training and recipe.training["report_to"] is None:
         yield tell(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
 
 
-def pushing_nothing(recipe: Recipe) -> Iterator[Fault]:
+def pushing_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """Without training nothing is saved."""
     if on(recipe, "push_to_hub") and recipe.training.get("do_train") is False:
         what = "push_to_hub: true with do_train: false: nothing is trained, so there is nothing to push"
         yield tell(recipe, "push_to_hub", what, "leave it out")
 
 
-def pushing_where(recipe: Recipe) -> Iterator[Fault]:
+def pushing_where(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:4253: without hub_model_id the repository is named after output_dir."""
     if on(recipe, "push_to_hub") and not word(recipe, "hub_model_id"):
         name = os.path.basename(os.path.normpath(word(recipe, "output_dir") or "trainer_output"))
@@ -50,7 +50,7 @@ def pushing_where(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "push_to_hub", what, "write hub_model_id: <user>/<name>")
 
 
-def pushing_when(recipe: Recipe) -> Iterator[Fault]:
+def pushing_when(recipe: Recipe) -> Iterator[Diagnostic]:
     """This package pushes once, after training: uploads in between fail without a word."""
     if given(recipe, "hub_strategy") and word(recipe, "hub_strategy") not in ("end", "every_save"):
         what = f"hub_strategy: {word(recipe, 'hub_strategy')} has no effect: checkpoints stay in output_dir"
@@ -60,5 +60,5 @@ def pushing_when(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "hub_always_push", what, "leave it out")
 
 
-FAULTS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, pushing_nothing)
-DOUBTS: tuple[Rule, ...] = (pushing_where, pushing_when)
+ERRORS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, pushing_nothing)
+WARNINGS: tuple[Rule, ...] = (pushing_where, pushing_when)

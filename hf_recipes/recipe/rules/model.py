@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, has, known_config, number, tell_at, words
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ ONLY_4BIT = ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage", "bnb_4bit_quant
 ONLY_8BIT = ("llm_int8_threshold", "llm_int8_has_fp16_weight")
 
 
-def sections_of_the_task(recipe: Recipe) -> Iterator[Fault]:
+def sections_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     """What the task does not use: the other trainer, words for generating text."""
     from hf_recipes.catalog.tasks import TASKS
 
@@ -75,7 +75,7 @@ def sections_of_the_task(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "GenerationConfig", what, "write sample_prompts, or leave it out")
 
 
-def adapter_of_the_task(recipe: Recipe) -> Iterator[Fault]:
+def adapter_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     """peft: the task type decides which head is trained beside the adapter; SEQ_CLS and TOKEN_CLS train theirs."""
     from hf_recipes.catalog.tasks import TASKS
 
@@ -89,7 +89,7 @@ def adapter_of_the_task(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "LoraConfig.inference_mode", what, "leave it out")
 
 
-def adapter_on_the_head(recipe: Recipe) -> Iterator[Fault]:
+def adapter_on_the_head(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1070: "Applying a PEFT adapter to `lm_head` is not supported": its head is fused."""
     targets = words(recipe.get("LoraConfig.target_modules"))
     if recipe.trainer == "SFTConfig" and any(name.rpartition(".")[2] == "lm_head" for name in targets):
@@ -107,37 +107,37 @@ def _strange_targets(recipe: Recipe) -> tuple[list[str], list[str]]:
     return [name for name in targets if name.rpartition(".")[2] not in known], targets
 
 
-def adapter_on_nothing(recipe: Recipe) -> Iterator[Fault]:
+def adapter_on_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """peft: "Target modules {...} not found in the base model", once the model is loaded."""
     strange, targets = _strange_targets(recipe)
     if targets and strange == targets:
         yield _no_such_module(recipe, strange)
 
 
-def adapter_on_less(recipe: Recipe) -> Iterator[Fault]:
+def adapter_on_less(recipe: Recipe) -> Iterator[Diagnostic]:
     """peft adapts what it finds and says nothing of the rest."""
     strange, targets = _strange_targets(recipe)
     if strange and strange != targets:
         yield _no_such_module(recipe, strange)
 
 
-def _no_such_module(recipe: Recipe, strange: list[str]) -> Fault:
+def _no_such_module(recipe: Recipe, strange: list[str]) -> Diagnostic:
     kind = str(known_config(recipe)["model_type"])
     known = LORA_TARGETS[kind]
     near = nearest(strange[0], known)
-    mend = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}; or write all-linear"
+    fix = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}; or write all-linear"
     what = f"LoraConfig.target_modules: a {kind} has no {', '.join(strange)}"
-    return tell_at(recipe, "LoraConfig.target_modules", what, mend)
+    return tell_at(recipe, "LoraConfig.target_modules", what, fix)
 
 
-def quantised_without_adapter(recipe: Recipe) -> Iterator[Fault]:
+def quantised_without_adapter(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer_utils.py:133: "You cannot perform fine-tuning on purely quantized models"."""
     if has(recipe, "BitsAndBytesConfig") and not has(recipe, "LoraConfig"):
         what = "BitsAndBytesConfig without LoraConfig: quantised weights cannot be trained"
         yield tell_at(recipe, "BitsAndBytesConfig", what, "add LoraConfig (QLoRA), or leave BitsAndBytesConfig out")
 
 
-def quantised_from_scratch(recipe: Recipe) -> Iterator[Fault]:
+def quantised_from_scratch(recipe: Recipe) -> Iterator[Diagnostic]:
     """from_config takes no quantization_config: there are no weights yet that could be quantised."""
     for source in ("preset", "config"):
         if has(recipe, "BitsAndBytesConfig") and recipe.get(f"model.{source}") is not None:
@@ -145,7 +145,7 @@ def quantised_from_scratch(recipe: Recipe) -> Iterator[Fault]:
             yield tell_at(recipe, "BitsAndBytesConfig", what, "leave it out")
 
 
-def quantised_how(recipe: Recipe) -> Iterator[Fault]:
+def quantised_how(recipe: Recipe) -> Iterator[Diagnostic]:
     """utils/quantization_config.py: "only one can be used at the same time"; words of the other kind are ignored."""
     if not has(recipe, "BitsAndBytesConfig"):
         return
@@ -165,7 +165,7 @@ def quantised_how(recipe: Recipe) -> Iterator[Fault]:
                 yield tell_at(recipe, f"BitsAndBytesConfig.{name}", what, f"leave it out, or write {other}: true")
 
 
-def tokenizer_of_the_model(recipe: Recipe) -> Iterator[Fault]:
+def tokenizer_of_the_model(recipe: Recipe) -> Iterator[Diagnostic]:
     """A tokenizer trained on the data is for a model from scratch: pretrained embeddings know other tokens."""
     if not has(recipe, "BpeTrainer"):
         return
@@ -179,7 +179,7 @@ def tokenizer_of_the_model(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "BpeTrainer", what, "keep one of BpeTrainer and tokenizer")
 
 
-def longer_than_the_model(recipe: Recipe) -> Iterator[Fault]:
+def longer_than_the_model(recipe: Recipe) -> Iterator[Diagnostic]:
     """A table of positions has an end: the index beyond it is an error on the CPU and a crash of the card."""
     config = known_config(recipe)
     positions = config.get("n_positions") or config.get("max_position_embeddings")
@@ -190,7 +190,7 @@ def longer_than_the_model(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, dotted, what, f"set {dotted}: {positions} or less")
 
 
-def vocabulary_of_nothing(recipe: Recipe) -> Iterator[Fault]:
+def vocabulary_of_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """Byte-level BPE begins with 256 bytes and the special tokens: a smaller vocabulary learns no merge."""
     size = recipe.get("BpeTrainer.vocab_size")
     if type(size) is int and size <= 257:
@@ -198,7 +198,7 @@ def vocabulary_of_nothing(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "BpeTrainer.vocab_size", what, "write some thousands")
 
 
-def adapter_without_a_base(recipe: Recipe) -> Iterator[Fault]:
+def adapter_without_a_base(recipe: Recipe) -> Iterator[Diagnostic]:
     """peft saves the adapter alone; random weights stand in no file that it could be loaded onto."""
     scratch = next((s for s in ("preset", "config") if recipe.get(f"model.{s}") is not None), None)
     if has(recipe, "LoraConfig") and scratch:
@@ -206,7 +206,7 @@ def adapter_without_a_base(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "LoraConfig", what, "leave LoraConfig out, or start from a pretrained model")
 
 
-def sampling_at_zero(recipe: Recipe) -> Iterator[Fault]:
+def sampling_at_zero(recipe: Recipe) -> Iterator[Diagnostic]:
     """generation/logits_process.py: "`temperature` (=0.0) has to be a strictly positive float"."""
     words = recipe.section("GenerationConfig")
     if words.get("do_sample") is True and words.get("temperature") == 0:
@@ -214,7 +214,7 @@ def sampling_at_zero(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "GenerationConfig.temperature", what, "write do_sample: false, which is what it means")
 
 
-def adapter_that_barely_learns(recipe: Recipe) -> Iterator[Fault]:
+def adapter_that_barely_learns(recipe: Recipe) -> Iterator[Diagnostic]:
     """Upstream's 5e-5 (Trainer) and 2e-5 (SFTTrainer) are for full fine-tuning; adapters want about ten times that."""
     if has(recipe, "LoraConfig") and "learning_rate" not in recipe.training:
         rate = number(recipe, "learning_rate")
@@ -222,7 +222,7 @@ def adapter_that_barely_learns(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, recipe.trainer, what, "state learning_rate; 2e-4 is usual for LoRA")
 
 
-FAULTS: tuple[Rule, ...] = (
+ERRORS: tuple[Rule, ...] = (
     sections_of_the_task,
     adapter_of_the_task,
     adapter_on_the_head,
@@ -235,4 +235,4 @@ FAULTS: tuple[Rule, ...] = (
     vocabulary_of_nothing,
     sampling_at_zero,
 )
-DOUBTS: tuple[Rule, ...] = (adapter_on_less, adapter_without_a_base, adapter_that_barely_learns)
+WARNINGS: tuple[Rule, ...] = (adapter_on_less, adapter_without_a_base, adapter_that_barely_learns)

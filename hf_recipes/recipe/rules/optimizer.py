@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, given, number, on, tell, word
 
 if TYPE_CHECKING:
@@ -63,37 +63,37 @@ def optim_args_of(optim: str) -> tuple[str, ...] | None:
     return next(names for start, names in OPTIM_ARGS if optim.startswith(start))
 
 
-def warmup_that_is_ignored(recipe: Recipe) -> Iterator[Fault]:
+def warmup_that_is_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
     """get_scheduler gives `constant` (and two others) no warm-up, and no warning."""
     schedule, steps = word(recipe, "lr_scheduler_type"), number(recipe, "warmup_steps")
     own = word(recipe, "optim").startswith("schedule_free")  # these warm up by themselves
     if schedule in NO_WARMUP and steps and not own:
-        mend = "write lr_scheduler_type: constant_with_warmup" if schedule == "constant" else "leave warmup_steps out"
-        yield tell(recipe, "warmup_steps", f"lr_scheduler_type: {schedule} ignores warmup_steps", mend)
+        fix = "write lr_scheduler_type: constant_with_warmup" if schedule == "constant" else "leave warmup_steps out"
+        yield tell(recipe, "warmup_steps", f"lr_scheduler_type: {schedule} ignores warmup_steps", fix)
 
 
-def warmup_that_is_one_step(recipe: Recipe) -> Iterator[Fault]:
+def warmup_that_is_one_step(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:2154: below 1 a share, from 1 on int(steps): 1.0 is one step and 10.7 are ten."""
     steps = number(recipe, "warmup_steps")
     if not isinstance(steps, float) or steps < 1:
         return
     if steps == 1:
-        what, mend = "warmup_steps: 1.0 is one step, not 100 %", "write 1, or 0.999999999 for all steps"
-        yield tell(recipe, "warmup_steps", what, mend)
+        what, fix = "warmup_steps: 1.0 is one step, not 100 %", "write 1, or 0.999999999 for all steps"
+        yield tell(recipe, "warmup_steps", what, fix)
     elif steps != int(steps):
         yield tell(
             recipe, "warmup_steps", f"warmup_steps: {steps} is cut to {int(steps)} steps", "write a whole number"
         )
 
 
-def warmup_without_end(recipe: Recipe) -> Iterator[Fault]:
+def warmup_without_end(recipe: Recipe) -> Iterator[Diagnostic]:
     """The learning rate would never reach its value."""
     steps, most = number(recipe, "warmup_steps"), number(recipe, "max_steps")
     if steps and most and steps >= 1 and 0 < most <= steps:
         yield tell(recipe, "warmup_steps", f"warmup_steps: {steps} of max_steps: {most}: the run is all warm-up")
 
 
-def scheduler_words(recipe: Recipe) -> Iterator[Fault]:
+def scheduler_words(recipe: Recipe) -> Iterator[Diagnostic]:
     """A strange word is a TypeError at train(), after the model is loaded; `constant` ignores all of them."""
     schedule, held = word(recipe, "lr_scheduler_type"), recipe.training.get("lr_scheduler_kwargs")
     held = held if isinstance(held, dict) else {}
@@ -130,7 +130,7 @@ def _scheduler_mend(name: str, schedule: str, known: tuple[str, ...]) -> str:
     return f"it has {', '.join(known)}" if known else "it has no words of its own"
 
 
-def scheduler_without_evaluation(recipe: Recipe) -> Iterator[Fault]:
+def scheduler_without_evaluation(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1792: "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy"."""
     schedule = word(recipe, "lr_scheduler_type")
     if schedule in NEED_EVALUATION and word(recipe, "eval_strategy") == "no":
@@ -138,7 +138,7 @@ def scheduler_without_evaluation(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "lr_scheduler_type", what, "write eval_strategy: epoch or steps")
 
 
-def optim_args_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
+def optim_args_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer_optimizer.py: adamw_torch with optim_args amsgrad=True trains without amsgrad, and says nothing."""
     held = recipe.training.get("optim_args")
     optim = word(recipe, "optim") or "adamw_torch"
@@ -156,11 +156,11 @@ def optim_args_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
     for name in names if known is not None else ():
         if known is not None and name not in known:
             near = nearest(name, known)
-            mend = f"did you mean {near!r}?" if near else (f"it reads {', '.join(known)}" if known else "leave it out")
-            yield tell(recipe, "optim_args", f"optim: {optim} ignores {name} in optim_args", mend)
+            fix = f"did you mean {near!r}?" if near else (f"it reads {', '.join(known)}" if known else "leave it out")
+            yield tell(recipe, "optim_args", f"optim: {optim} ignores {name} in optim_args", fix)
 
 
-def low_rank_optimizers(recipe: Recipe) -> Iterator[Fault]:
+def low_rank_optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer_optimizer.py: "You need to define `optim_target_modules`"; layer-wise ones take no accumulation."""
     optim = word(recipe, "optim")
     if not optim.startswith(("galore_", "apollo_")):
@@ -174,16 +174,16 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Fault]:
         yield tell(recipe, "gradient_accumulation_steps", what, "write 1, or take the optimizer without _layerwise")
 
 
-def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Fault]:
+def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Diagnostic]:
     """accelerate/utils/memory.py:167: after an out-of-memory the step count and the schedule start anew
     on weights already trained, and the effective batch is smaller than the recipe says."""
     if on(recipe, "auto_find_batch_size"):
         what = "auto_find_batch_size changes the effective batch and restarts the schedule on trained weights"
-        mend = "state per_device_train_batch_size and gradient_accumulation_steps"
-        yield tell(recipe, "auto_find_batch_size", what, mend)
+        fix = "state per_device_train_batch_size and gradient_accumulation_steps"
+        yield tell(recipe, "auto_find_batch_size", what, fix)
 
 
-def epochs_that_are_ignored(recipe: Recipe) -> Iterator[Fault]:
+def epochs_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:727: "it will override any value given in num_train_epochs" (at info level)."""
     most = number(recipe, "max_steps")
     if most and most > 0 and given(recipe, "num_train_epochs"):
@@ -196,7 +196,7 @@ CHECKPOINTING_WORDS = ("use_reentrant", "preserve_rng_state", "determinism_check
 CHECKPOINTING_WORDS_5 = ("every_n_layers", "offload")
 
 
-def checkpointing_words(recipe: Recipe) -> Iterator[Fault]:
+def checkpointing_words(recipe: Recipe) -> Iterator[Diagnostic]:
     """torch/utils/checkpoint.py: "Unexpected keyword arguments", in the first step's forward."""
     known = (*CHECKPOINTING_WORDS, *CHECKPOINTING_WORDS_5)
     for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
@@ -204,18 +204,18 @@ def checkpointing_words(recipe: Recipe) -> Iterator[Fault]:
         for name in held if isinstance(held, dict) else ():
             if name not in known:
                 near = nearest(str(name), known)
-                mend = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
-                yield tell(recipe, f"{key}.{name}", f"{key} has no {name!r}", mend)
+                fix = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+                yield tell(recipe, f"{key}.{name}", f"{key} has no {name!r}", fix)
 
 
-def compile_with_tf32(recipe: Recipe) -> Iterator[Fault]:
+def compile_with_tf32(recipe: Recipe) -> Iterator[Diagnostic]:
     """pytorch#166387: transformers sets the new tf32 switch, inductor's autotuning reads the old one, which raises."""
     if (on(recipe, "torch_compile") or given(recipe, "torch_compile_mode")) and on(recipe, "tf32"):
         what = "tf32: true with torch_compile may fail in inductor's autotuning (pytorch#166387)"
         yield tell(recipe, "tf32", what, "if it does, leave torch_compile_mode: max-autotune out")
 
 
-FAULTS: tuple[Rule, ...] = (
+ERRORS: tuple[Rule, ...] = (
     warmup_that_is_ignored,
     warmup_that_is_one_step,
     scheduler_words,
@@ -225,4 +225,4 @@ FAULTS: tuple[Rule, ...] = (
     checkpointing_words,
     batch_size_that_changes_by_itself,
 )
-DOUBTS: tuple[Rule, ...] = (warmup_without_end, epochs_that_are_ignored, compile_with_tf32)
+WARNINGS: tuple[Rule, ...] = (warmup_without_end, epochs_that_are_ignored, compile_with_tf32)

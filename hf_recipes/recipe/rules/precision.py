@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, given, has, on, tell, tell_at, word
 
 if TYPE_CHECKING:
@@ -39,40 +39,40 @@ def _overflows(recipe: Recipe) -> bool:
     return gemma_generation(recipe).startswith(("gemma2", "gemma3"))
 
 
-def fp16_with_bf16(recipe: Recipe) -> Iterator[Fault]:
+def fp16_with_bf16(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1785: "At most one of fp16 and bf16 can be True"; the same for full evaluation."""
     for key, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if on(recipe, key) and on(recipe, other):
             yield tell(recipe, key, f"{key} and {other} are both true", "keep one; bf16 where the card has it")
 
 
-def fp16_for_gemma(recipe: Recipe) -> Iterator[Fault]:
+def fp16_for_gemma(recipe: Recipe) -> Iterator[Diagnostic]:
     """transformers#39972, unsloth#4014: gemma3 activations reach ~800,000; fp16 turns them to inf, then NaN."""
     if not _overflows(recipe):
         return
-    mend = "write bf16: true (fp32 where the card has no bf16)"
+    fix = "write bf16: true (fp32 where the card has no bf16)"
     for key in ("fp16", "fp16_full_eval"):
         if on(recipe, key):
-            yield tell(recipe, key, f"{key}: true with a Gemma: {OVERFLOW}", mend)
+            yield tell(recipe, key, f"{key}: true with a Gemma: {OVERFLOW}", fix)
     for dotted in ("model.dtype", "BitsAndBytesConfig.bnb_4bit_compute_dtype"):
         if recipe.get(dotted) == "float16":
             yield tell_at(recipe, dotted, f"{dotted}: float16 with a Gemma: {OVERFLOW}", "write bfloat16 or float32")
 
 
-def fp16_for_an_unknown_gemma(recipe: Recipe) -> Iterator[Fault]:
+def fp16_for_an_unknown_gemma(recipe: Recipe) -> Iterator[Diagnostic]:
     """Gemma 4's evidence is mixed (unsloth#4875 fine, #5055 NaN); a name alone does not tell the generation."""
     if gemma_generation(recipe) and not _overflows(recipe) and on(recipe, "fp16"):
         yield tell(recipe, "fp16", "fp16: true with a Gemma may overflow to NaN", "write bf16: true")
 
 
-def fp16_scaler_with_bf16_weights(recipe: Recipe) -> Iterator[Fault]:
+def fp16_scaler_with_bf16_weights(recipe: Recipe) -> Iterator[Diagnostic]:
     """pytorch#127176: `_amp_foreach_non_finite_check_and_unscale_cuda` is not implemented for bf16 gradients."""
     if on(recipe, "fp16") and recipe.get("model.dtype") == "bfloat16" and not has(recipe, "LoraConfig"):
         what = "fp16: true scales the loss, and torch's scaler cannot unscale the gradients of bfloat16 weights"
         yield tell_at(recipe, "model.dtype", what, "write bf16: true instead of fp16: true, or dtype: float32")
 
 
-def fp16_weights_without_masters(recipe: Recipe) -> Iterator[Fault]:
+def fp16_weights_without_masters(recipe: Recipe) -> Iterator[Diagnostic]:
     """torch/amp/grad_scaler.py: "Attempting to unscale FP16 gradients."; without a scaler Adam turns to NaN at once."""
     if recipe.get("model.dtype") != "float16" or has(recipe, "LoraConfig") or recipe.get("master_weights") is True:
         return
@@ -80,32 +80,32 @@ def fp16_weights_without_masters(recipe: Recipe) -> Iterator[Fault]:
         what = "dtype: float16 with fp16: true: torch refuses to unscale fp16 gradients"
     else:
         what = "dtype: float16 trains fp16 weights without fp32 masters: Adam turns to NaN"
-    mend = "write dtype: float32 (autocast), or master_weights: true with fp16: true (O2)"
-    yield tell_at(recipe, "model.dtype", what, mend)
+    fix = "write dtype: float32 (autocast), or master_weights: true with fp16: true (O2)"
+    yield tell_at(recipe, "model.dtype", what, fix)
 
 
-def fp16_adapters_without_scaling(recipe: Recipe) -> Iterator[Fault]:
+def fp16_adapters_without_scaling(recipe: Recipe) -> Iterator[Diagnostic]:
     """fp16 activations without a loss scale: small gradients vanish below 6e-8. fp16: true adds the scaler."""
     if recipe.get("model.dtype") == "float16" and has(recipe, "LoraConfig") and not on(recipe, "fp16"):
         what = "dtype: float16 without fp16: true trains without loss scaling: small gradients vanish"
         yield tell_at(recipe, "model.dtype", what, "write fp16: true beside it, or dtype: bfloat16")
 
 
-def fp16_with_the_checkpoints_dtype(recipe: Recipe) -> Iterator[Fault]:
+def fp16_with_the_checkpoints_dtype(recipe: Recipe) -> Iterator[Diagnostic]:
     """transformers 5 loads "auto" as the checkpoint is; a 16-bit one breaks the scaler (see the two rules above)."""
     if recipe.get("model.dtype") == "auto" and on(recipe, "fp16") and not has(recipe, "LoraConfig"):
         what = "dtype: auto with fp16: true fails at step 1 if the checkpoint is in 16 bits"
         yield tell_at(recipe, "model.dtype", what, "write dtype: float32")
 
 
-def masters_and_what_refuses_them(recipe: Recipe) -> Iterator[Fault]:
+def masters_and_what_refuses_them(recipe: Recipe) -> Iterator[Diagnostic]:
     """`master_weights` is ours (hf_recipes/training/master_weights.py): each refusal with its reason."""
     if recipe.get("master_weights") is not True:
         return
     where = "master_weights"
     if not on(recipe, "fp16"):
-        mend = "write fp16: true beside it, or leave master_weights out"
-        yield tell_at(recipe, where, "master_weights is the O2 of fp16, and fp16 is not true", mend)
+        fix = "write fp16: true beside it, or leave master_weights out"
+        yield tell_at(recipe, where, "master_weights is the O2 of fp16, and fp16 is not true", fix)
     if has(recipe, "LoraConfig"):
         what = "master_weights with LoraConfig: the adapter's weights are fp32 already, the base is frozen"
         yield tell_at(recipe, where, what, "leave master_weights out, and fp16: true is enough")
@@ -128,14 +128,14 @@ def masters_and_what_refuses_them(recipe: Recipe) -> Iterator[Fault]:
         yield tell_at(recipe, "model.dtype", what, "write dtype: float32, or leave it out")
 
 
-FAULTS: tuple[Rule, ...] = (
+ERRORS: tuple[Rule, ...] = (
     fp16_with_bf16,
     fp16_for_gemma,
     fp16_scaler_with_bf16_weights,
     fp16_weights_without_masters,
     masters_and_what_refuses_them,
 )
-DOUBTS: tuple[Rule, ...] = (
+WARNINGS: tuple[Rule, ...] = (
     fp16_for_an_unknown_gemma,
     fp16_adapters_without_scaling,
     fp16_with_the_checkpoints_dtype,

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.errors import Fault
+from hf_recipes.errors import Diagnostic
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-Rule = Callable[["Recipe"], Iterator[Fault]]
+Rule = Callable[["Recipe"], Iterator[Diagnostic]]
 
 
 def default(recipe: Recipe, key: str) -> Any:
@@ -55,14 +55,14 @@ def words(found: Any) -> list[str]:
     return [item for item in items if isinstance(item, str)]
 
 
-def tell(recipe: Recipe, key: str, what: str, mend: str = "") -> Fault:
+def tell(recipe: Recipe, key: str, what: str, fix: str = "") -> Diagnostic:
     """A fault at a key of the trainer's section."""
-    return Fault(where=recipe.place(f"{recipe.trainer}.{key}"), what=what, mend=mend)
+    return Diagnostic(location=recipe.place(f"{recipe.trainer}.{key}"), message=what, fix=fix)
 
 
-def tell_at(recipe: Recipe, dotted: str, what: str, mend: str = "") -> Fault:
+def tell_at(recipe: Recipe, dotted: str, what: str, fix: str = "") -> Diagnostic:
     """A fault at a dotted key from the top."""
-    return Fault(where=recipe.place(dotted), what=what, mend=mend)
+    return Diagnostic(location=recipe.place(dotted), message=what, fix=fix)
 
 
 def has(recipe: Recipe, section: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
-from hf_recipes.errors import RecipeError, fault
+from hf_recipes.errors import RecipeError
 
 VERSIONED = ("transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "evaluate", "torch")
 _INSIDE = " \t\r\n)]}#"  # first characters of lines that do not end a statement at column 0
@@ -25,7 +25,7 @@ def package_folder(package: str) -> str:
     """Folder of an installed top-level package. Raises RecipeError if it is not installed."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise fault("this environment", f"{package} is not installed", f"pip install {package}")
+        raise RecipeError.at("this environment", f"{package} is not installed", f"pip install {package}")
     return next(iter(spec.submodule_search_locations))
 
 

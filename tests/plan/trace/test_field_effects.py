@@ -57,7 +57,7 @@ def test_every_field_of_the_installed_class_stands_in_the_table_once_and_no_stal
     assert {name for name in set(table) - fields if not table[name].newer} == set()
     for name, effect in table.items():
         assert effect.kind in (COUNTED, NOTHING, REFUSED)
-        assert effect.kind != REFUSED or (effect.why and effect.mend), name
+        assert effect.kind != REFUSED or (effect.why and effect.fix), name
         assert effect.traced == KEPT or effect.kind != COUNTED or effect.why or effect.mark, name
 
 
@@ -277,10 +277,10 @@ def test_what_plan_cannot_follow_is_refused_by_name_with_its_line_and_a_mend():
             sft = section == "SFTConfig"
             recipe = tiny("causal-lm", NARROW, sft=sft, sections={} if sft else {section: {name: value}})
             recipe = recipe.with_values({f"{section}.{name}": value}, "tiny.yaml:9")
-            found = [fault for fault in refusals(recipe) if fault.what.startswith(f"plan cannot follow {name}: ")]
-            assert [(fault.where, fault.mend) for fault in found] == [("tiny.yaml:9", effect.mend)], name
+            found = [error for error in refusals(recipe) if error.message.startswith(f"plan cannot follow {name}: ")]
+            assert [(error.location, error.fix) for error in found] == [("tiny.yaml:9", effect.fix)], name
             recipe = recipe.with_values({f"{section}.{name}": effect.fine[0]}, "tiny.yaml:9")
-            assert [fault for fault in refusals(recipe) if f" {name}: " in fault.what] == []
+            assert [error for error in refusals(recipe) if f" {name}: " in error.message] == []
     with pytest.raises(RecipeError) as caught:
         traced(debug="underflow_overflow")
     assert str(caught.value) == (

@@ -37,8 +37,8 @@ def ask(tmp_path):
         try:
             recipe = read_recipe(str(path))
         except RecipeError as error:
-            return [str(fault).replace(f"{path}:", "") for fault in error.faults], None
-        return [], [str(doubt).replace(f"{path}:", "") for doubt in recipe.doubts]
+            return [str(error).replace(f"{path}:", "") for error in error.errors], None
+        return [], [str(warning).replace(f"{path}:", "") for warning in recipe.warnings]
 
     return asked
 
@@ -70,10 +70,10 @@ def test_a_sound_recipe_has_neither_faults_nor_doubts(ask):
 
 
 def test_every_fault_is_told_at_once_and_by_line(ask):
-    faults, _ = ask(
+    errors, _ = ask(
         "fp16: true\nbf16: true\ndataloader_prefetch_factor: 2\nlr_scheduler_type: constant\nwarmup_steps: 9"
     )
-    assert [fault.split(":")[0] for fault in faults] == ["5", "7", "9"]
+    assert [error.split(":")[0] for error in errors] == ["5", "7", "9"]
 
 
 # ---- data loaders ---------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_our_rule_about_the_best_model_refuses_what_upstream_refuses_and_no_more
         except ValueError as error:
             assert "--load_best_model_at_end requires" in str(error)
             refused = True
-        told = all_rules.faults(recipe_of({"task": "text-classification", "TrainingArguments": words}))
+        told = all_rules.errors(recipe_of({"task": "text-classification", "TrainingArguments": words}))
         assert bool(told) == refused, (words, told)
 
 
@@ -153,8 +153,8 @@ def test_early_stopping_needs_evaluations_and_a_metric(ask, arguments):
     ]
     good = "eval_strategy: epoch\nsave_strategy: epoch\nload_best_model_at_end: true"
     assert ask(good, "EarlyStoppingCallback: {early_stopping_patience: 3}") == ([], [])
-    faults, doubts = ask("eval_strategy: epoch\nmetric_for_best_model: loss", "EarlyStoppingCallback: {}")
-    assert not faults and doubts == [
+    errors, warnings = ask("eval_strategy: epoch\nmetric_for_best_model: loss", "EarlyStoppingCallback: {}")
+    assert not errors and warnings == [
         "9: EarlyStoppingCallback without load_best_model_at_end: true ends with the last model, not the best; "
         "write load_best_model_at_end: true"
     ]
@@ -288,16 +288,16 @@ def test_fp16_is_refused_for_gemma_2_and_3(ask, model):
 def test_fp16_is_refused_for_a_gemma_by_its_local_config(ask, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text('{"model_type": "gemma3_text", "max_position_embeddings": 64}')
-    faults, _ = ask(
+    errors, _ = ask(
         "fp16: true", "dataset: {path: json, max_length: 65}", task="causal-lm", model=str(tmp_path / "mine")
     )
-    assert [fault.split(": ")[1] for fault in faults] == ["fp16", "dataset.max_length"]
+    assert [error.split(": ")[1] for error in errors] == ["fp16", "dataset.max_length"]
 
 
 def test_an_older_or_unknown_gemma_in_fp16_is_doubted_and_other_models_are_not(ask):
-    doubt = ["5: fp16: true with a Gemma may overflow to NaN; write bf16: true"]
-    assert ask("fp16: true", task="causal-lm", model="google/gemma-2b") == ([], doubt)  # generation 1
-    assert ask("fp16: true", task="causal-lm", model="google/gemma-4-E2B") == ([], doubt)
+    warning = ["5: fp16: true with a Gemma may overflow to NaN; write bf16: true"]
+    assert ask("fp16: true", task="causal-lm", model="google/gemma-2b") == ([], warning)  # generation 1
+    assert ask("fp16: true", task="causal-lm", model="google/gemma-4-E2B") == ([], warning)
     assert ask("fp16: true", task="causal-lm", model="Qwen/Qwen3-0.6B") == ([], [])
 
 
@@ -345,7 +345,7 @@ MASTERS = "master_weights: true"
 
 
 @pytest.mark.parametrize(
-    ("training", "top", "model", "fault"),
+    ("training", "top", "model", "error"),
     [
         ("", "", "gpt2", "9: master_weights is the O2 of fp16, and fp16 is not true; "
          "write fp16: true beside it, or leave master_weights out"),
@@ -359,20 +359,20 @@ MASTERS = "master_weights: true"
          "bfloat16: the model's own weights are float16 then; write dtype: float32, or leave it out"),
     ],
 )  # fmt: skip
-def test_master_weights_are_refused_where_they_cannot_be(ask, training, top, model, fault):
+def test_master_weights_are_refused_where_they_cannot_be(ask, training, top, model, error):
     padding = "seed: 1\n" * (2 - len(training.splitlines()))
     padding = padding.replace("seed: 1\nseed: 1\n", "seed: 1\ndata_seed: 1\n")
     text = f"{training}\n{padding}".strip("\n")
-    assert fault in ask(text, f"{MASTERS}\n{top}", task="causal-lm", model=model)[0]
+    assert error in ask(text, f"{MASTERS}\n{top}", task="causal-lm", model=model)[0]
 
 
 def test_master_weights_are_refused_with_quantised_and_sharded_weights(ask):
     bnb = "BitsAndBytesConfig: {load_in_4bit: true}\nLoraConfig: {r: 8}"
-    faults, _ = ask("fp16: true\nfsdp: true", f"{MASTERS}\n{bnb}", **TRAINER)
+    errors, _ = ask("fp16: true\nfsdp: true", f"{MASTERS}\n{bnb}", **TRAINER)
     assert "9: master_weights with BitsAndBytesConfig: quantised weights are not trained, so they have no masters; " \
-        "leave master_weights out" in faults  # fmt: skip
+        "leave master_weights out" in errors  # fmt: skip
     assert (
-        "9: master_weights with fsdp: it keeps whole fp32 copies, fsdp shards them; write bf16: true instead" in faults
+        "9: master_weights with fsdp: it keeps whole fp32 copies, fsdp shards them; write bf16: true instead" in errors
     )
 
 
@@ -550,11 +550,11 @@ def test_dora_on_8_bit_weights_is_refused_on_a_cpu_where_peft_loses_their_scales
         layer(torch.ones(1, 4))  # the day that this works, the rule may go
     sections = {"LoraConfig": {"use_dora": True}, "BitsAndBytesConfig": {"load_in_8bit": True}, "SFTConfig": {}}
     recipe = recipe_of(sections)
-    assert [str(fault) for fault in all_rules.device_faults(recipe, CPU)] == [
+    assert [str(error) for error in all_rules.device_errors(recipe, CPU)] == [
         "a.yaml: LoraConfig.use_dora: true with load_in_8bit: true: peft loses the weights' scales on a CPU; "
         "write load_in_4bit: true, or leave use_dora out"
     ]
-    assert all_rules.device_faults(recipe, A100) == []
+    assert all_rules.device_errors(recipe, A100) == []
 
 
 def test_a_schedule_that_follows_evaluations_needs_them(ask, arguments):
@@ -607,8 +607,8 @@ def test_the_table_of_optim_args_is_what_upstreams_handlers_read():
 
 def test_low_rank_optimizers_need_their_modules_and_layerwise_ones_no_accumulation(ask):
     """transformers/trainer_optimizer.py _setup_low_rank_optimizer."""
-    faults, _ = ask("optim: galore_adamw_layerwise\ngradient_accumulation_steps: 4")
-    assert faults == [
+    errors, _ = ask("optim: galore_adamw_layerwise\ngradient_accumulation_steps: 4")
+    assert errors == [
         "5: optim: galore_adamw_layerwise needs optim_target_modules; write optim_target_modules: all-linear",
         "6: optim: galore_adamw_layerwise steps inside backward, so it takes no gradient_accumulation_steps; "
         "write 1, or take the optimizer without _layerwise",
@@ -799,10 +799,10 @@ def test_a_trained_tokenizer_is_for_a_model_from_scratch_alone(ask):
 def test_rows_longer_than_the_models_positions_are_refused(ask):
     """A table of positions has an end: an IndexError on the CPU, a crash of the card on CUDA."""
     top = "dataset: {path: json, data_files: a.jsonl, max_length: 513}"
-    fault = (
+    error = (
         "dataset.max_length: 513 tokens are more than the model's 512 positions; set dataset.max_length: 512 or less"
     )
-    assert ask(top=top)[0] == [f"7: {fault}"]
+    assert ask(top=top)[0] == [f"7: {error}"]
     assert ask("max_length: 1025", **SFT)[0] == [
         "5: SFTConfig.max_length: 1025 tokens are more than the model's 1024 positions; "
         "set SFTConfig.max_length: 1024 or less"
@@ -819,8 +819,8 @@ def test_rows_longer_than_the_models_positions_are_refused(ask):
 
 
 def test_an_adapter_with_a_learning_rate_for_full_fine_tuning_is_doubted():
-    doubts = all_rules.doubts(recipe_of({"SFTConfig": {}, "LoraConfig": {"r": 8}}))
-    assert [str(doubt) for doubt in doubts] == [
+    warnings = all_rules.warnings(recipe_of({"SFTConfig": {}, "LoraConfig": {"r": 8}}))
+    assert [str(warning) for warning in warnings] == [
         "a.yaml: LoraConfig with SFTConfig's default learning_rate (2e-05), which is for full fine-tuning; "
         "state learning_rate; 2e-4 is usual for LoRA"
     ]
@@ -899,8 +899,8 @@ def test_assistant_loss_a_second_fused_head_and_an_adapter_on_the_head_are_refus
     ]
     with pytest.raises(ValueError, match="the dataset is not conversational"):
         sft(assistant_only_loss=True)
-    faults, _ = ask("use_liger_kernel: true\nliger_kernel_config: {fused_linear_cross_entropy: true}", **SFT)
-    assert faults == [
+    errors, _ = ask("use_liger_kernel: true\nliger_kernel_config: {fused_linear_cross_entropy: true}", **SFT)
+    assert errors == [
         "6: liger_kernel_config.fused_linear_cross_entropy: true: SFTTrainer has a fused head of its own; leave it out"
     ]
     from peft import LoraConfig, get_peft_model
@@ -984,19 +984,19 @@ def test_pushing_without_a_name_and_with_another_strategy_is_doubted(ask):
 # ---- the machine ----------------------------------------------------------------------------------------------------
 
 
-def device_faults(device, sections):
-    return [str(fault) for fault in all_rules.device_faults(recipe_of(sections), device)]
+def device_errors(device, sections):
+    return [str(error) for error in all_rules.device_errors(recipe_of(sections), device)]
 
 
 def test_precisions_that_the_card_has_not_are_refused():
     """transformers 5.23 training_args.py:1682: "--tf32 requires Ampere or a newer GPU arch"."""
     words = {"SFTConfig": {"tf32": True, "bf16": True}}
-    assert device_faults(T4, words) == [
+    assert device_errors(T4, words) == [
         "a.yaml: tf32: true needs a card of compute capability 8.0; Tesla T4 has 7.5; leave tf32 out",
         "a.yaml: bf16: true needs a card of compute capability 8.0; Tesla T4 has 7.5; "
         "write fp16: true (for a Gemma, neither)",
     ]
-    assert device_faults(A100, words) == device_faults(CPU, words) == device_faults(MPS, words) == []
+    assert device_errors(A100, words) == device_errors(CPU, words) == device_errors(MPS, words) == []
 
 
 def test_tf32_is_really_refused_by_upstream_without_such_a_card(arguments):
@@ -1007,24 +1007,24 @@ def test_tf32_is_really_refused_by_upstream_without_such_a_card(arguments):
 def test_kernels_that_the_device_has_not_are_refused():
     """bitsandbytes 0.50.2, platform table of its description: 8-bit optimizers on MPS "in progress"."""
     words = {"SFTConfig": {"optim": "adamw_bnb_8bit"}}
-    assert device_faults(MPS, words) == [
+    assert device_errors(MPS, words) == [
         "a.yaml: optim: adamw_bnb_8bit has no kernel on an Apple GPU; "
         "write optim: adamw_torch_fused, or adafactor to save memory"
     ]
-    assert device_faults(CPU, words) == device_faults(A100, words) == []
-    assert device_faults(MPS, {"SFTConfig": {"optim": "lion_32bit"}}) == []
-    assert device_faults(MPS, {"SFTConfig": {"optim": "paged_adamw_32bit"}}) != []
+    assert device_errors(CPU, words) == device_errors(A100, words) == []
+    assert device_errors(MPS, {"SFTConfig": {"optim": "lion_32bit"}}) == []
+    assert device_errors(MPS, {"SFTConfig": {"optim": "paged_adamw_32bit"}}) != []
 
 
 def test_fp16_on_quantised_weights_under_sfttrainer_is_refused_on_a_card():
     """trl 1.16 sft_trainer.py:911 casts the adapters to bf16; trl#4901, pytorch#127176."""
     words = {"SFTConfig": {"fp16": True}, "BitsAndBytesConfig": {"load_in_4bit": True}, "LoraConfig": {"r": 8}}
-    assert device_faults(T4, words) == [
+    assert device_errors(T4, words) == [
         "a.yaml: fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot "
         "unscale; "
         "write bf16: true, or bf16: false without fp16 where the card has no bf16"
     ]
-    assert device_faults(CPU, words) == []
+    assert device_errors(CPU, words) == []
 
 
 def test_packages_that_are_not_installed_are_a_doubt_for_check_and_a_fault_for_run(ask):
@@ -1033,13 +1033,13 @@ def test_packages_that_are_not_installed_are_a_doubt_for_check_and_a_fault_for_r
         "7: report_to: wandb needs wandb, which is not installed here; pip install wandb",
     ]
     words = {"SFTConfig": {"use_liger_kernel": True}}
-    assert device_faults(A100, words) == [
+    assert device_errors(A100, words) == [
         "a.yaml: use_liger_kernel: true needs liger-kernel, which is not installed here; pip install liger-kernel"
     ]
     assert "a.yaml: use_liger_kernel: true: Liger's Triton kernels need a CUDA card, this is a CPU; " \
-        "leave use_liger_kernel out" in device_faults(CPU, words)  # fmt: skip
+        "leave use_liger_kernel out" in device_errors(CPU, words)  # fmt: skip
     model = {"pretrained_model_name_or_path": "gpt2", "attn_implementation": "flash_attention_2"}
-    assert device_faults(T4, {"SFTConfig": {}, "model": model}) == [
+    assert device_errors(T4, {"SFTConfig": {}, "model": model}) == [
         "a.yaml: attn_implementation: flash_attention_2 needs flash-attn, which is not installed here; "
         "pip install flash-attn",
         "a.yaml: attn_implementation: flash_attention_2 needs a CUDA card of compute capability 8.0; this is Tesla T4; "
@@ -1093,14 +1093,14 @@ def test_no_value_of_a_wrong_type_breaks_a_rule(task):
             everything = {trainer: {}, **{name: {} for name in sections}, section: held, "task": task, "metrics": wrong}
             everything |= {"master_weights": True, "sample_prompts": wrong, "GenerationConfig": {}}
             recipe = recipe_of(everything)
-            for told in (all_rules.faults(recipe), all_rules.doubts(recipe), all_rules.device_faults(recipe, T4)):
-                assert all(fault.what and fault.where for fault in told)
+            for told in (all_rules.errors(recipe), all_rules.warnings(recipe), all_rules.device_errors(recipe, T4)):
+                assert all(error.message and error.location for error in told)
             all_rules.device_questions(recipe)
 
 
-@pytest.mark.parametrize("rule", [*all_rules.FAULTS, *all_rules.DOUBTS], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", [*all_rules.ERRORS, *all_rules.WARNINGS], ids=lambda rule: rule.__name__)
 def test_every_rule_stands_in_one_list_and_none_speaks_about_a_sound_recipe(rule):
-    assert [*all_rules.FAULTS, *all_rules.DOUBTS].count(rule) == 1
+    assert [*all_rules.ERRORS, *all_rules.WARNINGS].count(rule) == 1
     for task, facts in TASKS.items():
         for trainer in facts.trainers:
             assert list(rule(recipe_of({"task": task, trainer: {"output_dir": "a"}}))) == []
@@ -1111,10 +1111,11 @@ def test_the_checks_import_nothing_heavy():
     import sys
 
     code = (
-        "import sys; from hf_recipes import checks, upgrades; from hf_recipes.recipe.recipe import Recipe\n"
+        "import sys; import hf_recipes.recipe.upgrade; from hf_recipes.recipe.rules import all_rules as rules\n"
+        "from hf_recipes.recipe.recipe import Recipe\n"
         "base = {'task': 'chat', 'model': {}, 'dataset': {}, 'SFTConfig': {'metric_for_best_model': 'loss'}}\n"
         "recipe = Recipe(path='a', sections=base, places={})\n"
-        "checks.faults(recipe), checks.doubts(recipe), checks.device_questions(recipe)\n"
+        "rules.errors(recipe), rules.warnings(recipe), rules.device_questions(recipe)\n"
         "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'numpy', 'datasets') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

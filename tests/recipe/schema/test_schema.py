@@ -298,10 +298,11 @@ def test_every_type_of_the_json_schema_is_one_of_json():
 def test_the_schema_is_read_without_importing_anything_heavy():
     code = """
         import sys
-        from hf_recipes import schema
-        for section in schema.SECTIONS:
+        from hf_recipes.recipe.schema import installed as schema, own_keys
+        from hf_recipes.recipe.schema.json_schema import json_schema
+        for section in own_keys.SECTIONS:
             schema.fields(section)
-        schema.json_schema(), schema.config_fields("llama"), schema.builder_fields("json")
+        json_schema(), schema.config_fields("llama"), schema.builder_fields("json")
         heavy = {"torch", "transformers", "trl", "peft", "datasets", "tokenizers", "numpy", "importlib.metadata"}
         print(sorted(heavy & set(sys.modules)))
     """
