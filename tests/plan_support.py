@@ -64,4 +64,4 @@ def tiny(
         "SFTConfig" if sft else "TrainingArguments": words,
         **(sections or {}),
     }
-    return Recipe(path="tiny.yaml", sections=named, places={})
+    return Recipe(path="tiny.yaml", sections=named, locations={})

@@ -113,7 +113,7 @@ def despite(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _place(recipe: Recipe) -> str:
-    return recipe.place(f"{recipe.trainer}.resume_from_checkpoint")
+    return recipe.location(f"{recipe.trainer}.resume_from_checkpoint")
 
 
 def earlier_session(checkpoint: str | None) -> tuple[int, int]:
@@ -136,7 +136,7 @@ def introduce(recipe: Recipe, trainer: Any, record: dict[str, Any], device: Devi
         **compatibility.surroundings(device, record["versions"], threads),
     }
     trainer.provenance = json.loads(json.dumps(facts, default=str))
-    trainer.where = recipe.place(f"{recipe.trainer}.output_dir")
+    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
     why = compatibility.reasons(recipe.trainer, trainer.args, device)
     record["run"], record["resumption"] = facts["run"], compatibility.opening_line(why, threads)
     if chosen:

@@ -61,7 +61,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
         if not blocks.num_rows:
             dotted = "dataset.max_length" if join else "SFTConfig.max_length"
             what = f"the {split} split has {counts['tokens']} tokens, less than one block of {max_length}"
-            raise RecipeError.at(recipe.place(dotted), what, f"shorten {dotted} or add text")
+            raise RecipeError.at(recipe.location(dotted), what, f"shorten {dotted} or add text")
         kept = sum(len(ids) for batch in blocks.select_columns(["input_ids"]).iter(1000) for ids in batch["input_ids"])
         stats[split] = {**counts, "rows": blocks.num_rows, "tokens": kept, "longest": min(max_length, counts["tokens"])}
         if split != "train":
@@ -97,14 +97,14 @@ def _column(recipe: Recipe, part: Dataset, tokenized: bool, tokenizer: Any) -> s
     if not tokenized:
         if not tokenizer.is_fast:
             what = "causal-lm needs a fast tokenizer (its tokens' places in the text)"
-            raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+            raise RecipeError.at(recipe.location("tokenizer"), what, "take a model with a tokenizer.json")
         return data.text_column(recipe, part, "text_column", "text")
     name = data.column(recipe, part, "input_ids_column", "input_ids")
     kind = getattr(part.features[name], "feature", None)
     if "int" not in str(getattr(kind, "dtype", "")):
         what = f"the column {name!r} holds no lists of token ids"
         raise RecipeError.at(
-            recipe.place("dataset.input_ids_column"), what, "name another with dataset.input_ids_column"
+            recipe.location("dataset.input_ids_column"), what, "name another with dataset.input_ids_column"
         )
     return name
 
@@ -114,7 +114,7 @@ def _documents(
 ) -> tuple[Dataset, dict[str, int]]:
     """One row a document: `input_ids` with the end token, and each token's `bytes` of text."""
     eos = tokenizer.eos_token_id
-    where = recipe.place("dataset.input_ids_column" if tokenized else "dataset.text_column")
+    where = recipe.location("dataset.input_ids_column" if tokenized else "dataset.text_column")
     sizes = _vocabulary_bytes(tokenizer) if tokenized else []
 
     # What the functions hold decides whether upstream's cache knows its rows again: no recipe, but our version.

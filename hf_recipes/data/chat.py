@@ -42,7 +42,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     parts = splits.by_name()
     if not tokenizer.is_fast:
         what = "chat needs a fast tokenizer (its tokens' places in the text)"
-        raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+        raise RecipeError.at(recipe.location("tokenizer"), what, "take a model with a tokenizer.json")
     columns = _columns(splits.train, recipe)
     messages = len(columns) == 1
     only = recipe.training.get("assistant_only_loss" if messages else "completion_only_loss")
@@ -50,17 +50,17 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     for split, part in parts.items():
         for name, word in zip(columns, _words(messages), strict=True):
             data.column(recipe, part, word, name)
-        where = recipe.place(f"dataset.{_words(messages)[0]}")
+        where = recipe.location(f"dataset.{_words(messages)[0]}")
 
         # What it holds decides whether upstream's cache knows its rows again: no recipe, but our version.
         def encode(
             row: dict[str, Any], index: int, split: str = split, where: str = where, version: str = __version__
         ) -> dict[str, Any]:
-            place = f"row {index} of the {split} split"
+            location = f"row {index} of the {split} split"
             if messages:
-                ids, labels = _conversation(row[columns[0]], 0, tokenizer, place, where)
+                ids, labels = _conversation(row[columns[0]], 0, tokenizer, location, where)
             else:
-                ids, labels = _completion(row, columns, tokenizer, place, where)
+                ids, labels = _completion(row, columns, tokenizer, location, where)
             if only is False:
                 labels = list(ids)
             kept = labels[:max_length]
@@ -84,7 +84,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                 f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
             )
             raise RecipeError.at(
-                recipe.place("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns"
+                recipe.location("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns"
             )
         if len(whole) < rows.num_rows:
             notes.append(f"{split}: {rows.num_rows - len(whole)} rows left out: no answer within {max_length} tokens")
@@ -123,7 +123,7 @@ def _columns(train: Dataset, recipe: Recipe) -> list[str]:
         columns = ", ".join(train.column_names)
         what = f"the data has neither a messages column nor prompt and completion (it has {columns})"
         fix = "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column"
-        raise RecipeError.at(recipe.place("dataset"), what, fix)
+        raise RecipeError.at(recipe.location("dataset"), what, fix)
     prompt = data.column(recipe, train, "prompt_column", "prompt")
     return [prompt, data.column(recipe, train, "completion_column", "completion")]
 

@@ -48,7 +48,7 @@ def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Datas
     if isinstance(split, list):
         fix = "write split: {train: ..., validation: ...}"
         raise RecipeError.at(
-            recipe.place("dataset.split"), "dataset.split is a list: nothing says which part is which", fix
+            recipe.location("dataset.split"), "dataset.split is a list: nothing says which part is which", fix
         )
     if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
         return _saved(recipe, path, words)
@@ -69,11 +69,11 @@ def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dat
     """A folder of Dataset.save_to_disk. `split` works as in load_dataset; its other words mean nothing here."""
     import datasets
 
-    where = recipe.place("dataset.path")
+    where = recipe.location("dataset.path")
     for name in words:
         if name != "split":
             what = f"dataset.{name} has no effect: {path!r} is a folder written by save_to_disk"
-            raise RecipeError.at(recipe.place(f"dataset.{name}"), what, "leave it out")
+            raise RecipeError.at(recipe.location(f"dataset.{name}"), what, "leave it out")
     try:
         loaded = datasets.load_from_disk(path)
     except Exception as problem:  # as above
@@ -87,7 +87,7 @@ def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dat
     try:
         return {str(role): _cut(parts, str(spec)) for role, spec in roles.items()}
     except (ValueError, KeyError) as problem:
-        raise RecipeError.at(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
 
 
 def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
@@ -103,14 +103,14 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
     """What load_dataset raised, in one message."""
     import datasets
 
-    where, of_files = recipe.place("dataset.path"), recipe.place("dataset.data_files")
+    where, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")
     generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
     cause = problem.__cause__ or problem if generating else problem
     files = list(_files(path, words))
     names = ", ".join(files[:3]) or path
     if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
         empty = [name for name in files if os.path.getsize(name) == 0]
-        where = recipe.place("dataset.split") if "[" in str(words.get("split")) else of_files
+        where = recipe.location("dataset.split") if "[" in str(words.get("split")) else of_files
         return RecipeError.at(
             where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows"
         )
@@ -135,7 +135,7 @@ def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseE
         fix = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
         return RecipeError.at(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", fix)
     if "split" in str(problem) or "nstruction" in str(problem) or "slice" in str(problem):
-        return RecipeError.at(recipe.place("dataset.split"), f"dataset.split: {first_line(problem)}")
+        return RecipeError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}")
     return RecipeError.at(
         where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`"
     )

@@ -57,7 +57,7 @@ def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -
         return
     dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
     what = f"{lost / (lost + kept):.0%} of the label tokens of the train split are cut off by max_length"
-    yield from insist(recipe, "truncation", recipe.place(dotted), what, f"raise {dotted}", say)
+    yield from insist(recipe, "truncation", recipe.location(dotted), what, f"raise {dotted}", say)
 
 
 def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> Iterator[Diagnostic]:
@@ -69,7 +69,7 @@ def _never_ends(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callabl
     rows = prepared.train.select(range(min(LOOKED_AT, prepared.train.num_rows)))
     if any(label in ends for labels in rows["labels"] for label in labels if label != -100):
         return
-    where = recipe.place("SFTConfig.chat_template_path" if recipe.get("SFTConfig.chat_template_path") else "dataset")
+    where = recipe.location("SFTConfig.chat_template_path" if recipe.get("SFTConfig.chat_template_path") else "dataset")
     what = f"no answer in {rows.num_rows:,} rows has an end token among its labels: the model would never stop"
     fix = "the chat template must close an assistant's turn with a special token, such as eos_token"
     yield from insist(recipe, "end_token", where, what, fix, say)
@@ -88,7 +88,7 @@ def _begins_twice(
         return
     what = f"{twice:,} of {rows.num_rows:,} rows have two begin tokens ({tokenizer.bos_token!r}) side by side"
     fix = "take it out of the texts or of the template: the tokenizer writes one itself"
-    yield from insist(recipe, "double_bos", recipe.place("dataset"), what, fix, say)
+    yield from insist(recipe, "double_bos", recipe.location("dataset"), what, fix, say)
 
 
 def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Diagnostic]:
@@ -114,7 +114,7 @@ def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None])
             say(f"{what}: scores on them say nothing of new text")
             continue
         fix = "give it rows of its own, or leave validation out: a share is split off"
-        yield from insist(recipe, "overlap", recipe.place("dataset.data_files"), what, fix, say)
+        yield from insist(recipe, "overlap", recipe.location("dataset.data_files"), what, fix, say)
 
 
 def _has_validation(recipe: Recipe) -> bool:

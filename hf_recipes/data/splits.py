@@ -66,7 +66,7 @@ def file_errors(recipe: Recipe) -> list[Diagnostic]:
     """What the file system alone can tell: data files that are not there, a path that no loader fits."""
     words = load_words(recipe)
     path, files = words.get("path"), words.get("data_files")
-    where = recipe.place("dataset.path")
+    where = recipe.location("dataset.path")
     if not isinstance(path, str):
         named = sorted(file_names(files).values())[:1]
         builder = EXTENSIONS.get(named[0].removesuffix(".gz").rpartition(".")[2], "json") if named else "json"
@@ -84,7 +84,7 @@ def file_errors(recipe: Recipe) -> list[Diagnostic]:
         if not os.path.isdir(base or "."):
             what = f"dataset.data_dir {words['data_dir']!r} is no folder here"
             errors.append(
-                Diagnostic(location=recipe.place("dataset.data_dir"), message=what, fix=_near(base.rstrip("/")))
+                Diagnostic(location=recipe.location("dataset.data_dir"), message=what, fix=_near(base.rstrip("/")))
             )
         else:
             for key, name in file_names(files).items():
@@ -110,14 +110,14 @@ def _strange_roles(recipe: Recipe) -> Iterator[Diagnostic]:
                 near = difflib.get_close_matches(str(role), ROLES, n=1) or ["validation"]
                 what = f"dataset.{word} has {role!r}: the splits are train, validation and test"
                 yield Diagnostic(
-                    location=recipe.place(f"dataset.{word}.{role}"), message=what, fix=f"did you mean {near[0]!r}?"
+                    location=recipe.location(f"dataset.{word}.{role}"), message=what, fix=f"did you mean {near[0]!r}?"
                 )
 
 
 def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Diagnostic]:
     if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)) or os.path.isfile(path):
         return []
-    where = recipe.place(key.partition("[")[0])
+    where = recipe.location(key.partition("[")[0])
     if os.path.isdir(path):
         return [
             Diagnostic(location=where, message=f"data file {name!r} is a folder", fix=f"write {name.rstrip('/')}/*")
@@ -145,7 +145,7 @@ def load_splits(recipe: Recipe) -> Splits:
         raise RecipeError(errors)
     words = load_words(recipe)
     parts = load(recipe, words.pop("path"), words)
-    where = recipe.place("dataset.split") if recipe.get("dataset.split") else recipe.place("dataset.path")
+    where = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
         raise RecipeError.at(
@@ -158,7 +158,7 @@ def load_splits(recipe: Recipe) -> Splits:
     for name in ROLES:
         if name in parts and not parts[name].num_rows:
             raise RecipeError.at(
-                recipe.place(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some"
+                recipe.location(f"dataset.data_files.{name}"), f"the {name} split has no rows", "give it some"
             )
     train, validation = parts["train"], parts.get("validation")
     if validation is None:
@@ -173,7 +173,7 @@ def _split_off(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:
     share = recipe.get("dataset.test_size", DEFAULT_TEST_SIZE)
     seed = recipe.get("dataset.seed", DEFAULT_SPLIT_SEED)
     by = recipe.get("dataset.stratify_by_column")
-    where = recipe.place("dataset.test_size" if by is None else "dataset.stratify_by_column")
+    where = recipe.location("dataset.test_size" if by is None else "dataset.stratify_by_column")
     if by is not None:
         column(recipe, train, "stratify_by_column", by)
     try:
@@ -199,7 +199,7 @@ def column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
     near = difflib.get_close_matches(str(name), rows.column_names, n=1, cutoff=0.6)
     fix = f"did you mean {near[0]!r}?" if near else f"say which one with dataset.{word}"
     columns = ", ".join(rows.column_names)
-    raise RecipeError.at(recipe.place(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", fix)
+    raise RecipeError.at(recipe.location(f"dataset.{word}"), f"the data has no column {name!r} (it has {columns})", fix)
 
 
 def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
@@ -212,4 +212,4 @@ def text_column(recipe: Recipe, rows: Dataset, word: str, default: str) -> str:
         return name  # null: every text is missing, which the task tells with its row
     shown = kind.dtype if isinstance(kind, Value) else type(kind).__name__
     what = f"the column {name!r} holds {shown}, not text"
-    raise RecipeError.at(recipe.place(f"dataset.{word}"), what, f"name another with dataset.{word}")
+    raise RecipeError.at(recipe.location(f"dataset.{word}"), what, f"name another with dataset.{word}")

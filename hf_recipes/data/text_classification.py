@@ -29,7 +29,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     parts = splits.by_name()
     text = data.text_column(recipe, splits.train, "text_column", "text")
     label = data.column(recipe, splits.train, "label_column", "label")
-    where_text, where_label = recipe.place("dataset.text_column"), recipe.place("dataset.label_column")
+    where_text, where_label = recipe.location("dataset.text_column"), recipe.location("dataset.label_column")
     names = label_names(splits.train, label, where_label)
     index = {name: i for i, name in enumerate(names)}
 

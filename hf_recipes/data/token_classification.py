@@ -27,11 +27,11 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
 
     if not tokenizer.is_fast:
         what = "token-classification needs a fast tokenizer (word_ids)"
-        raise RecipeError.at(recipe.place("tokenizer"), what, "take a model with a tokenizer.json")
+        raise RecipeError.at(recipe.location("tokenizer"), what, "take a model with a tokenizer.json")
     parts = splits.by_name()
     words = data.column(recipe, splits.train, "tokens_column", "tokens")
     tags = data.column(recipe, splits.train, "tags_column", "tags")
-    where_words, where_tags = recipe.place("dataset.tokens_column"), recipe.place("dataset.tags_column")
+    where_words, where_tags = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
     _check_kinds(splits.train, words, tags, where_words, where_tags)
     names = tag_names(splits.train, tags)
     index = {name: i for i, name in enumerate(names)}
@@ -66,7 +66,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     for split, counts in stats.items():
         if not counts["label_tokens"]:
             what = f"no word of the {split} split has a sub-token within {max_length} tokens: all labels are masked"
-            raise RecipeError.at(recipe.place("dataset.max_length"), what, "raise dataset.max_length")
+            raise RecipeError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
     notes = tuple(
         f"{split}: {counts['lost_words']} words stand beyond {max_length} sub-tokens or have none: they are not scored"
         for split, counts in stats.items()

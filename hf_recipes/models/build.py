@@ -37,14 +37,14 @@ def build_model(
     stated = recipe.get("model.num_labels")
     if stated is not None and stated != fields.get("num_labels", stated):
         what = f"model.num_labels is {stated}, and the train split has {fields['num_labels']} labels"
-        raise RecipeError.at(recipe.place("model.num_labels"), what, "leave it out")
+        raise RecipeError.at(recipe.location("model.num_labels"), what, "leave it out")
     for name in ("problem_type", "id2label", "label2id"):
         stated = recipe.get(f"model.{name}")
         if stated is not None and name in fields and stated != fields[name]:
             what = (
                 f"model.{name} is decided by the data here ({TASKS[recipe.task].name}), and the recipe says otherwise"
             )
-            raise RecipeError.at(recipe.place(f"model.{name}"), what, "leave it out")
+            raise RecipeError.at(recipe.location(f"model.{name}"), what, "leave it out")
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):
         model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**words, **fields}, say)
@@ -72,7 +72,7 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
     named = targets if isinstance(targets, list) else []
     parts = [name for name, _ in model.named_modules()]
     strange = [t for t in named if not any(name == t or name.endswith(f".{t}") for name in parts)]
-    where = recipe.place("LoraConfig.target_modules")
+    where = recipe.location("LoraConfig.target_modules")
     if strange:
         what = f"LoraConfig.target_modules: {type(model).__name__} has no {', '.join(strange)}"
         if strange == named:
@@ -89,7 +89,7 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
             names = sorted({part.rpartition(".")[2] for part in parts if part} - {str(i) for i in range(1000)})
             near = difflib.get_close_matches(name, names, n=1)
             fix = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
-            raise RecipeError.at(recipe.place("LoraConfig.modules_to_save"), what, fix)
+            raise RecipeError.at(recipe.location("LoraConfig.modules_to_save"), what, fix)
     try:
         model = get_peft_model(model, LoraConfig(**words))
     except (ValueError, TypeError) as problem:
@@ -98,7 +98,7 @@ def _adapted(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], No
             raise RecipeError.at(
                 where, f"peft refuses: {first_line(problem)}", _adaptable(model, str(targets))
             ) from problem
-        raise RecipeError.at(recipe.place("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.location("LoraConfig"), f"peft refuses: {first_line(problem)}") from problem
     if "BitsAndBytesConfig" in recipe.sections:
         # Trainer does this itself only for models that it does not know to be wrapped (transformers#42489).
         model.enable_input_require_grads()
@@ -118,7 +118,7 @@ def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mappi
 
     if getattr(config.get_text_config(), "vocab_size", None) is None:
         what = f"no model can be made of this config: {type(config).__name__} has no vocabulary, so it reads no text"
-        raise RecipeError.at(recipe.place("model"), what, f"take an architecture that {auto.__name__} knows")
+        raise RecipeError.at(recipe.location("model"), what, f"take an architecture that {auto.__name__} knows")
     if config.get_text_config().vocab_size != len(tokenizer):
         config.get_text_config().vocab_size = len(tokenizer)  # a preset's vocabulary follows the tokenizer
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -131,7 +131,7 @@ def _fresh(recipe: Recipe, auto: Any, config: Any, tokenizer: Any, fields: Mappi
     try:
         return auto.from_config(config, dtype=dtype, **attention)
     except (ValueError, ImportError) as problem:
-        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say: Callable[[str], None]) -> Any:
@@ -143,7 +143,7 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, words: dict[str, Any], say
 
         words["quantization_config"] = BitsAndBytesConfig(**recipe.section("BitsAndBytesConfig"))
         words.setdefault("device_map", _one_device(recipe))
-    where = recipe.place(f"model.{SOURCES[0]}")
+    where = recipe.location(f"model.{SOURCES[0]}")
     try:
         model, info = auto.from_pretrained(name, output_loading_info=True, **words)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as problem:
@@ -179,7 +179,7 @@ def _fit_vocabulary(recipe: Recipe, model: Any, tokenizer: Any, say: Callable[[s
         if "LoraConfig" in recipe.sections:
             what = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows"
             raise RecipeError.at(
-                recipe.place("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows"
+                recipe.location("tokenizer"), what, "take the model's own tokenizer: an adapter adds no rows"
             )
         model.resize_token_embeddings(len(tokenizer))
         say(f"embedding: {rows} -> {len(tokenizer)} rows, as many as the tokenizer has tokens")
@@ -208,7 +208,7 @@ def refuse_weights(recipe: Recipe, model: Any, fresh: Sequence[str], say: Callab
         return
     more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
     what = f"weights that are no new head begin untrained: the checkpoint has no {', '.join(strange[:3])}{more}"
-    where = recipe.place("model.pretrained_model_name_or_path")
+    where = recipe.location("model.pretrained_model_name_or_path")
     errors = list(insist(recipe, "untrained", where, what, f"is it a checkpoint of {type(model).__name__}?", say))
     if errors:
         raise RecipeError(errors)

@@ -72,7 +72,9 @@ def build_config(recipe: Recipe) -> Any:
         try:
             return AutoConfig.from_pretrained(name, **words)
         except (OSError, ValueError) as problem:
-            raise unloadable(recipe.place("model.pretrained_model_name_or_path"), "model", name, problem) from problem
+            raise unloadable(
+                recipe.location("model.pretrained_model_name_or_path"), "model", name, problem
+            ) from problem
     if "preset" in model:
         fields = dict(PRESETS[model["preset"]].config)
     elif isinstance(model["config"], Mapping):
@@ -81,12 +83,12 @@ def build_config(recipe: Recipe) -> Any:
         try:
             fields = AutoConfig.from_pretrained(model["config"]).to_dict()
         except (OSError, ValueError) as problem:
-            raise unloadable(recipe.place("model.config"), "config", model["config"], problem) from problem
+            raise unloadable(recipe.location("model.config"), "config", model["config"], problem) from problem
     fields.update(config_fields(recipe))
     try:
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def config_fields(recipe: Recipe) -> dict[str, Any]:

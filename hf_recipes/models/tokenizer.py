@@ -27,7 +27,9 @@ def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], 
     """The `tokenizer` section's, else one trained on the train split (BpeTrainer), else the model's own."""
     if "BpeTrainer" in recipe.sections:
         if train is None:
-            raise RecipeError.at(recipe.place("BpeTrainer"), "a tokenizer is trained on text: there is no train split")
+            raise RecipeError.at(
+                recipe.location("BpeTrainer"), "a tokenizer is trained on text: there is no train split"
+            )
         tokenizer = _train_tokenizer(recipe, train)
         say(f"tokenizer: byte-level BPE trained on the train split, {len(tokenizer)} tokens")
     else:
@@ -35,7 +37,7 @@ def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], 
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise RecipeError.at(
-                recipe.place("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token"
+                recipe.location("tokenizer"), "the tokenizer has neither a pad nor an end token", "set pad_token"
             )
         tokenizer.pad_token = tokenizer.eos_token
         say(f"pad token: {tokenizer.eos_token!r}, the end token (the tokenizer has none; labels mask padding by place)")
@@ -51,17 +53,19 @@ def _chat_template(recipe: Recipe, tokenizer: Any, say: Callable[[str], None]) -
     if path is not None:
         if not str(path).endswith((".jinja", ".j2")):
             fix = "give a .jinja file; a tokenizer folder goes into the tokenizer section"
-            raise RecipeError.at(recipe.place("SFTConfig.chat_template_path"), f"{path!r} is no template file", fix)
+            raise RecipeError.at(recipe.location("SFTConfig.chat_template_path"), f"{path!r} is no template file", fix)
         try:
             with open(path, encoding="utf-8") as text:
                 tokenizer.chat_template = text.read()
         except OSError as problem:
             what = f"chat template {path!r} cannot be read ({problem.strerror})"
-            raise RecipeError.at(recipe.place("SFTConfig.chat_template_path"), what) from None
+            raise RecipeError.at(recipe.location("SFTConfig.chat_template_path"), what) from None
     eos = recipe.training.get("eos_token")
     if eos is not None:
         if eos not in tokenizer.get_vocab():
-            raise RecipeError.at(recipe.place("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary")
+            raise RecipeError.at(
+                recipe.location("SFTConfig.eos_token"), f"{eos!r} is not in the tokenizer's vocabulary"
+            )
         tokenizer.eos_token = eos
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -74,10 +78,10 @@ def _load_tokenizer(recipe: Recipe) -> Any:
     words = dict(recipe.section("tokenizer"))
     model = recipe.section("model")
     name = words.pop("pretrained_model_name_or_path", model.get("pretrained_model_name_or_path"))
-    where = recipe.place("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
+    where = recipe.location("tokenizer" if recipe.section("tokenizer") else "model.pretrained_model_name_or_path")
     if name is None:
         raise RecipeError.at(
-            recipe.place("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer"
+            recipe.location("model"), "a model from scratch needs a tokenizer", "add tokenizer or BpeTrainer"
         )
     if "gguf_file" in model and "gguf_file" not in words and not recipe.section("tokenizer"):
         words["gguf_file"] = model["gguf_file"]
@@ -102,12 +106,12 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     if next(_texts(recipe, train), None) is None:
         fix = "name the tokenizer that wrote them in the tokenizer section"
         raise RecipeError.at(
-            recipe.place("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", fix
+            recipe.location("BpeTrainer"), "the rows hold no text to train a tokenizer on, but token ids", fix
         )
     try:
         trainer = trainers.BpeTrainer(special_tokens=special, **words)
     except (TypeError, ValueError, OverflowError) as problem:
-        raise RecipeError.at(recipe.place("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(recipe.location("BpeTrainer"), f"tokenizers refuses: {first_line(problem)}") from problem
     tokenizer.train_from_iterator(_texts(recipe, train), trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -75,12 +75,12 @@ def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.envir
         if environment.get(name, "false").lower() == "true" and (training.get("fsdp") or training.get("deepspeed")):
             what = f"the accelerate file shards with {word} and the recipe names fsdp or deepspeed, which overrides it"
             errors.append(
-                Diagnostic(location=recipe.place(f"{section}.{word}"), message=what, fix="remove it from the recipe")
+                Diagnostic(location=recipe.location(f"{section}.{word}"), message=what, fix="remove it from the recipe")
             )
         if environment.get(name, "false").lower() == "true" and master:
             what = f"master_weights keeps whole fp32 copies, {word} shards them"
             errors.append(
-                Diagnostic(location=recipe.place("master_weights"), message=what, fix="use bf16: true with it")
+                Diagnostic(location=recipe.location("master_weights"), message=what, fix="use bf16: true with it")
             )
     return errors
 

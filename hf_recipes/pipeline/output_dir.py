@@ -24,7 +24,7 @@ ADAPTER = ("adapter_model.safetensors",)
 
 def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
-    where = recipe.place(f"{recipe.trainer}.output_dir")
+    where = recipe.location(f"{recipe.trainer}.output_dir")
     held = folder / "recipe.yaml"
     if held.is_file() and Path(recipe.path).is_file() and held.samefile(recipe.path) and not _written_here(held):
         what = f"output_dir {str(folder)!r} holds the recipe itself, and the resolved recipe would be written over it"

@@ -72,7 +72,7 @@ def run(
 
     args = build_arguments(recipe)
     launch_checks.assert_world(args)
-    folder = writable(str(args.output_dir), recipe.place(f"{recipe.trainer}.output_dir"))
+    folder = writable(str(args.output_dir), recipe.location(f"{recipe.trainer}.output_dir"))
     _refuse([] if smoke else list(foreign_files(recipe, folder)))
     record = records.opening(recipe, device, choices)
     if planned and device.kind == "cuda":
@@ -160,7 +160,7 @@ def _train(
         from hf_recipes.models.half_precision import prepare_model
 
         model = prepare_model(model)
-    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.place("metrics"))
+    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
     trainer: Any = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
@@ -251,14 +251,14 @@ def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
         dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
         what = f"{length} tokens are more than the model's {positions} positions"
-        raise RecipeError.at(recipe.place(dotted), what, f"set {dotted}: {positions} or less")
+        raise RecipeError.at(recipe.location(dotted), what, f"set {dotted}: {positions} or less")
 
 
 def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
     batch = args.per_device_train_batch_size * args.world_size
     if args.dataloader_drop_last and len(train) < batch:
         what = f"dataloader_drop_last: true leaves nothing to train on: {len(train)} rows make no batch of {batch}"
-        where = recipe.place(f"{recipe.trainer}.dataloader_drop_last")
+        where = recipe.location(f"{recipe.trainer}.dataloader_drop_last")
         raise RecipeError.at(where, what, "leave it out, or take a smaller per_device_train_batch_size")
 
 
@@ -310,7 +310,7 @@ def _say_what_would_fit(record: dict[str, Any], device: Device) -> None:
 
     try:
         what_would_fit(
-            Recipe(path=record["recipe"]["path"], sections=record["recipe"]["sections"], places={}), device, say
+            Recipe(path=record["recipe"]["path"], sections=record["recipe"]["sections"], locations={}), device, say
         )
     except Exception as problem:  # a help beside the message, which comes in any case
         say(f"plan: cannot tell what would fit ({problem})")

@@ -48,7 +48,7 @@ def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str
     judged = found.judged
     line = f"{amount(judged.held.peak)} reserved at the peak, {amount(free_bytes)} free on {device.name}"
     if judged.verdict == OUT:
-        where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size")
+        where = recipe.location(f"{recipe.trainer}.per_device_train_batch_size")
         fix = f"`hf-recipes plan {recipe.path} --gpu {judged.gpu.name}` says what would fit; {INSIST}"
         raise RecipeError.at(where, f"this does not fit the card: {line}, in the {judged.seen.phase} pass", fix)
     say(f"plan: {judged.verdict}, {line}")

@@ -49,7 +49,7 @@ def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) 
     if length == reach:
         reason = f"as long as the model and its tokenizer reach; {reason}"
     # Its place is the section's, where the user would write it: a fault about a chosen length has to name a line.
-    return recipe.with_values({dotted: length}, recipe.place(dotted)), length, [f"{dotted}: {length} ({reason})"]
+    return recipe.with_values({dotted: length}, recipe.location(dotted)), length, [f"{dotted}: {length} ({reason})"]
 
 
 def _shown(value: Any) -> str:

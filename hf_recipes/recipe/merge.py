@@ -24,7 +24,7 @@ class Layer:
 
     path: str  # "" for the arguments
     sections: dict[str, Any]
-    places: dict[str, str]
+    locations: dict[str, str]
     broken: frozenset[str] = field(default_factory=frozenset)  # sections that were meant, and cannot be judged
 
 
@@ -55,12 +55,12 @@ def file_layers(path: str, errors: list[Diagnostic]) -> tuple[list[Layer], bool]
             what = f"is a {kind_of(document.value)}, not a recipe"
             errors.append(Diagnostic(location=path, message=what, fix="a recipe is a mapping that begins with 'task:'"))
             return layers, False
-        layer, extends = _cleaned(path, document.value, document.places, errors)
+        layer, extends = _cleaned(path, document.value, document.locations, errors)
         layer = replace(layer, broken=layer.broken | {dotted.partition(".")[0] for dotted in document.broken})
         layers.insert(0, layer)
         if extends is None:
             return layers, True
-        where = document.places["extends"]
+        where = document.locations["extends"]
         if not isinstance(extends, str) or not extends:
             what = f"extends is {said(extends)} ({kind_of(extends)})"
             errors.append(
@@ -70,12 +70,14 @@ def file_layers(path: str, errors: list[Diagnostic]) -> tuple[list[Layer], bool]
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(extends)))
 
 
-def _cleaned(path: str, values: dict[Any, Any], places: dict[str, str], errors: list[Diagnostic]) -> tuple[Layer, Any]:
+def _cleaned(
+    path: str, values: dict[Any, Any], locations: dict[str, str], errors: list[Diagnostic]
+) -> tuple[Layer, Any]:
     """(layer, what it extends): unknown sections, sections that are no mapping and secrets are faults and taken out."""
     kept: dict[str, Any] = {}
     broken: set[str] = set()
     for name, value in values.items():
-        where = places.get(str(name), path)
+        where = locations.get(str(name), path)
         if name in SECTIONS and not (value is None or isinstance(value, dict)):
             what = f"{name} is {said(value)} ({kind_of(value)})"
             errors.append(
@@ -84,13 +86,13 @@ def _cleaned(path: str, values: dict[Any, Any], places: dict[str, str], errors: 
             broken.add(name)
         elif name in SECTIONS or name in TOP:
             kept[name] = copy.deepcopy(value)  # an alias in the file must not tie two sections together
-            errors += _take_secrets(kept[name], name, places, path)
+            errors += _take_secrets(kept[name], name, locations, path)
         else:
             errors.append(
                 Diagnostic(location=where, message=f"a recipe has no {said(name)}", fix=_mend_of_section(str(name)))
             )
             broken |= {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
-    return Layer(path=path, sections=kept, places=places, broken=frozenset(broken)), kept.get("extends")
+    return Layer(path=path, sections=kept, locations=locations, broken=frozenset(broken)), kept.get("extends")
 
 
 def _mend_of_section(name: str) -> str:
@@ -105,7 +107,7 @@ def _mend_of_section(name: str) -> str:
     return f"its sections are {', '.join(SECTIONS)}"
 
 
-def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) -> list[Diagnostic]:
+def _take_secrets(value: Any, dotted: str, locations: dict[str, str], path: str) -> list[Diagnostic]:
     """Tokens are refused before any message can show them, and taken out so that none is shown later."""
     found: list[Diagnostic] = []
     items: Iterator[tuple[Any, Any]] = iter(())
@@ -117,13 +119,13 @@ def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) ->
         at = f"{dotted}.{key}"
         secret = isinstance(key, str) and key.lower() in SECRETS and inner is not None
         if secret or (isinstance(inner, str) and _HUB_TOKEN.search(inner)):
-            where = places.get(at) or places.get(dotted, path)
+            where = locations.get(at) or locations.get(dotted, path)
             found.append(Diagnostic(location=where, message=f"{at}: a token in a recipe is refused", fix=_SECRET_MEND))
             value[key] = None
             if isinstance(value, dict):
                 del value[key]
         else:
-            found += _take_secrets(inner, at, places, path)
+            found += _take_secrets(inner, at, locations, path)
     return found
 
 
@@ -133,13 +135,13 @@ def _take_secrets(value: Any, dotted: str, places: dict[str, str], path: str) ->
 def override_layer(overrides: Sequence[str], errors: list[Diagnostic]) -> Layer:
     """The layer of "Section.key=value" arguments, values as YAML 1.2; the last of two that set the same key wins."""
     values: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     broken: set[str] = set()
     for argument in overrides:
         dotted, equals, text = argument.partition("=")
         dotted = dotted.strip()
         last = dotted.rpartition(".")[2].lower()
-        place = f"argument {argument!r}"
+        location = f"argument {argument!r}"
         if last in SECRETS or _HUB_TOKEN.search(argument):
             errors.append(
                 Diagnostic(
@@ -149,17 +151,17 @@ def override_layer(overrides: Sequence[str], errors: list[Diagnostic]) -> Layer:
             continue
         wrong = _wrong_argument(argument, dotted, equals)
         if wrong:
-            errors.append(Diagnostic(location=place, message=wrong[0], fix=wrong[1]))
+            errors.append(Diagnostic(location=location, message=wrong[0], fix=wrong[1]))
             broken |= {near for near in (nearest(dotted.partition(".")[0], SECTIONS),) if near}
             continue
-        document = read_text(text, lambda _, place=place: place, nothing=place)  # type: ignore[misc]
+        document = read_text(text, lambda _, location=location: location, nothing=location)  # type: ignore[misc]
         empty = not text.strip() or text.lstrip().startswith("#")
         errors += [] if empty else document.errors
         if document.errors and not empty:
             continue
-        _set(values, places, dotted, None if empty else document.value, place)
-    layer, _ = _cleaned("", values, places, errors)
-    return Layer(path="", sections=layer.sections, places=places, broken=layer.broken | broken)
+        _set(values, locations, dotted, None if empty else document.value, location)
+    layer, _ = _cleaned("", values, locations, errors)
+    return Layer(path="", sections=layer.sections, locations=locations, broken=layer.broken | broken)
 
 
 def _wrong_argument(argument: str, dotted: str, equals: str) -> tuple[str, str] | None:
@@ -184,7 +186,7 @@ def _wrong_argument(argument: str, dotted: str, equals: str) -> tuple[str, str] 
     return f"a recipe has no {section!r}", _mend_of_section(section)
 
 
-def _set(values: dict[str, Any], places: dict[str, str], dotted: str, value: Any, place: str) -> None:
+def _set(values: dict[str, Any], locations: dict[str, str], dotted: str, value: Any, location: str) -> None:
     *parents, last = dotted.split(".")
     target, at = values, ""
     for parent in parents:
@@ -192,12 +194,12 @@ def _set(values: dict[str, Any], places: dict[str, str], dotted: str, value: Any
         inner = target.get(parent)
         if not isinstance(inner, dict):
             inner = target[parent] = {}
-        places[at] = places.get(at, place)
+        locations[at] = locations.get(at, location)
         target = inner
     target[last] = value
-    for key in [k for k in places if k.startswith(f"{dotted}.")]:
-        del places[key]
-    places[dotted] = place
+    for key in [k for k in locations if k.startswith(f"{dotted}.")]:
+        del locations[key]
+    locations[dotted] = location
 
 
 # merge --------------------------------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def merged(layers: Sequence[Layer], errors: list[Diagnostic]) -> tuple[dict[str,
     since YAML reads `LoraConfig:` with nothing behind it as null.
     """
     sections: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     broken: set[str] = set()
     for layer in layers:
         broken |= layer.broken
@@ -221,29 +223,29 @@ def merged(layers: Sequence[Layer], errors: list[Diagnostic]) -> tuple[dict[str,
                 if name not in sections and layer.path and name not in broken:
                     fix = f"write `{name}: {{}}` for upstream's defaults, or leave the section out"
                     errors.append(
-                        Diagnostic(location=layer.places.get(name, layer.path), message=f"{name} is empty", fix=fix)
+                        Diagnostic(location=layer.locations.get(name, layer.path), message=f"{name} is empty", fix=fix)
                     )
                     broken.add(name)
                 sections.pop(name, None)
-                _forget(places, name)
+                _forget(locations, name)
             else:
-                _lay(sections, places, name, value, layer.places, name)
-    return sections, places, broken
+                _lay(sections, locations, name, value, layer.locations, name)
+    return sections, locations, broken
 
 
-def _forget(places: dict[str, str], dotted: str) -> None:
-    for key in [k for k in places if k == dotted or k.startswith(f"{dotted}.")]:
-        del places[key]
+def _forget(locations: dict[str, str], dotted: str) -> None:
+    for key in [k for k in locations if k == dotted or k.startswith(f"{dotted}.")]:
+        del locations[key]
 
 
 def _lay(
-    target: dict[Any, Any], places: dict[str, str], key: Any, value: Any, above: dict[str, str], dotted: str
+    target: dict[Any, Any], locations: dict[str, str], key: Any, value: Any, above: dict[str, str], dotted: str
 ) -> None:
     old = target.get(key)
     if isinstance(old, dict) and isinstance(value, dict):
         for inner, deeper in value.items():
-            _lay(old, places, inner, deeper, above, f"{dotted}.{inner}")
+            _lay(old, locations, inner, deeper, above, f"{dotted}.{inner}")
         return
-    _forget(places, dotted)
-    places |= {k: where for k, where in above.items() if k == dotted or k.startswith(f"{dotted}.")}
+    _forget(locations, dotted)
+    locations |= {k: where for k, where in above.items() if k == dotted or k.startswith(f"{dotted}.")}
     target[key] = copy.deepcopy(value)

@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.merge import Layer, file_layers, merged, override_layer
-from hf_recipes.recipe.recipe import Recipe, place_of
+from hf_recipes.recipe.recipe import Recipe, location_of
 from hf_recipes.recipe.schema.own_keys import DATASET, SOURCES, TOP, TRAINERS
 
 
@@ -46,13 +46,13 @@ def _resolve(path: str, layers: list[Layer], whole: bool, errors: list[Diagnosti
     translations: list[str] = []
     upgraded = []
     for layer in layers:
-        sections, places, lines, wrong = upgrade_sections(layer.sections, layer.places)
-        upgraded.append(replace(layer, sections=sections, places=places))
+        sections, locations, lines, wrong = upgrade_sections(layer.sections, layer.locations)
+        upgraded.append(replace(layer, sections=sections, locations=locations))
         translations += lines
         errors += wrong
-    sections, places, broken = merged(upgraded, errors)
+    sections, locations, broken = merged(upgraded, errors)
     _drop_nulls(sections)
-    judge = Judge(place=lambda dotted: place_of(places, dotted, path))
+    judge = Judge(location=lambda dotted: location_of(locations, dotted, path))
     judge_sections(sections, judge)
     if whole:
         _judge_whole(sections, broken, judge, upgraded)
@@ -61,7 +61,7 @@ def _resolve(path: str, layers: list[Layer], whole: bool, errors: list[Diagnosti
                 sections[trainer].get("output_dir") is None
             ):  # upstream's "trainer_output" would be shared by all recipes
                 sections[trainer]["output_dir"] = f"runs/{os.path.splitext(os.path.basename(path))[0]}"
-    recipe = Recipe(path=path, sections=sections, places=places, translations=tuple(dict.fromkeys(translations)))
+    recipe = Recipe(path=path, sections=sections, locations=locations, translations=tuple(dict.fromkeys(translations)))
     errors += judge.errors
     if whole:
         errors += _contradictions(recipe, judge.bad | broken)
@@ -153,14 +153,14 @@ def _both_trainers(judge: Any, layers: Sequence[Layer]) -> tuple[str, str, str]:
 
     def written(trainer: str) -> tuple[int, int]:
         layer = next(n for n, found in enumerate(layers) if isinstance(found.sections.get(trainer), dict))
-        line = judge.place(trainer).rpartition(":")[2]
+        line = judge.location(trainer).rpartition(":")[2]
         return layer, int(line) if line.isdigit() else 0
 
     first, second = sorted(TRAINERS, key=written)
-    what = f"the recipe has {second} here and {first} ({judge.place(first)})"
+    what = f"the recipe has {second} here and {first} ({judge.location(first)})"
     if written(first)[0] == written(second)[0]:
         return second, what, "keep one of them: TrainingArguments for Trainer, SFTConfig for SFTTrainer"
-    if judge.place(second).startswith("argument "):
+    if judge.location(second).startswith("argument "):
         return second, what, f"keep one of them: the argument '{first}=null' takes the other away"
     return second, what, f"keep one of them: `{first}: null` in this file takes the parent's away"
 

@@ -22,7 +22,7 @@ class Recipe:
 
     path: str  # as the user gave it
     sections: Mapping[str, Any]  # arguments and `extends` merged, old keys translated
-    places: Mapping[
+    locations: Mapping[
         str, str
     ]  # "TrainingArguments.seed" -> "recipes/a.yaml:14" or "argument 'TrainingArguments.seed=1'"
     translations: tuple[str, ...] = ()  # one visible line for each old key
@@ -61,13 +61,13 @@ class Recipe:
             found = found[key]
         return found
 
-    def place(self, dotted: str) -> str:
+    def location(self, dotted: str) -> str:
         """Where a key stands, or its nearest ancestor, or the file."""
-        return place_of(self.places, dotted, self.path)
+        return location_of(self.locations, dotted, self.path)
 
-    def with_values(self, values: Mapping[str, Any], place: str) -> Recipe:
+    def with_values(self, values: Mapping[str, Any], location: str) -> Recipe:
         """A new recipe with dotted keys set, each at `place`. The values are not judged: they are our own choices."""
-        sections, places = copy.deepcopy(dict(self.sections)), dict(self.places)
+        sections, locations = copy.deepcopy(dict(self.sections)), dict(self.locations)
         for dotted, value in values.items():
             *parents, last = dotted.split(".")
             target = sections
@@ -77,15 +77,15 @@ class Recipe:
                     inner = target[parent] = {}
                 target = inner
             target[last] = copy.deepcopy(value)
-            places = {key: where for key, where in places.items() if not key.startswith(f"{dotted}.")}
-            places[dotted] = place
-        return replace(self, sections=sections, places=places)
+            locations = {key: where for key, where in locations.items() if not key.startswith(f"{dotted}.")}
+            locations[dotted] = location
+        return replace(self, sections=sections, locations=locations)
 
 
-def place_of(places: Mapping[str, str], dotted: str, path: str) -> str:
-    while dotted and dotted not in places:
+def location_of(locations: Mapping[str, str], dotted: str, path: str) -> str:
+    while dotted and dotted not in locations:
         dotted = dotted.rpartition(".")[0]
-    return places.get(dotted, path)
+    return locations.get(dotted, path)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -95,7 +95,7 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     return type(recipe)(
         path=recipe.path,
         sections=kept,
-        places=small.places,
+        locations=small.locations,
         translations=recipe.translations,
         warnings=recipe.warnings,
     ), lines

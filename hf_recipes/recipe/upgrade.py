@@ -77,14 +77,14 @@ def _lookup(sections: Mapping[str, Any], dotted: str) -> Any:
     return found
 
 
-def _place(places: Mapping[str, str], dotted: str) -> str:
+def _place(locations: Mapping[str, str], dotted: str) -> str:
     """The place of the nearest ancestor that has one."""
-    while dotted not in places and "." in dotted:
+    while dotted not in locations and "." in dotted:
         dotted = dotted.rpartition(".")[0]
-    return places.get(dotted, "")
+    return locations.get(dotted, "")
 
 
-def _plan(sections: Mapping[str, Any], places: Mapping[str, str]) -> tuple[list[Edit], list[Diagnostic]]:
+def _plan(sections: Mapping[str, Any], locations: Mapping[str, str]) -> tuple[list[Edit], list[Diagnostic]]:
     """Every edit and every fault, in the order of the file."""
     edits: list[Edit] = []
     errors: list[Diagnostic] = []
@@ -93,17 +93,17 @@ def _plan(sections: Mapping[str, Any], places: Mapping[str, str]) -> tuple[list[
             for row in rows_of(name, key):
                 step = _step(row, value, section, sections)
                 if step is not None:
-                    edit, error = _judge(row, step, name, value, sections, places)
+                    edit, error = _judge(row, step, name, value, sections, locations)
                     edits.append(edit)
                     errors += [error] if error else []
     return edits, errors
 
 
 def _judge(
-    row: Upgrade, step: Step, name: str, value: Any, sections: Mapping[str, Any], places: Mapping[str, str]
+    row: Upgrade, step: Step, name: str, value: Any, sections: Mapping[str, Any], locations: Mapping[str, str]
 ) -> tuple[Edit, Diagnostic | None]:
     """The edit for one step, with a fault where it is refused or contradicts a new key that is given too."""
-    where = _place(places, f"{name}.{row.old}")
+    where = _place(locations, f"{name}.{row.old}")
     if step.refused:
         return Edit(section=name, old=row.old, sets={}), Diagnostic(location=where, message=step.refused, fix=step.fix)
     sets: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def _judge(
             return Edit(section=name, old=row.old, sets={}), Diagnostic(location=where, message=what, fix=fix)
         given = _lookup(sections, dotted)
         if given is not MISSING and not step.overrides:
-            there = _place(places, dotted)
+            there = _place(locations, dotted)
             if given == new and type(given) is type(new):
                 notes.append(f"{there} says {word}: {shown(given)} already")
                 continue
@@ -138,13 +138,13 @@ def _judge(
 
 
 def _apply(
-    sections: Mapping[str, Any], places: Mapping[str, str], edits: list[Edit]
+    sections: Mapping[str, Any], locations: Mapping[str, str], edits: list[Edit]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     new_sections: dict[str, Any] = copy.deepcopy(dict(sections))
-    new_places = dict(places)
+    new_places = dict(locations)
     for edit in edits:
-        where = _place(places, edit.dotted)
-        gone = {} if edit.dotted in edit.sets else {k: v for k, v in places.items() if _under(k, edit.dotted)}
+        where = _place(locations, edit.dotted)
+        gone = {} if edit.dotted in edit.sets else {k: v for k, v in locations.items() if _under(k, edit.dotted)}
         for dotted in gone:
             new_places.pop(dotted, None)
         for dotted, value in edit.sets.items():
@@ -176,7 +176,7 @@ def _under(dotted: str, root: str) -> bool:
 
 
 def upgrade_sections(
-    sections: Mapping[str, Any], places: Mapping[str, str]
+    sections: Mapping[str, Any], locations: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str], list[str], list[Diagnostic]]:
     """Translate the old keys of one file (or of the overrides): (sections, places, translation lines, faults).
 
@@ -184,8 +184,8 @@ def upgrade_sections(
     child's new key wins over the parent's old one. New keys inherit the old key's place. A key that cannot be
     translated, or that contradicts its new name, becomes a fault and is taken out.
     """
-    edits, errors = _plan(sections, places)
-    new_sections, new_places = _apply(sections, places, edits)
+    edits, errors = _plan(sections, locations)
+    new_sections, new_places = _apply(sections, locations, edits)
     return new_sections, new_places, [edit.line for edit in edits if edit.line], errors
 
 
@@ -197,8 +197,8 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
     translated.
     """
     source = YamlText(text, path)
-    sections, places = source.document.value, source.document.places
-    edits, errors = _plan(sections, places)
+    sections, locations = source.document.value, source.document.locations
+    edits, errors = _plan(sections, locations)
     if errors:
         raise RecipeError(errors)
     if not edits:
@@ -207,7 +207,7 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
         old = sections[edit.section][edit.old]
         renamed = [(type(new), new) for new in edit.sets.values()] == [(type(old), old)]
         source = source.with_edit(edit.section, edit.old, edit.sets, renamed)
-    if source.document.value != _apply(sections, places, edits)[0]:
+    if source.document.value != _apply(sections, locations, edits)[0]:
         lines = "\n".join(edit.line for edit in edits)
         what = "anchors, aliases or merge keys stand in the way of rewriting its old keys"
         raise RecipeError(Diagnostic(location=path, message=what, fix=f"change them by hand:\n{lines}"))

@@ -24,17 +24,17 @@ PLAIN_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # a Hub id or a fo
 class Judge:
     """Gathers faults and doubts. `place` finds the place of a dotted key, or of its nearest ancestor."""
 
-    place: Callable[[str], str]
+    location: Callable[[str], str]
     errors: list[Diagnostic] = field(default_factory=list)
     warnings: list[Diagnostic] = field(default_factory=list)
     bad: set[str] = field(default_factory=set)  # dotted keys at fault: no other check should trip over them
 
     def error(self, dotted: str, what: str, fix: str) -> None:
-        self.errors.append(Diagnostic(location=self.place(dotted), message=what, fix=fix))
+        self.errors.append(Diagnostic(location=self.location(dotted), message=what, fix=fix))
         self.bad.add(dotted)
 
     def warning(self, dotted: str, what: str, fix: str) -> None:
-        self.warnings.append(Diagnostic(location=self.place(dotted), message=what, fix=fix))
+        self.warnings.append(Diagnostic(location=self.location(dotted), message=what, fix=fix))
 
     def value(self, dotted: str, word: Field, value: Any) -> None:
         bad = problem(word, value)

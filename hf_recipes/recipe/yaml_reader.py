@@ -28,7 +28,7 @@ class Document:
     """One text, read. `value` is None if the text could not be read at all; then `faults` says why."""
 
     value: Any = None
-    places: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
+    locations: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
     errors: list[Diagnostic] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)  # keys whose value is a fault, and is left out
 
@@ -99,7 +99,7 @@ def _unreadable(path: str) -> Diagnostic | None:
     return _too_large(path, size) if size > MOST_BYTES else None
 
 
-def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
+def read_text(text: str, location: Callable[[int], str], nothing: str) -> Document:
     """Values of a YAML text. `place` says where a line (from 1) is, `nothing` where an empty text is."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -121,13 +121,13 @@ def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
         else:
             what = f"is not YAML: {error.problem or error.context}"
             fix = "check the indentation, the quotes and the brackets here and on the line above"
-        found.errors.append(Diagnostic(location=place(mark.line + 1) if mark else nothing, message=what, fix=fix))
+        found.errors.append(Diagnostic(location=location(mark.line + 1) if mark else nothing, message=what, fix=fix))
         return found
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         what = f"holds a control character (U+{code:04X})"
-        found.errors.append(Diagnostic(location=place(line), message=what, fix="delete it"))
+        found.errors.append(Diagnostic(location=location(line), message=what, fix="delete it"))
         return found
     except (YAMLError, RecursionError, ValueError, AssertionError) as error:
         why = str(error).split("\n")[0] or type(error).__name__
@@ -140,9 +140,9 @@ def read_text(text: str, place: Callable[[int], str], nothing: str) -> Document:
         return found
     bomb = _too_many(node)
     if bomb:
-        found.errors.append(Diagnostic(location=place(node.start_mark.line + 1), message=bomb, fix=_LIMITS_MEND))
+        found.errors.append(Diagnostic(location=location(node.start_mark.line + 1), message=bomb, fix=_LIMITS_MEND))
         return found
-    walk = _Walk(document=found, place=place)
+    walk = _Walk(document=found, location=location)
     value = walk.value(node, "")
     found.value = None if value is _LEFT_OUT else value
     return found
@@ -178,10 +178,10 @@ def _children(node: Any) -> list[Any]:
 @dataclass(kw_only=True)
 class _Walk:
     document: Document
-    place: Callable[[int], str]
+    location: Callable[[int], str]
 
     def error(self, node: Any, what: str, fix: str) -> None:
-        self.document.errors.append(Diagnostic(location=self.place(node.start_mark.line + 1), message=what, fix=fix))
+        self.document.errors.append(Diagnostic(location=self.location(node.start_mark.line + 1), message=what, fix=fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")
@@ -216,7 +216,7 @@ class _Walk:
         return _LEFT_OUT
 
     def at(self, node: Any, dotted: str) -> str:
-        self.document.places[dotted] = self.place(node.start_mark.line + 1)
+        self.document.locations[dotted] = self.location(node.start_mark.line + 1)
         return dotted
 
     def mapping(self, node: Any, dotted: str) -> dict[Any, Any]:

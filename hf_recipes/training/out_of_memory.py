@@ -192,7 +192,7 @@ class MemoryMixin(_Trainer):
         last = next((p for p in folders.checkpoints(Path(str(self.args.output_dir))) if folders.whole(p)), None)
         kept = f"; {last.name} is whole, --resume goes on from it" if last else ""
         recipe = getattr(self, "recipe", None)
-        where = recipe.place(f"{recipe.trainer}.per_device_train_batch_size") if recipe else "the run"
+        where = recipe.location(f"{recipe.trainer}.per_device_train_batch_size") if recipe else "the run"
         return OutOfMemory(Diagnostic(location=where, message=what, fix=fix + kept))
 
     @contextmanager

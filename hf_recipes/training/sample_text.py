@@ -34,7 +34,7 @@ class SampleText(TrainerCallback):
         *,
         chat: bool,
         positions: int | None,
-        place: Callable[[str], str],
+        location: Callable[[str], str],
         say: Callable[[str], None],
     ):
         self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
@@ -45,11 +45,11 @@ class SampleText(TrainerCallback):
             self._generation(0)
         except (ValueError, TypeError) as problem:
             what = f"GenerationConfig refuses: {first_line(problem)}"
-            raise RecipeError.at(place("GenerationConfig"), what) from problem
+            raise RecipeError.at(location("GenerationConfig"), what) from problem
         for prompt in prompts:
             if not self._ids(prompt):
                 what = f"the sample prompt {prompt!r} gives no token to go on from"
-                raise RecipeError.at(place("sample_prompts"), what, "write some text")
+                raise RecipeError.at(location("sample_prompts"), what, "write some text")
             shortened = self._shortened(prompt)
             if shortened:
                 say(shortened)

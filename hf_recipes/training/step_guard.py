@@ -302,8 +302,8 @@ class GuardMixin(_Trainer):
         guards = self.guards
         assert guards is not None
         adapter = "LoraConfig" if "LoraConfig" in guards.recipe.sections else "model"
-        places = {"labels": "dataset", "zero_loss": "dataset", "no_gradient": adapter, "frozen": adapter}
-        where = guards.recipe.place(places.get(word, f"{guards.recipe.trainer}.learning_rate"))
+        locations = {"labels": "dataset", "zero_loss": "dataset", "no_gradient": adapter, "frozen": adapter}
+        where = guards.recipe.location(locations.get(word, f"{guards.recipe.trainer}.learning_rate"))
         if word in ("nonfinite", "labels"):
             errors = [Diagnostic(location=where, message=what, fix=fix)]
         else:

@@ -96,7 +96,7 @@ def _refusals(recipe: Recipe | None, *keys: str) -> Iterator[None]:
             raise
         key = next((key for key in keys if key in recipe.training), keys[-1])
         what = f"{key} is refused by the trainer: {first_line(problem)}"
-        raise RecipeError.at(recipe.place(f"{recipe.trainer}.{key}"), what) from problem
+        raise RecipeError.at(recipe.location(f"{recipe.trainer}.{key}"), what) from problem
 
 
 def _card_facts(device: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
         return kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
         raise RecipeError.at(
-            recipe.place(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}"
+            recipe.location(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}"
         ) from problem
 
 
@@ -163,7 +163,9 @@ def build_trainer(
     try:
         trainer = kind(**words)
     except (ValueError, TypeError, ImportError) as problem:
-        raise RecipeError.at(recipe.place(recipe.trainer), f"the trainer refuses: {first_line(problem)}") from problem
+        raise RecipeError.at(
+            recipe.location(recipe.trainer), f"the trainer refuses: {first_line(problem)}"
+        ) from problem
     bound(trainer, say)
     return trainer
 
@@ -245,7 +247,9 @@ def callbacks(
 
         words, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
         found.append(
-            SampleText(list(prompts), words, tokenizer, chat=chat, positions=positions, place=recipe.place, say=say)
+            SampleText(
+                list(prompts), words, tokenizer, chat=chat, positions=positions, location=recipe.location, say=say
+            )
         )
     return found
 

@@ -75,10 +75,10 @@ def test_a_recipe_reads_as_it_is_written_and_every_key_knows_its_line(here):
     assert recipe.get("dataset.data_files.validation") == "data/validation.jsonl"
     assert recipe.get("TrainingArguments.seed") is None
     assert recipe.get("TrainingArguments.seed", 42) == 42
-    assert recipe.place("TrainingArguments.learning_rate") == "a.yaml:11"
-    assert recipe.place("dataset.data_files.train") == "a.yaml:6"
-    assert recipe.place("TrainingArguments.seed") == "a.yaml:9"
-    assert recipe.place("LoraConfig.r") == "a.yaml"
+    assert recipe.location("TrainingArguments.learning_rate") == "a.yaml:11"
+    assert recipe.location("dataset.data_files.train") == "a.yaml:6"
+    assert recipe.location("TrainingArguments.seed") == "a.yaml:9"
+    assert recipe.location("LoraConfig.r") == "a.yaml"
     assert recipe.translations == () and recipe.warnings == ()
 
 
@@ -106,7 +106,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(here):
     plain = read_recipe(here(VALID))
     other = read_recipe(here(b"\xef\xbb\xbf" + VALID.replace("\n", "\r\n").encode(), "b.yaml"))
     assert other.sections == plain.sections
-    assert other.place("metrics") == "b.yaml:14"
+    assert other.location("metrics") == "b.yaml:14"
 
 
 def test_reading_a_recipe_imports_nothing_heavy(here):
@@ -442,7 +442,7 @@ def test_old_keys_are_translated_each_with_its_line(here):
     recipe = read_recipe(here(changed(line11="  warmup_ratio: 0.06", line12="  evaluation_strategy: no")))
     assert recipe.training["warmup_steps"] == 0.06 and recipe.training["eval_strategy"] == "no"
     assert "warmup_ratio" not in recipe.training
-    assert recipe.place("TrainingArguments.warmup_steps") == "a.yaml:11"
+    assert recipe.location("TrainingArguments.warmup_steps") == "a.yaml:11"
     assert [line.partition(" (")[0] for line in recipe.translations] == [
         "a.yaml:11: warmup_ratio: 0.06 -> warmup_steps: 0.06",
         "a.yaml:12: evaluation_strategy: 'no' -> eval_strategy: 'no'",
@@ -472,9 +472,9 @@ def test_a_child_is_merged_deeply_over_its_parent_and_lists_replace(here):
     assert recipe.training["per_device_train_batch_size"] == 64
     assert recipe.sections["metrics"] == ["f1"]
     assert "extends" not in recipe.sections
-    assert recipe.place("TrainingArguments.learning_rate") == "child.yaml:3"
-    assert recipe.place("TrainingArguments.per_device_train_batch_size") == "base/parent.yaml:12"
-    assert recipe.place("TrainingArguments.seed") == "argument 'TrainingArguments.seed=2'"
+    assert recipe.location("TrainingArguments.learning_rate") == "child.yaml:3"
+    assert recipe.location("TrainingArguments.per_device_train_batch_size") == "base/parent.yaml:12"
+    assert recipe.location("TrainingArguments.seed") == "argument 'TrainingArguments.seed=2'"
 
 
 def test_a_null_section_takes_the_parents_away(here):
@@ -572,8 +572,8 @@ def test_arguments_have_the_last_word_and_are_read_as_yaml(here):
     assert recipe.section("dataset")["data_files"] == {"train": "b.jsonl", "validation": "data/validation.jsonl"}
     assert recipe.section("LoraConfig") == {"r": 4, "target_modules": "all-linear", "rank_pattern": {"layer.0": 4}}
     assert recipe.get("LoraConfig.rank_pattern.layer.0") == 4
-    assert recipe.place("TrainingArguments.learning_rate") == "argument 'TrainingArguments.learning_rate=1e-4'"
-    assert recipe.place("TrainingArguments") == "a.yaml:9"
+    assert recipe.location("TrainingArguments.learning_rate") == "argument 'TrainingArguments.learning_rate=1e-4'"
+    assert recipe.location("TrainingArguments") == "a.yaml:9"
 
 
 @pytest.mark.parametrize(
@@ -800,8 +800,8 @@ def test_with_values_returns_a_new_recipe_and_leaves_the_old_one(here):
     recipe = read_recipe(here(VALID))
     new = recipe.with_values({"TrainingArguments.use_cpu": True, "GenerationConfig.max_new_tokens": 8}, "our choice")
     assert new.training["use_cpu"] is True and new.section("GenerationConfig") == {"max_new_tokens": 8}
-    assert new.place("TrainingArguments.use_cpu") == "our choice"
-    assert new.place("TrainingArguments.learning_rate") == "a.yaml:11"
+    assert new.location("TrainingArguments.use_cpu") == "our choice"
+    assert new.location("TrainingArguments.learning_rate") == "a.yaml:11"
     assert "use_cpu" not in recipe.training and recipe.section("GenerationConfig") == {}
 
 

@@ -82,7 +82,7 @@ def _ddp(seen: Trace, spread: Layout) -> Trace:
         allocated=seen.allocated + more,
         parts={**seen.parts, BUCKETS: more},
         phases={phase: size + more for phase, size in seen.phases.items()},
-        places={place: size + more for place, size in seen.places.items()},
+        locations={location: size + more for location, size in seen.locations.items()},
         events=(*added, *seen.events),
         notes=(*seen.notes, mark),
     )
@@ -109,7 +109,7 @@ def _sharded(seen: Trace, spread: Layout) -> Trace:
         allocated=allocated,
         parts=parts,
         phases={phase: max(0, size + change) for phase, size in seen.phases.items()},
-        places={place: max(0, size + change) for place, size in seen.places.items()},
+        locations={location: max(0, size + change) for location, size in seen.locations.items()},
         events=((0, allocated),),
         estimate=(*seen.estimate, mark),
     )

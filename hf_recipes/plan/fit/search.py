@@ -175,9 +175,9 @@ def _law(judged: Judged, lengths: Sequence[int]) -> tuple[Law, float]:
     traced = [_or_raise(one) for one in examine_all(recipes, judged.gpu, usable=judged.usable, spread=judged.spread)]
     if own:
         traced.insert(1, judged)
-    places = [one.seen.places for one in traced]
-    shared = [name for name in places[0] if all(name in one for one in places)]
-    sizes = np.array([[one[name] for one in places] for name in shared], float)
+    locations = [one.seen.locations for one in traced]
+    shared = [name for name in locations[0] if all(name in one for one in locations)]
+    sizes = np.array([[one[name] for one in locations] for name in shared], float)
     in_evaluation = np.array([name.startswith("evaluation ") for name in shared])
     at, evaluated = (lengths[0], middle, lengths[-1]), judged.seen.eval_batch
     law = Law(

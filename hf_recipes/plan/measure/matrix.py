@@ -88,7 +88,7 @@ def cells(folder: str, *, cpu: bool) -> list[Cell]:
     its micro-batch, shuffled with a fixed seed, so that a call that ends early has tried some of everything. What
     another cell has tried already (recipes that differ in their rows or schedule alone) is left out."""
     if cpu:
-        tiny = Recipe(path="tiny", sections=TINY, places={})
+        tiny = Recipe(path="tiny", sections=TINY, locations={})
         return [_cell(tiny, variant, VARIANTS[variant], None) for variant in TINY_VARIANTS]
     recipes = []
     for path in sorted(Path(folder).glob("*.yaml")):

@@ -276,16 +276,16 @@ def in_place_of_autocast(simulation: Simulation, device: str) -> Iterator[None]:
     def is_autocast_available(device_type: str) -> bool:
         return device_type in kinds or available(device_type)
 
-    places = ((torch, "autocast"), (torch.amp, "autocast"), (torch.amp.autocast_mode, "autocast"))
+    locations = ((torch, "autocast"), (torch.amp, "autocast"), (torch.amp.autocast_mode, "autocast"))
     try:
-        for module, name in places:
+        for module, name in locations:
             setattr(module, name, Autocast)
         torch.amp.is_autocast_available = is_autocast_available
         torch.is_autocast_enabled = is_autocast_enabled
         torch.get_autocast_dtype = get_autocast_dtype
         yield
     finally:
-        for module, name in places:
+        for module, name in locations:
             setattr(module, name, upstream)
         torch.is_autocast_enabled, torch.get_autocast_dtype = enabled, dtype_of
         torch.amp.is_autocast_available = available

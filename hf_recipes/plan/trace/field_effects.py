@@ -215,7 +215,7 @@ def refusals(recipe: Recipe) -> list[Diagnostic]:
     for section, name, effect in _set(recipe):
         if effect.kind == REFUSED:
             what = f"plan cannot follow {name}: {effect.why}"
-            found.append(Diagnostic(location=recipe.place(f"{section}.{name}"), message=what, fix=effect.fix))
+            found.append(Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix=effect.fix))
     return [*found, *_optimizers(recipe)]
 
 
@@ -248,4 +248,4 @@ def _optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
     if package is not None and find_spec(package[0]) is None:
         what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not here"
         fix = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
-        yield Diagnostic(location=recipe.place(f"{recipe.trainer}.optim"), message=what, fix=fix)
+        yield Diagnostic(location=recipe.location(f"{recipe.trainer}.optim"), message=what, fix=fix)

@@ -55,7 +55,7 @@ def config_words(recipe: Recipe) -> dict[str, Any]:
     near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
     if near:
         fix += f"; known here: {', '.join(near)}"
-    raise RecipeError.at(recipe.place(f"model.{dotted}"), what, fix)
+    raise RecipeError.at(recipe.location(f"model.{dotted}"), what, fix)
 
 
 def _cached(name: str) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ def config_of(recipe: Recipe) -> Any:
     try:
         return AutoConfig.for_model(words.pop("model_type"), **words)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(recipe.place("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
 
 
 def vocabulary(recipe: Recipe, config: Any) -> int:

@@ -53,7 +53,7 @@ class Trace:
     phase: str  # of the peak: "forward", "backward", "optimizer", "evaluation" or "saving"
     at: str  # what held the peak: the module's path and the operation
     phases: Mapping[str, int]  # phase -> its own peak in bytes
-    places: Mapping[
+    locations: Mapping[
         str, int
     ]  # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not
     largest: tuple[Holding, ...]  # at the peak, the largest first

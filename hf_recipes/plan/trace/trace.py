@@ -280,7 +280,7 @@ def _result(
         phase=found.phase,
         at=found.at,
         phases=found.phases,
-        places=found.places,
+        locations=found.places,
         largest=found.largest,
         events=tuple(tracker.events),
         work={

@@ -175,7 +175,7 @@ def tokenizer_of_the_model(recipe: Recipe) -> Iterator[Diagnostic]:
             recipe, "BpeTrainer", what, "leave it out, or start from scratch with model.preset or model.config"
         )
     if has(recipe, "tokenizer"):
-        what = f"BpeTrainer trains a tokenizer, and one is given ({recipe.place('tokenizer')})"
+        what = f"BpeTrainer trains a tokenizer, and one is given ({recipe.location('tokenizer')})"
         yield tell_at(recipe, "BpeTrainer", what, "keep one of BpeTrainer and tokenizer")
 
 

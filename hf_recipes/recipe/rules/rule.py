@@ -57,12 +57,12 @@ def words(found: Any) -> list[str]:
 
 def tell(recipe: Recipe, key: str, what: str, fix: str = "") -> Diagnostic:
     """A fault at a key of the trainer's section."""
-    return Diagnostic(location=recipe.place(f"{recipe.trainer}.{key}"), message=what, fix=fix)
+    return Diagnostic(location=recipe.location(f"{recipe.trainer}.{key}"), message=what, fix=fix)
 
 
 def tell_at(recipe: Recipe, dotted: str, what: str, fix: str = "") -> Diagnostic:
     """A fault at a dotted key from the top."""
-    return Diagnostic(location=recipe.place(dotted), message=what, fix=fix)
+    return Diagnostic(location=recipe.location(dotted), message=what, fix=fix)
 
 
 def has(recipe: Recipe, section: str) -> bool:

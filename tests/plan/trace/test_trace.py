@@ -26,7 +26,7 @@ def test_the_child_and_this_process_say_the_same_and_json_keeps_it():
 def test_a_published_shape_is_planned_without_weights_gpt2_at_8_x_512_in_fp16():
     recipe = tiny("causal-lm", {}, fp16=True, per_device_train_batch_size=8)
     sections = {**recipe.sections, "model": {"pretrained_model_name_or_path": "gpt2"}, "dataset": {"path": "x"}}
-    found = trace(type(recipe)(path="gpt2.yaml", sections=sections, places={}), length=512)
+    found = trace(type(recipe)(path="gpt2.yaml", sections=sections, locations={}), length=512)
     assert found.parameters == found.trainable == 124_439_808
     assert found.allocated / GIB == pytest.approx(6.98, abs=0.01)
     assert reserved(found).peak / GIB == pytest.approx(7.36, abs=0.06)
@@ -95,7 +95,7 @@ def test_an_unknown_shape_is_refused_with_what_to_give():
     recipe = tiny("causal-lm", {})
     sections = {**recipe.sections, "model": {"pretrained_model_name_or_path": "somebody/private"}}
     with pytest.raises(RecipeError) as refusal:
-        trace(type(recipe)(path="a.yaml", sections=sections, places={}))
+        trace(type(recipe)(path="a.yaml", sections=sections, locations={}))
     assert str(refusal.value) == (
         "a.yaml: the shape of 'somebody/private' is not known without the Hub; give model.config: a path to its "
         "config.json (it is all that plan reads), or a local folder"

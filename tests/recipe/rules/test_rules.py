@@ -57,7 +57,7 @@ def arguments(tmp_path):
 
 def recipe_of(sections, **more):
     base = {"task": "chat", "model": {"pretrained_model_name_or_path": "gpt2"}, "dataset": {"path": "json"}}
-    return Recipe(path="a.yaml", sections={**base, **sections}, places={}, **more)
+    return Recipe(path="a.yaml", sections={**base, **sections}, locations={}, **more)
 
 
 SFT = {"task": "causal-lm", "trainer": "SFTConfig", "model": "gpt2"}
