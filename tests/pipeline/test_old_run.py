@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_double import HubDouble
 
 from hf_recipes.cli import main
 from hf_recipes.compare.runs import read_runs
 from hf_recipes.report.of_run import write_report
+from tests.support.hub_double import HubDouble
 
 
 @pytest.fixture
