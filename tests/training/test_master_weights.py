@@ -18,7 +18,7 @@ from transformers import set_seed
 from hf_recipes.errors import RecipeError
 from hf_recipes.training.master_weights import OPTIMIZERS, LossScaling, MasterWeights, prepare_model
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "training/master_weights.py"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "master_weights.py"
 
 
 @pytest.fixture(autouse=True)
