@@ -5,9 +5,9 @@ import inspect
 from pathlib import Path
 
 import pytest
-from upstream_private_points import PRIVATE_POINTS, PrivatePoint
 
 import hf_recipes
+from tests.support.upstream_private_points import PRIVATE_POINTS, PrivatePoint
 
 PACKAGE = Path(hf_recipes.__file__).parent
 
