@@ -15,7 +15,7 @@ from hf_recipes.pipeline.run import run
 RECIPE = """
 # mine
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model:
   config: {model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
 BpeTrainer: {vocab_size: 300}
