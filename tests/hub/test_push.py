@@ -15,11 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_double import TOKEN, HubDouble, Trouble
 from huggingface_hub import ModelCard
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.hub.push import files_to_push, push, push_later, token_errors
+from tests.support.hub_double import TOKEN, HubDouble, Trouble
 
 QUICK = "Patience(answer_seconds=20, tries=2, first_wait_seconds=0.1, trouble_seconds=1.3)"
 HASTY = QUICK.replace("20", "0.5")  # for a Hub that never answers; too short for a busy machine otherwise
@@ -85,10 +85,10 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory):
-    """The hub, the folder and the findings of hub_push_and_load.py: a model and an adapter, through LFS."""
+    """The hub, the folder and the findings of push_and_load.py: a model and an adapter, through LFS."""
     where = tmp_path_factory.mktemp("hub")
     with HubDouble(lfs=True) as hub:
-        script = Path(__file__).resolve().parents[1] / "hub_push_and_load.py"
+        script = Path(__file__).resolve().parents[1] / "support/push_and_load.py"
         done = subprocess.run(
             [sys.executable, str(script), str(where)],
             capture_output=True,
