@@ -5,7 +5,7 @@
     python benchmarks/outputs.py --only plan only the commands that contain this text
 
 A block begins with a marker that names its command, `<!-- output: hf-recipes check docs/examples/typo.yaml -->`, and
-ends with `<!-- end -->`. Commands run offline, without a GPU, in the repository's root; `hf-recipes` is this checkout's.
+ends with `<!-- end -->`. Commands run offline, without a GPU, in the repository's root, with this checkout's package.
 tests/test_docs.py runs the quick ones; those that trace a model (`hf-recipes plan`) are in its slow test.
 """
 

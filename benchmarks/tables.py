@@ -207,7 +207,14 @@ def compare_cost() -> str:
 def fault_tolerance() -> dict[str, str]:
     """docs/guards.md's tables, of benchmarks/results/survival.json."""
     found = results("survival")
-    head = ["trainer", "out of memory in", "pieces", "steps lost", "largest difference of a weight", "of the evaluation loss"]
+    head = [
+        "trainer",
+        "out of memory in",
+        "pieces",
+        "steps lost",
+        "largest difference of a weight",
+        "of the evaluation loss",
+    ]
     rows = [
         [one["trainer"], one["place"], str(one["pieces"]), str(one["steps_lost"])]
         + [f"{one[name]:.1e}" for name in ("largest_weight_difference", "eval_loss_difference")]
