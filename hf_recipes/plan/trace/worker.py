@@ -96,7 +96,7 @@ def _traced(recipe: Recipe, words: Mapping[str, Any], seat: int) -> Trace:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {"path": recipe.path, "sections": recipe.sections, "places": recipe.locations}
+    return {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
 
 
 def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
