@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plan_support import traces_in_this_process  # noqa: F401
 from small import TEXTS, save_bert, wordpiece, write_rows
 
 from hf_recipes.commands.plan import command
