@@ -422,7 +422,7 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
 
 def prepare(folder: Path, run: dict[str, Any]) -> None:
     """A small model with random weights, its tokenizer, 21 rows, and the recipe."""
-    from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+    from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 
     texts = [" ".join(TEXTS[i % 4].split()[: 3 + i % 7]) for i in range(21)]
     if run["task"] == "chat":

@@ -15,7 +15,7 @@ import pytest
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
-from tests.small import save_bert, wordpiece, write_rows
+from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
 LANGUAGE_MODEL = """
 task: causal-lm

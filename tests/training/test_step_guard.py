@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, LlamaForCausalLM
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
-from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 from tests.training.test_out_of_memory import texts
 
 CLASSES = """
@@ -118,13 +118,13 @@ def test_a_nan_stops_the_run_before_the_weights_are_touched_and_the_state_before
 def test_after_a_nan_that_is_gone_a_resumed_run_ends_as_one_that_never_had_it(
     classes: str, poison: Callable[..., None]
 ) -> None:
-    from tests.interrupted import end_of
+    from tests.support.killed_runs import final_state
 
     run(classes, ["TrainingArguments.output_dir=straight"])
     poison(6)
     refused(classes)
     run(classes, resume=True)
-    assert end_of("out") == end_of("straight")
+    assert final_state("out") == final_state("straight")
 
 
 def test_skip_leaves_one_step_out_and_goes_on(
