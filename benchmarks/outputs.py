@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- output: (?P<command>[^\n]+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
 SLOW = re.compile(r"hf-recipes plan\b")
-AGE = re.compile(r"\b\d+ (s|min|h|d)$", re.MULTILINE)  # the last column of `hf-recipes runs`
+AGE = re.compile(r" +(age|\d+ (s|min|h|d))$", re.MULTILINE)  # the last column of `hf-recipes runs`
 PRELUDE = 'hf-recipes() { "$DOCS_PYTHON" -m hf_recipes "$@"; }\n'
 
 

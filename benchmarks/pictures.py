@@ -29,7 +29,8 @@ NAME = "quickstart-classification"
 PLAN = ["plan", "recipes/rtx3070.yaml", "--gpu", "rtx-3070", "--length", "128", "--json"]
 SCHEMES = ("light", "dark")
 TEXT = {"light": "text { fill: #222 }", "dark": "text { fill: #ddd }"}
-SIZE = (920, 640)  # pixels of the page that are shown
+FRAME = {"light": "#d9dce1", "dark": "#363c46"}
+SIZE = (1000, 850)  # pixels of the page that are shown
 SUM = "report-sha256"
 
 
@@ -76,7 +77,7 @@ def carried(path: Path) -> str | None:
 
 def photograph(html: str, scheme: str, target: Path) -> None:
     """The top of the page as Chromium shows it to a reader of this colour scheme."""
-    from PIL import Image
+    from PIL import Image, ImageOps
     from PIL.PngImagePlugin import PngInfo
 
     browser = shutil.which("chromium") or shutil.which("google-chrome")
@@ -93,7 +94,8 @@ def photograph(html: str, scheme: str, target: Path) -> None:
         facts = PngInfo()
         facts.add_text(SUM, checksum(html))
         with Image.open(shot) as image:
-            image.convert("RGB").quantize(128).save(target, pnginfo=facts, optimize=True)
+            framed = ImageOps.expand(image.convert("RGB"), border=2, fill=FRAME[scheme])
+            framed.quantize(128).save(target, pnginfo=facts, optimize=True)
 
 
 def main() -> None:

@@ -159,12 +159,11 @@ def recipes_page() -> str:
         rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
     return (
         "# Recipes\n\n"
-        "Written by `python benchmarks/tables.py` from the recipes' first lines and the records in "
-        "[results](results).\n"
-        "Each file's header says how to run it, what was measured, and where a guide's claim could not be right.\n\n"
+        "The header of each file says how to run it, what was measured, and where a guide's claim could not be right. "
+        "Two real\nsteps of any of them, on a CPU and offline: `hf-recipes run RECIPE --smoke`.\n\n"
         f"{table(['recipe', 'task', 'what it is for', 'measured'], rows)}\n\n"
-        "`hf-recipes run RECIPE --smoke` takes two real steps of any of them on a CPU, offline.\n"
-        "The data that the repository carries: [data/README.md](data/README.md).\n"
+        "The data in this repository: [data/README.md](data/README.md). This page is written by\n"
+        "`python benchmarks/tables.py` from the recipes' first lines and the records in `recipes/results`.\n"
     )
 
 

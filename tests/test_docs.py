@@ -75,6 +75,14 @@ def test_readme_keeps_the_two_commands_that_ci_runs() -> None:
         assert text.count(f"<!-- {mark} -->\n```sh\npython3 -m venv .venv && .venv/bin/pip install ") == 1
 
 
+def test_the_recipe_in_readme_has_no_error(folder: Path) -> None:
+    from hf_recipes.commands.check import check
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (folder / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    assert check("mine.yaml", ())[1] == 0
+
+
 def differing(command: str) -> list[str]:
     """The pages whose block of this command differs from what it prints."""
     fresh = outputs.block(command)

@@ -6,6 +6,7 @@ strictly: a broken link or anchor, or a page that the navigation lacks, is an er
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def main() -> None:
     collect()
     action = ["serve"] if "--serve" in sys.argv else ["build", "--strict", "--clean"]
     command = [sys.executable, "-m", "mkdocs", *action, "--config-file", str(HERE / "mkdocs.yml")]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    sys.exit(subprocess.run(command, check=False, env=quiet).returncode)
 
 
 if __name__ == "__main__":
