@@ -437,7 +437,7 @@ def prepare(folder: Path, run: dict[str, Any]) -> None:
     write_rows(folder / "rows.jsonl", rows)
     files = {"train": "rows.jsonl", "validation": "rows.jsonl"}
     model = {"pretrained_model_name_or_path": "model", **words}
-    words = {"train_despite": ["overlap", "truncation", "end_token"], "dataset": {"path": "json", "data_files": files}}
+    words = {"disable_guards": ["overlap", "truncation", "end_token"], "dataset": {"path": "json", "data_files": files}}
     recipe = {**run, "model": model, **words}
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ANEW = "resume with the recipe that wrote it, or start anew in another output_dir"
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
-DESPITE = "resume_despite"
+ALLOW = "resume_allow"
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
@@ -85,7 +85,7 @@ def resume_checkpoint(recipe: Recipe, output_dir: str, environment: Mapping[str,
         return None
     where = _place(recipe)
     words = {
-        "without_state": "state" in despite(recipe),
+        "without_state": "state" in allowed_differences(recipe),
         "sharded": any(environment.get(name, "false").lower() == "true" for name in SHARDED),
     }
     if asked is True:
@@ -107,9 +107,9 @@ def resume_checkpoint(recipe: Recipe, output_dir: str, environment: Mapping[str,
     return Chosen(path=str(asked), manifest=manifest.read(path))
 
 
-def despite(recipe: Recipe) -> tuple[str, ...]:
-    """What may differ from the checkpoint although it matters: the recipe's word."""
-    return tuple(recipe.get(DESPITE) or ())
+def allowed_differences(recipe: Recipe) -> tuple[str, ...]:
+    """What may differ from the checkpoint although it matters: the recipe's `resume_allow`."""
+    return tuple(recipe.get(ALLOW) or ())
 
 
 def _place(recipe: Recipe) -> str:
@@ -161,7 +161,7 @@ def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes:
     then = chosen.manifest
     if then is None:
         return ["of which recipe and data it is, upstream's files do not tell"]
-    where, told = _place(recipe), despite(recipe)
+    where, told = _place(recipe), allowed_differences(recipe)
     lines: list[str] = []
     errors: list[Diagnostic] = []
 
@@ -169,7 +169,7 @@ def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes:
         if word in told:
             lines.append(f"not the straight run: {what}")
         else:
-            errors.append(Diagnostic(location=where, message=what, fix=f"{fix}, or say {DESPITE}: [{word}]"))
+            errors.append(Diagnostic(location=where, message=what, fix=f"{fix}, or write {ALLOW}: [{word}]"))
 
     found = compatibility.differences(then["recipe"], now["recipe"])
     matter = [difference for difference in found if difference.kind == "matters"]

@@ -24,7 +24,7 @@ dataset:
 TrainingArguments: {{output_dir: out, max_steps: 4, save_steps: 2}}
 """
 PLACE = "argument '--resume': "
-ANEW = "; resume with the recipe that wrote it, or start anew in another output_dir, or say resume_despite: "
+ANEW = "; resume with the recipe that wrote it, or start anew in another output_dir, or write resume_allow: "
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_recipe_that_differs_where_nothing_depends_on_it_is_resumed(
 
 def test_another_recipe_is_resumed_if_told_to(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(recipe)
-    words = ["TrainingArguments.learning_rate=1e-3", "TrainingArguments.max_steps=6", "resume_despite=[recipe]"]
+    words = ["TrainingArguments.learning_rate=1e-3", "TrainingArguments.max_steps=6", "resume_allow=[recipe]"]
     run(recipe, words, resume=True)
     assert (
         "not the straight run: 'out/checkpoint-4' is of another recipe: "
@@ -198,7 +198,7 @@ def test_other_rows_are_refused_and_another_number_of_processes(recipe: str) -> 
     manifest.write(folder, {**body, "world_size": 2}, body["files"])
     assert refusal(recipe, more) == (
         f"{PLACE}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random "
-        "states are missing; start 2, or say resume_despite: [processes]"
+        "states are missing; start 2, or write resume_allow: [processes]"
     )
 
 
@@ -212,7 +212,7 @@ def test_weights_alone_are_not_resumed_unless_told_to(recipe: str, capsys: pytes
         f"{PLACE}no checkpoint in 'out' is whole: checkpoint-4: {weights_only}; checkpoint-2: {weights_only}; "
         "start without it"
     )
-    run(recipe, ["TrainingArguments.max_steps=6", "resume_despite=[state]"], resume=True)
+    run(recipe, ["TrainingArguments.max_steps=6", "resume_allow=[state]"], resume=True)
     assert json.loads(Path("out/record.json").read_text())["steps"] == 6
 
 
