@@ -299,7 +299,7 @@ class Session:
             yield mutant, "survived" if status == 0 else "noticed", by or "a signal or the time-out"
 
     def _reaching(self, target: Target, mutant: Mutant, killers: dict[str, int]) -> list[pytest.Item]:
-        """The tests that reach the statement, those first that noticed others, then the fast ones, within the budget."""
+        """The tests that reach the statement within the budget: those that noticed others, then the fast ones."""
         where = (target.path, mutant.statement)
         items = self.items
         if mutant.inside:
