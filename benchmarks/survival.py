@@ -2,8 +2,9 @@
 
     python benchmarks/survival.py        into benchmarks/results/survival.json (minutes, on a CPU)
 
-Out of memory: a torch.OutOfMemoryError is injected (tests/scarce.py) wherever a micro-batch has more rows than fit; the
-run's end is held against a run that had room. Dropout is 0: with dropout a split step draws other masks.
+Out of memory: a torch.OutOfMemoryError is injected (tests/support/limited_memory.py) wherever a micro-batch has
+more rows than fit; the run's end is compared with a run that had room. Dropout is 0: with dropout a split
+step draws other masks.
 
 Cost: the same trainer makes steps with and without the guards (and the notes that a repetition needs) in turn; the
 figure is the median of the ratios of neighbouring steps, with a bootstrap interval. One size stands for a step far
@@ -51,8 +52,8 @@ def split_steps() -> list[dict[str, Any]]:
     from tests.test_out_of_memory import SFT, TRAINER, texts
 
     from hf_recipes.pipeline.run import run
-    from tests.scarce import scarce
-    from tests.small import CHATML, bpe, save_bert, save_llama, wordpiece, write_rows
+    from tests.support.limited_memory import limited_memory
+    from tests.support.tiny_models import CHATML, bpe, save_bert, save_llama, wordpiece, write_rows
 
     def weights(folder: str) -> dict[str, Any]:
         found: dict[str, Any] = load_file(f"{folder}/model.safetensors")
@@ -75,7 +76,7 @@ def split_steps() -> list[dict[str, Any]]:
         shutil.move("out", "room")
         for place, (when, rows, call) in CASES.items():
             shutil.rmtree("out", ignore_errors=True)
-            with scarce(when, rows, from_call=call), contextlib.redirect_stdout(io.StringIO()):
+            with limited_memory(when, rows, from_call=call), contextlib.redirect_stdout(io.StringIO()):
                 run("recipe.yaml")
             record = json.loads(Path("out/record.json").read_text())
             a, b = weights("room"), weights("out")
@@ -123,7 +124,7 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
         disable_tqdm=True,
     )
     trainer = kind(model=GPT2LMHeadModel(config), args=args, train_dataset=data)
-    recipe = Recipe(path="benchmark", sections={"TrainingArguments": {}, "task": "causal-lm"}, places={})
+    recipe = Recipe(path="benchmark", sections={"TrainingArguments": {}, "task": "causal-lm"}, locations={})
     guards = Guards(recipe=recipe, say=print, begun=2)
     order = np.random.default_rng(0).integers(0, 2, size=2 * pairs + 6)
     taken: list[tuple[bool, float]] = []

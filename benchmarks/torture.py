@@ -422,7 +422,7 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
 
 def prepare(folder: Path, run: dict[str, Any]) -> None:
     """A small model with random weights, its tokenizer, 21 rows, and the recipe."""
-    from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+    from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 
     texts = [" ".join(TEXTS[i % 4].split()[: 3 + i % 7]) for i in range(21)]
     if run["task"] == "chat":
@@ -437,7 +437,7 @@ def prepare(folder: Path, run: dict[str, Any]) -> None:
     write_rows(folder / "rows.jsonl", rows)
     files = {"train": "rows.jsonl", "validation": "rows.jsonl"}
     model = {"pretrained_model_name_or_path": "model", **words}
-    words = {"train_despite": ["overlap", "truncation", "end_token"], "dataset": {"path": "json", "data_files": files}}
+    words = {"disable_guards": ["overlap", "truncation", "end_token"], "dataset": {"path": "json", "data_files": files}}
     recipe = {**run, "model": model, **words}
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
 

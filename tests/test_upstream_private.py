@@ -5,9 +5,9 @@ import inspect
 from pathlib import Path
 
 import pytest
-from upstream_private_points import PRIVATE_POINTS, PrivatePoint
 
 import hf_recipes
+from tests.support.upstream_private_points import PRIVATE_POINTS, PrivatePoint
 
 PACKAGE = Path(hf_recipes.__file__).parent
 
@@ -34,11 +34,3 @@ def test_no_private_point_is_named_twice_and_each_is_used_where_the_table_says()
     assert len({point.name for point in PRIVATE_POINTS}) == len(PRIVATE_POINTS)
     for point in PRIVATE_POINTS:
         assert point.why and (PACKAGE / point.used_by).is_file()
-
-
-def test_importing_the_table_imports_no_torch():
-    import subprocess
-    import sys
-
-    code = "import sys, upstream_private_points; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RESTART = "resume with the recipe that wrote it, or start a new run in another output_dir"
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
-DESPITE = "resume_despite"
+ALLOW = "resume_allow"
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
@@ -111,8 +111,8 @@ def resume_checkpoint(
 
 
 def allowed_differences(recipe: Recipe) -> tuple[str, ...]:
-    """What may differ from the checkpoint although it matters: the recipe's key."""
-    return tuple(recipe.get(DESPITE) or ())
+    """What may differ from the checkpoint although it matters: the recipe's `resume_allow`."""
+    return tuple(recipe.get(ALLOW) or ())
 
 
 def _location(recipe: Recipe) -> str:
@@ -194,7 +194,7 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
         if difference in allowed:
             lines.append(f"not an exact resumption: {what}")
         else:
-            errors.append(Diagnostic(location=location, message=what, fix=f"{fix}, or set {DESPITE}: [{difference}]"))
+            errors.append(Diagnostic(location=location, message=what, fix=f"{fix}, or write {ALLOW}: [{difference}]"))
 
     found = compatibility.compare_recipes(then["recipe"], now["recipe"])
     matter = [difference for difference in found if difference.kind == "matters"]

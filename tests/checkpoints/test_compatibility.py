@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from hf_recipes.pipeline.run import run
-from tests.interrupted import end_of, killed
-from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+from tests.support.killed_runs import final_state, run_until_killed
+from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 
 # 21 rows of differing lengths; 2 a batch x 2 accumulation: 6 steps an epoch (the last one short), 13 are two epochs.
 TRAINER = """
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {{pretrained_model_name_or_path: model, hidden_dropout_prob: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 TrainingArguments:
@@ -36,7 +36,7 @@ TrainingArguments:
 """
 SFT = """
 task: chat
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {{pretrained_model_name_or_path: model, attention_dropout: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 SFTConfig:
@@ -79,12 +79,12 @@ def sft(folder: Path, write_recipe: Callable[..., str]) -> Callable[[int], str]:
 def ends(recipe: str, words: list[str], kill: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(straight, resumed): what a run ends with, and what it ends with after a kill at a step."""
     run(recipe, words)
-    straight = end_of()
+    straight = final_state()
     shutil.move("out", "straight")
-    killed(recipe, words, kill)
+    run_until_killed(recipe, words, kill)
     assert not Path("out/record.json").exists()
     run(recipe, words, resume=True)
-    return straight, end_of()
+    return straight, final_state()
 
 
 def compare(recipe: str, words: list[str], kill: int) -> None:
@@ -120,7 +120,7 @@ SFT_CASES = {
             "SFTConfig.packing=true",
             "SFTConfig.max_length=32",
             "SFTConfig.dataloader_num_workers=1",
-            "train_despite=[overlap, truncation, end_token]",
+            "disable_guards=[overlap, truncation, end_token]",
         ],
     ),
     "length groups, SFT": (4, 11, ["SFTConfig.train_sampling_strategy=group_by_length"]),
@@ -201,13 +201,13 @@ def test_early_stopping_counts_on_and_the_best_model_is_the_straight_runs(traine
 def test_a_run_that_is_killed_again_and_again_ends_as_the_straight_one(trainer: Callable[[int], str]) -> None:
     recipe = trainer(2)
     run(recipe)
-    straight = end_of()
+    straight = final_state()
     shutil.move("out", "straight")
-    killed(recipe, [], 3)
+    run_until_killed(recipe, [], 3)
     for step in (5, 6, 9, 14):
-        killed(recipe, [], step, resume=True)
+        run_until_killed(recipe, [], step, resume=True)
     run(recipe, resume=True)
-    assert end_of() == straight
+    assert final_state() == straight
 
 
 @pytest.mark.slow
@@ -226,9 +226,9 @@ def test_two_processes_one_of_which_is_killed_end_as_the_straight_run(
         return subprocess.run([*launch, *command], env=environment, capture_output=True, text=True, timeout=300)
 
     assert launched("-m", "hf_recipes.run", recipe, *words).returncode == 0
-    straight = end_of()
+    straight = final_state()
     shutil.move("out", "straight")
-    died = launched(str(root / "tests/run_and_die.py"), str(kill), "1", recipe, *words)
+    died = launched(str(root / "tests/support/kill_at_step.py"), str(kill), "1", recipe, *words)
     assert died.returncode != 0
     assert (
         not Path("out/record.json").exists() or json.loads(Path("out/record.json").read_text())["status"] != "finished"
@@ -240,4 +240,4 @@ def test_two_processes_one_of_which_is_killed_end_as_the_straight_run(
         "rng_state_0.pth",
         "rng_state_1.pth",
     ]
-    assert end_of() == straight
+    assert final_state() == straight

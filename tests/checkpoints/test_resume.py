@@ -24,7 +24,7 @@ dataset:
 TrainingArguments: {{output_dir: out, max_steps: 4, save_steps: 2}}
 """
 LOCATION = "argument '--resume': "
-RESTART = "; resume with the recipe that wrote it, or start a new run in another output_dir, or set resume_despite: "
+RESTART = "; resume with the recipe that wrote it, or start a new run in another output_dir, or write resume_allow: "
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_recipe_that_differs_where_nothing_depends_on_it_is_resumed(
 
 def test_another_recipe_is_resumed_if_the_recipe_allows_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(recipe)
-    words = ["TrainingArguments.learning_rate=1e-3", "TrainingArguments.max_steps=6", "resume_despite=[recipe]"]
+    words = ["TrainingArguments.learning_rate=1e-3", "TrainingArguments.max_steps=6", "resume_allow=[recipe]"]
     run(recipe, words, resume=True)
     assert (
         "not an exact resumption: 'out/checkpoint-4' is of another recipe: "
@@ -198,7 +198,7 @@ def test_other_rows_are_refused_and_another_number_of_processes(recipe: str) -> 
     manifest.write_manifest(folder, {**body, "world_size": 2}, body["files"])
     assert refusal(recipe, more) == (
         f"{LOCATION}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random "
-        "states are missing; start 2, or set resume_despite: [processes]"
+        "states are missing; start 2, or write resume_allow: [processes]"
     )
 
 
@@ -215,7 +215,7 @@ def test_weights_alone_are_not_resumed_unless_the_recipe_allows_it(
         f"{LOCATION}no checkpoint in 'out' is complete: checkpoint-4: {weights_only}; checkpoint-2: {weights_only}; "
         "start without it"
     )
-    run(recipe, ["TrainingArguments.max_steps=6", "resume_despite=[state]"], resume=True)
+    run(recipe, ["TrainingArguments.max_steps=6", "resume_allow=[state]"], resume=True)
     assert json.loads(Path("out/record.json").read_text())["steps"] == 6
 
 

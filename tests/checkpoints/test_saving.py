@@ -20,7 +20,7 @@ from hf_recipes.checkpoints import disk_space, folders, manifest, select
 from hf_recipes.commands import restart, verify
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
-from tests.interrupted import end_of, killed
+from tests.support.killed_runs import final_state, run_until_killed
 
 RECIPE = """
 task: causal-lm
@@ -285,14 +285,14 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
 ) -> None:
     """The children are forked here, so that each start is not a torch import."""
     run(recipe)
-    straight = end_of()
+    straight = final_state()
     shutil.rmtree("out")
     deaths, seen = [1, 3, 5], []
 
     def child(command: list[str]) -> int:
         seen.append("--resume" in command)
         if deaths:
-            killed(recipe, [], deaths.pop(0), resume="--resume" in command)
+            run_until_killed(recipe, [], deaths.pop(0), resume="--resume" in command)
             return -signal.SIGKILL
         run(recipe, resume=True)
         return 0
@@ -307,7 +307,7 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
         "the run was killed by SIGKILL after N s; start 3 of 6 in 2 s, from out/checkpoint-2",
         "the run was killed by SIGKILL after N s; start 4 of 6 in 4 s, from out/checkpoint-4",
     ]
-    assert end_of() == straight
+    assert final_state() == straight
 
 
 @pytest.mark.parametrize("code", [0, 2, 130, 143, -signal.SIGINT, -signal.SIGTERM])

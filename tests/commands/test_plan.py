@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import TEXTS, save_bert, wordpiece, write_rows
 
 from hf_recipes.commands.plan import command
 from hf_recipes.common.device import Device
@@ -18,6 +17,7 @@ from hf_recipes.plan.fit import plan
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.smoke import shrink
+from tests.support.tiny_models import TEXTS, save_bert, wordpiece, write_rows
 
 Write = Callable[..., str]
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))

@@ -13,7 +13,7 @@ from hf_recipes.commands.sweep import sweep, values_of
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.training.signals import Stopped
-from tests.small import save_bert, wordpiece, write_rows
+from tests.support.tiny_models import save_bert, wordpiece, write_rows
 from tests.training.test_out_of_memory import texts
 from tests.training.test_step_guard import CLASSES
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import CHATML, TEXTS, bpe, save_llama, write_rows
 
 from hf_recipes.cli import main
+from tests.support.tiny_models import CHATML, TEXTS, bpe, save_llama, write_rows
 
 Told = Callable[..., list[str]]
 

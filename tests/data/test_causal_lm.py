@@ -8,10 +8,10 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from small import TEXTS, bpe, prepare, refusal
 
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import TEXTS, bpe, prepare, refusal
 
 Make = Callable[..., Recipe]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from small import CHATML, bpe, prepare, refusal, save_llama
 
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama
 
 Make = Callable[..., Recipe]
 

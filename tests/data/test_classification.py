@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, List
-from small import bpe, prepare, refusal, wordpiece
 
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import bpe, prepare, refusal, wordpiece
 
 Make = Callable[..., Recipe]
 

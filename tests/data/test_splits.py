@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
-from small import write_rows
 
 from hf_recipes.data import splits as data
 from hf_recipes.data.row_ids import fingerprint
@@ -19,6 +18,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.output_dir import writable
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import write_rows
 
 ROWS = [{"text": f"text {i}", "label": ("bad", "good", "good")[i % 3]} for i in range(30)]
 Make = Callable[[str], Recipe]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import SHAPE, TEXTS, bpe, save_bert, save_llama, write_rows
 
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.device import Device
@@ -22,6 +21,7 @@ from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import SHAPE, TEXTS, bpe, save_bert, save_llama, write_rows
 
 CPU = Device(kind="cpu", name="a CPU", bf16=True)
 LLAMA = "model: {pretrained_model_name_or_path: ./model"

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from master_weights_support import LENGTH, MODELS, arguments, bert, gpt2, llama, logged, rows
 from torch import nn
 from transformers import (
     T5Config,
@@ -17,6 +16,7 @@ from transformers import (
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.half_precision import is_norm
 from hf_recipes.training.master_weights import prepare_model
+from tests.support.master_weights_runs import LENGTH, MODELS, arguments, bert, gpt2, llama, logged, rows
 
 # --- why it is here --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import pytest
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
-from tests.small import save_bert, wordpiece, write_rows
+from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
 LANGUAGE_MODEL = """
 task: causal-lm
@@ -133,7 +133,7 @@ def test_resuming_where_there_is_no_checkpoint_is_one_message(recipe: str) -> No
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str) -> None:
     run(recipe, ["TrainingArguments.max_steps=2", "TrainingArguments.save_steps=2"])
     os.rename("out/checkpoint-2", "other")
-    words = ["TrainingArguments.resume_from_checkpoint=other", "model.n_embd=32", "resume_despite=[recipe]"]
+    words = ["TrainingArguments.resume_from_checkpoint=other", "model.n_embd=32", "resume_allow=[recipe]"]
     with pytest.raises(RecipeError) as caught:
         run(recipe, words)
     assert str(caught.value) == (

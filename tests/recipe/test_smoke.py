@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import bpe, save_llama
 
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.data.generated import generated_splits
@@ -15,6 +14,7 @@ from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.smoke import model_type, shrink
+from tests.support.tiny_models import bpe, save_llama
 
 Write = Callable[..., str]
 BIG = """

@@ -22,7 +22,7 @@ from hf_recipes.report import of_run, plots
 from hf_recipes.report.blocks import Cell, Code, Document, Figure, Heading, Note, Paragraph, Table, Verdict
 from hf_recipes.report.markdown import markdown
 from hf_recipes.report.page import page
-from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 from tests.training.test_out_of_memory import texts
 from tests.training.test_step_guard import CHAT, CLASSES
 

@@ -11,14 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from master_weights_support import Count, MasterTrainer, Watch, arguments, bert, gpt2, logged, rows, sha256, train
 from torch import nn
 from transformers import set_seed
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.training.master_weights import OPTIMIZERS, LossScaling, MasterWeights, prepare_model
+from tests.support.master_weights_runs import (
+    Count,
+    MasterTrainer,
+    Watch,
+    arguments,
+    bert,
+    gpt2,
+    logged,
+    rows,
+    sha256,
+    train,
+)
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "training/master_weights.py"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "master_weights.py"
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +324,7 @@ def test_a_model_that_computes_its_loss_in_fp16_is_refused_with_the_mend(tmp_pat
 
 def test_two_ddp_processes_train_as_one_with_twice_the_batch_and_agree_on_a_skipped_step(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    here = [str(Path(__file__).resolve().parents[1] / "master_weights_support.py")]
+    here = [str(Path(__file__).resolve().parents[1] / "support/master_weights_runs.py")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
-from tests.scarce import scarce
-from tests.small import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
+from tests.support.limited_memory import limited_memory
+from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 
 NEAR = 1e-5  # largest difference of a weight after six steps of Adam at 1e-3: sums in another order
 
 TRAINER = """
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {pretrained_model_name_or_path: model, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}
 dataset: {path: json, data_files: {train: rows.jsonl, validation: rows.jsonl}}
 TrainingArguments:
@@ -37,7 +37,7 @@ TrainingArguments:
 """
 SFT = """
 task: chat
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {pretrained_model_name_or_path: model}
 dataset: {path: json, data_files: {train: rows.jsonl, validation: rows.jsonl}}
 SFTConfig:
@@ -110,7 +110,7 @@ def test_a_step_that_is_out_of_memory_is_made_in_pieces_and_the_run_ends_as_if_t
 ) -> None:
     recipe, (when, rows, call, pieces) = request.getfixturevalue(kind), PLACES[place]
     room = with_room(recipe, [])
-    with scarce(when, rows, from_call=call) as tried:
+    with limited_memory(when, rows, from_call=call) as tried:
         run(recipe)
     assert max(tried) == 4 and tried[-1] <= 0  # it did try the whole micro-batch
     assert apart("room", "out") < NEAR
@@ -124,16 +124,16 @@ def test_a_step_that_is_out_of_memory_is_made_in_pieces_and_the_run_ends_as_if_t
 
 def test_the_split_is_kept_in_a_checkpoint_and_not_learnt_again(trainer: str) -> None:
     room = with_room(trainer, [])
-    with scarce("forward", 2):
+    with limited_memory("forward", 2):
         run(trainer, ["TrainingArguments.max_steps=4"])
-        with scarce("forward", 2) as tried:
+        with limited_memory("forward", 2) as tried:
             run(trainer, ["TrainingArguments.max_steps=6"], resume=True)
     assert max(tried) == 2 and record()["out_of_memory"] == []
     assert len(room["loss"]) == len(logged("loss"))
 
 
 def test_out_of_memory_in_the_optimizers_step_is_never_made_again(trainer: str) -> None:
-    with scarce("optimizer", 1, from_call=4), pytest.raises(RecipeError) as caught:
+    with limited_memory("optimizer", 1, from_call=4), pytest.raises(RecipeError) as caught:
         run(trainer)
     message = str(caught.value)
     assert message.startswith("recipe.yaml:9: out of memory outside of forward and backward (the optimizer's step?) in")
@@ -153,7 +153,7 @@ def test_an_evaluation_that_is_out_of_memory_is_made_in_pieces_with_the_same_sco
     recipe = request.getfixturevalue(kind)
     run(recipe)
     shutil.move("out", "room")
-    with scarce("evaluation", 3):
+    with limited_memory("evaluation", 3):
         run(recipe)
     with_less, room = record(), json.loads(Path("room/record.json").read_text())
     assert [one["phase"] for one in with_less["out_of_memory"]] in ([], ["evaluation", "evaluation"])  # after training
@@ -167,7 +167,7 @@ def test_rows_that_are_packed_without_padding_are_split_at_document_borders(
 ) -> None:
     words = ["SFTConfig.packing=true", "SFTConfig.max_length=64"]
     room = with_room(sft, words)
-    with scarce("forward", 12):
+    with limited_memory("forward", 12):
         run(sft, words)
     assert record()["out_of_memory"] and apart("room", "out") < NEAR
     assert logged("loss") == pytest.approx(room["loss"], rel=1e-4)
@@ -180,7 +180,7 @@ def test_the_balancing_loss_of_experts_counts_once_for_a_split_micro_batch(
     Path("text.txt").write_text("\n".join(TEXTS * 30))
     recipe = write_recipe("""
 task: causal-lm
-train_despite: [overlap]
+disable_guards: [overlap]
 model:
   config: {model_type: mixtral, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2,
            num_key_value_heads: 1, num_local_experts: 4, max_position_embeddings: 64, vocab_size: 340,
@@ -190,7 +190,7 @@ dataset: {path: text, data_files: text.txt, max_length: 16}
 TrainingArguments: {output_dir: out, max_steps: 3, per_device_train_batch_size: 8, logging_steps: 1}
 """)
     room = with_room(recipe, [])
-    with scarce("forward", 2):
+    with limited_memory("forward", 2):
         run(recipe)
     assert record()["out_of_memory"][-1]["pieces"] == 4
     assert logged("loss") == pytest.approx(room["loss"], rel=0.05)  # four times the balancing loss would add a half
@@ -198,7 +198,7 @@ TrainingArguments: {output_dir: out, max_steps: 3, per_device_train_batch_size: 
 
 
 def test_one_sample_that_does_not_fit_ends_the_run_with_its_last_checkpoint(trainer: str) -> None:
-    with scarce("forward", 0, from_call=13), pytest.raises(RecipeError) as caught:
+    with limited_memory("forward", 0, from_call=13), pytest.raises(RecipeError) as caught:
         run(trainer)
     assert "one sample does not fit: out of memory in forward, step 4" in str(caught.value)
     assert "checkpoint-2 is whole" in str(caught.value)
@@ -206,7 +206,7 @@ def test_one_sample_that_does_not_fit_ends_the_run_with_its_last_checkpoint(trai
 
 
 def test_with_dropout_the_log_says_that_the_masks_differ(trainer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with scarce("backward", 2):
+    with limited_memory("backward", 2):
         run(trainer, ["model.hidden_dropout_prob=0.1"])
     assert "dropout draws other masks than the unsplit step would" in capsys.readouterr().out
     assert record()["status"] == "finished"
@@ -215,7 +215,8 @@ def test_with_dropout_the_log_says_that_the_masks_differ(trainer: str, capsys: p
 def launched(root: Path, when: str, recipe: str) -> subprocess.CompletedProcess[str]:
     """Two processes, of which the second has room for two rows only."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
-    command += [str(root / "accelerate_configs/cpu_2.yaml"), str(root / "tests/scarce.py"), when, "2", "1", recipe]
+    command += [str(root / "accelerate_configs/cpu_2.yaml"), str(root / "tests/support/limited_memory.py")]
+    command += [when, "2", "1", recipe]
     where = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(command, env=where, capture_output=True, text=True, timeout=300)
 

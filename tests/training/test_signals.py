@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.training.signals import Listener, Stopped
-from tests.interrupted import end_of
-from tests.small import save_bert, wordpiece, write_rows
+from tests.support.killed_runs import final_state
+from tests.support.tiny_models import save_bert, wordpiece, write_rows
 from tests.training.test_out_of_memory import texts
 
 RECIPE = """
@@ -72,7 +72,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_printed_command_ends_as
     plain = [sys.executable, "-m", "hf_recipes.run", recipe]
     if number == signal.SIGTERM:
         assert told(plain, root, None)[0] == 0
-        straight = end_of()
+        straight = final_state()
         shutil.move("out", "straight")
     ended, output = told(plain, root, number)
     assert ended == code, output[-3000:]
@@ -85,7 +85,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_printed_command_ends_as
     if number == signal.SIGTERM:
         ended, output = told(command, root, None)
         assert ended == 0, output[-3000:]
-        assert end_of() == straight
+        assert final_state() == straight
 
 
 def test_sigterm_to_a_launcher_of_two_processes_leaves_one_whole_checkpoint_and_a_command_that_works(

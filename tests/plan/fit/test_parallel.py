@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plan_support import GPT2, LLAMA, tiny
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import parallel
@@ -13,6 +12,7 @@ from hf_recipes.plan.fit.parallel import BUCKETS, GATHERED, SINGLE, Layout
 from hf_recipes.plan.fit.verdict import FITS, OUT, UNSURE, custom_card, judge
 from hf_recipes.plan.trace.cuda_allocator import reserved
 from hf_recipes.plan.trace.trace import trace_here
+from tests.support.tiny_recipes import GPT2, LLAMA, tiny
 
 
 @pytest.fixture(scope="module")

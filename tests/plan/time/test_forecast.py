@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from plan_support import LLAMA, tiny
 
 from hf_recipes.catalog.gpus import GPUS
 from hf_recipes.commands.plan import command
@@ -19,6 +18,7 @@ from hf_recipes.plan.time.efficiency import cells_of, efficiency, ratio_of
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline
 from hf_recipes.plan.trace.result import Lengths, Work
 from hf_recipes.plan.trace.trace import trace_here
+from tests.support.tiny_recipes import LLAMA, tiny
 
 Write = Callable[..., str]
 CARD = GPUS["rtx-4090"]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from plan_support import BERT, GEMMA, GPT2, LLAMA, MIXTRAL, QWEN_MOE, tiny
 
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.plan.trace.tracker import Tracker
+from tests.support.tiny_recipes import BERT, GEMMA, GPT2, LLAMA, MIXTRAL, QWEN_MOE, tiny
 
 NEAR = 256  # bytes
 

@@ -5,7 +5,6 @@ import dataclasses
 import inspect
 
 import pytest
-from plan_support import BERT, GPT2, LLAMA, tiny
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import reserved
@@ -13,6 +12,7 @@ from hf_recipes.plan.trace import trace
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE
 from hf_recipes.plan.trace.field_effects import COUNTED, KEPT, LORA, NOTHING, REFUSED, SFT, TABLES, TRAINING, refusals
 from hf_recipes.plan.trace.trace import trace_here
+from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
 NARROW = {**LLAMA, "num_hidden_layers": 1}
 

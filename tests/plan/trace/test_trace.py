@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from plan_support import BERT, GPT2, LLAMA, tiny
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import PARTS, Trace, reserved, trace
 from hf_recipes.plan.trace.trace import trace_here
+from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
 GIB = 2**30
 

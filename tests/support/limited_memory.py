@@ -1,7 +1,7 @@
-"""A machine whose memory is scarce: models that raise torch.OutOfMemoryError where a micro-batch has too many rows.
+"""A machine with little memory: models that raise torch.OutOfMemoryError where a micro-batch has too many rows.
 
-Used in-process (`scarce(...)`) and as a script that trains on one of several ranks with too little of it:
-`accelerate launch ... tests/scarce.py WHEN ROWS RANK RECIPE [arguments of run]`.
+Used in-process (`limited_memory(...)`) and as a script that trains on one of several ranks with too little of it:
+`accelerate launch ... tests/support/limited_memory.py WHEN ROWS RANK RECIPE [arguments of run]`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _NoRoomForGradients(torch.autograd.Function):
 
 
 @contextmanager
-def scarce(when: str, rows: int, *, from_call: int = 1) -> Iterator[list[int]]:
+def limited_memory(when: str, rows: int, *, from_call: int = 1) -> Iterator[list[int]]:
     """No memory for more than `rows` rows (tokens // 8 where a batch is flattened), `when`: "forward", "backward",
     "evaluation" or "optimizer", from the `from_call`-th training forward (optimizer: step) on. Yields the sizes of
     every forward that was tried."""
@@ -93,7 +93,7 @@ if __name__ == "__main__":
 
     _, when, rows, rank, *arguments = sys.argv
     if os.environ.get("RANK") == rank:
-        with scarce(when, int(rows)):
+        with limited_memory(when, int(rows)):
             main(["run", *arguments])
     else:
         main(["run", *arguments])

@@ -1,11 +1,11 @@
-"""`accelerate launch ... tests/run_and_die.py STEP RANK RECIPE [arguments of run]`: a rank kills itself at a step."""
+"""A rank kills itself at a step: `accelerate launch tests/support/kill_at_step.py STEP RANK RECIPE [arguments]`."""
 
 import os
 import sys
 
 from hf_recipes.cli import main
 from hf_recipes.training import trainer
-from tests.interrupted import KillAt
+from tests.support.killed_runs import KillAt
 
 if __name__ == "__main__":
     step, rank = int(sys.argv[1]), sys.argv[2]

@@ -1,4 +1,4 @@
-"""Every private point of upstream that this package relies on, in one table (light: imports nothing of upstream).
+"""Every private point of upstream that this package relies on, in one table.
 
 tests/test_upstream_private.py holds each row to the installed version: a signature that changed, or a line of
 upstream's source that is gone, fails our build instead of a user's run. Whoever overrides or sets an underscored name

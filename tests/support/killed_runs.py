@@ -28,7 +28,7 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(work: Callable[[], object], output: str = "child.log") -> int:
+def run_forked(work: Callable[[], object], output: str = "child.log") -> int:
     """Runs `work` in a forked process, its output in a file; returns waitpid's status (the signal, or code << 8)."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -48,7 +48,7 @@ def forked(work: Callable[[], object], output: str = "child.log") -> int:
     return os.waitpid(child, 0)[1]
 
 
-def killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False) -> None:
+def run_until_killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False) -> None:
     """A run that dies by SIGKILL at a step."""
 
     def work() -> None:
@@ -56,11 +56,11 @@ def killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False
         trainer.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
         run(recipe, words, resume=resume)
 
-    status = forked(work)
+    status = run_forked(work)
     assert status == signal.SIGKILL, Path("child.log").read_text()[-3000:]
 
 
-def end_of(folder: str = "out") -> dict[str, Any]:
+def final_state(folder: str = "out") -> dict[str, Any]:
     """What a straight run and a resumed one must have in common: weights by their bytes, and every logged figure."""
     record = json.loads(Path(folder, "record.json").read_text())
     weights = sorted(Path(folder).glob("*.safetensors"))
