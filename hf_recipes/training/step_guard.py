@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.checkpoints import folders, select
-from hf_recipes.data.row_checks import insist
+from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.training.out_of_memory import restore
 from hf_recipes.training.signals import Listener
@@ -211,7 +211,7 @@ class GuardMixin(_Trainer):
         """Weights and optimizer of the newest whole checkpoint; data and schedule go on behind this step."""
         guards = self.guards
         assert guards is not None
-        chosen, _ = select.choose(Path(str(self.args.output_dir)))
+        chosen, _ = select.choose_checkpoint(Path(str(self.args.output_dir)))
         if chosen is None:
             self._stop("nonfinite", f"{what}; there is no checkpoint to roll back to", self._finite_again())
         assert chosen is not None
@@ -307,7 +307,7 @@ class GuardMixin(_Trainer):
         if word in ("nonfinite", "labels"):
             errors = [Diagnostic(location=where, message=what, fix=fix)]
         else:
-            errors = list(insist(guards.recipe, word, where, what, fix, guards.say))
+            errors = list(report_unless_disabled(guards.recipe, word, where, what, fix, guards.say))
         if not errors:
             guards.begun += FIRST  # said once
             return
@@ -323,8 +323,8 @@ class GuardMixin(_Trainer):
         """The checkpoint of the state before this step, made if there is none and any are wanted."""
         if not self.state.global_step or str(getattr(self.args.save_strategy, "value", "")) == "no" or not self._random:
             return None
-        path = Path(str(self.args.output_dir)) / folders.name(self.state.global_step)
-        if not folders.whole(path):
+        path = Path(str(self.args.output_dir)) / folders.checkpoint_name(self.state.global_step)
+        if not folders.is_complete(path):
             restore(self._random[0], self.args.device)
             sums, counters, tokens = self._before or (None, None, None)
             if sums is not None:

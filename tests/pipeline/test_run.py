@@ -139,7 +139,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str)
     assert str(caught.value) == (
         "argument 'TrainingArguments.resume_from_checkpoint=other': 'other' is a checkpoint of another model: "
         "transformer.h.0.attn.c_attn.bias is (192,), here (96,); "
-        "resume with the recipe that wrote it, or start anew in another output_dir"
+        "resume with the recipe that wrote it, or start a new run in another output_dir"
     )
 
 
@@ -208,7 +208,7 @@ def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callab
         run(path, ["metrics=[span_f1]"])
     assert str(caught.value) == (
         "argument 'metrics=[span_f1]': span_f1 reads tags such as B-PER, I-PER and O, and the data has '0'; "
-        "write metrics: [accuracy], or give the tags their prefixes"
+        "write metrics: [accuracy], or add the prefixes to the tags"
     )
     assert json.loads(Path("out/record.json").read_text())["where"] == "model"
     run(path, ["metrics=[accuracy]"])
