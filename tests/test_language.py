@@ -158,7 +158,7 @@ def test_a_report_is_in_plain_english(root: Path, folder: Path) -> None:
         ("does it fit the card?", "card"),
         ("the model card of a run; a Hub model's model card", ""),
         ("its line and its mend", "mend"),
-        ("the newest whole checkpoint", "newest whole"),
+        ("the newest whole checkpoint", "whole checkpoint"),
         ("TrainingArguments has no word that is known here", "no word"),
         ("the same command goes on", "goes on"),
         ("Fault tolerance", ""),
