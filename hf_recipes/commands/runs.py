@@ -1,4 +1,4 @@
-"""`hf-recipes runs`: a line for every record below a folder. Reads JSON only; imports neither torch nor transformers."""
+"""`hf-recipes runs`: a line for every record below a folder. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
