@@ -1,4 +1,4 @@
-"""The verb `runs`: every record below a folder, a line each. Reads JSON only; light."""
+"""`hf-recipes runs`: a line for every record below a folder. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 

@@ -12,15 +12,9 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-FIRST = ("the", "a", "of", "and", "to")  # words of generated rows; those of SECOND have a tag
-
-
+FIRST = ("the", "a", "of", "and", "to")  # the vocabulary of generated rows; those of SECOND have a tag
 SECOND = ("in", "time", "man", "day")
-
-
 THIRD = ("sea", "house", "light", "water", "long", "good", "new", "little", "great", "old", "small")
-
-
 WORDS = (*FIRST, *SECOND, *THIRD)
 
 

@@ -65,7 +65,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> 
     stats = {split: _counts(part) for split, part in encoded.items()}
     for split, counts in stats.items():
         if not counts.label_tokens:
-            what = f"no word of the {split} split has a sub-token within {max_length} tokens: all labels are masked"
+            what = f"the {split} split has no word with a sub-token within {max_length} tokens: all labels are masked"
             raise DataError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
     notes = tuple(
         f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens or have none, and are not scored"

@@ -202,7 +202,7 @@ def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     recipe = make("token-classification", "max_length: 2")
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
     assert refusal(recipe, rows, wordpiece(["a", "b"]), length=2) == (
-        "recipe.yaml:3: no word of the train split has a sub-token within 2 tokens: all labels are masked; "
+        "recipe.yaml:3: the train split has no word with a sub-token within 2 tokens: all labels are masked; "
         "raise dataset.max_length"
     )
 
