@@ -173,7 +173,8 @@ def words_page() -> str:
     for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
     sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{table(['key', 'meaning'], rows)}"
+    keys = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
 
 
 def simulated() -> str:
