@@ -55,7 +55,7 @@ def _truncated(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -
     kept = counts.get("label_tokens", 0)
     if lost <= LOST * (lost + kept):
         return
-    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    dotted = recipe.max_length_key
     what = f"{lost / (lost + kept):.0%} of the label tokens of the train split are cut off by max_length"
     yield from insist(recipe, "truncation", recipe.location(dotted), what, f"raise {dotted}", say)
 
@@ -93,7 +93,7 @@ def _begins_twice(
 
 def _overlapping(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Diagnostic]:
     """Evaluation rows that are trained on: their score says nothing of new text."""
-    if str(recipe.get("dataset.path", "")).startswith("hf_recipes.smoke:"):
+    if recipe.is_generated:
         return
     rows, columns = prepared.sources["train"]
     if rows.num_rows > COMPARED:
