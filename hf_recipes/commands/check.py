@@ -1,4 +1,4 @@
-"""`hf-recipes check` and `hf-recipes upgrade`: what a recipe file alone shows. Imports neither torch nor transformers."""
+"""`check` and `upgrade`: what a recipe file alone shows. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
     lines += [f"warning: {each}" for each in recipe.warnings]
     # The data may be elsewhere: the recipe may be for another machine.
     lines += [f"warning: {missing} (on this machine; `run` stops there)" for missing in file_errors(recipe)]
-    lines += [f"{path}: on the device: {line}" for line in all_rules.device_requirements(recipe)]
+    lines += [f"note: {path}: {line}" for line in all_rules.device_requirements(recipe)]
     return [*lines, f"{path}: ok"], 0
 
 
@@ -33,7 +33,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
-    """Rewrites the file with today's keys, completely or not at all; returns the translations (dry: and the new text)."""
+    """Rewrite the file with today's keys, completely or not at all: the translations (dry: and the new text)."""
     from hf_recipes.recipe.upgrade import upgrade_text
 
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.common.text import first_line
 from hf_recipes.data.load import file_names, load
 from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,22 +24,10 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 SPLIT_WORDS = ("test_size", "seed", "stratify_by_column")  # of Dataset.train_test_split
-OUR_WORDS = (
-    "max_length",
-    "text_column",
-    "label_column",
-    "tokens_column",
-    "tags_column",
-    "prompt_column",
-    "completion_column",
-    "messages_column",
-    "input_ids_column",
-)
 ROLES = ("train", "validation", "test")
 ROW = "hf_recipes: row"  # a column of ours for a moment: no user's column has this name
 DEFAULT_TEST_SIZE = 0.1
 DEFAULT_SPLIT_SEED = 42
-FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 EXTENSIONS = {"json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet", "txt": "text"}
 
 
@@ -59,7 +48,7 @@ class Splits:
 
 def load_words(recipe: Recipe) -> dict[str, Any]:
     """The part of the `dataset` section that load_dataset understands."""
-    return {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_WORDS and k not in OUR_WORDS}
+    return {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_WORDS and k not in DATASET}
 
 
 def file_errors(recipe: Recipe) -> list[Diagnostic]:

@@ -15,7 +15,8 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line
 from hf_recipes.data.row_checks import insist
 from hf_recipes.errors import RecipeError
-from hf_recipes.models.config import SOURCES, from_scratch, unloadable
+from hf_recipes.models.config import from_scratch, unloadable
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe

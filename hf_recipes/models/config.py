@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
-
-
-SOURCES = ("pretrained_model_name_or_path", "preset", "config")
 
 
 # Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.

@@ -116,7 +116,7 @@ def _adapter(recipe: Recipe, device: Device) -> Iterator[Choice]:
     given = recipe.section("LoraConfig")
     everywhere = given.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates
     if everywhere and "exclude_modules" not in given:  # peft 0.21 trips over the head of a token classifier
-        yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained itself, without an adapter"
+        yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained in full, without an adapter"
 
 
 def _quantisation(recipe: Recipe, device: Device) -> Iterator[Choice]:

@@ -27,7 +27,9 @@ def file_documents(path: str) -> list[Document]:
     while True:
         real = os.path.realpath(path) if "\0" not in path else path
         if real in chain:
-            circle = Diagnostic(location=asked, message=f"extends {path}, which leads back to itself", fix="end the circle")
+            circle = Diagnostic(
+                location=asked, message=f"extends {path}, which leads back to itself", fix="end the circle"
+            )
             return _cut_short(documents, circle)
         chain.append(real)
         document = read_file(path)

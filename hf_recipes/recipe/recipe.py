@@ -16,7 +16,7 @@ GENERATED = "hf_recipes.smoke:"  # a dataset.path that begins so has no file: it
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What one run is asked to do. `sections` holds plain dicts, lists and scalars; nothing in it is an upstream object."""
+    """What one run is asked to do. `sections` holds plain dicts, lists and scalars, and no object of upstream."""
 
     path: str  # as the user gave it
     sections: Mapping[str, Any]  # arguments and `extends` merged, old keys translated

@@ -1,4 +1,4 @@
-"""`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. Everything that is not in this list stays as it is:
+"""`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. What is not in this list stays as it is:
 
 model        two narrow layers of the same class, random weights (no pretrained ones)
 tokenizer    a byte-level BPE of 384 tokens trained on the generated rows

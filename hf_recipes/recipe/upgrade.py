@@ -1,7 +1,8 @@
 """Old recipes run: applies the table of deprecated keys to a document, and to a text.
 
-Imports neither torch nor transformers. `upgrade_document` serves the reader, `upgrade_text` serves `hf-recipes upgrade`. Both carry out the same plan of edits;
-the rewritten file reads back to what the reader makes of the old one, which `upgrade_text` checks before it answers.
+Imports neither torch nor transformers. `upgrade_document` serves the reader, `upgrade_text` serves
+`hf-recipes upgrade`. Both carry out the same plan of edits; the rewritten file reads back to what the reader makes of
+the old one, which `upgrade_text` checks.
 """
 
 from __future__ import annotations
@@ -181,9 +182,7 @@ def upgrade_document(document: Document) -> Document:
     edits, errors = _plan(document.values, document.locations)
     values, locations = _apply(document.values, document.locations, edits)
     lines = tuple(edit.line for edit in edits if edit.line)
-    upgraded = replace(
-        document, values=values, locations=locations, translations=(*document.translations, *lines)
-    )
+    upgraded = replace(document, values=values, locations=locations, translations=(*document.translations, *lines))
     return upgraded.with_errors(errors)
 
 

@@ -1,4 +1,4 @@
-"""A recipe's sections against the installed upstream: every key and value is checked, and reported with its location."""
+"""A recipe's sections against the installed upstream: every key and every value, reported with its location."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
-from hf_recipes.recipe.schema.own_keys import OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
-
-PLAIN_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # a Hub id or a folder is read by one of these
+from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS, OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
 
 
 class Validator:
@@ -166,7 +164,9 @@ def _validate_model(model: Mapping[str, Any], validator: Validator) -> None:
     for key in ("pretrained_model_name_or_path", "config"):
         value = model.get(key)
         if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
-            validator.warning(f"model.{key}", f"there is no {value!r} here", "paths are relative to the working directory")
+            validator.warning(
+                f"model.{key}", f"there is no {value!r} here", "paths are relative to the working directory"
+            )
 
 
 def _is_path(name: str) -> bool:
@@ -196,7 +196,9 @@ def _validate_inline(config: Mapping[str, Any], validator: Validator) -> None:
         else:
             near = nearest(str(key), known)
             fix = f"did you mean {near!r}?" if near else "the config keeps it, and no layer reads it"
-            validator.warning(dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed_package('model')})", fix)
+            validator.warning(
+                dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed_package('model')})", fix
+            )
 
 
 # dataset ------------------------------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def _validate_dataset(dataset: Mapping[str, Any], validator: Validator) -> None:
         if path in schema.builders():
             more = dict(schema.builder_fields(path) or {})
         else:
-            for builder in PLAIN_BUILDERS:
+            for builder in FILE_BUILDERS:  # a Hub id or a folder is read by one of these
                 more |= schema.builder_fields(builder) or {}
     _validate_keys("dataset", dataset, validator, more)
     if isinstance(path, str) and "/" not in path and "data_files" in dataset and not os.path.exists(path):

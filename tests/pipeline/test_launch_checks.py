@@ -58,7 +58,10 @@ def test_two_processes_are_one_run_with_the_losses_of_one_process_with_twice_the
     done = _launch(["--config_file", config, "-m", "hf_recipes.run", recipe], folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("record   out/record.json") == 1
-    assert "use_cpu: true (2 processes without an accelerator; else each would believe to be alone)" in done.stdout
+    assert (
+        "use_cpu: true (2 processes without an accelerator; else each would act as if it were the only one)"
+        in done.stdout
+    )
     two = json.loads((folder / "out/record.json").read_text())
     from hf_recipes.pipeline.run import run
 

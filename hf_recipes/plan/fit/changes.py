@@ -184,8 +184,8 @@ def _other_rounding(judged: Judged) -> Iterator[Option]:
 
 def _other_result(judged: Judged) -> Iterator[Option]:
     """Another result: shorter rows, an adapter, an adapter on quantised weights."""
-    recipe, section = judged.recipe, judged.recipe.trainer
-    dotted = "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length"
+    recipe = judged.recipe
+    dotted = recipe.max_length_key
     for share in (0.75, 0.5, 0.25):
         shorter = max(64, int(judged.seen.length * share) // 64 * 64)
         if shorter < judged.seen.length:

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, argument, is_given, is_true, number_of, report_argument, report_key, text_of
+from hf_recipes.recipe.rules.rule import (
+    Rule,
+    argument,
+    is_given,
+    is_true,
+    number_of,
+    report_argument,
+    report_key,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -28,10 +37,14 @@ def workers_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
         return
     if is_given(recipe, "dataloader_prefetch_factor"):
         what = "dataloader_prefetch_factor needs workers, and dataloader_num_workers is 0"
-        yield report_argument(recipe, "dataloader_prefetch_factor", what, "write dataloader_num_workers: 2, or leave it out")
+        yield report_argument(
+            recipe, "dataloader_prefetch_factor", what, "write dataloader_num_workers: 2, or leave it out"
+        )
     if is_true(recipe, "dataloader_persistent_workers"):
         what = "dataloader_persistent_workers needs workers, and dataloader_num_workers is 0"
-        yield report_argument(recipe, "dataloader_persistent_workers", what, "write dataloader_num_workers: 2, or leave it out")
+        yield report_argument(
+            recipe, "dataloader_persistent_workers", what, "write dataloader_num_workers: 2, or leave it out"
+        )
 
 
 def columns_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -62,7 +75,9 @@ def files_that_are_no_names(recipe: Recipe) -> Iterator[Diagnostic]:
     for dotted, given in _ends(recipe.get("dataset.data_files"), "dataset.data_files"):
         if not isinstance(given, str):
             shown = "null" if given is None else repr(given)
-            yield report_key(recipe, dotted, f"{dotted} is {shown}, not the name of a file", "write a path or a pattern")
+            yield report_key(
+                recipe, dotted, f"{dotted} is {shown}, not the name of a file", "write a path or a pattern"
+            )
 
 
 def _ends(given: Any, dotted: str) -> Iterator[tuple[str, Any]]:
@@ -111,7 +126,9 @@ def packing_that_fails(recipe: Recipe) -> Iterator[Diagnostic]:
         return
     unlimited = "max_length" in recipe.training and recipe.training["max_length"] is None
     if is_true(recipe, "packing") and unlimited:
-        yield report_argument(recipe, "max_length", "packing: true needs max_length, and it is null", "write max_length: 1024")
+        yield report_argument(
+            recipe, "max_length", "packing: true needs max_length, and it is null", "write max_length: 1024"
+        )
     if is_true(recipe, "padding_free") and not is_true(recipe, "packing") and not unlimited:
         what = "padding_free: true without packing: true ignores max_length"
         yield report_argument(recipe, "padding_free", what, "write packing: true, or max_length: null")

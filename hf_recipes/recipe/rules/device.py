@@ -95,13 +95,17 @@ def _gpu_precision(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
         yield report_argument(recipe, "tf32", what, "leave tf32 out")
     for key in ("bf16", "bf16_full_eval"):
         if recipe.training.get(key) is True and not device.bf16:
-            what = f"{key}: true needs a GPU of compute capability 8.0 or later; {device.name} has {_capability(device)}"
+            what = (
+                f"{key}: true needs a GPU of compute capability 8.0 or later; {device.name} has {_capability(device)}"
+            )
             fix = "write fp16: true" if key == "bf16" else "write fp16_full_eval: true"
             yield report_argument(recipe, key, what, f"{fix} (for a Gemma, neither)")
     if recipe.trainer == "SFTConfig" and has_section(recipe, "BitsAndBytesConfig") and is_true(recipe, "fp16"):
         # trl sft_trainer.py:911 casts the adapters of a quantised model to bf16; trl#4901, pytorch#127176
         what = "fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot unscale"
-        yield report_argument(recipe, "fp16", what, "write bf16: true, or bf16: false without fp16 where the GPU has no bf16")
+        yield report_argument(
+            recipe, "fp16", what, "write bf16: true, or bf16: false without fp16 where the GPU has no bf16"
+        )
 
 
 def _kernels(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
@@ -126,19 +130,21 @@ def _kernels(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
     attention = recipe.get("model.attn_implementation")
     old = device.kind != "cuda" or (device.capability or (0, 0)) < (8, 0)
     if isinstance(attention, str) and attention in FLASH and old:
-        what = f"attn_implementation: {attention} needs a CUDA GPU of compute capability 8.0 or later; this is {device.name}"
+        what = f"attn_implementation: {attention} needs a CUDA GPU of compute capability 8.0; this is {device.name}"
         yield report_key(recipe, "model.attn_implementation", what, "write attn_implementation: sdpa")
 
 
 def device_requirements(recipe: Recipe) -> list[str]:
     """What `check` cannot know without the device, one line each, without the recipe's path."""
     lines = []
-    if is_true(recipe, "bf16") or (recipe.trainer == "SFTConfig" and _silent(recipe, "bf16") and not is_true(recipe, "fp16")):
+    if is_true(recipe, "bf16") or (
+        recipe.trainer == "SFTConfig" and _silent(recipe, "bf16") and not is_true(recipe, "fp16")
+    ):
         lines.append("bf16 needs compute capability 8.0 or later (RTX 30, A100 and newer); a CPU is slow in it")
     if is_true(recipe, "fp16") and recipe.get("master_weights") is not True:
         lines.append("fp16 needs a GPU; a CPU trains in fp32 instead, and the run prints that")
     if is_true(recipe, "tf32"):
-        lines.append("tf32 needs a CUDA GPU of compute capability 8.0 or later; elsewhere the run drops it, and prints that, or stops")
+        lines.append("tf32 needs a CUDA GPU of compute capability 8.0 or later; a CPU run drops it, and prints that")
     optim = text_of(recipe, "optim") if "optim" in recipe.training else ""
     if (optimizer_package(optim) or ("", ""))[0] == "bitsandbytes":
         lines.append(f"optim: {optim} has no 8-bit and no paged kernels on an Apple GPU yet")

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, argument, has_section, is_given, is_true, number_of, report_argument, report_key, strings_in, text_of
+from hf_recipes.recipe.rules.rule import (
+    Rule,
+    argument,
+    has_section,
+    is_given,
+    is_true,
+    number_of,
+    report_argument,
+    report_key,
+    strings_in,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -23,7 +34,9 @@ def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Diagnostic]:
     where = "load_best_model_at_end"
     if evaluate == "no":
         what = "load_best_model_at_end without evaluation knows no best: eval_strategy is no"
-        yield report_argument(recipe, where, what, f"write eval_strategy: {save if save in ('steps', 'epoch') else 'epoch'}")
+        yield report_argument(
+            recipe, where, what, f"write eval_strategy: {save if save in ('steps', 'epoch') else 'epoch'}"
+        )
     elif save != "best" and evaluate and save and evaluate != save:
         what = f"load_best_model_at_end needs eval_strategy and save_strategy to be the same: {evaluate}, {save}"
         yield report_argument(recipe, where, what, f"write save_strategy: {evaluate}, or best")
@@ -33,7 +46,10 @@ def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Diagnostic]:
 
 def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
     """save_steps must be a multiple of eval_steps, which falls back to logging_steps."""
-    every, saved = number_of(recipe, "eval_steps") or number_of(recipe, "logging_steps"), number_of(recipe, "save_steps")
+    every, saved = (
+        number_of(recipe, "eval_steps") or number_of(recipe, "logging_steps"),
+        number_of(recipe, "save_steps"),
+    )
     if not every or not saved:
         return
     shares = (every < 1) + (saved < 1)
@@ -42,7 +58,9 @@ def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
         name = "eval_steps" if is_given(recipe, "eval_steps") else "eval_steps (by logging_steps)"
         what = f"load_best_model_at_end needs save_steps: {saved} to be a multiple of {name}: {every}"
         fix = "write save_steps and eval_steps so that it is"
-        yield report_argument(recipe, "save_steps" if is_given(recipe, "save_steps") else "load_best_model_at_end", what, fix)
+        yield report_argument(
+            recipe, "save_steps" if is_given(recipe, "save_steps") else "load_best_model_at_end", what, fix
+        )
 
 
 def saving_the_best(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -158,21 +176,27 @@ def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
             if kind == "logging" and text_of(recipe, "eval_strategy") == "steps":
                 continue  # eval_steps may come from it
             what = f"{kind}_steps has no effect: {kind}_strategy is {strategy}"
-            yield report_argument(recipe, f"{kind}_steps", what, f"write {kind}_strategy: steps, or leave {kind}_steps out")
+            yield report_argument(
+                recipe, f"{kind}_steps", what, f"write {kind}_strategy: steps, or leave {kind}_steps out"
+            )
 
 
 def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:3923: without optimizer.pt a resumed run has, silently, a fresh optimizer and schedule."""
     if is_true(recipe, "save_only_model") and is_given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint with save_only_model: its checkpoints hold no optimizer and no schedule"
-        yield report_argument(recipe, "save_only_model", what, "leave save_only_model out, or start again from the weights")
+        yield report_argument(
+            recipe, "save_only_model", what, "leave save_only_model out, or start again from the weights"
+        )
 
 
 def resuming_without_training(recipe: Recipe) -> Iterator[Diagnostic]:
     """A checkpoint is loaded by train(): without it the model that `model` names would be evaluated instead."""
     if recipe.training.get("do_train") is False and is_given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint has no effect with do_train: false: the checkpoint would not be evaluated"
-        yield report_argument(recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint")
+        yield report_argument(
+            recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint"
+        )
 
 
 def resuming_with_other_rows(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -195,7 +219,9 @@ def flags_of_other_scripts(recipe: Recipe) -> Iterator[Diagnostic]:
         what = "do_predict has no effect: a test split is always evaluated after training"
         yield report_argument(recipe, "do_predict", what, "leave it out")
     if recipe.training.get("do_eval") is False:
-        yield report_argument(recipe, "do_eval", "do_eval: false has no effect: a run ends with evaluation", "leave it out")
+        yield report_argument(
+            recipe, "do_eval", "do_eval: false has no effect: a run ends with evaluation", "leave it out"
+        )
     if is_given(recipe, "include_for_metrics") and recipe.training["include_for_metrics"] != []:
         what = "include_for_metrics costs memory, and no metric of ours reads it"
         yield report_argument(recipe, "include_for_metrics", what, "leave it out")

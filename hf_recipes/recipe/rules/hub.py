@@ -54,7 +54,9 @@ def pushing_when(recipe: Recipe) -> Iterator[Diagnostic]:
     """This package pushes once, after training: uploads in between fail without a message."""
     if is_given(recipe, "hub_strategy") and text_of(recipe, "hub_strategy") not in ("end", "every_save"):
         what = f"hub_strategy: {text_of(recipe, 'hub_strategy')} has no effect: checkpoints stay in output_dir"
-        yield report_argument(recipe, "hub_strategy", what, "leave it out: the finished model is pushed once, after training")
+        yield report_argument(
+            recipe, "hub_strategy", what, "leave it out: the finished model is pushed once, after training"
+        )
     if is_given(recipe, "hub_always_push"):
         what = "hub_always_push has no effect: the finished model is pushed once, after training"
         yield report_argument(recipe, "hub_always_push", what, "leave it out")

@@ -90,7 +90,9 @@ def warmup_without_end(recipe: Recipe) -> Iterator[Diagnostic]:
     """The learning rate would never reach its value."""
     steps, most = number_of(recipe, "warmup_steps"), number_of(recipe, "max_steps")
     if steps and most and steps >= 1 and 0 < most <= steps:
-        yield report_argument(recipe, "warmup_steps", f"warmup_steps: {steps} of max_steps: {most}: the run is all warm-up")
+        yield report_argument(
+            recipe, "warmup_steps", f"warmup_steps: {steps} of max_steps: {most}: the run is all warm-up"
+        )
 
 
 def scheduler_arguments(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -171,7 +173,9 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
         )
     if optim.endswith("_layerwise") and (number_of(recipe, "gradient_accumulation_steps") or 1) > 1:
         what = f"optim: {optim} steps inside backward, so it takes no gradient_accumulation_steps"
-        yield report_argument(recipe, "gradient_accumulation_steps", what, "write 1, or take the optimizer without _layerwise")
+        yield report_argument(
+            recipe, "gradient_accumulation_steps", what, "write 1, or take the optimizer without _layerwise"
+        )
 
 
 def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Diagnostic]:

@@ -42,7 +42,9 @@ def fp16_with_bf16(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1785: "At most one of fp16 and bf16 can be True"; the same for full evaluation."""
     for key, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if is_true(recipe, key) and is_true(recipe, other):
-            yield report_argument(recipe, key, f"{key} and {other} are both true", "keep one; bf16 where the GPU has it")
+            yield report_argument(
+                recipe, key, f"{key} and {other} are both true", "keep one; bf16 where the GPU has it"
+            )
 
 
 def fp16_for_gemma(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -73,7 +75,11 @@ def fp16_scaler_with_bf16_weights(recipe: Recipe) -> Iterator[Diagnostic]:
 
 def fp16_weights_without_masters(recipe: Recipe) -> Iterator[Diagnostic]:
     """torch/amp/grad_scaler.py: "Attempting to unscale FP16 gradients."; without a scaler Adam turns to NaN at once."""
-    if recipe.get("model.dtype") != "float16" or has_section(recipe, "LoraConfig") or recipe.get("master_weights") is True:
+    if (
+        recipe.get("model.dtype") != "float16"
+        or has_section(recipe, "LoraConfig")
+        or recipe.get("master_weights") is True
+    ):
         return
     if is_true(recipe, "fp16"):
         what = "dtype: float16 with fp16: true: torch refuses to unscale fp16 gradients"

@@ -36,8 +36,7 @@ def wanted(field: Field) -> str:
 def problem(field: Field, value: Any) -> tuple[str, str] | None:
     """(what the value is, how to fix it) or None if the field takes it. The caller puts the field's name before `what`.
 
-    A quoted number is a string and a float without a fraction is a float: upstream would take both unchecked and fail, or not,
-    hours later.
+    A quoted number is a string, and 2.0 is a float: upstream would take both unchecked and fail, or not, hours later.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {said(value)}", "it must be a finite number"

@@ -157,7 +157,7 @@ LIMITS: Mapping[str, Mapping[str, Limits]] = {
     },
 }
 
-# Arguments of upstream's functions that a file cannot hold (tensors, callables, process groups) or that belong elsewhere.
+# Arguments of upstream that a file cannot hold (tensors, callables, process groups) or that belong elsewhere.
 NOT_IN_A_FILE: Mapping[str, Mapping[str, str]] = {
     "model": {
         "state_dict": "",

@@ -6,6 +6,7 @@ them. A folder that cannot be written costs the time of reading again, and nothi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,15 @@ from typing import Any
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.schema.packages import package_folder, recorded_sources, source_path, version
 
-_READERS = ("corrections.py", "fields.py", "from_source.py", "own_keys.py", "packages.py", "read_upstream.py", "static_source.py")
+_READERS = (
+    "corrections.py",
+    "fields.py",
+    "from_source.py",
+    "own_keys.py",
+    "packages.py",
+    "read_upstream.py",
+    "static_source.py",
+)
 
 
 def cache_folder() -> str:
@@ -90,7 +99,5 @@ def _write(path: str, text: str) -> None:
             file.write(text)
         os.replace(draft, path)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(draft)
-        except OSError:
-            pass

@@ -65,7 +65,7 @@ class Field:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Field:
-        tuples = {name: tuple(row[name]) for name in ("kinds", "items", "choices") if name in row}
+        tuples: dict[str, Any] = {name: tuple(row[name]) for name in ("kinds", "items", "choices") if name in row}
         if "limits" in row:
             limits = row["limits"]
             tuples["limits"] = Limits(**{**limits, "also": tuple(limits["also"])})

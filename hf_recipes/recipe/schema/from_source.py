@@ -148,7 +148,9 @@ def from_signature(node: ast.stmt | None, enums: Enums) -> dict[str, Field]:
             continue
         known, default = literal(value)
         field = from_annotation(arg.arg, arg.annotation, enums)
-        if arg.annotation is None and known and default is not None:  # BitsAndBytesConfig's are bare: the default decides
+        if (
+            arg.annotation is None and known and default is not None
+        ):  # BitsAndBytesConfig's are bare: the default decides
             field = replace(field, kinds=(type(default).__name__,))
         field = replace(field, optional=field.optional or (known and default is None))
         fields[arg.arg] = replace(field, has_default=known, default=default)

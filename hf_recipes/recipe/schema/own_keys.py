@@ -41,7 +41,7 @@ TOP = _table(
     _key(
         "on_nonfinite",
         "str",
-        "What to do when a loss or gradient is not finite: stop (default), skip the step, or rollback to the last checkpoint.",
+        "If a loss or gradient is not finite: stop (default), skip the step, or rollback to the last checkpoint.",
         choices=("stop", "skip", "rollback"),
     ),
     _key(
@@ -102,6 +102,7 @@ SECTIONS = (
 )
 OPEN_SECTIONS = ("model", "tokenizer", "dataset")  # their upstream functions take **kwargs: an unknown key is a warning
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")  # `model` has exactly one of them
+FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # values of dataset.path that read data_files
 SECRETS = (  # refused wherever they stand
     "token",
     "hub_token",
@@ -119,7 +120,7 @@ SECTION_HELP = {
     "SFTConfig": "trl.SFTConfig: the run is trained by SFTTrainer.",
     "LoraConfig": "peft.LoraConfig: an adapter is trained instead of the model.",
     "BitsAndBytesConfig": "transformers.BitsAndBytesConfig: the frozen model is loaded in 8 or 4 bits.",
-    "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer trained on the data and saved with the run.",
+    "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer, trained on the data.",
     "EarlyStoppingCallback": "transformers.EarlyStoppingCallback.",
     "GenerationConfig": "transformers.GenerationConfig, for sample_prompts.",
 }

@@ -23,7 +23,7 @@ def package_folder(package: str) -> str:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise RecipeError.at("this environment", f"{package} is not installed", f"pip install {package}")
-    return next(iter(spec.submodule_search_locations))
+    return os.fspath(next(iter(spec.submodule_search_locations)))
 
 
 @cache

@@ -252,4 +252,3 @@ def _class_fields(path: str, name: str) -> dict[str, Field]:
             for alias, real in (literal(item.value)[1] or {}).items():
                 found.setdefault(alias, replace(found[real], name=alias) if real in found else Field(name=alias))
     return found
-
