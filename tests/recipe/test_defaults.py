@@ -84,7 +84,8 @@ def test_a_classifiers_head_gets_neither_adapter_nor_four_bits(write_recipe: Wri
         (
             TWO_CPUS,
             "",
-            "TrainingArguments.use_cpu: true (2 processes without an accelerator; else each would act as if it were the only one)",
+            "TrainingArguments.use_cpu: true "
+            "(2 processes without an accelerator; else each would act as if it were the only one)",
         ),
         (
             MPS,
