@@ -1,7 +1,7 @@
 """What was read from the sources of the installed packages, kept in the user's cache folder as JSON.
 
-An entry holds for the versions, folders, sizes and times of the files that it was made from; our own readers are among
-them. A folder that cannot be written costs the time of reading again, and nothing else.
+An entry is valid for the versions, folders, sizes and times of the files that it was made from, the modules of this
+folder included. A cache that cannot be written costs the time of reading again, and nothing else.
 """
 
 from __future__ import annotations
