@@ -299,7 +299,7 @@ def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.assets
 def test_minilms_tokenizer_aligns_every_word(make: Make, root: Path) -> None:
     from transformers import AutoTokenizer
 
