@@ -98,8 +98,8 @@ def test_two_bos_tokens_side_by_side_are_refused_with_their_number(make: Make) -
     rows = [{"text": "<s>the sea"}, {"text": "the <s> house"}, {"text": "a long time"}]
     message, _ = checked(recipe, rows, bpe(bos=True))
     assert message == (
-        "recipe.yaml:3: 1 of 3 rows have two BOS tokens ('<s>') side by side; remove it from the texts or the template: the "
-        "tokenizer adds one itself; if it is intended, write disable_guards: [double_bos]"
+        "recipe.yaml:3: 1 of 3 rows have two BOS tokens ('<s>') side by side; remove it from the texts or the "
+        "template: the tokenizer adds one itself; if it is intended, write disable_guards: [double_bos]"
     )
     assert checked(recipe, rows, bpe(bos=False)) == ("", [])
     assert checked(disabled(recipe, "double_bos"), rows, bpe(bos=True))[0] == ""
