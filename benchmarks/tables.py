@@ -80,11 +80,17 @@ def why() -> str:
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
     largest = max(one["largest_weight_difference"] for one in split)
+    checks = results("check_speed")["commands"]
+
+    def slowest(state: str) -> float:
+        return max(one["cpu_seconds"] for name, one in checks.items() if name.startswith(f"{state} "))
+
     rows = [
         [
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
-            "[five mistakes, one call](#is-my-recipe-right)",
+            f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
+            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
