@@ -167,14 +167,14 @@ def recipes_page() -> str:
     )
 
 
-def words_page() -> str:
+def keys_page() -> str:
     """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
-    for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
-        rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
+    for section, keys in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
+        rows += [[f"`{section + '.' if section else ''}{name}`", key.help or ""] for name, key in keys.items()]
     sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    keys = table(["key", "meaning"], rows)
-    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
+    own = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{own}"
 
 
 def simulated() -> str:
@@ -278,7 +278,7 @@ def pages() -> dict[Path, str]:
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches()},
-        "docs/recipe.md": {"words": words_page()},
+        "docs/recipe.md": {"keys": keys_page()},
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),
