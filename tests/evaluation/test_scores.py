@@ -123,12 +123,12 @@ def test_a_truncated_missing_foreign_or_newer_file_is_refused_with_its_path(tmp_
 
     assert message() == f"{path}: no such file; was the run evaluated? its scores are beside record.json"
     write_scores(path, "chat", score_batches("chat", ids=IDS, predictions=np.zeros((ROWS, 2))))
-    whole = path.read_bytes()
-    for size in (0, 3, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
+    complete = path.read_bytes()
+    for size in (0, 3, len(complete) // 2, len(complete) - 1):
+        path.write_bytes(complete[:size])
         assert message().startswith(f"{path}: not a complete Parquet file (")
         assert message().endswith("; copy the file again, or evaluate the run again")
-    damaged = bytearray(whole)
+    damaged = bytearray(complete)
     damaged[10:200] = b"\0" * 190
     path.write_bytes(damaged)
     assert message().startswith(f"{path}: not a complete Parquet file (")

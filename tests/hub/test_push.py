@@ -153,7 +153,7 @@ def test_a_pushed_model_and_adapter_load_back_by_the_code_in_the_model_card_with
     assert found["tokens"] == [1, 4, 6, 9]
 
 
-def test_only_model_tokenizer_card_record_and_recipe_arrive(pushed_pair):
+def test_only_model_tokenizer_model_card_record_and_recipe_arrive(pushed_pair):
     hub, _, _ = pushed_pair
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     about = {".gitattributes", "README.md", "record.json", "recipe.yaml"}
@@ -168,7 +168,7 @@ def test_only_model_tokenizer_card_record_and_recipe_arrive(pushed_pair):
     }
 
 
-def test_the_card_on_the_hub_names_f1_and_perplexity(pushed_pair):
+def test_the_model_card_on_the_hub_names_f1_and_perplexity(pushed_pair):
     hub, _, _ = pushed_pair
     card = ModelCard(hub.repos["user/tiny-lora"].files()["README.md"].decode())
     assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {"f1": 0.9467, "perplexity": 31.5}
