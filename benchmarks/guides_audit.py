@@ -46,7 +46,7 @@ def _own(task: str, model: dict[str, Any], length: int, batch: int, words: dict[
         "TrainingArguments": named,
         **more,
     }
-    return Recipe(path="guide.yaml", sections=sections, places={})
+    return Recipe(path="guide.yaml", sections=sections, locations={})
 
 
 def _gpt(preset: str, batch: int, length: int, words: dict[str, Any], **model: Any) -> Recipe:

@@ -33,7 +33,7 @@ def recipe_of(row: dict[str, Any]) -> Recipe:
         "dataset": {"path": "generated", "max_length": 512},
         "TrainingArguments": words,
     }
-    return Recipe(path="bert-large", sections=sections, places={})
+    return Recipe(path="bert-large", sections=sections, locations={})
 
 
 def peak(row: dict[str, Any], context_mib: int) -> tuple[int, Trace]:

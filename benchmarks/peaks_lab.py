@@ -34,7 +34,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def peak(cell: dict[str, Any]) -> tuple[int, int]:
     """(allocated, reserved) bytes of this cell, predicted."""
-    recipe = Recipe(path=cell["recipe"], sections=cell["sections"], places={})
+    recipe = Recipe(path=cell["recipe"], sections=cell["sections"], locations={})
     held = reserved(trace(recipe, **device_words(find(cell["gpu"]))))
     return held.allocated, held.peak
 

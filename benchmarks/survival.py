@@ -124,7 +124,7 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
         disable_tqdm=True,
     )
     trainer = kind(model=GPT2LMHeadModel(config), args=args, train_dataset=data)
-    recipe = Recipe(path="benchmark", sections={"TrainingArguments": {}, "task": "causal-lm"}, places={})
+    recipe = Recipe(path="benchmark", sections={"TrainingArguments": {}, "task": "causal-lm"}, locations={})
     guards = Guards(recipe=recipe, say=print, begun=2)
     order = np.random.default_rng(0).integers(0, 2, size=2 * pairs + 6)
     taken: list[tuple[bool, float]] = []

@@ -1,4 +1,4 @@
-"""`hf-recipes <verb>`: nothing but parsing. A verb imports what it needs when it is called."""
+"""`hf-recipes <command>`: only parsing. A command imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -15,113 +15,123 @@ USER_ERROR = 2
 SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of commands/runs.py
 
 
-class Verbs(click.Group):
-    """Names the nearest verb for a misspelled one."""
+class Commands(click.Group):
+    """Names the nearest command for a misspelled one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            import difflib
+            from hf_recipes.common.text import nearest
 
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else f"the verbs are {', '.join(self.commands)}"
-            ctx.fail(f"hf-recipes has no verb {args[0]!r}; {fix}")
+            near = nearest(args[0], self.commands)
+            fix = f"did you mean {near!r}?" if near else f"the commands are {', '.join(self.commands)}"
+            ctx.fail(f"hf-recipes has no command {args[0]!r}; {fix}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hf-recipes")
-def verbs() -> None:
-    """Fine-tuning from one YAML file whose sections are the keyword arguments of the upstream classes they name."""
+def commands() -> None:
+    """Fine-tune a model from one YAML file whose sections are the keyword arguments of transformers, trl and peft."""
 
 
-@verbs.command()
+@commands.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--smoke", is_flag=True, help="Two real steps on a CPU with a narrow model and generated rows.")
-@click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in output_dir.")
-@click.option("--restart", default=0, type=click.IntRange(min=0), metavar="N", help="Start again after a crash.")
-@click.option("--no-plan", is_flag=True, help="Do not ask plan first whether it fits the card.")
+@click.option("--smoke", is_flag=True, help="Run two real steps on the CPU with a narrow model and generated rows.")
+@click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint in output_dir.")
+@click.option(
+    "--restart", default=0, type=click.IntRange(min=0), metavar="N", help="Restart up to N times after a crash."
+)
+@click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
-    """Train what RECIPE says; evaluate, record, and push if it says so."""
+    """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
     from hf_recipes.commands.run import command
 
     command(recipe, overrides, smoke=smoke, resume=resume, restart=restart, plan_first=not no_plan)
 
 
-@verbs.command()
+@commands.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
-@click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="An override, as `run` takes it.")
+@click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="Override one value, as in `run`.")
 def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Refuse a wrong recipe in under a second: every fault at once, each with its line and its mend."""
-    from hf_recipes.commands.check import check as judge
+    """Show every error in RECIPE, with its line and its fix. Takes under a second, needs no data and no GPU."""
+    from hf_recipes.commands.check import check as check_recipe
 
     errors = 0
     for path in recipes:
-        lines, found = judge(path, overrides)
-        errors += found
+        lines, count = check_recipe(path, overrides)
+        errors += count
         for line in lines:
             click.echo(line)
     if errors:
         sys.exit(USER_ERROR)
 
 
-@verbs.command()
+@commands.command()
 @click.argument("recipe")
 @click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")
 def upgrade(recipe: str, dry_run: bool) -> None:
-    """Rewrite RECIPE's dropped keys in today's words; comments and order are kept."""
+    """Rewrite old keys in RECIPE to current ones. Comments and order are kept."""
     from hf_recipes.commands.check import upgrade_file
 
     for line in upgrade_file(recipe, dry_run=dry_run):
         click.echo(line)
 
 
-@verbs.command()
+@commands.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--gpu", default=None, metavar="NAME", help="A card of hf_recipes/catalog/gpus.py, such as rtx-3070.")
-@click.option("--memory", default=None, metavar="8GiB", help="Or a card of this memory.")
-@click.option("--compute-capability", "capability", default=None, metavar="8.9", help="With --memory; 8.6 if absent.")
-@click.option("--cpu", is_flag=True, help="Plan a run on this machine's CPU.")
+@click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.py, such as rtx-3070.")
+@click.option("--memory", default=None, metavar="8GiB", help="Or any GPU with this much memory.")
+@click.option(
+    "--compute-capability", "capability", default=None, metavar="8.9", help="Of the GPU given by --memory; default 8.6."
+)
+@click.option("--cpu", is_flag=True, help="Plan for this machine's CPU.")
 @click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
-@click.option("--length", default=None, type=click.IntRange(min=1), help="Tokens of the longest row.")
-@click.option("--read-data/--no-data", default=None, help="Read the data for its longest row: always; never.")
-@click.option("--measure", is_flag=True, help="Run the steps for real on this machine's card (or --cpu), and compare.")
-@click.option("--processes", default=None, type=click.IntRange(min=1), help="Cards that train together (DDP).")
-@click.option("--config_file", default=None, metavar="FILE", help="accelerate's own: DDP, FSDP or DeepSpeed.")
-@click.option("--price", default=None, type=click.FloatRange(min=0), help="Of an hour on the card: the run's cost.")
-@click.option("--search", is_flag=True, help="The largest micro-batch that fits, for each of several lengths.")
-@click.option("--write", default=None, metavar="FILE", help="Write the recipe that --search recommends, comments kept.")
-@click.option("--advice/--no-advice", "with_advice", default=True, help="Look for changes that fit where it does not.")
-@click.option("--svg", default=None, metavar="FILE", help="Draw the card's memory.")
-@click.option("--json", "as_json", is_flag=True, help="For tools.")
-def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **words: Any) -> None:
-    """Peak GPU memory and time of RECIPE on a card, without a GPU or weights; exit status 1 if it does not fit."""
+@click.option("--length", default=None, type=click.IntRange(min=1), help="Length of the longest row in tokens.")
+@click.option("--read-data/--no-data", default=None, help="Tokenize the data to find its longest row.")
+@click.option("--measure", is_flag=True, help="Run real steps on this machine's GPU (or --cpu) and compare.")
+@click.option("--processes", default=None, type=click.IntRange(min=1), help="Number of GPUs that train together (DDP).")
+@click.option("--config_file", default=None, metavar="FILE", help="An accelerate config file: DDP, FSDP or DeepSpeed.")
+@click.option(
+    "--price", default=None, type=click.FloatRange(min=0), help="GPU price per hour; prints the estimated cost."
+)
+@click.option("--search", is_flag=True, help="Find the largest micro-batch that fits, for several lengths.")
+@click.option(
+    "--write", default=None, metavar="FILE", help="Write the recipe that --search recommends; comments are kept."
+)
+@click.option("--advice/--no-advice", "with_advice", default=True, help="Look for changes that make it fit.")
+@click.option("--svg", default=None, metavar="FILE", help="Write an SVG chart of memory use.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Predict peak GPU memory and time of RECIPE. Needs no GPU and no weights; exit status 1 if it does not fit."""
     from hf_recipes.commands.plan import command
 
-    lines, fits = command(recipe, overrides, as_json=as_json, **words)
+    lines, fits = command(recipe, overrides, as_json=as_json, **options)
     click.echo("\n".join(lines))
     if not fits:
         sys.exit(1)
 
 
-@verbs.command()
-@click.option("--recipes", "folder", default="recipes", metavar="DIR", help="Whose recipes are the matrix.")
-@click.option("--output", default="recipes/results/lab", metavar="DIR", help="Where the records go.")
-@click.option("--minutes", default=9.0, type=click.FloatRange(min=0.1), help="Of this call; the next one goes on.")
-@click.option("--cpu", is_flag=True, help="A tiny matrix on this machine's CPU.")
-@click.option("--dry", is_flag=True, help="List the cells.")
-@click.option("--predict", metavar="GPU", help="Make predictions alone, for a card that is not here (h100).")
-def lab(**words: Any) -> None:
-    """Measure recipes on this machine's card beside plan's predictions, and keep records."""
-    from hf_recipes.plan.measure.runner import lab as work
+@commands.command()
+@click.option("--recipes", "folder", default="recipes", metavar="DIR", help="The folder of the recipes to measure.")
+@click.option("--output", default="recipes/results/lab", metavar="DIR", help="The folder for the records.")
+@click.option(
+    "--minutes", default=9.0, type=click.FloatRange(min=0.1), help="Stop after N minutes; run again to continue."
+)
+@click.option("--cpu", is_flag=True, help="Measure a few tiny cells on this machine's CPU.")
+@click.option("--dry", is_flag=True, help="List the cells and measure nothing.")
+@click.option("--predict", metavar="GPU", help="Only predict, for a GPU that is not here (h100).")
+def lab(**options: Any) -> None:
+    """Measure recipes on this GPU and compare with plan. Writes a record for each."""
+    from hf_recipes.plan.measure.runner import lab as measure
 
-    work(**words, say=click.echo)
+    measure(**options, say=click.echo)
 
 
-@verbs.command()
+@commands.command()
 def schema() -> None:
-    """Print the JSON Schema of the installed versions, so that an editor completes and marks keys."""
+    """Print the JSON Schema of recipes. An editor completes and checks keys with it."""
     import json
 
     from hf_recipes.recipe.schema.json_schema import json_schema
@@ -129,80 +139,92 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
 
-@verbs.command()
+@commands.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN_A RUN_B...")
-@click.option("--metric", default=None, metavar="NAME", help="Only this one; the task's own if absent.")
-@click.option("--split", default="eval", type=click.Choice(["eval", "test"]), help="The evaluation that is compared.")
-@click.option("--common", is_flag=True, help="Over the examples that all runs have, where their data differ.")
+@click.option("--metric", default=None, metavar="NAME", help="Compare this metric only; default: the task's metrics.")
+@click.option(
+    "--split", default="eval", type=click.Choice(["eval", "test"]), help="The split whose evaluation is compared."
+)
+@click.option("--common", is_flag=True, help="Use only the examples that all runs have, where their data differ.")
 @click.option("--group", default=None, type=click.Choice(["recipe"]), help="Compare recipes over their seeds.")
-@click.option("--resamples", default=10_000, type=click.IntRange(min=100), help="Of the bootstrap and of the test.")
-@click.option("--seed", default=0, help="Of the resampling: the same seed gives the same numbers.")
+@click.option(
+    "--resamples", default=10_000, type=click.IntRange(min=100), help="Resamples of the bootstrap and of the test."
+)
+@click.option("--seed", default=0, help="Seed of the resampling; the same seed gives the same numbers.")
 @click.option("--output", default=None, metavar="DIR", help="Write compare.md, compare.html and compare.json there.")
-@click.option("--json", "as_json", is_flag=True, help="For tools.")
-def compare(runs: tuple[str, ...], **words: Any) -> None:
-    """Is RUN_B better than RUN_A? Paired statistics on their examples; "cannot tell" is an answer."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(runs: tuple[str, ...], **options: Any) -> None:
+    """Test whether RUN_B is better than RUN_A. Paired statistics over the same examples; "cannot tell" is an answer."""
     from hf_recipes.commands.compare import command
 
-    click.echo("\n".join(command(runs, **words)))
+    click.echo("\n".join(command(runs, **options)))
 
 
-@verbs.command()
+@commands.command()
 @click.argument("folder", default="runs", metavar="[DIR]")
-@click.option("--sort", default="age", type=click.Choice(SORTS), help="Best, smallest or newest first.")
-@click.option("--json", "as_json", is_flag=True, help="For tools.")
+@click.option(
+    "--sort", default="age", type=click.Choice(SORTS), help="Sort by this column: best, smallest or newest first."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(folder: str, sort: str, as_json: bool) -> None:
-    """List the runs in DIR: status, metric with its interval, peak memory, tokens a second, age."""
+    """List the runs in DIR. Status, metric with its interval, peak memory, tokens per second, age."""
     from hf_recipes.commands.runs import command
 
     click.echo("\n".join(command(folder, sort=sort, as_json=as_json)))
 
 
-@verbs.command()
+@commands.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--set", "sets", multiple=True, required=True, metavar="Section.key=a,b", help="Values of the grid.")
-@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each, counted up from the recipe's seed.")
-@click.option("--output", default=None, metavar="DIR", help="Of the runs and the report; output_dir-sweep if absent.")
-@click.option("--config_file", default=None, metavar="FILE", help="accelerate's own, for every run.")
-@click.option("--dry-run", is_flag=True, help="List the runs and what is left of them.")
-def sweep(recipe: str, overrides: tuple[str, ...], **words: Any) -> None:
-    """Run RECIPE with every combination of values, one after another, and compare. The same command goes on."""
-    from hf_recipes.commands.sweep import sweep as work
+@click.option("--set", "sets", multiple=True, required=True, metavar="Section.key=a,b", help="A key and its values.")
+@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs per setting, each with the next seed.")
+@click.option(
+    "--output", default=None, metavar="DIR", help="Folder of the runs and the report; default: output_dir-sweep."
+)
+@click.option("--config_file", default=None, metavar="FILE", help="An accelerate config file for every run.")
+@click.option("--dry-run", is_flag=True, help="List the runs and the state of each.")
+def sweep(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Run RECIPE with every combination of values, and compare. Run it again to continue."""
+    from hf_recipes.commands.sweep import sweep as run_sweep
 
-    if not work(recipe, overrides, say=click.echo, **words):
+    if not run_sweep(recipe, overrides, say=click.echo, **options):
         sys.exit(1)
 
 
-@verbs.command()
+@commands.command()
 @click.argument("run_dir")
-@click.option("--steps", default=0, type=click.IntRange(min=0), help="Replay at least so many of the last steps.")
-@click.option("--no-replay", is_flag=True, help="Look at the files only.")
+@click.option("--steps", default=0, type=click.IntRange(min=0), help="Replay at least this many of the last steps.")
+@click.option("--no-replay", is_flag=True, help="Check the files only.")
 def verify(run_dir: str, steps: int, no_replay: bool) -> None:
-    """Are a run's checkpoints as they were written, and do its last steps come out the same again? Else status 1."""
-    from hf_recipes.commands.verify import verify as judge
+    """Check a run's checkpoints, and replay its last steps. Exit status 1 if a file or a number differs."""
+    from hf_recipes.commands.verify import verify as verify_run
 
-    if not judge(run_dir, steps=steps, replay=not no_replay, say=click.echo):
+    if not verify_run(run_dir, steps=steps, replay=not no_replay, say=click.echo):
         sys.exit(1)
 
 
-@verbs.command()
+@commands.command()
 @click.argument("run_dir")
-@click.option("--repo", default=None, metavar="ORG/NAME", help="Default: hub_model_id, else the folder's name.")
-@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@click.option(
+    "--repo", default=None, metavar="ORG/NAME", help="Repository name; default: hub_model_id, else the folder's name."
+)
+@click.option("--private", is_flag=True, help="Create a private repository.")
 def push(run_dir: str, repo: str | None, private: bool) -> None:
-    """Put a finished run on the Hub: adapter or model, tokenizer, card, record."""
+    """Upload a finished run to the Hub. Adapter or model, tokenizer, model card, record."""
     from hf_recipes.hub.push import push_command
 
     click.echo(push_command(run_dir, repo, private))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a verb. What the user can mend is shown without a traceback and ends with exit code 2."""
+    """Runs a command. An error that the user can fix is shown without a traceback; the exit status is then 2."""
     import os
 
     prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
     try:
-        verbs.main(args=None if arguments is None else list(arguments), prog_name="hf-recipes", standalone_mode=False)
+        commands.main(
+            args=None if arguments is None else list(arguments), prog_name="hf-recipes", standalone_mode=False
+        )
     except RecipeError as error:
         for each in error.errors:
             click.echo(f"{prefix}error: {each}", err=True)
@@ -212,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as problem:
         click.echo(f"{prefix}stopped", err=True)
-        # click makes an Abort of every KeyboardInterrupt; guards/signals.Stopped knows its signal, else it is Ctrl-C
+        # click makes an Abort of every KeyboardInterrupt; training/signals.Stopped knows its signal, else it is Ctrl-C
         sys.exit(128 + getattr(problem.__cause__ or problem, "number", 2))
 
 

@@ -17,15 +17,16 @@ class Task:
     """What the reader, the checks and the builders need to know of a task before anything heavy is imported."""
 
     name: str
+    title: str  # for a reader: "A model for chat"
     auto_class: str  # transformers' class whose from_pretrained builds the model
     peft_task_type: str  # LoraConfig's task_type: decides which head is trained beside the adapter
-    trainers: tuple[str, ...]  # sections that may stand in a recipe of this task
-    columns: Mapping[str, str]  # our column word -> the column's default name
-    metrics: tuple[str, ...]  # names in hf_recipes.evaluation.metrics.METRICS that make sense here
+    trainers: tuple[str, ...]  # sections that a recipe of this task may have
+    columns: Mapping[str, str]  # key of the `dataset` section -> the column's default name
+    metrics: tuple[str, ...]  # names in hf_recipes.evaluation.metrics.METRICS that fit this task
     default_metrics: tuple[str, ...]
-    generates: bool  # whether sample_prompts mean anything
+    generates: bool  # whether sample_prompts apply
     module: str  # where prepare() lives
-    pipeline_tag: str  # the Hub's word, for the model card
+    pipeline_tag: str  # of the Hub, for the model card
 
 
 def _task(*, columns: Mapping[str, str], **facts: Any) -> Task:
@@ -38,6 +39,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         for task in (
             _task(
                 name="causal-lm",
+                title="language modelling",
                 auto_class="AutoModelForCausalLM",
                 peft_task_type="CAUSAL_LM",
                 trainers=("TrainingArguments", "SFTConfig"),
@@ -50,6 +52,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             ),
             _task(
                 name="chat",
+                title="chat",
                 auto_class="AutoModelForCausalLM",
                 peft_task_type="CAUSAL_LM",
                 trainers=("SFTConfig",),
@@ -66,6 +69,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             ),
             _task(
                 name="text-classification",
+                title="text classification",
                 auto_class="AutoModelForSequenceClassification",
                 peft_task_type="SEQ_CLS",
                 trainers=("TrainingArguments",),
@@ -78,6 +82,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             ),
             _task(
                 name="token-classification",
+                title="token classification",
                 auto_class="AutoModelForTokenClassification",
                 peft_task_type="TOKEN_CLS",
                 trainers=("TrainingArguments",),

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 GIB = 2**30  # bytes
+HUB_TOKEN = re.compile(
+    r"hf_[A-Za-z0-9]{20,}"
+)  # a Hub access token: refused in recipes, masked in texts, never uploaded
 
 
 def spoken(seconds: float) -> str:

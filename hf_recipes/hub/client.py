@@ -1,8 +1,8 @@
-"""huggingface_hub's client made patient but not endless, its errors as one sentence, and tokens kept out of both.
+"""huggingface_hub's client with time limits, its errors in one sentence, and no token in either.
 
-Its own client waits for ever (`timeout=None`, huggingface_hub/utils/_http.py); `create_repo` and the commit try once,
-other calls retry six times and sleep as long as a Retry-After says; hf_xet, which carries the large files, goes on for
-minutes (measured 2026-11-22, hf_xet 1.8.0: over 200 s on a Hub that answers 500). `patient_client` gives every call of
+Its own client waits forever (`timeout=None`, huggingface_hub/utils/_http.py); `create_repo` and the commit try once,
+other calls retry six times and sleep as long as a Retry-After asks; hf_xet, which uploads the large files, retries for
+minutes (measured 2026-11-22, hf_xet 1.8.0: over 200 s on a Hub that answers 500). `limited_client` gives every call of
 a push the same limits, and puts the earlier client back afterwards.
 """
 
@@ -19,53 +19,53 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.errors import RecipeError
-from hf_recipes.hub.model_card import TOKEN_PATTERN
+from hf_recipes.common.text import HUB_TOKEN
+from hf_recipes.errors import HubError
 
-SHORTEST_TOKEN = 8  # characters; a shorter HF_TOKEN is no token, and would be found in every file
-# Exceptions of httpx that another try may mend, by name: huggingface_hub 1 uses httpx, 2 uses httpx2.
-PASSING = {"TimeoutException", "NetworkError", "RemoteProtocolError", "ProxyError"}
+SHORTEST_TOKEN = 8  # characters; a shorter HF_TOKEN is not a token, and would be found in every file
+# Exceptions of httpx after which a retry may succeed, by name: huggingface_hub 1 uses httpx, 2 uses httpx2.
+RETRYABLE = {"TimeoutException", "NetworkError", "RemoteProtocolError", "ProxyError"}
 LOGIN = "set HF_TOKEN to a token with write access or run `hf auth login`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a push waits for a Hub that does not answer. An upload that moves is never cut off."""
+    """How long a push waits for a Hub that does not answer. An upload that makes progress is never stopped."""
 
     connect_seconds: float = 5
     answer_seconds: float = 20  # of silence on an open connection
-    tries: int = 3  # of the whole push; huggingface_hub's own retries within a call come under trouble_seconds
+    tries: int = 3  # of the complete push; trouble_seconds limits huggingface_hub's own retries within a call
     first_wait_seconds: float = 1  # doubled after each try
-    trouble_seconds: float = 45  # from the first failed call, with none answered since, to giving up
+    trouble_seconds: float = 45  # from the first failed call, if none succeeded since
 
 
-class GaveUp(Exception):
-    """The Hub has failed for longer than Patience allows. No class that huggingface_hub would retry."""
+class HubUnavailableError(Exception):
+    """The Hub has failed for longer than Patience allows. Not a class that huggingface_hub would retry."""
 
 
 @contextlib.contextmanager
-def patient_client(patience: Patience) -> Iterator[list[tuple[float, str]]]:
-    """Every call of huggingface_hub within has time limits, and raises GaveUp once the Hub has failed for too long.
+def limited_client(patience: Patience) -> Iterator[list[tuple[float, str]]]:
+    """Gives every call of huggingface_hub time limits; HubUnavailableError is raised when the Hub failed for too long.
 
-    Yields the calls that failed since the last good answer: (seconds on the monotonic clock, what happened). The
-    user's own client (`set_client_factory`: proxies, certificates) stays beneath. What factory was set before has no
-    public reader (huggingface_hub 2.4.0): a test holds the private name.
+    Yields the calls that failed since the last success: (seconds on the monotonic clock, what happened). The user's
+    own client (`set_client_factory`: proxies, certificates) is wrapped. The factory that was set before has no public
+    getter (huggingface_hub 2.4.0): a test checks the private name.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
     earlier = _http._GLOBAL_CLIENT_FACTORY
-    trouble: list[tuple[float, str]] = []
+    failures: list[tuple[float, str]] = []
     limits = dict.fromkeys(("read", "write", "pool"), patience.answer_seconds) | {"connect": patience.connect_seconds}
 
-    def patient() -> Any:
+    def make_client() -> Any:
         client: Any = earlier()
         plain_send = client.send
 
-        def failed(began: float, what: str, waits: int = 0) -> None:
-            trouble.append((began, what))
-            if time.monotonic() - trouble[0][0] + waits > patience.trouble_seconds:
-                raise GaveUp(what + (f", and asks to wait {waits} s" if waits else ""))
+        def record_failure(began: float, what: str, waits: int = 0) -> None:
+            failures.append((began, what))
+            if time.monotonic() - failures[0][0] + waits > patience.trouble_seconds:
+                raise HubUnavailableError(what + (f", and asks to wait {waits} s" if waits else ""))
 
         def send(request: Any, **options: Any) -> Any:
             began = time.monotonic()
@@ -77,32 +77,33 @@ def patient_client(patience: Patience) -> Iterator[list[tuple[float, str]]]:
             try:
                 response = plain_send(request, **options)
             except Exception as error:
-                if _names(error) & PASSING:
-                    failed(began, _transport(error))
+                if _names(error) & RETRYABLE:
+                    record_failure(began, _describe_transport_error(error))
                 raise
             if response.status_code >= 500 or response.status_code in (408, 429):
-                failed(began, f"answers {response.status_code} {response.reason_phrase}", _asked_wait(response.headers))
+                what = f"answers {response.status_code} {response.reason_phrase}"
+                record_failure(began, what, _requested_wait(response.headers))
             else:
-                trouble.clear()
+                failures.clear()
             return response
 
         client.send = send
         return client
 
-    set_client_factory(patient)
+    set_client_factory(make_client)
     try:
-        with _patient_xet(patience):
-            yield trouble
+        with _limited_xet(patience):
+            yield failures
     finally:
         set_client_factory(earlier)
 
 
 @contextlib.contextmanager
-def _patient_xet(patience: Patience) -> Iterator[None]:
+def _limited_xet(patience: Patience) -> Iterator[None]:
     """The same limits for hf_xet: Rust, with its own client, which reads its environment when a session begins.
 
-    A session that began earlier (the base model was downloaded through it) keeps its own limits, so it is ended; so is
-    ours. What the user has set stays.
+    A session that began earlier (it downloaded the base model) keeps its own limits, so it is ended; so is ours.
+    What the user has set stays.
     """
     limits = {
         "HF_XET_CLIENT_CONNECT_TIMEOUT": patience.connect_seconds,
@@ -132,8 +133,8 @@ def _xet_module() -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Our one message instead of huggingface_hub's line for every retry, and no doubt about scores.parquet."""
+def silence_client() -> Iterator[None]:
+    """One message of ours instead of huggingface_hub's line for every retry and its warning about scores.parquet."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -145,80 +146,80 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def why(error: BaseException, repo_id: str, trouble: list[tuple[float, str]] | None = None) -> tuple[str, str]:
-    """An exception of huggingface_hub as (what happened, the words before the command that pushes again)."""
+def explain_error(
+    error: BaseException, repo_id: str, failures: list[tuple[float, str]] | None = None
+) -> tuple[str, str]:
+    """An exception of huggingface_hub as (what happened, what to do before the command that pushes again)."""
     from huggingface_hub import constants
 
     hub, later = f"the Hub at {constants.ENDPOINT}", "push later with"
     chain = list(_chain(error))
-    if last := gave_up(error):
+    if last := find_unavailable(error):
         return f"{hub} {last}", later
-    if trouble:
-        return f"{hub} {trouble[-1][1]}", later
+    if failures:
+        return f"{hub} {failures[-1][1]}", later
     for each in chain:
         status = getattr(getattr(each, "response", None), "status_code", None)
-        said = getattr(each, "server_message", None)
-        told = f"{status}: {said}" if said else str(status)
+        message = getattr(each, "server_message", None)
+        answer = f"{status}: {message}" if message else str(status)
         if status == 401:
-            return f"{hub} does not accept the token ({told})", f"{LOGIN}, then"
+            return f"{hub} does not accept the token ({answer})", f"{LOGIN}, then"
         if status == 403:
-            return f"{hub} does not let this token write there ({told})", (
+            return f"{hub} does not let this token write there ({answer})", (
                 f"use a token with write access to {repo_id}, then"
             )
         if status == 412:
-            return f"{hub} took another commit meanwhile ({told})", "push again with"
+            return f"{hub} accepted another commit in the meantime ({answer})", "push again with"
         if status is not None:
-            return f"{hub} refuses ({told})", later
-        if _names(each) & PASSING:
-            return f"{hub} {_transport(each)}", later
+            return f"{hub} refuses ({answer})", later
+        if _names(each) & RETRYABLE:
+            return f"{hub} {_describe_transport_error(each)}", later
         if isinstance(each, json.JSONDecodeError):
-            return f"what answers at {constants.ENDPOINT} is no Hub: its answer is not JSON", "check HF_ENDPOINT, then"
+            return f"the server at {constants.ENDPOINT} is not a Hub: its answer is not JSON", "check HF_ENDPOINT, then"
         if isinstance(each, ValueError) and "metadata in README.md" in str(each):
-            return f"{hub} refuses the card: {each}", "mend the front matter of README.md, then"
+            return f"{hub} rejects the model card: {each}", "fix the front matter of README.md, then"
     if any("xet" in (type(each).__module__ or "").lower() or "xet" in str(each).lower() for each in chain):
         return f"{hub}: the Xet upload failed ({chain[0]})", "push without Xet: set HF_HUB_DISABLE_XET=1, then"
     return f"{type(error).__name__}: {error}", later
 
 
-def gave_up(error: BaseException) -> GaveUp | None:
-    """The GaveUp that an error came from: an upload's thread wraps it in a RuntimeError."""
-    return next((each for each in _chain(error) if isinstance(each, GaveUp)), None)
+def find_unavailable(error: BaseException) -> HubUnavailableError | None:
+    """The HubUnavailableError that caused an error: an upload's thread wraps it in a RuntimeError."""
+    return next((each for each in _chain(error) if isinstance(each, HubUnavailableError)), None)
 
 
 def require_login(repo_id: str, command: str) -> tuple[str, ...]:
-    """The tokens of this machine, to look for and to blot out. Raises RecipeError if a push cannot begin."""
+    """The tokens of this machine, to search for and to mask. Raises HubError if a push cannot begin."""
     from huggingface_hub import get_token, is_offline_mode
 
     if is_offline_mode():
-        raise RecipeError.at(
+        raise HubError.at(
             repo_id, "not pushed, because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set", f"unset it, then: {command}"
         )
     try:
         token = get_token()
     except Exception as error:  # a login that needs the network (HF_OIDC_RESOURCE, an expired browser login)
-        raise RecipeError.at(
-            repo_id, blot(f"the login to the Hub failed: {error}"), f"{LOGIN}, then: {command}"
+        raise HubError.at(
+            repo_id, mask_tokens(f"the login to the Hub failed: {error}"), f"{LOGIN}, then: {command}"
         ) from None
     if not token:
-        raise RecipeError.at(
-            repo_id, "there is no access token of the Hub on this machine", f"{LOGIN}, then: {command}"
-        )
+        raise HubError.at(repo_id, "there is no Hub access token on this machine", f"{LOGIN}, then: {command}")
     if not re.fullmatch(r"[!-~]+", token):  # no header can carry it, and the error would be httpx's, not ours
-        raise RecipeError.at(
+        raise HubError.at(
             repo_id,
-            "what is set as access token holds a space or a character that no token has",
+            "the Hub access token contains a space or a character that no token has",
             f"{LOGIN}, then: {command}",
         )
     return tuple({token, *_tokens_of_environment()})
 
 
-def blot(text: str, tokens: tuple[str, ...] = ()) -> str:
-    """text as one line, without tokens (a server may quote what it was sent, and an error what it could not send)."""
+def mask_tokens(text: str, tokens: tuple[str, ...] = ()) -> str:
+    """`text` as one line, with every token masked: a server may quote a request, and an error its headers."""
     for token in {*tokens, *_tokens_of_environment()}:
         if len(token) >= SHORTEST_TOKEN:
             for form in (token, repr(token)[1:-1], repr(token.encode())[2:-1]):
                 text = text.replace(form, "***")
-    return " ".join(TOKEN_PATTERN.sub("hf_***", text).split())
+    return " ".join(HUB_TOKEN.sub("hf_***", text).split())
 
 
 def _tokens_of_environment() -> tuple[str, ...]:
@@ -226,7 +227,7 @@ def _tokens_of_environment() -> tuple[str, ...]:
     return tuple(value for value in values if value)
 
 
-def _transport(error: BaseException) -> str:
+def _describe_transport_error(error: BaseException) -> str:
     names = _names(error)
     if "ConnectTimeout" in names:
         return "cannot be reached (no connection in time)"
@@ -237,13 +238,13 @@ def _transport(error: BaseException) -> str:
     return f"broke the connection ({error})"
 
 
-def _asked_wait(headers: Any) -> int:
+def _requested_wait(headers: Any) -> int:
     """Seconds that a 429 or 503 asks to wait: Retry-After, or `t` of the Hub's `ratelimit: "api";r=0;t=55`."""
-    found = [
+    matches = [
         re.fullmatch(r"\s*(\d+)\s*", headers.get("retry-after", "")),
         re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", "")),
     ]
-    return max((int(match[1]) for match in found if match), default=0)
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def _names(error: BaseException) -> set[str]:
@@ -251,7 +252,7 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """error and what it came from."""
+    """The error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

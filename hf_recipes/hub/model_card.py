@@ -1,10 +1,10 @@
-"""What a run was, as the README.md that the Hub shows: a pure function of record.json.
+"""The model card of a run, the README.md that the Hub shows: a pure function of record.json.
 
-`model_card(record)` is text in, text out; nothing is read, sent or loaded (huggingface_hub's YAML writer is the one
-import, 0.2 s). A record of a failed run has gaps: every key may be absent or None, and a gap leaves its line out.
+`model_card(record)` turns values into text; it reads, sends and loads nothing (huggingface_hub's YAML writer is the
+only import, 0.2 s). A record of a failed run has gaps: every key may be absent or None, and its line is then left out.
 
-The front matter goes through `huggingface_hub.ModelCardData`, not `Trainer.create_model_card`: Trainer writes a
-model-index only when task and data set and metric are all known to it, and drops every metric that is not in
+The front matter is made by `huggingface_hub.ModelCardData`, not by `Trainer.create_model_card`: Trainer writes a
+model-index only when it knows task, data set and metric, and drops every metric that is not in
 `transformers.modelcard.METRIC_TAGS`, perplexity among them.
 """
 
@@ -16,21 +16,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hf_recipes.common.text import GIB
+from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.text import GIB, HUB_TOKEN
+from hf_recipes.recipe.schema.own_keys import SECRETS
 
-TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{30,}")  # a Hub access token: never in a card, never uploaded
-TOKEN_KEYS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")  # upstream's words for one
-
-# task: (pipeline_tag of the Hub, suffix of transformers' Auto class, in words)
-TASKS: dict[str, tuple[str, str, str]] = {
-    "causal-lm": ("text-generation", "CausalLM", "language modelling"),
-    "chat": ("text-generation", "CausalLM", "chat"),
-    "text-classification": ("text-classification", "SequenceClassification", "text classification"),
-    "token-classification": ("token-classification", "TokenClassification", "token classification"),
-}
-# Keys that Trainer puts beside the metrics; they say how fast, not how good.
+# Keys that Trainer writes beside the metrics; they are about speed, not quality.
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
-# Builders of `datasets` that stand in `path` where a Hub id could: they name a format, not a data set.
+# Builders of `datasets` that `path` may name instead of a Hub id: a format, not a data set.
 BUILDERS = (
     "json",
     "csv",
@@ -57,24 +49,27 @@ def model_card(record: Mapping[str, Any], *, is_local: Callable[[str], bool] = o
     """README.md of a run: YAML front matter, then what it is, metrics, recipe, facts, loading and limits.
 
     record: record.json as a mapping; every key may be absent or None.
-    is_local: whether a name of a model or data set is a path of this machine rather than a Hub id (the record may
-        say so itself: `model.source`, `data.source` = "hub" or anything else). A local path is no base_model: the Hub
-        refuses a card whose base_model is not an id.
-    Returns text that `huggingface_hub.ModelCard` parses; access tokens are blotted out as `hf_***`.
+    is_local: whether the name of a model or data set is a path on this machine rather than a Hub id (the record may
+        have the answer: `model.source`, `data.source` = "hub" or anything else). A local path is not a base_model: the
+        Hub rejects a model card whose base_model is not an id.
+    Returns text that `huggingface_hub.ModelCard` parses; access tokens are masked as `hf_***`.
     """
     facts = _Facts(record, is_local)
-    parts = [f"---\n{_front_matter(facts)}\n---", f"# {facts.title}", _what_it_is(facts), _metrics(facts)]
+    parts = [f"---\n{_front_matter(facts)}\n---", f"# {facts.title}", _summary(facts), _metrics(facts)]
     parts += [_recipe(facts), _training(facts), _versions(facts), _data(facts), _loading(facts), _limits(facts)]
-    return TOKEN_PATTERN.sub("hf_***", "\n\n".join(part for part in parts if part)) + "\n"
+    return HUB_TOKEN.sub("hf_***", "\n\n".join(part for part in parts if part)) + "\n"
 
 
 class _Facts:
-    """The record, with the few things that several parts of the card ask for."""
+    """The record, and the few values that several parts of the model card need."""
 
     def __init__(self, record: Mapping[str, Any], is_local: Callable[[str], bool]):
         self.record, self.is_local = record, is_local
         self.task = str(self.at("task") or "")
-        self.pipeline_tag, self.auto, self.task_words = TASKS.get(self.task, ("", "", self.task))
+        task = TASKS.get(self.task)
+        self.pipeline_tag = task.pipeline_tag if task else ""
+        self.auto_class = task.auto_class if task else ""
+        self.task_title = task.title if task else self.task
         self.sections: Mapping[str, Any] = self.at("recipe", "sections") or {}
         self.trainer = "SFTConfig" if "SFTConfig" in self.sections else "TrainingArguments"
         self.adapter = bool(self.at("model", "adapter"))
@@ -90,11 +85,11 @@ class _Facts:
 
     @property
     def base_model(self) -> str | None:
-        """What the run started from, as the recipe names it; None when it started from random weights."""
+        """The pretrained model, as the recipe names it; None if the run started from random weights."""
         return self.at("recipe", "sections", "model", "pretrained_model_name_or_path")
 
     def hub_id(self, name: Any, source: Any) -> str | None:
-        """name, if it is an id on the Hub."""
+        """`name`, if it is an id on the Hub."""
         if not isinstance(name, str) or not HUB_ID.fullmatch(name) or ".." in name:
             return None
         if source is not None:
@@ -108,7 +103,7 @@ class _Facts:
 
     @property
     def dataset_name(self) -> str:
-        """The data set in words: its id, or the names of its files without their folders."""
+        """The data set for a reader: its id, or the names of its files without their folders."""
         dataset = self.at("recipe", "sections", "dataset") or {}
         files = dataset.get("data_files")
         names = [files] if isinstance(files, str) else list(_leaves(files))
@@ -160,26 +155,26 @@ def _eval_results(facts: _Facts) -> list[Any]:
     ]
 
 
-def _what_it_is(facts: _Facts) -> str:
+def _summary(facts: _Facts) -> str:
     name, parameters = facts.base_model or facts.at("model", "name"), facts.at("model", "parameters")
     trained = facts.at("model", "trainable_parameters")
     what = f"A {_adapter_kind(facts)} adapter" if facts.adapter else "A model"
-    if facts.task_words:
-        what += f" for {facts.task_words}"
+    if facts.task_title:
+        what += f" for {facts.task_title}"
     if facts.base_model:
-        what += f", {'on' if facts.adapter else 'tuned from'} `{name}`"
+        what += f", {'on' if facts.adapter else 'fine-tuned from'} `{name}`"
     elif name:
         what += f", trained from random weights (`{name}`)"
     shape = [f"`{facts.at('model', 'class')}`"] if facts.at("model", "class") else []
     shape += [f"{_number(parameters)} parameters"] if parameters else []
-    shape += [f"{_number(trained)} of them trained"] if trained and trained != parameters else []
+    shape += [f"{_number(trained)} trainable"] if trained and trained != parameters else []
     shape += [str(facts.at("model", "dtype")).removeprefix("torch.")] if facts.at("model", "dtype") else []
     what += (f" ({', '.join(shape)})" if shape else "") + ". Made with hf_recipes from the recipe below."
     status = facts.at("status")
     if status in (None, "finished"):
         return what
-    where = f" ({facts.at('where')})" if facts.at("where") else ""
-    return f"> **This run did not finish: {status}{where}.** What is here is what it had reached.\n\n{what}"
+    stage = f" ({facts.at('where')})" if facts.at("where") else ""
+    return f"> **This run did not finish: {status}{stage}.** These files are its state when it stopped.\n\n{what}"
 
 
 def _metrics(facts: _Facts) -> str:
@@ -204,11 +199,11 @@ def _recipe(facts: _Facts) -> str:
         text = yaml_dump(_plain(facts.sections), sort_keys=False)
     if not text:
         return ""
-    text = without_tokens(str(text)).strip("\n")
+    text = mask_secrets(str(text)).strip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    said = [str(line) for line in [*(facts.at("translations") or []), *(facts.at("choices") or [])]]
-    notes = "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {line}" for line in said) if said else ""
-    return f"## Recipe\n\n{fence}yaml\n{text}\n{fence}{without_tokens(notes)}"
+    lines = [str(line) for line in [*(facts.at("translations") or []), *(facts.at("choices") or [])]]
+    notes = "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    return f"## Recipe\n\n{fence}yaml\n{text}\n{fence}{mask_secrets(notes)}"
 
 
 def _training(facts: _Facts) -> str:
@@ -220,8 +215,8 @@ def _training(facts: _Facts) -> str:
         ("training tokens in the data", _number(at("data", "train", "tokens"))),
         ("tokens per second", _number(at("tokens_per_second"))),
         *(
-            (f"{word} time", _seconds(at("time", f"{key}_seconds")))
-            for word, key in (("training", "train"), ("evaluation", "eval"), ("whole", "total"))
+            (f"{name} time", _seconds(at("time", f"{key}_seconds")))
+            for name, key in (("training", "train"), ("evaluation", "eval"), ("total", "total"))
         ),
         (
             "device",
@@ -243,8 +238,8 @@ def _batch(batch: Any) -> str:
     """ "4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step"."""
     if not isinstance(batch, Mapping):
         return ""
-    words = (("per_device", "per device"), ("processes", "processes"), ("accumulation", "accumulation"))
-    text = " x ".join(f"{_number(batch[key])} {word}" for key, word in words if batch.get(key) is not None)
+    factors = (("per_device", "per device"), ("processes", "processes"), ("accumulation", "accumulation"))
+    text = " x ".join(f"{_number(batch[key])} {name}" for key, name in factors if batch.get(key) is not None)
     if batch.get("sequences_per_step") is not None:
         tokens = f" ({_number(batch['tokens_per_step'])} tokens)" if batch.get("tokens_per_step") else ""
         text += f"{' = ' if text else ''}{_number(batch['sequences_per_step'])} sequences{tokens} a step"
@@ -263,72 +258,78 @@ def _data(facts: _Facts) -> str:
     for split in ("train", "eval", "test"):
         data = facts.at("data", split)
         if isinstance(data, Mapping):
-            mark = data.get("fingerprint")
-            rows.append([split, _number(data.get("rows")), _number(data.get("tokens")), f"`{mark}`" if mark else ""])
+            fingerprint = data.get("fingerprint")
+            rows.append(
+                [
+                    split,
+                    _number(data.get("rows")),
+                    _number(data.get("tokens")),
+                    f"`{fingerprint}`" if fingerprint else "",
+                ]
+            )
     if not rows:
         return ""
     return f"## Data\n\n{facts.dataset_name}\n\n" + _table(["split", "rows", "tokens", "fingerprint"], rows)
 
 
 def _loading(facts: _Facts) -> str:
-    if not facts.auto:
+    if not facts.auto_class:
         return ""
     if facts.adapter and not facts.base_model:
-        return "## How to load it\n\nIts base model had random weights, which were not saved: it fits no other."
-    where = (
-        f'where = "{facts.repo_id}"  # or a folder that holds these files'
+        what = "The base model had random weights that were not saved, so this adapter cannot be loaded."
+        return f"## How to load it\n\n{what}"
+    model_id = (
+        f'model_id = "{facts.repo_id}"  # or a local folder with these files'
         if facts.repo_id
-        else ('where = "path/to/this/folder"  # or its id on the Hub')
+        else 'model_id = "path/to/this/folder"  # or its id on the Hub'
     )
     labels = facts.at("model", "num_labels") or facts.at("recipe", "sections", "model", "num_labels")
-    # peft loads the base model with its own config, which has two labels unless told otherwise.
-    words = f", num_labels={labels}" if facts.adapter and labels and facts.auto != "CausalLM" else ""
+    # peft loads the base model with its own config, which has two labels unless num_labels is given.
+    is_classifier = facts.auto_class != TASKS["causal-lm"].auto_class
+    arguments = f", num_labels={labels}" if facts.adapter and labels and is_classifier else ""
     dtype = str(facts.at("model", "dtype") or "").removeprefix("torch.")
-    if facts.adapter and dtype:  # else the base model comes in its checkpoint's, and the numbers are others
-        words += f', dtype="{dtype}"'
-    library, cls = (
-        ("peft", f"AutoPeftModelFor{facts.auto}") if facts.adapter else ("transformers", f"AutoModelFor{facts.auto}")
-    )
-    imports = ["from transformers import AutoTokenizer"]
-    imports = (
-        [f"from peft import {cls}", *imports]
-        if library == "peft"
-        else [f"from transformers import {cls}, AutoTokenizer"]
-    )
+    if facts.adapter and dtype:  # else the base model is loaded in its checkpoint's dtype, and the numbers differ
+        arguments += f', dtype="{dtype}"'
+    if facts.adapter:
+        cls = facts.auto_class.replace("AutoModel", "AutoPeftModel")
+        imports = [f"from peft import {cls}", "from transformers import AutoTokenizer"]
+    else:
+        cls = facts.auto_class
+        imports = [f"from transformers import {cls}, AutoTokenizer"]
     code = [
         *imports,
         "",
-        where,
-        "tokenizer = AutoTokenizer.from_pretrained(where)",
-        f"model = {cls}.from_pretrained(where{words})",
+        model_id,
+        "tokenizer = AutoTokenizer.from_pretrained(model_id)",
+        f"model = {cls}.from_pretrained(model_id{arguments})",
     ]
     notes = []
     if facts.adapter and facts.base_model:
-        notes.append(f"The adapter's base model, `{facts.base_model}`, is fetched by peft.")
+        notes.append(f"peft downloads the base model, `{facts.base_model}`.")
     if "BitsAndBytesConfig" in facts.sections:
         notes.append(
-            "In training the base model was quantised as `BitsAndBytesConfig` above says; the code loads it "
-            "unquantised, so pass the same `quantization_config` to get the numbers above."
+            "In training the base model was quantized with the `BitsAndBytesConfig` above; this code loads it "
+            "unquantized. Pass the same `quantization_config` to get the numbers above."
         )
     return "## How to load it\n\n```python\n" + "\n".join(code) + "\n```" + "".join(f"\n\n{note}" for note in notes)
 
 
 def _limits(facts: _Facts) -> str:
     seed = f" (seed {facts.at('seed')})" if facts.at("seed") is not None else ""
-    lines = [f"The numbers are of one run, one seed{seed}: another seed gives others, by an amount not measured here."]
+    lines = [f"The numbers come from one run with one seed{seed}. How much they vary between seeds was not measured."]
     if facts.at("metrics", "eval") and not facts.at("metrics", "test"):
         lines.append(
-            "They are of the validation split, which may also have chosen the checkpoint; no test split was measured."
+            "They come from the validation split, which may also have chosen the checkpoint; there was no test split."
         )
-    lines.append("Nothing here was checked for bias, safety or use outside data like its own.")
+    lines.append("The model was not tested for bias, for safety, or on data unlike its own.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def without_tokens(text: str) -> str:
-    """text with every Hub access token, and every value of a token key (`hub_token: ...`), blotted out."""
-    key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(TOKEN_KEYS)})[\"']?[ \t]*[:=][ \t]*"
+def mask_secrets(text: str) -> str:
+    """`text` with every Hub access token, and every value of a secret key (`hub_token: ...`), masked."""
+    key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(SECRETS)})[\"']?[ \t]*[:=][ \t]*"
     text = re.sub(rf"(?m)({key})(?!(?:true|false|null|~)\b)[^\s,}}#]+", r"\1***", text)
-    return TOKEN_PATTERN.sub("hf_***", text)
+    return HUB_TOKEN.sub("hf_***", text)
 
 
 def _adapter_kind(facts: _Facts) -> str:
@@ -338,7 +339,7 @@ def _adapter_kind(facts: _Facts) -> str:
 
 
 def _measured(metrics: Any) -> dict[str, Any]:
-    """Trainer's metrics, bare: {"eval_f1": 0.9, "eval_runtime": 2.1, "epoch": 1} -> {"f1": 0.9}."""
+    """Trainer's metrics without prefixes: {"eval_f1": 0.9, "eval_runtime": 2.1, "epoch": 1} -> {"f1": 0.9}."""
     if not isinstance(metrics, Mapping):
         return {}
     short = {re.sub(r"^(?:eval|test)_", "", str(key)): value for key, value in metrics.items()}
@@ -366,7 +367,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> str:
-    """1234567 -> "1,234,567"; 0.94671 -> "0.9467"; 1992.3 -> "1,992"; nan -> "nan"; what is no number -> ""."""
+    """1234567 -> "1,234,567"; 0.94671 -> "0.9467"; 1992.3 -> "1,992"; nan -> "nan"; anything else -> ""."""
     if not _is_number(value):
         return ""
     if isinstance(value, int) or not math.isfinite(value):

@@ -1,11 +1,11 @@
-"""A finished run to the Hub: what may go up, the search for tokens, the push, the proof of what arrived.
+"""Uploads a finished run to the Hub: which files, the search for tokens, the push, and the check of what arrived.
 
-Uploads by an allow-list of names, never by a deny-list: weights as safetensors, tokenizer, card, record, recipe and
-scores. Checkpoints, optimizer states, logs and pickles (`training_args.bin` holds `hub_token` in clear text) stay here.
+Only names on an allow-list are uploaded: weights as safetensors, tokenizer, model card, record, recipe and scores.
+Checkpoints, optimizer states, logs and pickles (`training_args.bin` has `hub_token` in clear text) are never uploaded.
 
-A Hub that is down, slow or says no never costs the run: `push_after_training` returns an outcome, `push` raises one
-RecipeError, and both end with the command that pushes later. The token comes from HF_TOKEN or `hf auth login`, through
-huggingface_hub; it is never in a message and never in a file that goes up.
+A Hub that is down, slow or refuses never costs the run: `push_after_training` returns an outcome, `push` raises one
+HubError, and both end with the command that pushes later. The token comes from HF_TOKEN or `hf auth login`, through
+huggingface_hub; it is never in a message and never in an uploaded file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.common.files import put
-from hf_recipes.errors import Diagnostic, RecipeError
-from hf_recipes.hub.client import SHORTEST_TOKEN, Patience, blot, gave_up, patient_client, quiet, require_login, why
-from hf_recipes.hub.model_card import TOKEN_PATTERN, model_card
+from hf_recipes.common.text import HUB_TOKEN
+from hf_recipes.errors import Diagnostic, HubError, RecipeError
+from hf_recipes.hub.client import (
+    SHORTEST_TOKEN,
+    Patience,
+    explain_error,
+    find_unavailable,
+    limited_client,
+    mask_tokens,
+    require_login,
+    silence_client,
+)
+from hf_recipes.hub.model_card import model_card
 
 # Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
@@ -42,17 +52,19 @@ LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 @dataclass(frozen=True, kw_only=True)
 class PushResult:
+    """What a push did."""
+
     url: str
     repo_id: str
     commit: str
     files: tuple[str, ...]  # paths in the repository, sorted
-    unchanged: bool  # True if the Hub held every file already
-    warnings: tuple[Diagnostic, ...] = ()  # e.g. that the Hub could not be asked what arrived
+    unchanged: bool  # True if the Hub had every file already
+    warnings: tuple[Diagnostic, ...] = ()  # e.g. that the uploaded files could not be checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOutcome:
-    """What became of a push after training. `message` is for the user; without a push it ends with `command`."""
+    """The outcome of a push after training. `message` is for the user; if nothing was pushed it ends with `command`."""
 
     pushed: bool
     message: str
@@ -73,45 +85,45 @@ def push(
     commit_message: str | None = None,
     patience: Patience | None = None,
 ) -> PushResult:
-    """Upload adapter or model, tokenizer, card, record, recipe and scores of a run; then check what arrived.
+    """Uploads adapter or model, tokenizer, model card, record, recipe and scores of a run; then checks what arrived.
 
-    repo_id: "name" or "org/name", created if it is not there. private: None leaves it to the Hub (public, unless the
-    organization says otherwise). revision: a branch, created if it is not there. Files that the Hub holds already are
-    not sent again. A run folder without a card gets one if it has a record.
+    repo_id: "name" or "org/name", created if missing. private: None leaves it to the Hub (public, unless the
+    organization has another default). revision: a branch, created if missing. Files that the Hub has already are
+    not sent again. A run folder without a model card gets one if it has a record.
 
-    Raises RecipeError, with the command that pushes later, when there is no token, the Hub is not reached or refuses,
-    a file holds a token, the repository is public although private was asked, or what arrived differs.
+    Raises HubError, with the command that pushes later, when there is no token, the Hub cannot be reached or refuses,
+    a file contains a token, the repository is public although private was asked for, or an uploaded file differs.
     """
     run_dir, patience = Path(run_dir), patience or Patience()
-    command = push_later(run_dir, repo_id, private)
+    command = format_push_command(run_dir, repo_id, private)
     _check_repo_id(repo_id)
     try:
         files = _write_card(run_dir, files_to_push(run_dir), repo_id)
         tokens = require_login(repo_id, command)
         errors = token_errors(run_dir, files, tokens)
     except OSError as error:  # a folder or file that may not be read or written
-        raise RecipeError.at(
-            str(error.filename or run_dir), str(error.strerror or error), f"mend it, then: {command}"
+        raise HubError.at(
+            str(error.filename or run_dir), str(error.strerror or error), f"fix it, then: {command}"
         ) from None
     if errors:
-        raise RecipeError([_with_command(each, command) for each in errors])
+        raise HubError([_with_command(each, command) for each in errors])
 
     started, tried = time.monotonic(), 0
     while True:
         tried += 1
-        with quiet(), patient_client(patience) as trouble:
+        with silence_client(), limited_client(patience) as failures:
             try:
                 return _push_once(run_dir, files, repo_id, private, revision, commit_message)
-            except RecipeError as error:  # ours
-                raise RecipeError([_with_command(each, command) for each in error.errors]) from None
+            except HubError as error:
+                raise HubError([_with_command(each, command) for each in error.errors]) from None
             except Exception as error:
                 seconds = time.monotonic() - started
-                over = gave_up(error) or tried >= patience.tries or seconds > patience.trouble_seconds
-                if not trouble or over:  # without trouble on the line another try gets the same answer
-                    what, fix = why(error, repo_id, trouble)
+                over = find_unavailable(error) or tried >= patience.tries or seconds > patience.trouble_seconds
+                if not failures or over:  # without a failed call a retry gets the same answer
+                    what, fix = explain_error(error, repo_id, failures)
                     times = f" (tried {tried} times in {seconds:.0f} s)" if tried > 1 else ""
-                    # `from None`: what is chained shows URLs and headers
-                    raise RecipeError.at(repo_id, blot(what + times, tokens), f"{fix}: {command}") from None
+                    # `from None`: the chained errors show URLs and headers
+                    raise HubError.at(repo_id, mask_tokens(what + times, tokens), f"{fix}: {command}") from None
         time.sleep(patience.first_wait_seconds * 2 ** (tried - 1))
 
 
@@ -124,99 +136,99 @@ def push_after_training(
     commit_message: str | None = None,
     patience: Patience | None = None,
 ) -> PushOutcome:
-    """`push` for the end of a run: never raises (but for Ctrl-C), because no Hub may cost a run that is done.
+    """`push` for the end of a run: never raises (except for Ctrl-C), because the run is complete whatever the Hub does.
 
     repo_id, private and revision default to the record's hub_model_id, hub_private_repo and hub_revision, repo_id
     then to the folder's name.
     """
     run_dir = Path(run_dir)
-    asked = _asked(run_dir)
-    repo_id = repo_id or asked.get("hub_model_id") or run_dir.resolve().name
-    private = asked.get("hub_private_repo") if private is None else private
-    command = push_later(run_dir, repo_id, private)
+    settings = _read_hub_settings(run_dir)
+    repo_id = repo_id or settings.get("hub_model_id") or run_dir.resolve().name
+    private = settings.get("hub_private_repo") if private is None else private
+    command = format_push_command(run_dir, repo_id, private)
     try:
         result = push(
             run_dir,
             repo_id=repo_id,
             private=private,
-            revision=revision or asked.get("hub_revision"),
+            revision=revision or settings.get("hub_revision"),
             commit_message=commit_message,
             patience=patience,
         )
     except RecipeError as error:
         reason = str(error)
-    except Exception as error:  # e.g. a disk that fails: the run is done all the same
-        reason = blot(f"{type(error).__name__}: {error}")
+    except Exception as error:  # e.g. a disk that fails: the run is complete all the same
+        reason = mask_tokens(f"{type(error).__name__}: {error}")
     else:
-        return PushOutcome(pushed=True, message=_said(result), command=command, result=result)
+        return PushOutcome(pushed=True, message=_format_result(result), command=command, result=result)
     message = f"not pushed to the Hub; the run itself is complete in {run_dir}\n{reason}"
     message += "" if reason.endswith(command) else f"\npush later with: {command}"
     return PushOutcome(pushed=False, message=message, why=reason, command=command)
 
 
 def push_command(run_dir: str, repo: str | None = None, private: bool = False) -> str:
-    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. Raises RecipeError."""
-    asked = _asked(Path(run_dir))
+    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. Raises HubError."""
+    settings = _read_hub_settings(Path(run_dir))
     result = push(
         Path(run_dir),
-        repo_id=repo or asked.get("hub_model_id") or Path(run_dir).resolve().name,
-        private=private or asked.get("hub_private_repo"),  # False is not "make it public": None leaves it to the Hub
-        revision=asked.get("hub_revision"),
+        repo_id=repo or settings.get("hub_model_id") or Path(run_dir).resolve().name,
+        private=private or settings.get("hub_private_repo"),  # False is not "make it public": None leaves it to the Hub
+        revision=settings.get("hub_revision"),
     )
-    return _said(result)
+    return _format_result(result)
 
 
-def push_later(run_dir: Path, repo_id: str, private: bool | None = None) -> str:
+def format_push_command(run_dir: Path, repo_id: str, private: bool | None = None) -> str:
     """The command that pushes this run: `hf-recipes push runs/a --repo org/name`."""
     return shlex.join(["hf-recipes", "push", str(run_dir), "--repo", repo_id, *(["--private"] if private else [])])
 
 
 def files_to_push(run_dir: Path) -> tuple[str, ...]:
-    """The paths in run_dir, relative and sorted, that a push sends. Raises RecipeError if there is no model."""
+    """The paths in run_dir, relative and sorted, that a push sends. Raises HubError if there is no model."""
     if not run_dir.is_dir():
-        raise RecipeError.at(str(run_dir), "is not a run folder", "give the folder that a run wrote (its output_dir)")
+        raise HubError.at(str(run_dir), "is not a run folder", "give the folder that a run wrote (its output_dir)")
     paths = [*run_dir.iterdir(), *run_dir.glob("additional_chat_templates/*")]
     names = {path.relative_to(run_dir).as_posix() for path in paths if path.is_file()}
     known = {*MODEL_FILES, *TOKENIZER_FILES, *RUN_FILES}
     files = {name for name in names if name in known or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name)}
     if not any(WEIGHTS.fullmatch(name) for name in files):
-        raise RecipeError.at(
+        raise HubError.at(
             str(run_dir),
-            "holds no model and no adapter (model.safetensors, adapter_model.safetensors)",
+            "contains no model and no adapter (model.safetensors, adapter_model.safetensors)",
             "push a run that has finished, or a folder that save_pretrained wrote",
         )
     if "model.safetensors.index.json" in files:
         index = run_dir / "model.safetensors.index.json"
         if missing := sorted(set((_json(index).get("weight_map") or {}).values()) - files):
-            raise RecipeError.at(str(index), f"names {missing[0]}, which is not there", "save the model again")
+            raise HubError.at(str(index), f"names {missing[0]}, which is missing", "save the model again")
     return tuple(sorted(files))
 
 
 def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] = ()) -> list[Diagnostic]:
-    """A fault for each file that holds an access token (one of `tokens`, or anything like `hf_...`) or is a pickle.
+    """An error for each file that contains an access token (one of `tokens`, or text like `hf_...`) or is a pickle.
 
-    Of safetensors only the header is read (names, shapes, metadata); of parquet also what is compressed.
+    Of safetensors only the header is read (names, shapes, metadata); of parquet also the compressed columns.
     """
-    words = [re.escape(token.encode()) for token in tokens if len(token) >= SHORTEST_TOKEN]
-    pattern = re.compile(b"|".join([TOKEN_PATTERN.pattern.encode(), *words]))
+    known = [re.escape(token.encode()) for token in tokens if len(token) >= SHORTEST_TOKEN]
+    pattern = re.compile(b"|".join([HUB_TOKEN.pattern.encode(), *known]))
     errors = []
     for name in files:
-        where = str(run_dir / name)
+        location = str(run_dir / name)
         for content in _contents(run_dir / name):
             if content is None:
                 errors.append(
-                    Diagnostic(location=where, message=f"is no {name.rsplit('.')[-1]} file", fix="save it again")
+                    Diagnostic(location=location, message=f"is not a {name.rsplit('.')[-1]} file", fix="save it again")
                 )
-            # A pickle starts with its protocol (2 to 5), torch.save's archive with zip's mark.
+            # A pickle starts with its protocol (2 to 5), an archive of torch.save with the signature of a zip file.
             elif re.match(rb"\x80[\x02-\x05]|PK\x03\x04", content):
-                errors.append(Diagnostic(location=where, message="is a pickle under another name", fix="delete it"))
+                errors.append(Diagnostic(location=location, message="is a pickle under another name", fix="delete it"))
             elif found := pattern.search(content):
                 line = content.count(b"\n", 0, found.start()) + 1
                 errors.append(
                     Diagnostic(
-                        location=f"{where}:{line}" if name.endswith((".json", ".yaml", ".md")) else where,
-                        message="holds an access token of the Hub; nothing was sent",
-                        fix="take it out of the file, and revoke it if others could read it",
+                        location=f"{location}:{line}" if name.endswith((".json", ".yaml", ".md")) else location,
+                        message="contains a Hub access token; nothing was uploaded",
+                        fix="remove it from the file, and revoke it if others could read it",
                     )
                 )
             else:
@@ -228,9 +240,9 @@ def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
 def verify_push(
     run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision: str | None = None
 ) -> list[Diagnostic]:
-    """A fault for each file that the repository lacks or holds with another size or checksum.
+    """An error for each file that the repository lacks, or has with another size or checksum.
 
-    The Hub tells the sha256 of large files and git's blob sha1 of the rest. Raises huggingface_hub's errors.
+    The Hub gives the sha256 of large files and git's blob sha1 of the rest. Raises huggingface_hub's errors.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -245,7 +257,7 @@ def verify_push(
         elif entry.size != path.stat().st_size:
             what = f"has {entry.size:,} bytes on the Hub and {path.stat().st_size:,} bytes in {run_dir}"
         elif (entry.lfs.sha256 != _sha256(path)) if entry.lfs else (entry.blob_id != _git_sha1(path)):
-            what = f"is another file on the Hub than in {run_dir}"
+            what = f"differs between the Hub and {run_dir}"
         else:
             continue
         errors.append(Diagnostic(location=f"{repo_id}/{name}", message=what, fix="push again"))
@@ -262,18 +274,18 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
     if revision is not None and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     before = api.model_info(repo_id, revision=revision)
-    if private and before.private is False:  # the Hub ignores `private` for a repository that is there already
-        raise RecipeError.at(
+    if private and before.private is False:  # the Hub ignores `private` for an existing repository
+        raise HubError.at(
             repo_id,
-            "is public on the Hub, and private was asked for; nothing was sent",
+            "is public on the Hub, but a private repository was asked for; nothing was uploaded",
             "make it private in its settings or name another repository",
         )
     there = {sibling.rfilename for sibling in before.siblings or ()}
     if "adapter_config.json" in there and "adapter_config.json" not in files:
-        raise RecipeError.at(
+        raise HubError.at(
             repo_id,
-            "holds an adapter (adapter_config.json), which from_pretrained would put on top of this "
-            "model; nothing was sent",
+            "contains an adapter (adapter_config.json), which from_pretrained would apply to this "
+            "model; nothing was uploaded",
             "delete the adapter there or name another repository",
         )
     commit = api.create_commit(
@@ -285,12 +297,12 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
     warnings: tuple[Diagnostic, ...] = ()
     try:
         errors = verify_push(run_dir, files, repo_id=repo_id, revision=revision)
-    except Exception as error:  # it is pushed; only the proof is missing
-        what = f"pushed, but not checked: {why(error, repo_id)[0]}"
-        warnings = (Diagnostic(location=repo_id, message=blot(what)),)
+    except Exception as error:  # the push succeeded; only the check did not
+        what = f"pushed, but not checked: {explain_error(error, repo_id)[0]}"
+        warnings = (Diagnostic(location=repo_id, message=mask_tokens(what)),)
     else:
         if errors:
-            raise RecipeError(errors)
+            raise HubError(errors)
     return PushResult(
         url=str(created),
         repo_id=repo_id,
@@ -301,14 +313,14 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
     )
 
 
-def _said(result: PushResult) -> str:
+def _format_result(result: PushResult) -> str:
     done = "unchanged on the Hub" if result.unchanged else "pushed"
     checked = "" if result.warnings else ", sizes and checksums checked"
     line = f"{done}: {result.url} ({len(result.files)} files, commit {result.commit[:8]}{checked})"
-    return "\n".join([line, *map(str, result.warnings)])
+    return "\n".join([line, *(f"warning: {each}" for each in result.warnings)])
 
 
-def _asked(run_dir: Path) -> Mapping[str, Any]:
+def _read_hub_settings(run_dir: Path) -> Mapping[str, Any]:
     """The trainer's section of the recipe in record.json: hub_model_id, hub_private_repo, hub_revision."""
     with contextlib.suppress(OSError, RecipeError):
         recipe = _json(run_dir / "record.json").get("recipe")
@@ -323,8 +335,8 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RecipeError.at(
-            repr(repo_id), f"is no name of a repository: {error}".rstrip("."), "name one with --repo ORG/NAME"
+        raise HubError.at(
+            repr(repo_id), f"is not a repository name: {error}".rstrip("."), "name one with --repo ORG/NAME"
         ) from None
 
 
@@ -344,14 +356,14 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except ValueError as error:
-        raise RecipeError.at(str(path), f"is not JSON ({error})", "restore it or delete it") from None
+        raise HubError.at(str(path), f"is not JSON ({error})", "restore it or delete it") from None
     if not isinstance(value, dict):
-        raise RecipeError.at(str(path), "is not a JSON object", "restore it or delete it")
+        raise HubError.at(str(path), "is not a JSON object", "restore it or delete it")
     return value
 
 
 def _contents(path: Path) -> Iterator[bytes | None]:
-    """What of a file can hold text, in pieces; None where a file is not what its name says."""
+    """The parts of a file that can contain text; None where its content does not match its name."""
     if path.suffix == ".safetensors":
         yield _safetensors_header(path)
         return

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_recipes.common.text import kind_of, nearest, said
+from hf_recipes.common.text import HUB_TOKEN, kind_of, nearest, said
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.schema.own_keys import SECRETS, SECTIONS, TOP
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 _SECRET_MEND = "set HF_TOKEN instead"
 
 
@@ -118,7 +116,7 @@ def _take_secrets(value: Any, dotted: str, locations: dict[str, str], path: str)
     for key, inner in items:
         at = f"{dotted}.{key}"
         secret = isinstance(key, str) and key.lower() in SECRETS and inner is not None
-        if secret or (isinstance(inner, str) and _HUB_TOKEN.search(inner)):
+        if secret or (isinstance(inner, str) and HUB_TOKEN.search(inner)):
             where = locations.get(at) or locations.get(dotted, path)
             found.append(Diagnostic(location=where, message=f"{at}: a token in a recipe is refused", fix=_SECRET_MEND))
             value[key] = None
@@ -142,7 +140,7 @@ def override_layer(overrides: Sequence[str], errors: list[Diagnostic]) -> Layer:
         dotted = dotted.strip()
         last = dotted.rpartition(".")[2].lower()
         location = f"argument {argument!r}"
-        if last in SECRETS or _HUB_TOKEN.search(argument):
+        if last in SECRETS or HUB_TOKEN.search(argument):
             errors.append(
                 Diagnostic(
                     location=f"argument '{dotted}=...'", message="a token in a recipe is refused", fix=_SECRET_MEND

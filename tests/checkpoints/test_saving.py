@@ -338,8 +338,8 @@ def test_restart_under_a_launcher_is_refused(recipe: str) -> None:
 def test_a_term_signal_reaches_the_run_and_ends_the_restarts(recipe: str) -> None:
     code = "import signal, time; signal.signal(15, lambda *_: exit(143)); print('up', flush=True); time.sleep(60)"
     parent = (
-        "import sys; from hf_recipes.checkpoints import restarting; "
-        f"sys.exit(restarting.run_child([sys.executable, '-c', {code!r}]))"
+        "import sys; from hf_recipes.commands import restart; "
+        f"sys.exit(restart.run_child([sys.executable, '-c', {code!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "up\n"

@@ -1,4 +1,4 @@
-"""The model card: what a stranger on the Hub reads about a run."""
+"""The model card: what a visitor of the Hub reads about a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_recipes.hub.model_card import model_card, without_tokens
+from hf_recipes.hub.model_card import mask_secrets, model_card
 
 TOKEN = "hf_" + "abcdefghijABCDEFGHIJ0123456789abcd"
 
@@ -97,7 +97,7 @@ def test_the_front_matter_says_what_the_hub_sorts_and_links_by():
     assert ModelCard(model_card({**RECORD, "license": "apache-2.0"})).data.license == "apache-2.0"
 
 
-def test_perplexity_is_kept_in_the_model_index_and_a_nan_is_not():
+def test_perplexity_is_in_the_model_index_and_a_nan_is_not():
     """Upstream's Trainer card drops perplexity: transformers.modelcard.METRIC_TAGS does not list it."""
     source = Path(find_spec("transformers").origin).with_name("modelcard.py").read_text()  # unread: 6 s to import
     tags = source.split("METRIC_TAGS = [")[1].split("]")[0]
@@ -119,13 +119,13 @@ def test_the_text_says_what_it_is_how_it_was_made_and_how_to_load_it():
     text = model_card(RECORD)
     for line in (
         "# talk-lora",
-        "A LoRA adapter for chat, on `org/base-1b` (`LlamaForCausalLM`, 134,515,008 parameters, 460,800 of them "
-        "trained, bfloat16). Made with hf_recipes from the recipe below.",
+        "A LoRA adapter for chat, on `org/base-1b` (`LlamaForCausalLM`, 134,515,008 parameters, 460,800 "
+        "trainable, bfloat16). Made with hf_recipes from the recipe below.",
         "| metric | before training | after (validation) | after (test) |",
         "| perplexity | 56.04 | 31.57 | 33.25 |",
         "| batch | 4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step |",
         "| training time | 1 min 33 s |",
-        "| whole time | 1 h 2 min |",
+        "| total time | 1 h 2 min |",
         "| tokens per second | 1,259 |",
         "| device | 2 x NVIDIA A10G |",
         "| peak memory allocated on the device | 3.00 GiB |",
@@ -134,9 +134,9 @@ def test_the_text_says_what_it_is_how_it_was_made_and_how_to_load_it():
         "- attention: sdpa (flash_attention_2 is not installed)",
         "- recipes/talk.yaml:9: warmup_ratio: 0.06 -> warmup_steps: 0.06",
         "from peft import AutoPeftModelForCausalLM",
-        'where = "org/talk-lora"  # or a folder that holds these files',
-        'model = AutoPeftModelForCausalLM.from_pretrained(where, dtype="bfloat16")',
-        "- The numbers are of one run, one seed (seed 42): another seed gives others, by an amount not measured here.",
+        'model_id = "org/talk-lora"  # or a local folder with these files',
+        'model = AutoPeftModelForCausalLM.from_pretrained(model_id, dtype="bfloat16")',
+        "- The numbers come from one run with one seed (seed 42). How much they vary between seeds was not measured.",
     ):
         assert line in text.splitlines(), line
     assert "runtime" not in text
@@ -146,8 +146,10 @@ def test_the_text_says_what_it_is_how_it_was_made_and_how_to_load_it():
 def test_an_adapter_on_random_weights_comes_without_code_that_cannot_load_it():
     sections = {**RECORD["recipe"]["sections"], "model": {"preset": "gpt-small"}}
     text = model_card({**RECORD, "recipe": {"sections": sections}, "model": {"adapter": True, "dtype": "float32"}})
-    assert "Its base model had random weights, which were not saved: it fits no other." in text.splitlines()
-    assert "from_pretrained(where" not in text
+    assert (
+        "The base model had random weights that were not saved, so this adapter cannot be loaded." in text.splitlines()
+    )
+    assert "from_pretrained(model_id" not in text
 
 
 def test_the_recipe_stands_in_the_card_without_its_token():
@@ -168,10 +170,12 @@ def test_the_recipe_stands_in_the_card_without_its_token():
         ("eos_token: <|im_end|>", "eos_token: <|im_end|>"),
         ("max_new_tokens: 5", "max_new_tokens: 5"),
         (f"note: {TOKEN}!", "note: hf_***!"),
+        ("note: hf_" + 20 * "a", "note: hf_***"),  # the length at which a recipe is refused
+        ("api_key: secret", "api_key: ***"),
     ],
 )
-def test_values_of_token_keys_are_blotted_out_and_special_tokens_are_not(line: str, shown: str):
-    assert without_tokens(line) == shown
+def test_values_of_token_keys_are_masked_and_special_tokens_are_not(line: str, shown: str):
+    assert mask_secrets(line) == shown
 
 
 def test_a_local_model_or_data_set_is_not_named_as_if_it_were_on_the_hub():
@@ -193,7 +197,7 @@ def test_a_local_model_or_data_set_is_not_named_as_if_it_were_on_the_hub():
 def test_a_classifier_adapter_is_loaded_with_its_number_of_labels():
     record = classifier()
     record["model"] |= {"adapter": True, "num_labels": 26}
-    assert "AutoPeftModelForSequenceClassification.from_pretrained(where, num_labels=26)" in model_card(record)
+    assert "AutoPeftModelForSequenceClassification.from_pretrained(model_id, num_labels=26)" in model_card(record)
 
 
 def test_a_recipe_with_code_fences_stays_inside_its_block():

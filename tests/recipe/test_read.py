@@ -113,7 +113,8 @@ def test_reading_a_recipe_imports_nothing_heavy(here):
     here(VALID)
     code = """
         import sys
-        from hf_recipes.recipe.recipe import dump_recipe, read_recipe
+        from hf_recipes.recipe.read import read_recipe
+        from hf_recipes.recipe.recipe import dump_recipe
         dump_recipe(read_recipe("a.yaml", ["TrainingArguments.seed=1"]))
         heavy = {"torch", "transformers", "trl", "peft", "datasets", "tokenizers", "numpy", "evaluate"}
         print(sorted(heavy & set(sys.modules)))

@@ -596,7 +596,7 @@ def test_whatever_the_key_and_the_layout_the_rewritten_text_reads_back_and_needs
     new, lines = upgrade_text(text, "a.yaml")
     assert lines
     document = read_text(text, lambda line: f"a.yaml:{line}", "a.yaml")
-    assert read_text(new, str, "").value == upgrade_sections(document.value, document.places)[0]
+    assert read_text(new, str, "").value == upgrade_sections(document.value, document.locations)[0]
     assert upgrade_text(new, "a.yaml") == (new, [])
     for comment in ("# a", "# b", "# c", "# d"):
         assert text.count(comment) == new.count(comment)

@@ -1,4 +1,4 @@
-"""A rank that kills itself at a step: `accelerate launch tests/support/kill_at_step.py STEP RANK RECIPE [arguments]`."""
+"""A rank kills itself at a step: `accelerate launch tests/support/kill_at_step.py STEP RANK RECIPE [arguments]`."""
 
 import os
 import sys

@@ -29,7 +29,7 @@ from tests.support.master_weights_runs import (
     train,
 )
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "training/master_weights.py"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "master_weights.py"
 
 
 @pytest.fixture(autouse=True)

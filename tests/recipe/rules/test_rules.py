@@ -1114,7 +1114,7 @@ def test_the_checks_import_nothing_heavy():
         "import sys; import hf_recipes.recipe.upgrade; from hf_recipes.recipe.rules import all_rules as rules\n"
         "from hf_recipes.recipe.recipe import Recipe\n"
         "base = {'task': 'chat', 'model': {}, 'dataset': {}, 'SFTConfig': {'metric_for_best_model': 'loss'}}\n"
-        "recipe = Recipe(path='a', sections=base, places={})\n"
+        "recipe = Recipe(path='a', sections=base, locations={})\n"
         "rules.errors(recipe), rules.warnings(recipe), rules.device_questions(recipe)\n"
         "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'numpy', 'datasets') if m in sys.modules])"
     )
