@@ -12,13 +12,13 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torture_page
 
 from hf_recipes.plan.measure import runner as lab_runner
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
+from hf_recipes.record import ModelFacts, RunRecord, describe_machine, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> (metric, digits)
@@ -34,37 +34,33 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def records() -> list[tuple[str, dict[str, Any]]]:
+def records() -> list[tuple[str, RunRecord]]:
     """(file name, record) of every committed run, by recipe and start."""
-    found = [(p.name, json.loads(p.read_text(encoding="utf-8"))) for p in (ROOT / "recipes/results").glob("*.json")]
-    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["seed"] == 42, pair[0]))
+    found = [(p.name, read_record(p)) for p in (ROOT / "recipes/results").glob("*.json")]
+    return sorted(found, key=lambda pair: (pair[1].recipe.path, pair[1].seed == 42, pair[0]))
 
 
 def measured() -> str:
     """One row a record: the task's headline metric before and after, steps, time, speed, machine."""
     rows = []
     for name, record in records():
-        metric = HEADLINE[record["task"]]
-        before, after = (record["metrics"].get(k) or {} for k in ("before", "eval"))
+        metric, model = HEADLINE[record.task], record.model or ModelFacts()
+        before, after = (record.metrics.of(split) for split in ("before", "eval"))
         was, now = before.get(f"eval_{metric}"), after.get(f"eval_{metric}")
         rows.append(
             [
-                f"[{Path(record['recipe']['path']).stem}]({record['recipe']['path']})",
-                record["task"],
-                f"{record['model']['parameters'] / 1e6:.1f}M"
-                + (
-                    f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)"
-                    if record["model"]["adapter"]
-                    else ""
-                ),
+                f"[{Path(record.recipe.path).stem}]({record.recipe.path})",
+                record.task,
+                f"{model.parameters / 1e6:.1f}M"
+                + (f" ({model.trainable_parameters / 1e6:.2f}M trained)" if model.adapter else ""),
                 metric.replace("_", " "),
                 f"{number(was)} → **{number(now)}**",
-                str(record["seed"]),
-                str(record["steps"]),
-                f"{record['time']['train_seconds']:.0f} s",
-                f"{record['tokens_per_second']:,.0f}",
-                f"{record['device']['name']} ({record['device']['kind']})",
-                f"[{record['started'][:10]}](recipes/results/{name})",
+                str(record.seed),
+                str(record.steps),
+                f"{record.time.train_seconds:.0f} s",
+                f"{record.tokens_per_second:,.0f}",
+                describe_machine(record.device),
+                f"[{str(record.started)[:10]}](recipes/results/{name})",
             ]
         )
     head = ["recipe", "task", "parameters", "metric", "before → after", "seed", "steps"]
@@ -85,7 +81,7 @@ def launches() -> str:
 
 def recipes_page() -> str:
     """recipes/README.md: every recipe with its purpose and its newest record."""
-    newest = {record["recipe"]["path"]: (name, record) for name, record in records()}
+    newest = {record.recipe.path: (name, record) for name, record in records()}
     rows = []
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         recipe = read_recipe(str(path))
@@ -93,8 +89,8 @@ def recipes_page() -> str:
         result = "–"
         if f"recipes/{path.name}" in newest:
             name, record = newest[f"recipes/{path.name}"]
-            metric = HEADLINE[record["task"]]
-            after = (record["metrics"].get("eval") or {}).get(f"eval_{metric}")
+            metric = HEADLINE[record.task]
+            after = record.metrics.of("eval").get(f"eval_{metric}")
             result = f"[{metric.replace('_', ' ')} {number(after)}](results/{name})"
         rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
     return (

@@ -151,7 +151,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class ForecastFacts:
     """The training time that `plan` expected; without a GPU only the measured step."""
 
     seconds: tuple[float, float] | None = None  # shortest and longest
@@ -260,7 +260,7 @@ class RunRecord:
     planned_steps: int | None = None  # optimizer steps that the recipe asks for
     upstream_defaults: Mapping[str, Any] = field(default_factory=dict)  # every field of the training arguments
     plan: Mapping[str, Any] | None = None  # on a GPU: what `hf-recipes plan --json` prints
-    forecast: Forecast = Forecast()  # expected time, and the measured step
+    forecast: ForecastFacts = ForecastFacts()  # expected time, and the measured step
     resumption: str | None = None  # whether resuming this run would be exact
     resumed: Resumption | None = None  # the checkpoint that this session resumed from
     steps: int | None = None  # optimizer steps, earlier sessions included
@@ -296,7 +296,7 @@ def read_record(path: Path, *, strict: bool = False) -> RunRecord:
 def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecord:
     """The same of JSON that is read already; `location` stands before a message."""
     if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or "task" not in value:
-        raise RecordError.at(location, "is no record of a run", "give a run's folder")
+        raise RecordError.at(location, "is no record of a run", "restore the file, or give a run's folder")
     if value["schema"] > SCHEMA:
         what = f"a record of version {value['schema']}; this hf_recipes reads up to {SCHEMA}"
         raise RecordError.at(location, what, "upgrade hf_recipes")
@@ -321,6 +321,11 @@ def find_record(folder: Path, name: str = NAME) -> RunRecord | None:
 def write_record(folder: Path, record: RunRecord, name: str = NAME) -> Path:
     """Writes the record completely or not at all; returns its path."""
     return put(folder / name, json.dumps(to_json(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_forecast(value: Mapping[str, Any]) -> ForecastFacts:
+    """What `plan` said of the time, as the record has it."""
+    return from_json(ForecastFacts, value)
 
 
 def _upgrade(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, select
 from hf_recipes.checkpoints.select import Chosen, state_of
 from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.record import Resumption, RunRecord, Status, find_record
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -124,34 +126,31 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
     return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
-def introduce(recipe: Recipe, trainer: Any, record: dict[str, Any], device: Device, chosen: Chosen | None) -> None:
-    """Tells the trainer what its manifests say of the run, and the record what a resumption of it would equal."""
+def introduce(recipe: Recipe, trainer: Any, record: RunRecord, device: Device, chosen: Chosen | None) -> RunRecord:
+    """Tells the trainer what its manifests say of the run. Returns the record with what resuming it would equal."""
     import torch
 
     threads = torch.get_num_threads()
     facts = {
         "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
         "recipe": compatibility.described(recipe.sections, recipe.trainer, trainer.args.to_dict()),
-        "data": {split: part["fingerprint"] for split, part in record["data"].items()},
-        **compatibility.surroundings(device, record["versions"], threads),
+        "data": {split: part.fingerprint for split, part in record.data.items()},
+        **compatibility.surroundings(device, record.versions, threads),
     }
     trainer.provenance = json.loads(json.dumps(facts, default=str))
     trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
     why = compatibility.reasons(recipe.trainer, trainer.args, device)
-    record["run"], record["resumption"] = facts["run"], compatibility.opening_line(why, threads)
-    if chosen:
-        record["resumed"] = {"from": chosen.path, "step": chosen.step, "passed_over": list(chosen.passed)}
+    resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.passed) if chosen else None
+    return replace(record, run=facts["run"], resumption=compatibility.opening_line(why, threads), resumed=resumed)
 
 
-def refuse_another_run(
-    recipe: Recipe, chosen: Chosen, trainer: Any, record: Mapping[str, Any], folder: Path
-) -> list[str]:
+def refuse_another_run(recipe: Recipe, chosen: Chosen, trainer: Any, record: RunRecord, folder: Path) -> list[str]:
     """What to say of the resumption. Raises RecipeError for a checkpoint of another recipe, other data, another number
     of processes or another model, and for a run that is finished."""
-    lines = [f"resuming from {chosen.path}, step {chosen.step} of {record['planned_steps']}"]
+    lines = [f"resuming from {chosen.path}, step {chosen.step} of {record.planned_steps}"]
     lines += _compared(recipe, chosen, trainer.provenance, trainer.args.world_size)
     refuse_another_model(recipe, chosen.path, trainer.accelerator.unwrap_model(trainer.model))
-    if all_steps_are_made(recipe, chosen, record["planned_steps"], folder):
+    if all_steps_are_made(recipe, chosen, record.planned_steps or 0, folder):
         lines.append("all its steps are made: what is left is saving and evaluation")
     return lines
 
@@ -196,11 +195,8 @@ def all_steps_are_made(recipe: Recipe, chosen: Chosen, steps: int, folder: Path)
     """Whether nothing but saving and evaluation is left. Raises RecipeError if that has been done, too."""
     if chosen.step < steps:
         return False
-    try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    if record.get("status") != "finished" or (chosen.run and record.get("run") != chosen.run):
+    record = find_record(folder)
+    if record is None or record.status != Status.FINISHED or (chosen.run and record.run != chosen.run):
         return True
     what = f"{chosen.path!r} has made {chosen.step} steps and the recipe says {steps}: nothing is left to train"
     key = "max_steps" if (recipe.training.get("max_steps") or 0) > 0 else "num_train_epochs"

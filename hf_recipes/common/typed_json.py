@@ -13,7 +13,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 NOT_FINITE = ("nan", "inf", "-inf")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class TypedJsonError(ValueError):
 
 
 @functools.cache
-def fields_of(kind: type) -> dict[str, tuple[str, Any, bool]]:
+def fields_of(kind: Any) -> dict[str, tuple[str, Any, bool]]:
     """JSON key -> (field name, type, whether it must be there) of a dataclass, in order."""
     hints = get_type_hints(kind)
     found = {}
@@ -43,7 +43,8 @@ def from_json(kind: type[T], value: Any, key: str = "", unknown: list[str] | Non
     TypedJsonError."""
     if not isinstance(value, Mapping):
         raise TypedJsonError(key, f"an object is expected, not {_shown(value)}")
-    known = fields_of(cast("type[Any]", kind))
+    anything: Any = kind  # mypy does not know that a class is hashable
+    known = fields_of(anything)
     found: dict[str, Any] = {}
     for name, inner in value.items():
         dotted = f"{key}.{name}" if key else str(name)
@@ -70,7 +71,8 @@ def _decode(kind: Any, value: Any, key: str, unknown: list[str] | None) -> Any:
     if origin is Mapping:
         if not isinstance(value, dict):
             raise TypedJsonError(key, f"an object is expected, not {_shown(value)}")
-        return {name: _decode(inner[1], one, f"{key}.{name}", unknown) for name, one in value.items()}
+        there = value.items() if _takes_null(inner[1]) else ((k, v) for k, v in value.items() if v is not None)
+        return {name: _decode(inner[1], one, f"{key}.{name}", unknown) for name, one in there}
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise TypedJsonError(key, f"a list is expected, not {_shown(value)}")
@@ -81,6 +83,10 @@ def _decode(kind: Any, value: Any, key: str, unknown: list[str] | None) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value, key, unknown)  # type: ignore[arg-type]
     return _decode_scalar(kind, value, key)
+
+
+def _takes_null(kind: Any) -> bool:
+    return kind is Any or types.NoneType in get_args(kind)
 
 
 def _decode_scalar(kind: type, value: Any, key: str) -> Any:

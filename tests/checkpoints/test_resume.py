@@ -127,7 +127,7 @@ def test_a_checkpoint_that_is_not_there_is_told_before_the_data_are_read(recipe:
     assert refusal(recipe, "dataset.text_column=nowhere") == (
         f"{PLACE}there is no checkpoint in 'out' to resume from; start without it"
     )
-    assert json.loads(Path("out/record.json").read_text())["where"] == "start"
+    assert json.loads(Path("out/record.json").read_text())["stage"] == "start"
 
 
 def test_upstreams_own_checkpoint_is_taken_if_complete_and_said_to_be_unproven(

@@ -175,7 +175,7 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
     )
     assert select.judge(small_disk / f"checkpoint-{last}") == []
     record = json.loads((small_disk / "record.json").read_text())
-    assert (record["status"], record["where"], record["steps"]) == ("failed", "training", last + 2)
+    assert (record["status"], record["stage"], record["steps"]) == ("failed", "training", last + 2)
     assert folders.leftovers(small_disk) == []
 
 

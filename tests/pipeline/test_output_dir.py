@@ -92,7 +92,7 @@ def test_a_failed_attempt_leaves_the_finished_runs_record(recipe: str) -> None:
     )
     assert Path("out/record.json").read_text() == before
     failed = json.loads(Path("out/record-failed.json").read_text())
-    assert (failed["status"], failed["where"]) == ("failed", "data")
+    assert (failed["status"], failed["stage"]) == ("failed", "data")
 
 
 def test_scores_of_a_test_split_that_is_gone_do_not_stay(recipe: str) -> None:
