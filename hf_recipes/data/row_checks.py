@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from hf_recipes.data.prepared import Prepared
     from hf_recipes.recipe.recipe import Recipe
 
-DESPITE = "train_despite"
+DISABLE = "disable_guards"
 LOST = 0.2  # share of the label tokens that truncation may take
 OVERLAP = 0.05  # share of the evaluation rows that may be training rows, too
 LOOKED_AT = 2_000  # rows whose tokens are looked at
 COMPARED = 200_000  # training rows that evaluation rows are looked up in
 
 
-def despite(recipe: Recipe) -> tuple[str, ...]:
-    """What the recipe says is meant."""
-    return tuple(recipe.get(DESPITE) or ())
+def disabled_guards(recipe: Recipe) -> tuple[str, ...]:
+    """The guards that the recipe switches off."""
+    return tuple(recipe.get(DISABLE) or ())
 
 
 def insist(
     recipe: Recipe, word: str, where: str, what: str, fix: str, say: Callable[[str], None]
 ) -> Iterator[Diagnostic]:
     """The fault, or, where the recipe says that it is meant, the line."""
-    if word in despite(recipe):
-        say(f"{DESPITE} {word}: {what}")
+    if word in disabled_guards(recipe):
+        say(f"{DISABLE} {word}: {what}")
     else:
-        yield Diagnostic(location=where, message=what, fix=f"{fix}; if it is meant, {DESPITE}: [{word}]")
+        yield Diagnostic(location=where, message=what, fix=f"{fix}; if it is intended, write {DISABLE}: [{word}]")
 
 
 def refuse_rows(recipe: Recipe, prepared: Prepared, tokenizer: Any, say: Callable[[str], None]) -> None:

@@ -57,8 +57,10 @@ def _written_here(path: Path) -> bool:
     """Whether a run wrote it: it says what its dump says, without a comment or another order."""
     from hf_recipes.recipe.read import read_recipe
     from hf_recipes.recipe.recipe import dump_recipe
+    from hf_recipes.recipe.upgrade import upgrade_text
 
-    return path.read_text(encoding="utf-8") == dump_recipe(read_recipe(str(path)))
+    text, _ = upgrade_text(path.read_text(encoding="utf-8"), str(path))  # an older version's run had older keys
+    return text == dump_recipe(read_recipe(str(path)))
 
 
 def make_output_dir(folder: str, where: str) -> Path:

@@ -29,7 +29,7 @@ from hf_recipes.record import (
 )
 
 if TYPE_CHECKING:
-    from hf_recipes.checkpoints.select import Chosen
+    from hf_recipes.checkpoints.select import ResumePoint
     from hf_recipes.common.device import Device
     from hf_recipes.recipe.recipe import Recipe
 
@@ -68,7 +68,7 @@ class RunRecorder:
         """Keeps what was chosen for the user; each line has its reason."""
         self.record = replace(self.record, choices=(*self.record.choices, *lines))
 
-    def continue_run(self, checkpoint: Chosen) -> None:
+    def continue_run(self, checkpoint: ResumePoint) -> None:
         """Puts the sessions of the run that is resumed before this one."""
         earlier = earlier_sessions(checkpoint)
         self.record = replace(self.record, run=checkpoint.run, sessions=(*earlier, *self.record.sessions))
@@ -136,7 +136,7 @@ class RunRecorder:
 
         steps = f" after {self.record.steps} steps" if self.record.steps else ""
         self.say(f"\nstopped in {self.record.stage}{steps}; record {path}")
-        checkpoint, _ = select.choose(self.folder) if steps else (None, [])
+        checkpoint, _ = select.choose_checkpoint(self.folder) if steps else (None, [])
         if checkpoint:
             self.say(f"{checkpoint.path} is complete; to resume from it:\n  {resume_command}")
 
@@ -154,7 +154,7 @@ def measure_memory(device: Device) -> Memory:
     )
 
 
-def earlier_sessions(checkpoint: Chosen) -> tuple[Session, ...]:
+def earlier_sessions(checkpoint: ResumePoint) -> tuple[Session, ...]:
     """Sessions of the run that wrote the checkpoint: as its record has them, then what only the checkpoint tells of,
     such as a session that was killed."""
     earlier = find_record(Path(checkpoint.path).parent)

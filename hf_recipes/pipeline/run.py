@@ -132,7 +132,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
 
     began = time.perf_counter()
     folder, device = recorder.folder, recorder.device
-    chosen = resuming.begin(recipe, args, recorder.note)
+    chosen = resuming.find_resume_point(recipe, args, recorder.note)
     checkpoint = chosen.path if chosen else None
     if chosen:
         recorder.continue_run(chosen)
@@ -168,8 +168,13 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     )
     recorder.record = facts.add_facts(recorder.record, recipe, args, trainer, model, tokenizer, prepared)
     _refuse_no_batch(recipe, args, trainer.train_dataset)
-    recorder.record = resuming.introduce(recipe, trainer, recorder.record, device, chosen)
-    notes = resuming.refuse_another_run(recipe, chosen, trainer, recorder.record, folder) if chosen else []
+    provenance = trainer.provenance = resuming.describe_run(recipe, args, recorder.record, device, chosen)
+    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
+    recorder.record = resuming.add_resumption(recorder.record, provenance, recipe, args, device, chosen)
+    notes = []
+    if chosen:
+        own_model = trainer.accelerator.unwrap_model(trainer.model)
+        notes = resuming.check_same_run(recipe, chosen, provenance, args, own_model, recorder.record, folder)
     for line in summary.describe_start(recipe, args, recorder.record):
         say(line)
     if trainer.is_world_process_zero():

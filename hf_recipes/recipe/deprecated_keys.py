@@ -37,7 +37,7 @@ Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], "Step | None"]  # (
 class Upgrade:
     """One old key. Without `rule` it is renamed to the only `new` key, or dropped if there is none."""
 
-    sections: tuple[str, ...]
+    sections: tuple[str, ...]  # "" is the top of the recipe
     old: str
     new: tuple[str, ...] = ()  # every key that may be written, as in Step.sets
     when: str = V5
@@ -190,6 +190,7 @@ BNB_OPTIONS = (  # 4.57 modeling_utils.py:4819 handed these on with load_in_4bit
     "llm_int8_skip_modules",
     "llm_int8_threshold",
 )
+OWN = "renamed in hf_recipes 0.1"
 CHECKPOINTING = "deprecated since transformers 5.23, gone in 6"
 UPGRADES: tuple[Upgrade, ...] = (
     _row("evaluation_strategy", ".eval_strategy", when="gone between transformers 4.50 and 4.51"),
@@ -349,7 +350,11 @@ UPGRADES: tuple[Upgrade, ...] = (
     _model("resume_download", note="downloads resume by themselves"),
     Upgrade(sections=("model", "tokenizer", "dataset"), old="use_auth_token", inert=(False, None), rule=_token),
     Upgrade(sections=("tokenizer",), old="use_fast", note="tokenizers are always the fast ones"),
+    # our own keys, at the top of a recipe
+    Upgrade(sections=("",), old="train_despite", new=("disable_guards",), when=OWN),
+    Upgrade(sections=("",), old="resume_despite", new=("resume_allow",), when=OWN),
 )
+OLD_TOP = tuple(row.old for row in UPGRADES if "" in row.sections)
 
 
 def shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_recipes.common.text import HUB_TOKEN, kind_of, nearest, said
 from hf_recipes.errors import Diagnostic
+from hf_recipes.recipe.deprecated_keys import OLD_TOP
 from hf_recipes.recipe.schema.own_keys import SECRETS, SECTIONS, TOP
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 
@@ -82,7 +83,7 @@ def _cleaned(
                 Diagnostic(location=where, message=what, fix=f"it must be a mapping: the keyword arguments of {name}")
             )
             broken.add(name)
-        elif name in SECTIONS or name in TOP:
+        elif name in SECTIONS or name in TOP or name in OLD_TOP:
             kept[name] = copy.deepcopy(value)  # an alias in the file must not tie two sections together
             errors += _take_secrets(kept[name], name, locations, path)
         else:
@@ -175,7 +176,7 @@ def _wrong_argument(argument: str, dotted: str, equals: str) -> tuple[str, str] 
         return "a setting is written Section.key=value", said_so
     if section == "extends":
         return "extends stands in a recipe, not in an argument", "give the recipe that extends the other one"
-    if (section in SECTIONS and (not dot or key)) or (section in TOP and not dot):
+    if (section in SECTIONS and (not dot or key)) or ((section in TOP or section in OLD_TOP) and not dot):
         return None
     if section in TOP:
         return f"{section} has no keys", f"write {section}=value"

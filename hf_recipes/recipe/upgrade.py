@@ -26,14 +26,19 @@ MISSING = object()
 class Edit:
     """One old key that goes (or keeps its name and changes its value), and the keys that come, dotted from the top."""
 
-    section: str
+    section: str  # "" for a key at the top of the recipe
     old: str
     sets: Mapping[str, Any]
     line: str = ""  # what the user reads; empty where a fault says it
 
     @property
     def dotted(self) -> str:
-        return f"{self.section}.{self.old}"
+        return dotted_key(self.section, self.old)
+
+
+def dotted_key(section: str, key: str) -> str:
+    """The key as locations name it; `section` is "" for the top of the recipe."""
+    return f"{section}.{key}" if section else key
 
 
 @functools.cache
@@ -88,10 +93,11 @@ def _plan(sections: Mapping[str, Any], locations: Mapping[str, str]) -> tuple[li
     """Every edit and every fault, in the order of the file."""
     edits: list[Edit] = []
     errors: list[Diagnostic] = []
-    for name, section in sections.items():
-        for key, value in section.items() if isinstance(section, Mapping) else ():
+    for top, section in sections.items():
+        inside = section.items() if isinstance(section, Mapping) else ()
+        for name, key, value in (("", top, section), *((top, key, value) for key, value in inside)):
             for row in rows_of(name, key):
-                step = _step(row, value, section, sections)
+                step = _step(row, value, section if name else sections, sections)
                 if step is not None:
                     edit, error = _judge(row, step, name, value, sections, locations)
                     edits.append(edit)
@@ -103,7 +109,7 @@ def _judge(
     row: Upgrade, step: Step, name: str, value: Any, sections: Mapping[str, Any], locations: Mapping[str, str]
 ) -> tuple[Edit, Diagnostic | None]:
     """The edit for one step, with a fault where it is refused or contradicts a new key that is given too."""
-    where = _place(locations, f"{name}.{row.old}")
+    where = _place(locations, dotted_key(name, row.old))
     if step.refused:
         return Edit(section=name, old=row.old, sets={}), Diagnostic(location=where, message=step.refused, fix=step.fix)
     sets: dict[str, Any] = {}
@@ -155,7 +161,7 @@ def _apply(
                     home[word] = {}
                     new_places.setdefault(".".join(parents[: depth + 1]), where)
                 home = home[word]
-            if last in home or parents != [edit.section] or edit.old not in home:
+            if last in home or ".".join(parents) != edit.section or edit.old not in home:
                 home[last] = copy.deepcopy(value)
             else:  # a new key takes the old one's seat
                 items = list(home.items())
@@ -167,7 +173,7 @@ def _apply(
             if len(edit.sets) == 1:  # the lines inside a renamed mapping
                 new_places.update({dotted + k[len(edit.dotted) :]: v for k, v in gone.items() if k != edit.dotted})
         if edit.dotted not in edit.sets:
-            new_sections[edit.section].pop(edit.old, None)
+            (new_sections[edit.section] if edit.section else new_sections).pop(edit.old, None)
     return new_sections, new_places
 
 
@@ -204,7 +210,7 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
     if not edits:
         return text, []
     for edit in edits:
-        old = sections[edit.section][edit.old]
+        old = (sections[edit.section] if edit.section else sections)[edit.old]
         renamed = [(type(new), new) for new in edit.sets.values()] == [(type(old), old)]
         source = source.with_edit(edit.section, edit.old, edit.sets, renamed)
     if source.document.value != _apply(sections, locations, edits)[0]:

@@ -47,7 +47,8 @@ class YamlText:
 
         `renamed`: the one new key of the same section takes the old value, and with it its spelling.
         """
-        gone = f"{section}.{old}" not in sets
+        leaves = f"{section}.{old}" if section else old
+        gone = leaves not in sets
         source = self
         fresh: list[tuple[str, Any]] = []  # new keys of the same section: they take the old one's seat
         for dotted, value in sets.items():
@@ -70,7 +71,7 @@ class YamlText:
             else:
                 source = source._insert("", home or word, {word: value} if home else value)
         if gone:
-            return source._replace(f"{section}.{old}", fresh, renamed)
+            return source._replace(leaves, fresh, renamed)
         for word, value in fresh:
             source = source._insert(section, word, value)
         return source

@@ -20,7 +20,7 @@ from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama,
 # 21 rows of differing lengths; 2 a batch x 2 accumulation: 6 steps an epoch (the last one short), 13 are two epochs.
 TRAINER = """
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {{pretrained_model_name_or_path: model, hidden_dropout_prob: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 TrainingArguments:
@@ -36,7 +36,7 @@ TrainingArguments:
 """
 SFT = """
 task: chat
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {{pretrained_model_name_or_path: model, attention_dropout: 0.1}}
 dataset: {{path: json, data_files: {{train: rows.jsonl, validation: rows.jsonl}}}}
 SFTConfig:
@@ -120,7 +120,7 @@ SFT_CASES = {
             "SFTConfig.packing=true",
             "SFTConfig.max_length=32",
             "SFTConfig.dataloader_num_workers=1",
-            "train_despite=[overlap, truncation, end_token]",
+            "disable_guards=[overlap, truncation, end_token]",
         ],
     ),
     "length groups, SFT": (4, 11, ["SFTConfig.train_sampling_strategy=group_by_length"]),

@@ -18,6 +18,7 @@ from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.smoke import shrink
 from tests.support.tiny_models import TEXTS, save_bert, wordpiece, write_rows
+from tests.support.tiny_recipes import traces_in_this_process  # noqa: F401
 
 Write = Callable[..., str]
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))

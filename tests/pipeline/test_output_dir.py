@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from hf_recipes.errors import RecipeError
+from hf_recipes.pipeline.output_dir import foreign_files
 from hf_recipes.pipeline.run import run
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import dump_recipe
 
 RECIPE = """
 # mine
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model:
   config: {model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
 BpeTrainer: {vocab_size: 300}
@@ -195,3 +198,11 @@ def test_a_run_that_dies_between_pefts_card_and_ours_can_be_started_again(recipe
         assert "Made with hf_recipes" in Path("out/README.md").read_text()
     Path("out/README.md").write_text(theirs.replace("[More Information Needed]", "Mine."))
     assert "holds a README.md that no run wrote" in refusal(recipe)
+
+
+def test_the_recipe_that_an_older_version_left_in_its_folder_can_be_run_again_there(recipe: str) -> None:
+    Path("out").mkdir()
+    old = dump_recipe(read_recipe(recipe)).replace("disable_guards", "train_despite")
+    assert "train_despite" in old
+    Path("out/recipe.yaml").write_text(old)
+    assert list(foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []

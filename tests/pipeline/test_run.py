@@ -133,13 +133,13 @@ def test_resuming_where_there_is_no_checkpoint_is_one_message(recipe: str) -> No
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str) -> None:
     run(recipe, ["TrainingArguments.max_steps=2", "TrainingArguments.save_steps=2"])
     os.rename("out/checkpoint-2", "other")
-    words = ["TrainingArguments.resume_from_checkpoint=other", "model.n_embd=32", "resume_despite=[recipe]"]
+    words = ["TrainingArguments.resume_from_checkpoint=other", "model.n_embd=32", "resume_allow=[recipe]"]
     with pytest.raises(RecipeError) as caught:
         run(recipe, words)
     assert str(caught.value) == (
         "argument 'TrainingArguments.resume_from_checkpoint=other': 'other' is a checkpoint of another model: "
         "transformer.h.0.attn.c_attn.bias is (192,), here (96,); "
-        "resume with the recipe that wrote it, or start anew in another output_dir"
+        "resume with the recipe that wrote it, or start a new run in another output_dir"
     )
 
 

@@ -586,13 +586,21 @@ def test_whatever_the_key_and_the_layout_the_rewritten_text_reads_back_and_needs
         row.old, value
     )
     section, entry = row.sections[0], f"{row.old}: {shown(value)}"
-    text = {
+    top = {
+        "block": f"task: chat  # a\n# b\n{entry}  # c\n# d\nmetrics: []\n",
+        "flow": f"{{task: chat, {entry}, metrics: []}}\n",
+        "flow over lines": f"{{task: chat,  # a\n  {entry},\n  metrics: []   # b\n  }}\n",
+        "alone": f"{entry}\n",
+        "last without newline": f"task: chat\nmetrics: []\n{entry}",
+    }
+    inside = {
         "block": f"task: chat\n{section}:\n  fp16: true   # a\n  # b\n  {entry}  # c\n  seed: 1\n# d\nmetrics: []\n",
         "flow": f"{{task: chat, {section}: {{fp16: true, {entry}, seed: 1}}, metrics: []}}\n",
         "flow over lines": f"task: chat\n{section}: {{\n  fp16: true,  # a\n  {entry},\n  seed: 1   # b\n  }}\n",
         "alone": f"task: chat\n{section}:\n  {entry}\nmetrics: []\n",
         "last without newline": f"task: chat\nmetrics: []\n{section}:\n  fp16: true\n  {entry}",
-    }[style]
+    }
+    text = (inside if section else top)[style]
     new, lines = upgrade_text(text, "a.yaml")
     assert lines
     document = read_text(text, lambda line: f"a.yaml:{line}", "a.yaml")
@@ -636,6 +644,26 @@ def test_a_childs_new_key_wins_over_its_parents_old_one(tmp_path):
         "argument 'SFTConfig.warmup_ratio=0.1': warmup_ratio: 0.1 -> warmup_steps: 0.1 "
         "(gone between transformers 4.57 and 5.23; a value below 1 is a share of all steps)"
     )
+
+
+def test_our_own_old_keys_go_on_working_in_files_arguments_and_parents_and_are_rewritten(tmp_path):
+    recipe = "task: chat\nmodel: {pretrained_model_name_or_path: gpt2}\ndataset: {path: json, data_files: a.jsonl}\n"
+    old = recipe + "train_despite: [overlap]  # the same rows\nresume_despite: [data]\nSFTConfig: {}\n"
+    (tmp_path / "parent.yaml").write_text(old)
+    (tmp_path / "child.yaml").write_text("extends: parent.yaml\ndisable_guards: [end_token]\n")
+    read = read_recipe(str(tmp_path / "child.yaml"), ["resume_despite=[recipe]"])
+    assert (read.get("disable_guards"), read.get("resume_allow")) == (["end_token"], ["recipe"])
+    assert "train_despite" not in read.sections and "resume_despite" not in read.sections
+    parent = tmp_path / "parent.yaml"
+    assert list(read.translations) == [
+        f"{parent}:4: train_despite: [overlap] -> disable_guards: [overlap] (renamed in hf_recipes 0.1)",
+        f"{parent}:5: resume_despite: [data] -> resume_allow: [data] (renamed in hf_recipes 0.1)",
+        "argument 'resume_despite=[recipe]': resume_despite: [recipe] -> resume_allow: [recipe] "
+        "(renamed in hf_recipes 0.1)",
+    ]
+    new, lines = upgrade_text(old, "a.yaml")
+    assert len(lines) == 2
+    assert new == old.replace("train_despite", "disable_guards").replace("resume_despite", "resume_allow")
 
 
 # ---- the guides -----------------------------------------------------------------------------------------------------

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from hf_recipes.plan.trace import worker
 from hf_recipes.recipe.recipe import Recipe
 
 LENGTH = 32
+CHILD = worker._ask
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 500}
 LLAMA = {
     "model_type": "llama",
@@ -65,3 +74,33 @@ def tiny(
         **(sections or {}),
     }
     return Recipe(path="tiny.yaml", sections=named, locations={})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traces_in_this_process() -> Iterator[None]:
+    """Tracing without its child, whose imports take seconds in every process of tests; one trace at a time, since each
+    patches torch. tests/plan/trace/test_trace.py and a test of tests/commands/test_plan.py have the child itself."""
+    from hf_recipes.plan.trace import trace  # noqa: F401  (imported before what is there is frozen)
+
+    gc.collect()
+    gc.freeze()  # accelerate's collections, two a trace, do not walk what was imported
+    lock = threading.Lock()
+
+    def ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
+        with lock:
+            sent = json.loads(json.dumps({**request, "folder": os.getcwd()}))
+            answer: dict[str, Any] = json.loads(json.dumps(worker._answer(sent)))
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_ask", ask)
+        yield
+
+
+@pytest.fixture
+def real_child(traces_in_this_process: None) -> Iterator[None]:
+    """Tracing in a child, as users have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_ask", CHILD)
+        yield
+    worker.close()

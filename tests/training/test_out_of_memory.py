@@ -23,7 +23,7 @@ NEAR = 1e-5  # largest difference of a weight after six steps of Adam at 1e-3: s
 
 TRAINER = """
 task: text-classification
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {pretrained_model_name_or_path: model, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}
 dataset: {path: json, data_files: {train: rows.jsonl, validation: rows.jsonl}}
 TrainingArguments:
@@ -37,7 +37,7 @@ TrainingArguments:
 """
 SFT = """
 task: chat
-train_despite: [overlap]
+disable_guards: [overlap]
 model: {pretrained_model_name_or_path: model}
 dataset: {path: json, data_files: {train: rows.jsonl, validation: rows.jsonl}}
 SFTConfig:
@@ -180,7 +180,7 @@ def test_the_balancing_loss_of_experts_counts_once_for_a_split_micro_batch(
     Path("text.txt").write_text("\n".join(TEXTS * 30))
     recipe = write_recipe("""
 task: causal-lm
-train_despite: [overlap]
+disable_guards: [overlap]
 model:
   config: {model_type: mixtral, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2,
            num_key_value_heads: 1, num_local_experts: 4, max_position_embeddings: 64, vocab_size: 340,

@@ -194,7 +194,7 @@ def test_an_adapter_without_a_gradient_stops(chat: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(LlamaAttention, "forward", cut)
     message = refused(chat, LORA)
     assert "in 2 steps these had no gradient: base_model.model.model.layers.1.self_attn.q_proj" in message
-    run(chat, [LORA, "train_despite=[no_gradient]"])
+    run(chat, [LORA, "disable_guards=[no_gradient]"])
 
 
 def test_a_frozen_weight_that_changes_stops(chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +219,8 @@ def test_a_frozen_weight_that_changes_stops(chat: str, monkeypatch: pytest.Monke
 def test_answers_that_are_cut_off_stop_unless_it_is_meant(chat: str, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(chat, "SFTConfig.max_length=30")
     assert "of the label tokens of the train split are cut off by max_length; raise SFTConfig.max_length" in message
-    run(chat, ["SFTConfig.max_length=30", "train_despite=[truncation, end_token]"])
-    assert "train_despite truncation: " in capsys.readouterr().out
+    run(chat, ["SFTConfig.max_length=30", "disable_guards=[truncation, end_token]"])
+    assert "disable_guards truncation: " in capsys.readouterr().out
 
 
 def test_answers_that_never_end_stop(chat: str) -> None:
@@ -240,7 +240,7 @@ def test_evaluation_rows_that_are_training_rows_stop(classes: str) -> None:
     Path("held.jsonl").write_text("".join(rows[:10]))
     words = "dataset.data_files={train: rows.jsonl, validation: held.jsonl}"
     assert "10 of 10 rows of the eval split (100%) are rows of the train split, too" in refused(classes, words)
-    run(classes, [words, "train_despite=[overlap]"])
+    run(classes, [words, "disable_guards=[overlap]"])
 
 
 def test_a_checkpoint_that_lacks_a_layer_stops(chat: str) -> None:
@@ -251,7 +251,7 @@ def test_a_checkpoint_that_lacks_a_layer_stops(chat: str) -> None:
     save_file({k: v for k, v in weights.items() if k not in gone}, "model/model.safetensors", {"format": "pt"})
     message = refused(chat)
     assert "begin untrained: the checkpoint has no model.layers.1.mlp.down_proj.weight" in message
-    run(chat, ["train_despite=[untrained]"])
+    run(chat, ["disable_guards=[untrained]"])
 
 
 @pytest.mark.parametrize("words", [[], [LORA]], ids=["full", "LoRA"])
@@ -276,4 +276,4 @@ def test_a_healthy_run_of_a_quickstart_raises_no_alarm(
     told = json.loads(path.read_text())
     assert (told["status"], told["steps"], told["out_of_memory"]) == ("finished", 4, [])
     output = capsys.readouterr().out
-    assert "train_despite" not in output and "skipped" not in output and "say nothing of new text" not in output
+    assert "disable_guards" not in output and "skipped" not in output and "say nothing of new text" not in output

@@ -59,7 +59,7 @@ def measure(
     the run would refuse, and where there is no card (and no `cpu`).
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
-    plain = {"path": recipe.path, "sections": recipe.sections, "places": recipe.locations}
+    plain = {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
     return _asked({**request, "recipe": plain}, recipe.path, seconds, child)
 
 

@@ -8,6 +8,7 @@ trace takes one core, and each of them keeps torch in memory.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import logging
 import os
@@ -96,7 +97,7 @@ def _traced(recipe: Recipe, words: Mapping[str, Any], seat: int) -> Trace:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {"path": recipe.path, "sections": recipe.sections, "places": recipe.locations}
+    return {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
 
 
 def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +164,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
     for line in requests:
         answers.write(json.dumps(_answer(json.loads(line))) + "\n")
         answers.flush()
+        gc.collect()
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -174,9 +176,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         if kind == "lengths":
             from hf_recipes.plan.trace.row_lengths import lengths_here
 
+            gc.freeze()
             return {"lengths": asdict(lengths_here(recipe))}
         from hf_recipes.plan.trace.trace import trace_here
 
+        gc.freeze()  # accelerate collects garbage in every trace: not among all that torch and transformers imported
         request["capability"] = tuple(request["capability"])
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:

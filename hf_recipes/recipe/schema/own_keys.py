@@ -32,9 +32,9 @@ TOP = _table(
     ),
     _word("sample_prompts", "list", "Texts that the model continues or answers at each evaluation.", items=("str",)),
     _word(
-        "resume_despite",
+        "resume_allow",
         "list",
-        "What may differ from a resumed checkpoint although it matters: recipe, data, processes; state: it has none.",
+        "Differences from the checkpoint that a resumed run accepts: recipe, data, processes, state (it has none).",
         items=("str",),
         choices=("recipe", "data", "processes", "state"),
     ),
@@ -45,9 +45,9 @@ TOP = _table(
         choices=("stop", "skip", "rollback"),
     ),
     _word(
-        "train_despite",
+        "disable_guards",
         "list",
-        "What a guard would stop although it is meant: its name, which the message gives.",
+        "Guards to switch off. The message of a guard gives its name.",
         items=("str",),
         choices=(
             "truncation",

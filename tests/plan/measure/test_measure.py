@@ -159,8 +159,8 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": 0})
     monkeypatch.setattr(gpu, "this_device", lambda: Device(kind="cpu", name="CPU", bf16=True))
     monkeypatch.setattr(gpu, "_on_the_card", lambda recipe, short: short)
-    real = gpu._trainer
-    monkeypatch.setattr(gpu, "_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
+    real = gpu.stand_in_trainer
+    monkeypatch.setattr(gpu, "stand_in_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
     tiny = matrix.cells("recipes", cpu=True)[0].recipe
     found = gpu.measure_on_card(tiny, None, None, 0.5)
     assert found["outcome"] == "finished" and set(found["phases"]) == {"training", "saving", "evaluation"}
@@ -179,6 +179,6 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
         trainer._in_pieces = once
         return trainer
 
-    monkeypatch.setattr(gpu, "_trainer", scarce)
+    monkeypatch.setattr(gpu, "stand_in_trainer", scarce)
     found = gpu.measure_on_card(tiny, None, None, None)
     assert found["outcome"] == "out of memory" and found["splits"][0]["pieces"] == 2

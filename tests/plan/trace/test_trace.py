@@ -14,7 +14,7 @@ from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 GIB = 2**30
 
 
-def test_the_child_and_this_process_say_the_same_and_json_keeps_it():
+def test_the_child_and_this_process_say_the_same_and_json_keeps_it(real_child):
     recipe = tiny("causal-lm", GPT2, fp16=True)
     found, here = trace(recipe), trace_here(recipe)
     assert (found.allocated, found.parts, found.at) == (here.allocated, here.parts, here.at)
