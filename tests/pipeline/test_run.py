@@ -193,7 +193,7 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
     assert 10 <= record["steps"] < 100000  # the loss is logged every 10 steps
     assert next(entry["step"] for entry in record["log_history"] if "loss" in entry) == 10
     assert f"\nstopped in training after {record['steps']} steps; record out/record.json\n" in output
-    whole, _, command = output.partition(" is whole; to go on from it:\n")
+    whole, _, command = output.partition(" is complete; to resume from it:\n")
     assert whole.endswith(f"out/checkpoint-{record['steps']}")
     assert command.splitlines()[0].endswith(f" run {recipe} TrainingArguments.max_steps=100000 --resume")
 
