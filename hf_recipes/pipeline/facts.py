@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.data.row_ids import fingerprint
@@ -63,12 +62,10 @@ def describe_model(recipe: Recipe, model: Any, prepared: Prepared) -> ModelFacts
 
 def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
     """Counts and fingerprint of each split."""
-    found = {}
-    for split, (rows, columns) in prepared.sources.items():
-        stats: Any = prepared.stats[split]
-        counts: Mapping[str, Any] = asdict(stats) if is_dataclass(stats) else stats  # type: ignore[arg-type]
-        found[split] = DataFacts(**counts, fingerprint=fingerprint(rows, columns))
-    return found
+    return {
+        split: DataFacts(**asdict(prepared.stats[split]), fingerprint=fingerprint(source.rows, source.columns))
+        for split, source in prepared.sources.items()
+    }
 
 
 def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:

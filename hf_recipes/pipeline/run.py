@@ -121,7 +121,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
     from hf_recipes.checkpoints import resume as resuming
     from hf_recipes.checkpoints.saving import save_final
-    from hf_recipes.data.row_checks import refuse_rows
+    from hf_recipes.data.row_checks import check_rows
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build
     from hf_recipes.pipeline import facts, summary
@@ -154,7 +154,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         say(line)
     for line in prepared.notes:
         recorder.note(line)
-    refuse_rows(recipe, prepared, tokenizer, recorder.note)
+    check_rows(recipe, prepared, tokenizer, recorder.note)
 
     recorder.enter(Stage.MODEL)
     model = build.build_model(recipe, config, tokenizer, prepared.config, recorder.note)
@@ -260,9 +260,9 @@ def _publish(recipe: Recipe, recorder: RunRecorder) -> None:
 def _smoke_splits(recipe: Recipe) -> Splits | None:
     if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
         return None
-    from hf_recipes.data.generated import generated_splits
+    from hf_recipes.data.generated import generate_splits
 
-    return generated_splits(recipe)
+    return generate_splits(recipe)
 
 
 def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:

@@ -18,12 +18,12 @@ from hf_recipes.catalog.presets import PRESETS, SHAPES
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import RecipeError
 from hf_recipes.models import build
-from hf_recipes.models.config import SOURCES, config_fields, from_scratch
+from hf_recipes.models.config import config_fields, from_scratch
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-LOADING = ("dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map")
 # Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
 PREPARED = {
     "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
@@ -79,7 +79,9 @@ def config_of(recipe: Recipe) -> Any:
     try:
         return AutoConfig.for_model(words.pop("model_type"), **words)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(
+            recipe.location("model"), f"no model can be built from this config: {problem}"
+        ) from problem
 
 
 def vocabulary(recipe: Recipe, config: Any) -> int:
@@ -117,13 +119,13 @@ def meta_model(
     words["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
     transformers.set_seed(recipe.training.get("seed", 42))
     with torch.device(device):
-        model = build._fresh(recipe, auto, config, tokenizer, fields, words)
+        model = build.build_from_config(recipe, auto, config, tokenizer, fields, words)
         if recipe.section("BitsAndBytesConfig"):
             quantise(model, recipe.section("BitsAndBytesConfig"))
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
-            model = build._adapted(recipe, model, [] if from_scratch(recipe) else _new(model), say)
+            model = build.add_adapter(recipe, model, [] if from_scratch(recipe) else _new(model), say)
     model.train()
     return model
 
