@@ -55,7 +55,7 @@ def model_card(
 ) -> str:
     """README.md of a run: YAML front matter, then what it is, metrics, recipe, facts, loading and limits.
 
-    repo_id: where the card goes; the recipe's hub_model_id if absent. license: the Hub's id of one.
+    repo_id: its repository; the recipe's hub_model_id if absent. license: the Hub's id of one.
     is_local: whether the name of a model or data set is a path on this machine rather than a Hub id (the record may
         have the answer: `model.source`, `data_source` = "hub" or anything else). A local path is not a base_model: the
         Hub rejects a model card whose base_model is not an id.

@@ -1,4 +1,4 @@
-"""The facts of a run as its record has them: described before training, added to as training goes on."""
+"""The facts of a run as its record has them: described before training, completed during it."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def add_training_result(record: RunRecord, trainer: Any, result: Any, history: i
         time=Timing(train_seconds=seconds, eval_seconds=evaluating),
         tokens_per_second=tokens / seconds if tokens and seconds else None,
         train_loss=result.metrics["train_loss"],
-        tokens=trainer.state.num_input_tokens_seen,  # of the whole run, earlier sessions included
+        tokens=trainer.state.num_input_tokens_seen,  # earlier sessions included
         total_flos=trainer.state.total_flos,
         best_checkpoint=trainer.state.best_model_checkpoint,
     )

@@ -155,8 +155,8 @@ def measure_memory(device: Device) -> Memory:
 
 
 def earlier_sessions(checkpoint: ResumePoint) -> tuple[Session, ...]:
-    """Sessions of the run that wrote the checkpoint: as its record has them, then what only the checkpoint tells of,
-    such as a session that was killed."""
+    """Sessions of the run that wrote the checkpoint: as its record has them, then one that only the checkpoint
+    shows, since it was killed."""
     earlier = find_record(Path(checkpoint.path).parent)
     found = earlier.sessions if earlier and earlier.run and earlier.run == checkpoint.run else ()
     covered = max((one.last_step or 0 for one in found), default=0)
@@ -197,6 +197,6 @@ def say_what_would_fit(record: RunRecord, device: Device, say: Callable[[str], N
         recipe = Recipe(path=record.recipe.path, sections=dict(record.recipe.sections), locations={})
         what_would_fit(recipe, device, say)
     except Exception as problem:  # a help beside the message, which comes in any case
-        say(f"plan: cannot tell what would fit ({problem})")
+        say(f"plan: no suggestion of what would fit ({problem})")
     finally:
         worker.close()

@@ -126,7 +126,7 @@ def test_the_command_that_pushes_can_be_pasted_whatever_the_folder_is_called(
 
 def test_a_run_that_diverged_says_so(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(recipe, ["TrainingArguments.learning_rate=1e30", "TrainingArguments.max_steps=4", "on_nonfinite=skip"])
-    told = "  the loss is no finite number: the run diverged; lower learning_rate, or raise warmup_steps\n"
+    told = "  the loss is not finite: the run diverged; lower learning_rate, or raise warmup_steps\n"
     assert told in capsys.readouterr().out
 
 
