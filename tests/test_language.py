@@ -144,7 +144,9 @@ def test_the_json_schema_is_in_plain_english() -> None:
 
 def test_a_report_is_in_plain_english(root: Path, folder: Path) -> None:
     shutil.copytree(root / "tests/data/run-587a747/runs/seed1", folder / "run")
-    text = html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", "", page(build_report(read_runs(["run"])[0])), flags=re.S))
+    text = html.unescape(
+        re.sub(r"<style.*?</style>|<[^>]*>", "", page(build_report(read_runs(["run"])[0])), flags=re.S)
+    )
     recorded = (folder / "run" / "record.json").read_text()  # by an older version, in its words
     lines = [line for line in text.splitlines() if line.strip() and json.dumps(line.strip())[1:-1] not in recorded]
     assert len(lines) > 20

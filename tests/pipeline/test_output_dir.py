@@ -91,7 +91,7 @@ def test_a_failed_attempt_leaves_the_finished_runs_record(recipe: str) -> None:
     before = Path("out/record.json").read_text()
     assert refusal(recipe, "dataset.label_column=mood") == (
         "argument 'dataset.label_column=mood': the data has no column 'mood' (it has text, label); "
-        "say which one with dataset.label_column"
+        "name it with dataset.label_column"
     )
     assert Path("out/record.json").read_text() == before
     failed = json.loads(Path("out/record-failed.json").read_text())
