@@ -165,12 +165,13 @@ def recipes_page() -> str:
 
 
 def words_page() -> str:
-    """docs/recipe.md's table of the words that are ours."""
+    """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
     for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
     sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    return f"{table(['section', 'what it is'], sections)}\n\nOur own words:\n\n{table(['word', 'what it says'], rows)}"
+    keys = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
 
 
 def simulated() -> str:

@@ -33,7 +33,7 @@ def _opening(found: dict[str, Any]) -> str:
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hf_recipes")
     return (
         "<!-- Written by benchmarks/tables.py from benchmarks/results/torture.json and saving.json; do not edit. -->\n"
-        "# Fault injection\n\n"
+        "# Kills, damaged files, full disks\n\n"
         f"Runs were killed {total['kills']} times by SIGKILL, resumed {total['resumes']} times; "
         f"{total['ends']} finished, **{total['equal_ends']} of them equal to the uninterrupted run bit for bit**: "
         "weights, every logged loss, "

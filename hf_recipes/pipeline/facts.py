@@ -101,8 +101,7 @@ def add_facts(
 
 
 def _is_local(recipe: Recipe) -> bool:
-    path = str(recipe.get("dataset.path", ""))
-    return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
+    return recipe.is_generated or os.path.exists(str(recipe.get("dataset.path", "")))
 
 
 def _arguments(args: Any) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def test_two_processes_are_one_run_with_the_losses_of_one_process_with_twice_the
         code, output = run_ranks(lambda rank: main(["run", recipe]))
     assert code == 0, output[-3000:]
     assert output.count("record   out/record.json") == 1
-    assert "use_cpu: true (2 processes without an accelerator; else each would believe to be alone)" in output
+    reason = "2 processes without an accelerator; else each would act as if it were the only one"
+    assert f"use_cpu: true ({reason})" in output
     two = json.loads((folder / "out/record.json").read_text())
     from hf_recipes.pipeline.run import run
 

@@ -118,8 +118,13 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["trainer", "sft"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        *(("trainer", place) for place in PLACES),
+        *(pytest.param("sft", place, marks=[pytest.mark.slow] if "number" in place else []) for place in PLACES),
+    ],
+)
 def test_a_step_that_is_out_of_memory_is_made_in_pieces_and_the_run_ends_as_if_there_had_been_room(
     kind: str,
     place: str,
