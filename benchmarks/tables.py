@@ -20,7 +20,7 @@ import torture_page
 from hf_recipes.plan.measure import runner as lab_runner
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
-from hf_recipes.record import ModelFacts, RunRecord, describe_machine, read_record
+from hf_recipes.record import ModelFacts, RunRecord, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> metric
@@ -49,24 +49,22 @@ def measured() -> str:
         metric, model = HEADLINE[record.task], record.model or ModelFacts()
         before, after = (record.metrics.of(split) for split in ("before", "eval"))
         was, now = before.get(f"eval_{metric}"), after.get(f"eval_{metric}")
+        space = "\N{NO-BREAK SPACE}"
+        trained = f" ({model.trainable_parameters / 1e6:.2f}M trained)" if model.adapter else ""
         rows.append(
             [
                 f"[{Path(record.recipe.path).stem}]({record.recipe.path})",
-                record.task,
-                f"{model.parameters / 1e6:.1f}M"
-                + (f" ({model.trainable_parameters / 1e6:.2f}M trained)" if model.adapter else ""),
-                metric.replace("_", " "),
-                f"{number(was)} → **{number(now)}**",
+                f"{model.parameters / 1e6:.1f}M{trained}",
+                metric.replace("_", space),
+                f"{number(was)} → **{number(now)}**".replace(" ", space),
                 str(record.seed),
                 str(record.steps),
-                f"{record.time.train_seconds:.0f} s",
+                f"{record.time.train_seconds:.0f}{space}s",
                 f"{record.tokens_per_second:,.0f}",
-                describe_machine(record.device),
-                f"[{str(record.started)[:10]}](recipes/results/{name})",
+                f"[{record.device.kind.upper()}](recipes/results/{name})",
             ]
         )
-    head = ["recipe", "task", "parameters", "metric", "before → after", "seed", "steps"]
-    head += ["training", "tokens/s", "on", "record"]
+    head = ["recipe", "parameters", "metric", "before → after", "seed", "steps", "training", "tokens/s", "record"]
     return table(head, rows)
 
 
@@ -83,11 +81,17 @@ def why() -> str:
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
     largest = max(one["largest_weight_difference"] for one in split)
+    checks = results("check_speed")["commands"]
+
+    def slowest(state: str) -> float:
+        return max(one["cpu_seconds"] for name, one in checks.items() if name.startswith(f"{state} "))
+
     rows = [
         [
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
-            "[five mistakes, one call](#is-my-recipe-right)",
+            f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
+            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
@@ -164,14 +168,14 @@ def recipes_page() -> str:
     )
 
 
-def words_page() -> str:
+def keys_page() -> str:
     """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
-    for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
-        rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
+    for section, keys in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
+        rows += [[f"`{section + '.' if section else ''}{name}`", key.help or ""] for name, key in keys.items()]
     sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    keys = table(["key", "meaning"], rows)
-    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
+    own = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{own}"
 
 
 def simulated() -> str:
@@ -275,7 +279,7 @@ def pages() -> dict[Path, str]:
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches()},
-        "docs/recipe.md": {"words": words_page()},
+        "docs/recipe.md": {"keys": keys_page()},
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),

@@ -350,7 +350,7 @@ UPGRADES: tuple[Upgrade, ...] = (
     _model("resume_download", note="downloads resume by themselves"),
     Upgrade(sections=("model", "tokenizer", "dataset"), old="use_auth_token", inert=(False, None), rule=_token),
     Upgrade(sections=("tokenizer",), old="use_fast", note="tokenizers are always the fast ones"),
-    # our own keys, at the top of a recipe
+    # keys of this package, at the top of a recipe
     Upgrade(sections=("",), old="train_despite", new=("disable_guards",), when=OWN),
     Upgrade(sections=("",), old="resume_despite", new=("resume_allow",), when=OWN),
 )

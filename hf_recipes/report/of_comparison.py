@@ -121,7 +121,7 @@ def confusion_figure(run: str, scores: Scores, name: str) -> Figure:
     """Of one run."""
     counts = differences.count_confusions(scores)
     assert counts is not None
-    return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: what was taken for what")
+    return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: confusion matrix")
 
 
 def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str) -> Iterator[Block]:

@@ -210,7 +210,7 @@ def test_words_that_leave_the_metrics_out_are_refused(ask):
     """transformers 5.23 trainer.py: compute_metrics is not called, or called in another way."""
     assert ask("prediction_loss_only: true\nbatch_eval_metrics: true\neval_do_concat_batches: false")[0] == [
         "5: prediction_loss_only: true leaves the metrics out; leave it out",
-        "6: batch_eval_metrics: true wants metrics in parts; ours are of the complete set, and need no logits; "
+        "6: batch_eval_metrics: true wants metrics in parts; here they are of the complete set, and need no logits; "
         "leave it out",
         "7: eval_do_concat_batches: false hands the metrics lists of batches; leave it out",
     ]
@@ -247,7 +247,7 @@ def test_a_hidden_nan_and_flags_of_example_scripts_are_doubted(ask):
             "5: logging_nan_inf_filter: true logs a NaN loss as 0.0; leave it out: this package turns it off",
             "6: do_predict has no effect: a test split is always evaluated after training; leave it out",
             "7: do_eval: false has no effect: a run ends with evaluation; leave it out",
-            "8: include_for_metrics costs memory, and no metric of ours reads it; leave it out",
+            "8: include_for_metrics costs memory, and no metric of this package reads it; leave it out",
         ],
     )
 
