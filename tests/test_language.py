@@ -23,7 +23,7 @@ import pytest
 from hf_recipes.cli import commands
 from hf_recipes.compare.runs import read_runs
 from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, SECTION_HELP, TOP
-from hf_recipes.report.of_run import document
+from hf_recipes.report.of_run import build_report
 from hf_recipes.report.page import page
 
 # A phrase as a regular expression, and what to write instead.
@@ -144,7 +144,9 @@ def test_the_json_schema_is_in_plain_english() -> None:
 
 def test_a_report_is_in_plain_english(root: Path, folder: Path) -> None:
     shutil.copytree(root / "tests/data/run-587a747/runs/seed1", folder / "run")
-    text = html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", "", page(document(read_runs(["run"])[0])), flags=re.S))
+    text = html.unescape(
+        re.sub(r"<style.*?</style>|<[^>]*>", "", page(build_report(read_runs(["run"])[0])), flags=re.S)
+    )
     recorded = (folder / "run" / "record.json").read_text()  # by an older version, in its words
     lines = [line for line in text.splitlines() if line.strip() and json.dumps(line.strip())[1:-1] not in recorded]
     assert len(lines) > 20

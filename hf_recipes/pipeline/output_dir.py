@@ -63,7 +63,7 @@ def _written_here(path: Path) -> bool:
     return text == dump_recipe(read_recipe(str(path)))
 
 
-def writable(folder: str, where: str) -> Path:
+def make_output_dir(folder: str, where: str) -> Path:
     """Makes the output folder, or says why it cannot be written, before any model is loaded."""
     path = Path(folder)
     try:
