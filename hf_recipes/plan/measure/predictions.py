@@ -8,8 +8,8 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from hf_recipes import record as records
 from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.common.environment import package_versions
 from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import Judged, device_words, judge
@@ -50,7 +50,7 @@ def _record(cell: Cell, gpu: Gpu, seen: Trace | RecipeError) -> dict[str, Any]:
     judged = judge(cell.recipe, seen, gpu, usable)
     if usable is not None and not 1 / IN_DOUBT < judged.share < IN_DOUBT:
         return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}
-    record |= {"date": datetime.date.today().isoformat(), "versions": versions(), "length": seen.length}
+    record |= {"date": datetime.date.today().isoformat(), "versions": package_versions(), "length": seen.length}
     record |= {"micro_batch": seen.micro_batch, "accumulation": seen.accumulation, "sections": cell.recipe.sections}
     needed = min(judged.held.peak, usable or judged.held.peak)
     return {**record, "needed_bytes": needed, "predicted": predicted(judged)}
@@ -65,7 +65,3 @@ def predicted(judged: Judged) -> dict[str, Any]:
     found |= {"allocated_bytes": judged.held.allocated, "reserved_bytes": judged.held.peak}
     found |= {"phase": seen.phase, "phases": dict(seen.phases), "parts": dict(seen.parts)}
     return {**found, "work": work, "attention": dict(seen.attention), "estimate": list(seen.estimate)}
-
-
-def versions() -> dict[str, Any]:
-    return {name: records._version(name) for name in records.PACKAGES}

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, find, recognise
+from hf_recipes.common.environment import package_versions
 from hf_recipes.common.files import put
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card
 from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, cells
-from hf_recipes.plan.measure.predictions import GIB, predicted, predictions, versions
+from hf_recipes.plan.measure.predictions import GIB, predicted, predictions
 from hf_recipes.plan.measure.scheduler import SideBySide
 from hf_recipes.plan.measure.worker import Child, card_facts, measure, start, stop
 from hf_recipes.recipe.recipe import Recipe
@@ -112,7 +113,12 @@ def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, 
         if facts is not None and facts["name"] == _name():
             break
     else:
-        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **card_facts()}
+        facts = {
+            "kind": "card",
+            "date": datetime.date.today().isoformat(),
+            "versions": package_versions(),
+            **card_facts(),
+        }
         if "name" not in facts:
             raise RecipeError.at(
                 "hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?"
@@ -162,7 +168,7 @@ def measured_record(recipe: Recipe, judged: Judged, found: Mapping[str, Any]) ->
     record |= {"capability": list(judged.gpu.capability) if judged.gpu.capability else None}
     record |= {"sections": recipe.sections, "date": datetime.date.today().isoformat(), "length": judged.seen.length}
     record |= {"micro_batch": judged.seen.micro_batch, "accumulation": judged.seen.accumulation}
-    return {**record, "versions": versions(), "predicted": predicted(judged), "measured": dict(found)}
+    return {**record, "versions": package_versions(), "predicted": predicted(judged), "measured": dict(found)}
 
 
 def told(record: Mapping[str, Any]) -> str:

@@ -5,14 +5,17 @@ Of this card, else of its generation, else a range that says that it is a guess.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.gpus import GPUS, Gpu
+from hf_recipes.errors import RecordError
 from hf_recipes.plan.time.roofline import FORMULA, roofline
 from hf_recipes.plan.trace.result import Work
+from hf_recipes.record import DeviceFacts, ForecastFacts, RunRecord, read_record
 
 # measured / roofline where no record says better: wider than what an H100's records show (0.9 to 1.7), since other
 # cards stand in other machines
@@ -22,19 +25,17 @@ KIN = 1.3  # and for another card of its generation
 RUNS = ("runs/*/record.json", "recipes/results/*.json")
 CELLS = "recipes/results/lab/*.jsonl"
 
-Record = Mapping[str, Any]
 
-
-def efficiency(gpu: Gpu, records: Sequence[Record]) -> tuple[float, float, str]:
+def efficiency(gpu: Gpu, records: Sequence[RunRecord]) -> tuple[float, float, str]:
     """(low, high) factors on the roofline, and what they rest on."""
     card, generation = [], []
     for record in records:
-        ratio, device = ratio_of(record), record.get("device") or {}
+        ratio, device = ratio_of(record.forecast), record.device
         if ratio is None:
             continue
-        if device.get("name") == gpu.title:
+        if device.name == gpu.title:
             card.append(ratio)
-        elif device.get("capability") and gpu.capability and device["capability"][0] == gpu.capability[0]:
+        elif device.capability and gpu.capability and device.capability[0] == gpu.capability[0]:
             generation.append(ratio)
     for ratios, wide, of in ((card, SPREAD, "this card"), (generation, SPREAD * KIN, "its generation")):
         if ratios:
@@ -43,37 +44,32 @@ def efficiency(gpu: Gpu, records: Sequence[Record]) -> tuple[float, float, str]:
     return *GUESS, "a roofline guess: no record of such a card"
 
 
-def ratio_of(record: Record) -> float | None:
-    """Measured / roofline seconds of a step, of a record that has both by the present formula."""
-    kept = record.get("forecast")
-    if not isinstance(kept, Mapping) or kept.get("formula") != FORMULA:
+def ratio_of(forecast: ForecastFacts) -> float | None:
+    """Measured / roofline seconds of a step, where both are there by the present formula."""
+    expected, measured = forecast.step_seconds, forecast.measured_step_seconds
+    if forecast.formula != FORMULA or not expected or not measured or expected <= 0 or measured <= 0:
         return None
-    told, truth = kept.get("step_seconds"), kept.get("measured_step_seconds")
-    if not isinstance(told, int | float) or not isinstance(truth, int | float) or told <= 0 or truth <= 0:
-        return None
-    return truth / told
+    return measured / expected
 
 
-def records_here() -> list[Record]:
-    """Records below the working directory that kept a forecast beside the truth, the lab's among them."""
-    found: list[Record] = []
+def records_here() -> list[RunRecord]:
+    """Records below the working directory that have a forecast and the measured time, the lab's among them."""
+    found: list[RunRecord] = []
     for pattern in RUNS:
         for path in sorted(Path().glob(pattern)):
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(record, dict) and ratio_of(record) is not None:
-                found.append(record)
+            with contextlib.suppress(RecordError):
+                record = read_record(path)
+                if ratio_of(record.forecast) is not None:
+                    found.append(record)
     for path in sorted(Path().glob(CELLS)):
         if not path.stem.endswith(".predicted"):
             found += cells_of(path)
     return found
 
 
-def cells_of(path: Path) -> list[Record]:
+def cells_of(path: Path) -> list[RunRecord]:
     """The lab's cells as such records. A recipe's fastest cell counts: others beside it can only slow it."""
-    fastest: dict[tuple[str, str], Record] = {}
+    fastest: dict[tuple[str, str], RunRecord] = {}
     for cell in _lines(path):
         measured, gpu = cell.get("measured") or {}, GPUS.get(str(cell.get("gpu")))
         if gpu is None or measured.get("outcome") != "finished" or not measured.get("step_seconds"):
@@ -82,13 +78,16 @@ def cells_of(path: Path) -> list[Record]:
         micro_batch, update = (roofline(work[name], gpu) for name in ("micro-batch", "optimizer"))
         if micro_batch is None or update is None:
             continue
-        told = measured["micro_batches"] * micro_batch + update
-        kept = {"step_seconds": told, "measured_step_seconds": measured["step_seconds"], "formula": FORMULA}
-        record = {"forecast": kept, "device": {"name": gpu.title, "capability": gpu.capability}}
+        forecast = ForecastFacts(
+            step_seconds=measured["micro_batches"] * micro_batch + update,
+            measured_step_seconds=measured["step_seconds"],
+            formula=FORMULA,
+        )
         key = cell["recipe"], cell["variant"]
-        before = ratio_of(fastest[key]) if key in fastest else None
-        if before is None or kept["measured_step_seconds"] / told < before:
-            fastest[key] = record
+        before, ratio = ratio_of(fastest[key].forecast) if key in fastest else None, ratio_of(forecast)
+        if before is None or (ratio is not None and ratio < before):
+            device = DeviceFacts(kind="cuda", name=gpu.title, capability=gpu.capability)
+            fastest[key] = RunRecord(task="lab", device=device, forecast=forecast)
     return list(fastest.values())
 
 

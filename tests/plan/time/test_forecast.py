@@ -18,6 +18,7 @@ from hf_recipes.plan.time.efficiency import cells_of, efficiency, ratio_of
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline
 from hf_recipes.plan.trace.result import Lengths, Work
 from hf_recipes.plan.trace.trace import trace_here
+from hf_recipes.record import DeviceFacts, ForecastFacts, RunRecord
 from tests.support.tiny_recipes import LLAMA, tiny
 
 Write = Callable[..., str]
@@ -88,30 +89,30 @@ def test_without_records_it_says_guess_and_records_of_the_card_narrow_it(seen) -
     guess = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
     assert guess.basis == "a roofline guess: no record of such a card"
-    kept = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
-    mine = {**kept, "device": {"name": CARD.title, "capability": [8, 9]}}
+    measured = ForecastFacts(step_seconds=0.1, measured_step_seconds=0.15, formula=FORMULA)
+    mine = RunRecord(task="chat", forecast=measured, device=DeviceFacts(name=CARD.title, capability=(8, 9)))
     narrow = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[mine, mine])
     assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this card"
     assert narrow.high / narrow.low < guess.high / guess.low
-    other = {**kept, "device": {"name": "Another", "capability": [8, 6]}}
+    other = replace(mine, device=DeviceFacts(name="Another", capability=(8, 6)))
     kin = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[other])
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
-    older = {**mine, "forecast": {**kept["forecast"], "formula": 1}}
-    for strange in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
+    older = replace(mine, forecast=replace(measured, formula=1))
+    for strange in (older, replace(mine, forecast=ForecastFacts(step_seconds=0, formula=FORMULA))):
         assert efficiency(CARD, [strange])[2].startswith("a roofline guess")
 
 
 def test_the_labs_cells_teach_the_card_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
     cells, card = cells_of(path), GPUS["h100"]
-    assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {card.title}
+    assert len(cells) >= 13 and {cell.device.name for cell in cells} == {card.title}
     low, high, basis = efficiency(card, cells)
     assert basis == f"from {len(cells)} records of this card" and high / low < 3
     inside = 0
     for index, cell in enumerate(cells):
         low, high, _ = efficiency(card, [*cells[:index], *cells[index + 1 :]])
-        inside += low <= ratio_of(cell) <= high
+        inside += low <= ratio_of(cell.forecast) <= high
     assert inside >= 0.9 * len(cells)
     assert efficiency(GPUS["h200"], cells)[2] == f"from {len(cells)} records of its generation"
 
