@@ -92,7 +92,7 @@ def why() -> str:
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
             f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
-            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
+            f"{slowest('first'):.2f} s ([record](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
