@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peaks
+import record_page
 import torture_page
 
 from hf_recipes.plan.measure import runner as lab_runner
@@ -284,6 +285,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
 
