@@ -58,9 +58,9 @@ def flush_all(folder: Path) -> None:
     from hf_recipes.checkpoints import manifest
 
     for path in sorted(folder.rglob("*")):
-        manifest.flush(path)
-    manifest.flush(folder)
-    manifest.flush(folder.parent)
+        manifest.flush_to_disk(path)
+    manifest.flush_to_disk(folder)
+    manifest.flush_to_disk(folder.parent)
 
 
 def measure(name: str, scratch: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
     layers, width, vocabulary, rounds = SIZES[name]
     ours = trainer(scratch, layers, width, vocabulary)
     target = scratch / "checkpoint-1"
-    real = manifest.digest
+    real = manifest.compute_digest
 
     def plain() -> None:
         Trainer._save_checkpoint(ours, ours.model, None)
@@ -85,11 +85,11 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
         ours._save_checkpoint(ours.model, None)
 
     def unhashed() -> None:
-        manifest.digest = lambda path: ""
+        manifest.compute_digest = lambda path: ""
         try:
             staged()
         finally:
-            manifest.digest = real
+            manifest.compute_digest = real
 
     arms: dict[str, Callable[[], None]] = {"a": plain, "b": flushed, "c": staged, "d": unhashed}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}

@@ -198,8 +198,8 @@ def train_rank(resume: bool, die_at_operation: int) -> None:
                 if count[0] == die_at_operation:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        flush = manifest.flush
-        manifest.flush = lambda path: (operation("fsync", (path,)), flush(path))[1]  # no audit event of its own
+        flush = manifest.flush_to_disk
+        manifest.flush_to_disk = lambda path: (operation("fsync", (path,)), flush(path))[1]  # no audit event of its own
         sys.addaudithook(operation)
     run("recipe.yaml", resume=resume)
 
@@ -225,15 +225,15 @@ def after_a_kill() -> dict[str, Any]:
     """The folder as a dead run left it: checkpoints that are half there, and steps lost beyond the last save."""
     from hf_recipes.checkpoints import folders, select
 
-    found = folders.checkpoints(Path("out"))
-    half = [path.name for path in found if select.judge(path)]
+    found = folders.list_checkpoints(Path("out"))
+    half = [path.name for path in found if select.find_errors(path)]
     newest = max((folders.step_of(path) for path in found if path.name not in half), default=0)
     saved = Path("saves.log").read_text(encoding="utf-8").split() if Path("saves.log").exists() else []
     return {
         "half": half,
         "lost_beyond_the_save": max(0, (int(saved[-1]) if saved else 0) - newest),
-        "staging": len(folders.leftovers(Path("out"))),
-        "resumable": newest > 0 or any(folders.proven(path) for path in folders.leftovers(Path("out"))),
+        "staging": len(folders.list_leftovers(Path("out"))),
+        "resumable": newest > 0 or any(folders.is_intact(path) for path in folders.list_leftovers(Path("out"))),
     }
 
 
@@ -349,13 +349,13 @@ def damaged_files() -> list[dict[str, Any]]:
                 path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
             else:
                 path.write_bytes(content[:middle] if damage == "truncated" else b"")
-            why = "; ".join(select.judge(Path("out", newest)))
+            why = "; ".join(select.find_errors(Path("out", newest)))
             Path("child.log").unlink(missing_ok=True)
             child = start(lambda: train(resume=True))
             while (status := ended(child)) is None:
                 time.sleep(0.005)
             said = Path("child.log").read_text(encoding="utf-8", errors="replace")
-            passed = f"passed over {newest}: {name} " in said
+            passed = f"skipped {newest}: {name} " in said
             found.append(
                 {
                     "file": name,
@@ -394,14 +394,14 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
             from hf_recipes.pipeline.run import run
 
             if not look_before:
-                disk_space.shortage = lambda folder, needed: None
+                disk_space.find_shortage = lambda folder, needed: None
             run("recipe.yaml", words)
 
         child = start(work)
         while (status := ended(child)) is None:
             time.sleep(0.01)
         said = Path("child.log").read_text(encoding="utf-8").strip().splitlines()[-1]
-        found = folders.checkpoints(Path("disk/out"))
+        found = folders.list_checkpoints(Path("disk/out"))
         record = json.loads(Path("disk/out/record.json").read_text(encoding="utf-8"))
         return {
             "megabytes": megabytes,
@@ -409,8 +409,8 @@ def full_disk(megabytes: int, *, look_before: bool) -> dict[str, Any]:
             "exit": status,
             "message": said.removeprefix("RecipeError: "),
             "checkpoints": len(found),
-            "half": sum(bool(select.judge(path)) for path in found),
-            "leftovers": len(folders.leftovers(Path("disk/out"))),
+            "half": sum(bool(select.find_errors(path)) for path in found),
+            "leftovers": len(folders.list_leftovers(Path("disk/out"))),
             "record_status": record["status"],
         }
     finally:

@@ -1,4 +1,7 @@
-"""What a resumed run equals: which keys of a recipe decide a run's numbers, and where bits are not promised. Light."""
+"""What a resumed run equals: which keys of a recipe decide a run's numbers, and where bits may differ.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
 
-# Keys of the trainer's section that move no weight: where things are written, what is shown, how often is looked.
+# Keys of the trainer's section that change no weight: where things are written, what is shown, how often.
 FREE = (
     *("output_dir", "run_name", "project", "report_to", "trackio_*", "log_*", "logging_*", "disable_tqdm", "debug"),
     *("eval_*", "do_eval", "do_predict", "do_train", "per_device_eval_batch_size", "batch_eval_metrics"),
@@ -22,10 +25,10 @@ FREE = (
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataset_num_proc", "local_rank"),
     *("ignore_data_skip", "warnings_*", "*token*"),
 )
-OURS = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")  # a resumption sets them
+SET_BY_RESUMING = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")
 LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
 SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")
-DATA_KEYS = ("max_length",)  # of `dataset`: what else stands there is judged by the rows' fingerprint
+DATA_KEYS = ("max_length",)  # of `dataset`: the other keys show in the rows' fingerprint
 PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "tokenizers")
 
 
@@ -39,23 +42,23 @@ class Difference:
     kind: str  # "matters" | "length" | "free"
 
     def __str__(self) -> str:
-        return f"{self.key} was {_shown(self.then)}, is {_shown(self.now)}"
+        return f"{self.key} was {_format_value(self.then)}, is {_format_value(self.now)}"
 
 
 ABSENT = "absent"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Between two `described` recipes, those that matter first. A field that one upstream version lacks is no one's."""
+def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Differences of two `describe_recipe`, those that matter first; a field that one version lacks is skipped."""
     if then["trainer"] != now["trainer"]:
         return [Difference(key="the trainer's section", then=then["trainer"], now=now["trainer"], kind="matters")]
     found = []
     for key, value in now["arguments"].items():
-        if key not in OURS and key in then["arguments"] and then["arguments"][key] != value:
+        if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
             kind = "length" if key in LENGTH else "free" if _is_free(key) else "matters"
             found.append(Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind))
     before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
@@ -79,9 +82,9 @@ def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
         yield dotted, value
 
 
-def described(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What `differences` compares: every argument of the trainer as it is, upstream's defaults included, and the other
-    sections that decide a run's numbers."""
+def describe_recipe(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `compare_recipes` compares: every argument of the trainer, upstream's defaults included, and the
+    other sections that decide a run's numbers."""
     kept = {name: sections[name] for name in (*SECTIONS, "EarlyStoppingCallback") if name in sections}
     data = {key: value for key, value in dict(sections.get("dataset") or {}).items() if key in DATA_KEYS}
     if data:
@@ -89,26 +92,30 @@ def described(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str,
     return {"trainer": trainer, "arguments": dict(arguments), "sections": kept}
 
 
-def reasons(section: str, args: Any, device: Device, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Why a resumed run would not equal the straight one bit for bit; empty where it does."""
+def list_inexact_reasons(
+    section: str, args: Any, device: Device, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Why a resumed run would not equal an uninterrupted one bit for bit; empty where it does."""
     found = []
     if device.kind != "cpu" and not args.use_cpu:
-        fix = "" if args.full_determinism else f" ({section}.full_determinism: true asks for those that do not)"
-        found.append(f"kernels of {device.kind} may add in another order each time{fix}")
+        fix = "" if args.full_determinism else f" (set {section}.full_determinism: true to avoid that)"
+        found.append(f"{device.kind} kernels may sum in another order each time{fix}")
     if args.ignore_data_skip:
-        found.append("ignore_data_skip: true starts the epoch's rows anew")
+        found.append("ignore_data_skip: true restarts the epoch's rows")
     if not args.dataloader_in_order:
-        found.append("dataloader_in_order: false takes rows as the workers finish them")
-    for word in ("FSDP", "DEEPSPEED"):
-        if environment.get(f"ACCELERATE_USE_{word}", "false").lower() == "true":
-            found.append(f"{word} keeps shards, which nothing here has compared")
+        found.append("dataloader_in_order: false takes rows in the order in which the workers finish")
+    for name in ("FSDP", "DEEPSPEED"):
+        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            found.append(f"{name} saves shards, and no test compares a resumed sharded run")
     if args.save_only_model:
-        found.append("save_only_model: true leaves nothing to resume from but weights")
+        found.append(
+            "save_only_model: true saves weights only, without the optimizer, the schedule and the random state"
+        )
     return found
 
 
-def surroundings(device: Device, versions: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """What moves bits without being in a recipe."""
+def describe_environment(device: Device, versions: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """What can change bits without being in a recipe."""
     return {
         "versions": {name: versions.get(name) for name in PACKAGES},
         "device": f"{device.name} ({device.kind})",
@@ -116,21 +123,21 @@ def surroundings(device: Device, versions: Mapping[str, Any], threads: int) -> d
     }
 
 
-def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the surroundings changed since the checkpoint was written."""
+def list_environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed of `describe_environment` since the checkpoint was written."""
     found = []
     for name, version in now["versions"].items():
         was = then.get("versions", {}).get(name)
         if was != version:
             found.append(f"{name} was {was}, is {version}")
-    for word in ("device", "threads"):
-        if then.get(word) != now[word]:
-            found.append(f"{word} was {then.get(word)}, is {now[word]}")
+    for name in ("device", "threads"):
+        if then.get(name) != now[name]:
+            found.append(f"{name} was {then.get(name)}, is {now[name]}")
     return found
 
 
-def opening_line(why: list[str], threads: int) -> str:
-    """The line of a run's start."""
-    if why:
-        return f"resume     not bit for bit: {'; '.join(why)}"
+def describe_exactness(reasons: list[str], threads: int) -> str:
+    """The line that a run prints when it starts."""
+    if reasons:
+        return f"resume     not bit for bit: {'; '.join(reasons)}"
     return f"resume     bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"

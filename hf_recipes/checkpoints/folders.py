@@ -1,7 +1,8 @@
-"""Checkpoint folders in output_dir: naming, putting in place, removing, rotation, and what a dead run left. Light.
+"""Checkpoint folders in output_dir: naming, putting in place, removing, rotation, and what a killed run left.
 
 Names that begin with a dot are no checkpoints to anybody, upstream included: `.staging-checkpoint-N` is being written,
-`.removing-checkpoint-N` is being removed. A folder is put in place and taken away by one rename each.
+`.removing-checkpoint-N` is being removed. A folder is put in place and taken away by one rename each. Imports neither
+torch nor transformers.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from hf_recipes.checkpoints import manifest
 
-PROGRESS = "progress.json"  # in every checkpoint of ours: what upstream keeps in memory only (continuing.py)
+TRAINER_STATE = "trainer_state.json"  # upstream's
+PROGRESS = "progress.json"  # in every checkpoint of ours: what upstream keeps in memory only (loop_state.py)
 
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step}"
 
 
@@ -30,27 +32,27 @@ def step_of(folder: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Every checkpoint folder, whole or not, newest first: of the run that saved last, then by step."""
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Every checkpoint folder, complete or not, latest first: of the run that saved last, then by step."""
     if not output_dir.is_dir():
         return []
     found = [path for path in output_dir.iterdir() if step_of(path) >= 0 and path.is_dir()]
-    told = {path: _run_and_time(path) for path in found}
-    known = [fact for fact in told.values() if fact is not None]
-    newest, _ = max(known, key=lambda fact: fact[1], default=("", ""))
-    facts = {path: fact or (newest, "") for path, fact in told.items()}  # a damaged one is looked at in its turn
+    read = {path: _read_run_and_time(path) for path in found}
+    known = [fact for fact in read.values() if fact is not None]
+    latest, _ = max(known, key=lambda fact: fact[1], default=("", ""))
+    facts = {path: fact or (latest, "") for path, fact in read.items()}  # a damaged one takes its turn by its step
     last: dict[str, str] = {}
     for run, saved in facts.values():
         last[run] = max(saved, last.get(run, ""))
     return sorted(found, key=lambda path: (last[facts[path][0]], step_of(path)), reverse=True)
 
 
-def _run_and_time(folder: Path) -> tuple[str, str] | None:
+def _read_run_and_time(folder: Path) -> tuple[str, str] | None:
     """A run's id and a text that sorts by time. One of upstream's is of the run "", saved before; None for one of ours
     whose manifest is damaged or gone."""
     try:
-        body = manifest.read(folder)
-    except manifest.Damaged:
+        body = manifest.read_manifest(folder)
+    except manifest.ManifestError:
         return None
     if body is not None:
         return str(body["run"]), str(body["saved"])
@@ -65,26 +67,26 @@ def is_ours(folder: Path) -> bool:
 def put_in_place(staging: Path, final: Path) -> None:
     """One rename, flushed. What stood at `final` (another run's, or a broken one) goes first. Raises OSError."""
     if final.exists():
-        _take_away(final)
+        _rename_for_removal(final)
     os.replace(staging, final)
-    manifest.flush(final.parent)
+    manifest.flush_to_disk(final.parent)
 
 
-def _take_away(folder: Path) -> Path:
+def _rename_for_removal(folder: Path) -> Path:
     going = folder.parent / f"{REMOVING}{folder.name}"
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
     return going
 
 
-def remove(folder: Path) -> None:
-    """Never half there: renamed first. A file that cannot be removed now is removed at the next start."""
+def remove_checkpoint(folder: Path) -> None:
+    """Renamed first, so that no half-removed checkpoint is left. What cannot be removed now is at the next start."""
     with contextlib.suppress(OSError):
-        shutil.rmtree(_take_away(folder), ignore_errors=True)
+        shutil.rmtree(_rename_for_removal(folder), ignore_errors=True)
 
 
-def rotate(output_dir: Path, limit: int | None, keep: Iterable[str]) -> list[str]:
-    """Removes all but `limit` checkpoints, oldest first, never one of `keep` (names) and never the newest whole one.
+def remove_old_checkpoints(output_dir: Path, limit: int | None, keep: Iterable[str]) -> list[str]:
+    """Removes all but `limit` checkpoints, oldest first, never one of `keep` (names) and never the latest complete one.
 
     Returns the names of those removed. As upstream, more than `limit` stay where `keep` holds more.
     """
@@ -92,60 +94,62 @@ def rotate(output_dir: Path, limit: int | None, keep: Iterable[str]) -> list[str
         shutil.rmtree(going, ignore_errors=True)
     if limit is None or limit <= 0:
         return []
-    found = checkpoints(output_dir)
+    found = list_checkpoints(output_dir)
     kept = set(keep)
-    newest = next((path.name for path in found if whole(path)), None)
-    kept |= {newest} if newest else set()
+    latest = latest_complete(output_dir)
+    kept |= {latest.name} if latest else set()
     removed: list[str] = []
     for path in reversed(found):
         if len(found) - len(removed) <= max(limit, len(kept)):
             break
         if path.name not in kept:
-            remove(path)
+            remove_checkpoint(path)
             removed.append(path.name)
     return removed
 
 
-def whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether the manifest is there and its files have their sizes."""
     try:
-        body = manifest.read(folder)
-    except manifest.Damaged:
+        body = manifest.read_manifest(folder)
+    except manifest.ManifestError:
         return False
-    return body is not None and not any(manifest.errors(folder, body, hashes=False))
+    return body is not None and not any(manifest.find_errors(folder, body, hashes=False))
 
 
-def leftovers(output_dir: Path) -> list[Path]:
-    """What a run that died while it saved or rotated left."""
+def latest_complete(output_dir: Path) -> Path | None:
+    """The latest complete checkpoint; None if there is none."""
+    return next((path for path in list_checkpoints(output_dir) if is_complete(path)), None)
+
+
+def list_leftovers(output_dir: Path) -> list[Path]:
+    """What a run left that was killed while it saved or removed a checkpoint."""
     if not output_dir.is_dir():
         return []
     return sorted(path for path in output_dir.iterdir() if path.name.startswith((STAGING, REMOVING)))
 
 
-def clean(output_dir: Path) -> list[str]:
-    """Removes the leftovers of a dead run and returns a line for each.
+def clean_leftovers(output_dir: Path) -> list[str]:
+    """Removes the leftovers of a killed run and returns a line for each.
 
     A staging folder whose every file is there and has its digest was killed just before its rename: it is put in place.
     """
     lines = []
-    for path in leftovers(output_dir):
+    for path in list_leftovers(output_dir):
         final = path.parent / path.name.removeprefix(STAGING)
-        if path.name.startswith(STAGING) and step_of(final) >= 0 and not final.exists() and proven(path):
+        if path.name.startswith(STAGING) and step_of(final) >= 0 and not final.exists() and is_intact(path):
             put_in_place(path, final)
-            lines.append(f"{final.name} was whole but not yet in place when its run died: it is now")
+            lines.append(f"{final.name} was complete but not yet in place when its run was killed: it is now")
             continue
         shutil.rmtree(path, ignore_errors=True)
-        lines.append(f"removed {path.name}, which a run left that died over it")
+        lines.append(f"removed {path.name}, left by a run that was killed")
     return lines
 
 
-def proven(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
+    """Whether the manifest is there and its files have their sizes and digests."""
     try:
-        body = manifest.read(folder)
-    except manifest.Damaged:
+        body = manifest.read_manifest(folder)
+    except manifest.ManifestError:
         return False
-    return body is not None and not any(manifest.errors(folder, body))
-
-
-def shown(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+    return body is not None and not any(manifest.find_errors(folder, body))

@@ -102,7 +102,7 @@ class ContinuingMixin(_Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._init_training_state(*args, **kwargs)
         if self._resumed and self.state.best_global_step and self.state.best_model_checkpoint is None:
-            best = Path(str(self.args.output_dir)) / folders.name(
+            best = Path(str(self.args.output_dir)) / folders.checkpoint_name(
                 self.state.best_global_step
             )  # the run's folder was moved
             self.state.best_model_checkpoint = str(best) if best.is_dir() else None

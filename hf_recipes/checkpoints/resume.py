@@ -1,7 +1,7 @@
-"""Going on from a checkpoint: true is the newest whole one in output_dir, a text is a path.
+"""Resuming: `resume_from_checkpoint: true` takes the latest complete checkpoint in output_dir, a text is a path.
 
-What stands in the way is looked for before anything is loaded: the files by their manifest, the recipe by its keys;
-the data and the weights' shapes when there are some to hold them against. Rank 0 looks, the others do as it found.
+What prevents it is found before anything is loaded: the files by their manifest, the recipe by its keys; the data and
+the weights' shapes once they are known. Rank 0 decides, the others do the same.
 """
 
 from __future__ import annotations
@@ -13,98 +13,101 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.checkpoints import compatibility, folders, select
-from hf_recipes.checkpoints.select import Chosen, state_of
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.checkpoints import compatibility, folders, manifest, select
+from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
+from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
     from hf_recipes.recipe.recipe import Recipe
 
-ANEW = "resume with the recipe that wrote it, or start anew in another output_dir"
+RESTART = "resume with the recipe that wrote it, or start a new run in another output_dir"
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
 ALLOW = "resume_allow"
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
-def begin(
+def find_resume_point(
     recipe: Recipe, args: Any, say: Callable[[str], None], environment: Mapping[str, str] = os.environ
-) -> Chosen | None:
-    """Cleans what a dead run left, and says what the run goes on from; None if it starts anew. Raises RecipeError."""
+) -> ResumePoint | None:
+    """Cleans up after a killed run; returns what this one resumes from, None if it starts anew. May raise
+    CheckpointError."""
     output_dir = str(args.output_dir)
-    chosen = _agreed(lambda: _begin(recipe, output_dir, say, environment))
+    chosen = _decide_on_rank_0(lambda: _find_resume_point(recipe, output_dir, say, environment))
     if chosen and "restore_callback_states_from_checkpoint" not in recipe.training:
-        args.restore_callback_states_from_checkpoint = True  # early stopping counts on where it was
+        args.restore_callback_states_from_checkpoint = True  # early stopping counts on from where it was
     if chosen:
         args.eval_on_start = False  # that evaluation is in the log already
     return chosen
 
 
-def _begin(
+def _find_resume_point(
     recipe: Recipe, output_dir: str, say: Callable[[str], None], environment: Mapping[str, str]
-) -> Chosen | None:
-    for line in folders.clean(Path(output_dir)):
+) -> ResumePoint | None:
+    for line in folders.clean_leftovers(Path(output_dir)):
         say(line)
     chosen = resume_checkpoint(recipe, output_dir, environment)
     if chosen is None:
-        earlier = folders.checkpoints(Path(output_dir))
+        earlier = len(folders.list_checkpoints(Path(output_dir)))
         if earlier:
-            many = f"{len(earlier)} checkpoints of an earlier run lie" if len(earlier) > 1 else "a checkpoint lies"
-            say(f"{many} in {output_dir}: this run starts anew, --resume would have gone on from there")
+            many = f"{earlier} checkpoints" if earlier > 1 else "a checkpoint"
+            say(f"{output_dir} has {many} of an earlier run: this run starts anew; --resume would continue that one")
         return None
-    for line in chosen.passed:
-        say(f"passed over {line}")
+    for line in chosen.skipped:
+        say(f"skipped {line}")
     if chosen.manifest is None:
-        say(f"{chosen.path}: {select.UNPROVEN}")
+        say(f"{chosen.path}: {select.NO_MANIFEST}")
     return chosen
 
 
-def _agreed(decide: Callable[[], Chosen | None]) -> Chosen | None:
-    """Rank 0 decides; its refusal is everyone's."""
+def _decide_on_rank_0(decide: Callable[[], ResumePoint | None]) -> ResumePoint | None:
+    """Rank 0's decision, or its error, on every rank."""
     import torch
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return decide()
-    said: list[Any] = [None]
+    decision: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            said = [decide()]
+            decision = [decide()]
         except RecipeError as refusal:
-            said = [refusal.errors]
-    torch.distributed.broadcast_object_list(said)
-    if isinstance(said[0], tuple):
-        raise RecipeError(said[0])
-    found: Chosen | None = said[0]
+            decision = [refusal.errors]
+    torch.distributed.broadcast_object_list(decision)
+    if isinstance(decision[0], tuple):
+        raise CheckpointError(decision[0])
+    found: ResumePoint | None = decision[0]
     return found
 
 
-def resume_checkpoint(recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ) -> Chosen | None:
-    """The checkpoint that the recipe asks for; None if it asks for none. Raises RecipeError if none is whole."""
+def resume_checkpoint(
+    recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ
+) -> ResumePoint | None:
+    """The checkpoint that the recipe asks for; None if it asks for none. Raises CheckpointError if none is complete."""
     asked = recipe.training.get("resume_from_checkpoint")
     if not asked:
         return None
-    where = _place(recipe)
-    words = {
+    location = _location(recipe)
+    accepted = {
         "without_state": "state" in allowed_differences(recipe),
         "sharded": any(environment.get(name, "false").lower() == "true" for name in SHARDED),
     }
     if asked is True:
-        chosen, passed = select.choose(Path(output_dir), **words)
-        if chosen is None and passed:
-            what = f"no checkpoint in {output_dir!r} is whole: " + "; ".join(passed)
-            raise RecipeError.at(where, what, "start without it")
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), **accepted)
+        if chosen is None and skipped:
+            what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
+            raise CheckpointError.at(location, what, "start without it")
         if chosen is None:
-            raise RecipeError.at(where, f"there is no checkpoint in {output_dir!r} to resume from", "start without it")
+            what = f"there is no checkpoint in {output_dir!r} to resume from"
+            raise CheckpointError.at(location, what, "start without it")
         return chosen
     path = Path(str(asked))
-    if not (path / select.STATE).is_file() and not (path / "manifest.json").is_file():
-        raise RecipeError.at(where, f"{str(asked)!r} is no checkpoint of a Trainer (it has no {select.STATE})")
-    wrong = select.judge(path, **words)
-    if wrong:
-        raise RecipeError.at(where, f"{str(asked)!r} is not whole: {'; '.join(wrong)}", OLDER)
-    from hf_recipes.checkpoints import manifest
-
-    return Chosen(path=str(asked), manifest=manifest.read(path))
+    if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
+        what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
+        raise CheckpointError.at(location, what)
+    errors = select.find_errors(path, **accepted)
+    if errors:
+        raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
+    return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))
 
 
 def allowed_differences(recipe: Recipe) -> tuple[str, ...]:
@@ -112,7 +115,7 @@ def allowed_differences(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.get(ALLOW) or ())
 
 
-def _place(recipe: Recipe) -> str:
+def _location(recipe: Recipe) -> str:
     return recipe.location(f"{recipe.trainer}.resume_from_checkpoint")
 
 
@@ -120,80 +123,102 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
     """Log entries and tokens that a checkpoint brings along: not this session's work."""
     if checkpoint is None:
         return 0, 0
-    state = state_of(checkpoint)
+    state = read_trainer_state(checkpoint)
     return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
-def introduce(recipe: Recipe, trainer: Any, record: dict[str, Any], device: Device, chosen: Chosen | None) -> None:
-    """Tells the trainer what its manifests say of the run, and the record what a resumption of it would equal."""
+def describe_run(
+    recipe: Recipe, args: Any, record: Mapping[str, Any], device: Device, chosen: ResumePoint | None
+) -> dict[str, Any]:
+    """What every manifest of the run says of it: one id through all its resumptions, recipe, data, versions, device.
+
+    `args`: as the trainer left them. `record`: for its data and versions.
+    """
     import torch
 
-    threads = torch.get_num_threads()
     facts = {
         "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
-        "recipe": compatibility.described(recipe.sections, recipe.trainer, trainer.args.to_dict()),
+        "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
         "data": {split: part["fingerprint"] for split, part in record["data"].items()},
-        **compatibility.surroundings(device, record["versions"], threads),
+        **compatibility.describe_environment(device, record["versions"], torch.get_num_threads()),
     }
-    trainer.provenance = json.loads(json.dumps(facts, default=str))
-    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
-    why = compatibility.reasons(recipe.trainer, trainer.args, device)
-    record["run"], record["resumption"] = facts["run"], compatibility.opening_line(why, threads)
+    found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return found
+
+
+def record_resumption(
+    record: dict[str, Any],
+    facts: Mapping[str, Any],
+    recipe: Recipe,
+    args: Any,
+    device: Device,
+    chosen: ResumePoint | None,
+) -> None:
+    """Writes the run's id into the record, what it resumed from, and what resuming it would equal."""
+    reasons = compatibility.list_inexact_reasons(recipe.trainer, args, device)
+    record["run"] = facts["run"]
+    record["resumption"] = compatibility.describe_exactness(reasons, facts["threads"])
     if chosen:
-        record["resumed"] = {"from": chosen.path, "step": chosen.step, "passed_over": list(chosen.passed)}
+        record["resumed"] = {"from": chosen.path, "step": chosen.step, "passed_over": list(chosen.skipped)}
 
 
-def refuse_another_run(
-    recipe: Recipe, chosen: Chosen, trainer: Any, record: Mapping[str, Any], folder: Path
+def check_same_run(
+    recipe: Recipe,
+    chosen: ResumePoint,
+    facts: Mapping[str, Any],
+    args: Any,
+    model: Any,
+    record: Mapping[str, Any],
+    folder: Path,
 ) -> list[str]:
-    """What to say of the resumption. Raises RecipeError for a checkpoint of another recipe, other data, another number
+    """Lines about the resumption. Raises CheckpointError for a checkpoint of another recipe, other data, another number
     of processes or another model, and for a run that is finished."""
     lines = [f"resuming from {chosen.path}, step {chosen.step} of {record['planned_steps']}"]
-    lines += _compared(recipe, chosen, trainer.provenance, trainer.args.world_size)
-    refuse_another_model(recipe, chosen.path, trainer.accelerator.unwrap_model(trainer.model))
-    if all_steps_are_made(recipe, chosen, record["planned_steps"], folder):
-        lines.append("all its steps are made: what is left is saving and evaluation")
+    lines += _compare(recipe, chosen, facts, args.world_size)
+    check_same_model(recipe, chosen.path, model)
+    if is_training_done(recipe, chosen, record["planned_steps"], folder):
+        lines.append("all its steps are done: only saving and evaluation are left")
     return lines
 
 
-def _compared(recipe: Recipe, chosen: Chosen, now: Mapping[str, Any], processes: int) -> list[str]:
-    """Lines about what differs and may. Raises RecipeError with all that differs and may not."""
+def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], processes: int) -> list[str]:
+    """Lines about what differs and may. Raises CheckpointError with all that differs and may not."""
     then = chosen.manifest
     if then is None:
-        return ["of which recipe and data it is, upstream's files do not tell"]
-    where, told = _place(recipe), allowed_differences(recipe)
+        return ["upstream's files do not name the recipe and the data that wrote this checkpoint"]
+    location, allowed = _location(recipe), allowed_differences(recipe)
     lines: list[str] = []
     errors: list[Diagnostic] = []
 
-    def refuse(word: str, what: str, fix: str) -> None:
-        if word in told:
-            lines.append(f"not the straight run: {what}")
+    def refuse(difference: str, what: str, fix: str) -> None:
+        if difference in allowed:
+            lines.append(f"not an exact resumption: {what}")
         else:
-            errors.append(Diagnostic(location=where, message=what, fix=f"{fix}, or write {ALLOW}: [{word}]"))
+            errors.append(Diagnostic(location=location, message=what, fix=f"{fix}, or write {ALLOW}: [{difference}]"))
 
-    found = compatibility.differences(then["recipe"], now["recipe"])
+    found = compatibility.compare_recipes(then["recipe"], now["recipe"])
     matter = [difference for difference in found if difference.kind == "matters"]
     if matter:
         free = ", ".join(difference.key for difference in found if difference.kind == "free")
         what = f"{chosen.path!r} is of another recipe: {'; '.join(map(str, matter))}"
-        refuse("recipe", what + (f" ({free} may differ)" if free else ""), ANEW)
+        refuse("recipe", what + (f" ({free} may differ)" if free else ""), RESTART)
     for difference in found:
         if difference.kind == "length":
             lines.append(f"{difference}: from here on this is not the run that was interrupted")
     if then["data"].get("train") != now["data"].get("train"):
-        refuse("data", f"{chosen.path!r} was trained on other rows", ANEW)
+        refuse("data", f"{chosen.path!r} was trained on other rows", RESTART)
     elif then["data"] != now["data"]:
         lines.append("the evaluation rows are not those of the interrupted run")
     if then["world_size"] != processes:
         what = f"{chosen.path!r} is of {then['world_size']} process(es), this run has {processes}: rows would come in "
         refuse("processes", f"{what}another order, random states are missing", f"start {then['world_size']}")
     if errors:
-        raise RecipeError(errors)
-    return lines + [f"not bit for bit: {line}" for line in compatibility.moved(then, now)]
+        raise CheckpointError(errors)
+    return lines + [f"not bit for bit: {line}" for line in compatibility.list_environment_changes(then, now)]
 
 
-def all_steps_are_made(recipe: Recipe, chosen: Chosen, steps: int, folder: Path) -> bool:
-    """Whether nothing but saving and evaluation is left. Raises RecipeError if that has been done, too."""
+def is_training_done(recipe: Recipe, chosen: ResumePoint, steps: int, folder: Path) -> bool:
+    """Whether only saving and evaluation are left. Raises CheckpointError if they have been done, too."""
     if chosen.step < steps:
         return False
     try:
@@ -202,36 +227,35 @@ def all_steps_are_made(recipe: Recipe, chosen: Chosen, steps: int, folder: Path)
         return True
     if record.get("status") != "finished" or (chosen.run and record.get("run") != chosen.run):
         return True
-    what = f"{chosen.path!r} has made {chosen.step} steps and the recipe says {steps}: nothing is left to train"
+    what = f"{chosen.path!r} has {chosen.step} steps and the recipe asks for {steps}: nothing is left to train"
     key = "max_steps" if (recipe.training.get("max_steps") or 0) > 0 else "num_train_epochs"
-    fix = f"raise {recipe.trainer}.{key}; to evaluate it, write do_train: false and "
-    raise RecipeError.at(_place(recipe), what, f"{fix}model.pretrained_model_name_or_path: {chosen.path}")
+    fix = f"raise {recipe.trainer}.{key}; to evaluate it, set do_train: false and "
+    raise CheckpointError.at(_location(recipe), what, f"{fix}model.pretrained_model_name_or_path: {chosen.path}")
 
 
-def refuse_another_model(recipe: Recipe, checkpoint: str, model: Any) -> None:
-    """Names and shapes of the checkpoint's tensors against the model's, from the files' headers only."""
+def check_same_model(recipe: Recipe, checkpoint: str, model: Any) -> None:
+    """Compares names and shapes of the checkpoint's tensors with the model's, from the files' headers only."""
     from safetensors import SafetensorError, safe_open
 
-    where = _place(recipe)
+    location = _location(recipe)
     files = [name for name in sorted(os.listdir(checkpoint)) if name.endswith(".safetensors")]
     if not files:
-        raise RecipeError.at(where, f"{checkpoint!r} holds no weights (*.safetensors)")
+        raise CheckpointError.at(location, f"{checkpoint!r} has no weights (*.safetensors)")
     ours = {_plain(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in files:
         try:
             with safe_open(os.path.join(checkpoint, name), framework="pt") as weights:
                 theirs = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
         except SafetensorError as problem:
-            raise RecipeError.at(
-                where, f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}", OLDER
-            ) from problem
+            what = f"{os.path.join(checkpoint, name)!r} cannot be read: {problem}"
+            raise CheckpointError.at(location, what, OLDER) from problem
         for key, shape in theirs.items():
             if ours.get(_plain(key), shape) != shape:
                 what = f"{checkpoint!r} is a checkpoint of another model: {key} is {shape}, here {ours[_plain(key)]}"
-                raise RecipeError.at(where, what, ANEW)
+                raise CheckpointError.at(location, what, RESTART)
         if not any(_plain(key) in ours for key in theirs):
-            what = f"{checkpoint!r} is a checkpoint of another model: none of its tensors is known here"
-            raise RecipeError.at(where, what, ANEW)
+            what = f"{checkpoint!r} is a checkpoint of another model: it shares no tensor with this one"
+            raise CheckpointError.at(location, what, RESTART)
 
 
 def _plain(name: str) -> str:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-STATE = "trainer_state.json"
 AGAIN = "make room there; the same command with --resume then goes on from "
 
 
@@ -54,7 +53,7 @@ class CheckpointMixin(_Trainer):
             return
         self.store_flos()
         output_dir = Path(self._get_output_dir(trial=trial))
-        final = output_dir / folders.name(self.state.global_step)
+        final = output_dir / folders.checkpoint_name(self.state.global_step)
         staging = output_dir / f"{folders.STAGING}{final.name}"
         self._note_the_best(output_dir, final)
         progress = self.progress()
@@ -64,12 +63,12 @@ class CheckpointMixin(_Trainer):
         if int(os.environ.get("LOCAL_WORLD_SIZE", self.args.world_size)) < self.args.world_size:
             self._together(staging, lambda: self._follow(staging, final))
         if self.args.should_save:
-            folders.rotate(output_dir, self.args.save_total_limit, self._to_keep(final))
+            folders.remove_old_checkpoints(output_dir, self.args.save_total_limit, self._to_keep(final))
 
     def _note_the_best(self, output_dir: Path, final: Path) -> None:
         """As upstream, by its final name: trainer_state.json must not point into the staging folder."""
         if self.state.best_global_step:
-            best = output_dir / folders.name(self.state.best_global_step)
+            best = output_dir / folders.checkpoint_name(self.state.best_global_step)
             if best == final or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
 
@@ -84,7 +83,7 @@ class CheckpointMixin(_Trainer):
         if not self.args.should_save:
             return
         shutil.rmtree(staging, ignore_errors=True)
-        lacking = disk_space.shortage(staging.parent, max(self._last_bytes, self._expected_bytes()))
+        lacking = disk_space.find_shortage(staging.parent, max(self._last_bytes, self._expected_bytes()))
         if lacking:
             raise self._disk_full(staging, lacking)
         staging.mkdir()
@@ -99,10 +98,10 @@ class CheckpointMixin(_Trainer):
             self._save_rng_state(folder)
         if self.args.should_save:
             self._update_stateful_callbacks()
-            self.state.save_to_json(os.path.join(folder, STATE))
+            self.state.save_to_json(os.path.join(folder, folders.TRAINER_STATE))
             (staging / folders.PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
         elif self.args.local_process_index == 0:  # another node's own disk
-            manifest.flushed(staging)
+            manifest.flush_files(staging)
 
     def _update_stateful_callbacks(self) -> None:
         """As in upstream's _save_checkpoint; a callback that an earlier session did not have is no KeyError."""
@@ -119,7 +118,7 @@ class CheckpointMixin(_Trainer):
     def _finish(self, staging: Path, final: Path) -> None:
         """On the rank that writes: flush, manifest, rename."""
         if self.args.should_save:
-            files = manifest.flushed(staging)
+            files = manifest.flush_files(staging)
             facts = {
                 "step": self.state.global_step,
                 "saved": datetime.datetime.now(datetime.UTC).isoformat(),
@@ -127,7 +126,7 @@ class CheckpointMixin(_Trainer):
                 "state": self._state_parts(),
                 **{"run": "", **self.provenance},
             }
-            body = manifest.write(staging, facts, files)
+            body = manifest.write_manifest(staging, facts, files)
             folders.put_in_place(staging, final)
             self._last_bytes = manifest.total_bytes(body)
 
@@ -167,7 +166,9 @@ class CheckpointMixin(_Trainer):
         if not self._anywhere(problem is not None):
             return
         full = (
-            problem is not None and not isinstance(problem, RecipeError) and disk_space.is_full(problem, staging.parent)
+            problem is not None
+            and not isinstance(problem, RecipeError)
+            and disk_space.is_disk_full(problem, staging.parent)
         )
         if self.args.local_process_index == 0:
             shutil.rmtree(staging, ignore_errors=True)
@@ -187,7 +188,7 @@ class CheckpointMixin(_Trainer):
         return bool(flag)
 
     def _disk_full(self, staging: Path, lacking: str) -> RecipeError:
-        last = next((path for path in folders.checkpoints(staging.parent) if folders.whole(path)), None)
+        last = next((path for path in folders.list_checkpoints(staging.parent) if folders.is_complete(path)), None)
         what = f"the disk of {str(staging.parent)!r} has no room for {staging.name.removeprefix(folders.STAGING)}: "
         what += f"{lacking}; {f'{last.name} is whole' if last else 'there is no earlier checkpoint'}"
         return RecipeError.at(self.where, what, AGAIN + (last.name if last else "the start"))
@@ -229,15 +230,15 @@ def save_final(trainer: Any) -> None:
             shutil.rmtree(staging, ignore_errors=True)
         trainer.save_model(str(staging), _internal_call=True)
         if trainer.args.should_save:
-            for path in manifest.flushed(staging):
+            for path in manifest.flush_files(staging):
                 (output_dir / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staging / path, output_dir / path)
-            manifest.flush(output_dir)
+            manifest.flush_to_disk(output_dir)
             shutil.rmtree(staging, ignore_errors=True)
 
     trainer._together(staging, write)
     best = trainer.state.best_model_checkpoint
     if trainer.args.should_save and best and trainer.args.save_total_limit == 1:
-        for path in folders.checkpoints(output_dir):
+        for path in folders.list_checkpoints(output_dir):
             if path.name != Path(best).name:
-                folders.remove(path)
+                folders.remove_checkpoint(path)

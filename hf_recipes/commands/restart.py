@@ -91,7 +91,7 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
 
 def _had_finished(output_dir: Path) -> bool:
     """Whether the newest checkpoint's run has its record: it died while it made its card or pushed."""
-    chosen, _ = select.choose(output_dir)
+    chosen, _ = select.choose_checkpoint(output_dir)
     try:
         record = json.loads((output_dir / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -100,8 +100,8 @@ def _had_finished(output_dir: Path) -> bool:
 
 
 def _source(output_dir: Path) -> tuple[bool, str]:
-    folders.clean(output_dir)
-    chosen, _ = select.choose(output_dir)
+    folders.clean_leftovers(output_dir)
+    chosen, _ = select.choose_checkpoint(output_dir)
     return (True, f"from {chosen.path}") if chosen else (False, "anew: there is no whole checkpoint yet")
 
 

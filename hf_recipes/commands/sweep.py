@@ -193,8 +193,8 @@ def _state(cell: Cell) -> tuple[str, bool]:
         return "finished", False
     if not cell.folder.is_dir():
         return "begins", False
-    folders.clean(cell.folder)
-    chosen, _ = select.choose(cell.folder)
+    folders.clean_leftovers(cell.folder)
+    chosen, _ = select.choose_checkpoint(cell.folder)
     return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("begins", False)
 
 

@@ -28,23 +28,23 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
     `steps`: at least so many are replayed, from an earlier checkpoint if need be; 0 takes the last two checkpoints.
     """
     run_dir = Path(folder)
-    found = folders.checkpoints(run_dir)
+    found = folders.list_checkpoints(run_dir)
     if not found:
         raise RecipeError.at(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
     good, whole = True, []
     for path in found:
-        wrong = select.judge(path, without_state=True)
+        wrong = select.find_errors(path, without_state=True)
         good = good and not wrong
-        body = None if wrong else manifest.read(path)
+        body = None if wrong else manifest.read_manifest(path)
         if wrong:
             say(f"{path.name}: {'; '.join(wrong)}")
         elif body is None:
-            say(f"{path.name}: {select.UNPROVEN}")
+            say(f"{path.name}: {select.NO_MANIFEST}")
         else:
             size = megabytes(manifest.total_bytes(body))
             say(f"{path.name}: {len(body['files'])} files, {size}, as written")
             whole.append(path)
-    for path in folders.leftovers(run_dir):
+    for path in folders.list_leftovers(run_dir):
         say(f"{path.name}: left by a run that died over it; the next start cleans it")
     return (_replayed(run_dir, whole, steps, say) and good) if replay else good
 
@@ -60,7 +60,7 @@ def _replayed(run_dir: Path, whole: list[Path], steps: int, say: Callable[[str],
         lacks = f"two whole checkpoints{apart}" if recipe.is_file() else "recipe.yaml"
         say(f"not replayed: {run_dir} has no {lacks}")
         return True
-    processes = (manifest.read(last) or {}).get("world_size")
+    processes = (manifest.read_manifest(last) or {}).get("world_size")
     if processes != 1:
         say(f"not replayed: {processes} processes wrote {last.name}, and this is one")
         return True
@@ -78,7 +78,7 @@ def _replay(scratch: Path, start: str, until: int) -> Path:
     section = read_recipe(path).trainer
     words = {"output_dir": scratch / "out", "resume_from_checkpoint": start, "report_to": "none"}
     run(path, [f"{section}.{key}={value}" for key, value in words.items()], planned=False, until=until)
-    return scratch / "out" / folders.name(until)
+    return scratch / "out" / folders.checkpoint_name(until)
 
 
 def _same(last: Path, again: Path, since: int, say: Callable[[str], None]) -> bool:
@@ -95,7 +95,7 @@ def _same(last: Path, again: Path, since: int, say: Callable[[str], None]) -> bo
         f"replayed steps {since + 1} to {step}: {len(differing)} of {len(then)} logged figures differ, by {worst:.1e} "
         f"at most, first {figure} at step {where}; weights {'differ' if weights else 'are equal'}"
     )
-    body = manifest.read(last) or {}
+    body = manifest.read_manifest(last) or {}
     if str(body.get("device", "")).endswith("(cpu)") or worst > NEAR:
         return False
     say(f"that is within {NEAR:g}, as kernels of {body.get('device')} may")
@@ -103,7 +103,9 @@ def _same(last: Path, again: Path, since: int, say: Callable[[str], None]) -> bo
 
 
 def _figures(checkpoint: Path, since: int) -> dict[tuple[int, str], float]:
-    history: list[dict[str, Any]] = json.loads((checkpoint / select.STATE).read_text(encoding="utf-8"))["log_history"]
+    history: list[dict[str, Any]] = json.loads((checkpoint / folders.TRAINER_STATE).read_text(encoding="utf-8"))[
+        "log_history"
+    ]
     entries = [entry for entry in history if entry["step"] > since]
     return {(entry["step"], name): entry[name] for entry in entries for name in FIGURES if name in entry}
 
@@ -119,4 +121,4 @@ def _relative(a: float, b: float | None) -> float:
 
 
 def _same_bytes(a: Path, b: Path) -> bool:
-    return b.is_file() and manifest.digest(a) == manifest.digest(b)
+    return b.is_file() and manifest.compute_digest(a) == manifest.compute_digest(b)

@@ -135,7 +135,7 @@ def _train(
     from hf_recipes.training.stop_callback import Ending
 
     began = time.perf_counter()
-    chosen = resuming.begin(recipe, args, say)
+    chosen = resuming.find_resume_point(recipe, args, say)
     checkpoint = chosen.path if chosen else None
     record["where"] = "data"
     config = build_config(recipe)
@@ -166,8 +166,14 @@ def _train(
     )
     record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
     _refuse_no_batch(recipe, args, trainer.train_dataset)
-    resuming.introduce(recipe, trainer, record, device, chosen)
-    notes = resuming.refuse_another_run(recipe, chosen, trainer, record, folder) if chosen else []
+    facts = trainer.provenance = resuming.describe_run(recipe, args, record, device, chosen)
+    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
+    resuming.record_resumption(record, facts, recipe, args, device, chosen)
+    notes = []
+    if chosen:
+        notes = resuming.check_same_run(
+            recipe, chosen, facts, args, trainer.accelerator.unwrap_model(trainer.model), record, folder
+        )
     for line in summary.opening(recipe, args, device, record):
         say(line)
     if trainer.is_world_process_zero():
@@ -324,6 +330,6 @@ def _say_stopped(record: dict[str, Any], folder: Path, path: Path, again: str) -
 
     steps = f" after {record['steps']} steps" if record.get("steps") else ""
     say(f"\nstopped in {record['where']}{steps}; record {path}")
-    checkpoint, _ = select.choose(folder) if steps else (None, [])
+    checkpoint, _ = select.choose_checkpoint(folder) if steps else (None, [])
     if checkpoint:
         say(f"{checkpoint.path} is whole; to go on from it:\n  {again}")

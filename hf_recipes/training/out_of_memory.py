@@ -189,7 +189,9 @@ class MemoryMixin(_Trainer):
         return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in self.model.modules())
 
     def _ends(self, what: str, fix: str) -> OutOfMemory:
-        last = next((p for p in folders.checkpoints(Path(str(self.args.output_dir))) if folders.whole(p)), None)
+        last = next(
+            (p for p in folders.list_checkpoints(Path(str(self.args.output_dir))) if folders.is_complete(p)), None
+        )
         kept = f"; {last.name} is whole, --resume goes on from it" if last else ""
         recipe = getattr(self, "recipe", None)
         where = recipe.location(f"{recipe.trainer}.per_device_train_batch_size") if recipe else "the run"

@@ -211,7 +211,7 @@ class GuardMixin(_Trainer):
         """Weights and optimizer of the newest whole checkpoint; data and schedule go on behind this step."""
         guards = self.guards
         assert guards is not None
-        chosen, _ = select.choose(Path(str(self.args.output_dir)))
+        chosen, _ = select.choose_checkpoint(Path(str(self.args.output_dir)))
         if chosen is None:
             self._stop("nonfinite", f"{what}; there is no checkpoint to roll back to", self._finite_again())
         assert chosen is not None
@@ -323,8 +323,8 @@ class GuardMixin(_Trainer):
         """The checkpoint of the state before this step, made if there is none and any are wanted."""
         if not self.state.global_step or str(getattr(self.args.save_strategy, "value", "")) == "no" or not self._random:
             return None
-        path = Path(str(self.args.output_dir)) / folders.name(self.state.global_step)
-        if not folders.whole(path):
+        path = Path(str(self.args.output_dir)) / folders.checkpoint_name(self.state.global_step)
+        if not folders.is_complete(path):
             restore(self._random[0], self.args.device)
             sums, counters, tokens = self._before or (None, None, None)
             if sums is not None:

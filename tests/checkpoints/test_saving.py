@@ -45,10 +45,10 @@ def recipe(root: Path, write_recipe: Callable[..., str]) -> str:
 def test_a_manifest_names_every_file_and_the_run_it_is_of(recipe: str) -> None:
     run(recipe)
     folder = Path("out/checkpoint-4")
-    body = manifest.read(folder)
+    body = manifest.read_manifest(folder)
     assert body is not None
     assert set(body["files"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
-    assert list(manifest.errors(folder, body)) == []
+    assert list(manifest.find_errors(folder, body)) == []
     assert (body["step"], body["world_size"], body["state"]) == (4, 1, ["optimizer", "scheduler", "rng"])
     record = json.loads(Path("out/record.json").read_text())
     assert body["run"] == record["run"]
@@ -76,7 +76,7 @@ def test_every_damage_to_every_file_is_found_with_the_files_name(recipe: str, tm
             folder = Path(f"{damage}-{name}")
             shutil.copytree("whole", folder)
             Path(folder, name).unlink() if now is None else Path(folder, name).write_bytes(now)
-            wrong = select.judge(folder)
+            wrong = select.find_errors(folder)
             assert len(wrong) == 1 and wrong[0].startswith(f"{name} "), (name, damage, wrong)
             shutil.rmtree(folder)
 
@@ -105,7 +105,7 @@ def test_the_checkpoint_of_a_rank_that_cannot_write_is_nowhere(recipe: str, monk
         "report.html",
         "report.md",
     ]
-    assert select.judge(Path("out/checkpoint-2")) == []
+    assert select.find_errors(Path("out/checkpoint-2")) == []
 
 
 # --- rotation --------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_the_checkpoint_of_a_rank_that_cannot_write_is_nowhere(recipe: str, monk
 def _checkpoint(folder: Path, run: str, saved: str, *, broken: bool = False) -> None:
     folder.mkdir()
     (folder / "a").write_text("1")
-    manifest.write(folder, {"run": run, "saved": saved, "state": []}, manifest.flushed(folder))
+    manifest.write_manifest(folder, {"run": run, "saved": saved, "state": []}, manifest.flush_files(folder))
     if broken:
         (folder / "a").write_text("")
 
@@ -122,10 +122,13 @@ def _checkpoint(folder: Path, run: str, saved: str, *, broken: bool = False) -> 
 def test_rotation_keeps_the_best_the_newest_and_the_last_whole_one(folder: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         _checkpoint(folder / f"checkpoint-{step}", "a", f"2026-01-01T00:{step:02}", broken=step == 10)
-    assert folders.rotate(folder, None, []) == []
-    assert folders.rotate(folder, 3, ["checkpoint-2", "checkpoint-10"]) == ["checkpoint-4", "checkpoint-6"]
-    assert folders.rotate(folder, 1, ["checkpoint-10"]) == ["checkpoint-2"]
-    assert [path.name for path in folders.checkpoints(folder)] == ["checkpoint-10", "checkpoint-8"]
+    assert folders.remove_old_checkpoints(folder, None, []) == []
+    assert folders.remove_old_checkpoints(folder, 3, ["checkpoint-2", "checkpoint-10"]) == [
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-10"]) == ["checkpoint-2"]
+    assert [path.name for path in folders.list_checkpoints(folder)] == ["checkpoint-10", "checkpoint-8"]
 
 
 def test_the_newest_checkpoint_is_of_the_run_that_saved_last(folder: Path) -> None:
@@ -133,9 +136,9 @@ def test_the_newest_checkpoint_is_of_the_run_that_saved_last(folder: Path) -> No
     _checkpoint(folder / "checkpoint-10", "new", "2026-01-02T00:10")
     _checkpoint(folder / "checkpoint-5", "new", "2026-01-02T00:05")
     (folder / "checkpoint-99").mkdir()  # upstream's
-    names = [path.name for path in folders.checkpoints(folder)]
+    names = [path.name for path in folders.list_checkpoints(folder)]
     assert names == ["checkpoint-10", "checkpoint-5", "checkpoint-30", "checkpoint-99"]
-    assert folders.rotate(folder, 2, ["checkpoint-10"]) == ["checkpoint-99", "checkpoint-30"]
+    assert folders.remove_old_checkpoints(folder, 2, ["checkpoint-10"]) == ["checkpoint-99", "checkpoint-30"]
 
 
 def test_save_total_limit_and_the_best_model_hold_through_a_run(recipe: str) -> None:
@@ -165,7 +168,7 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
 ) -> None:
     with pytest.raises(RecipeError) as caught:
         run(recipe)
-    last = max(folders.step_of(path) for path in folders.checkpoints(small_disk))
+    last = max(folders.step_of(path) for path in folders.list_checkpoints(small_disk))
     assert str(caught.value).startswith(
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it needs "
     )
@@ -173,27 +176,27 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
         f"MiB are free; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
         f"checkpoint-{last}"
     )
-    assert select.judge(small_disk / f"checkpoint-{last}") == []
+    assert select.find_errors(small_disk / f"checkpoint-{last}") == []
     record = json.loads((small_disk / "record.json").read_text())
     assert (record["status"], record["where"], record["steps"]) == ("failed", "training", last + 2)
-    assert folders.leftovers(small_disk) == []
+    assert folders.list_leftovers(small_disk) == []
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_before(
     recipe: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look before is switched off: the writers themselves run into it, each with words of its own."""
-    monkeypatch.setattr(disk_space, "shortage", lambda folder, needed: None)
+    monkeypatch.setattr(disk_space, "find_shortage", lambda folder, needed: None)
     with pytest.raises(RecipeError) as caught:
         run(recipe, ["TrainingArguments.max_steps=20"])
-    last = max(folders.step_of(path) for path in folders.checkpoints(small_disk))
+    last = max(folders.step_of(path) for path in folders.list_checkpoints(small_disk))
     assert str(caught.value) == (
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it was full before the checkpoint "
         f"was whole; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
         f"checkpoint-{last}"
     )
-    assert select.judge(small_disk / f"checkpoint-{last}") == []
-    assert folders.leftovers(small_disk) == []
+    assert select.find_errors(small_disk / f"checkpoint-{last}") == []
+    assert folders.list_leftovers(small_disk) == []
     assert json.loads((small_disk / "record.json").read_text())["status"] == "failed"
 
 
@@ -206,9 +209,11 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
     ],
 )
 def test_a_full_disk_is_recognised_in_every_writers_words(folder: Path, problem: Exception) -> None:
-    assert disk_space.is_full(problem, folder)
-    assert not disk_space.is_full(OSError(errno.EACCES, "Permission denied"), folder)
-    assert not disk_space.is_full(RuntimeError("PytorchStreamWriter failed writing file"), folder)  # the disk has room
+    assert disk_space.is_disk_full(problem, folder)
+    assert not disk_space.is_disk_full(OSError(errno.EACCES, "Permission denied"), folder)
+    assert not disk_space.is_disk_full(
+        RuntimeError("PytorchStreamWriter failed writing file"), folder
+    )  # the disk has room
 
 
 # --- the torture, in short -------------------------------------------------------------------------------------------
@@ -255,9 +260,9 @@ def test_verify_finds_a_run_that_did_something_else(recipe: str) -> None:
     entry = next(entry for entry in state["log_history"] if entry["step"] == 6)
     entry["loss"] *= 1 + 1e-6
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    body = manifest.read(folder)
+    body = manifest.read_manifest(folder)
     assert body is not None
-    manifest.write(folder, body, manifest.flushed(folder))
+    manifest.write_manifest(folder, body, manifest.flush_files(folder))
     lines: list[str] = []
     assert not verify.verify("out", say=lines.append)
     assert lines[3] == (

@@ -139,7 +139,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str)
     assert str(caught.value) == (
         "argument 'TrainingArguments.resume_from_checkpoint=other': 'other' is a checkpoint of another model: "
         "transformer.h.0.attn.c_attn.bias is (192,), here (96,); "
-        "resume with the recipe that wrote it, or start anew in another output_dir"
+        "resume with the recipe that wrote it, or start a new run in another output_dir"
     )
 
 
