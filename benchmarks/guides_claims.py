@@ -74,7 +74,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
      "{wiki.share_slow} to {wiki.share_fast} of an RTX 4080's dense half-precision peak",
      "Slow for any tensor core: a lower bound from words, and even with twice the tokens it is far from what the card "
      "does. 20 times the epoch is right."),
-    (PRESETS_GUIDE, "Expected perplexity: ~35-40 (matching GPT-2 Small)", "not a matter of memory or time: not judged",
+    (PRESETS_GUIDE, "Expected perplexity: ~35-40 (matching GPT-2 Small)", "not a matter of memory or time: not fit",
      "GPT-2's 37.5 is zero-shot and per word; a perplexity per token is another number."),
     (A100_GUIDE, "Total Parameters: 300,124,416", "{gpt300.sum}; the preset of 24 x 1024 has {n.gpt300_fp16_32}",
      "Its addends make its total only if the tied matrix counts twice."),
@@ -137,7 +137,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
      "Much longer rows, or the card waits for data: the computation of such an epoch is a minute or two."),
     (BERT_GUIDE, "per_device 48, accumulation 3: Effective batch still = 144", "48 x 3 = {bert.oom_batch}, 64 x 2 = "
      "{bert.batch}", "It was 128, not 144; 32 x 4 would keep it. {bert_ours_48} with checkpointing."),
-    (BERT_GUIDE, "Current: 90.77% F1, target: 91-92%", "not a matter of memory or time: not judged",
+    (BERT_GUIDE, "Current: 90.77% F1, target: 91-92%", "not a matter of memory or time: not fit",
      "The guide names no data."),
     (PHI_GUIDE, "High Memory Usage (~20GB): 8 x 2048 on a 24GB A10G",
      "bf16 weights {phi_high_bfloat16}, fp32 {phi_high_float32}, our recipe {phi_high_ours}; the card has {usable.a10g}",

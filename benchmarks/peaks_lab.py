@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.catalog.gpus import find
-from hf_recipes.plan import reserved, trace
-from hf_recipes.plan.fit.verdict import device_words
+from hf_recipes.catalog.gpus import find_gpu
+from hf_recipes.plan import replay_trace, trace_recipe
+from hf_recipes.plan.fit.verdict import tracer_arguments
 from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
@@ -35,7 +35,7 @@ def rows() -> Iterator[dict[str, Any]]:
 def peak(cell: dict[str, Any]) -> tuple[int, int]:
     """(allocated, reserved) bytes of this cell, predicted."""
     recipe = Recipe(path=cell["recipe"], sections=cell["sections"], locations={})
-    held = reserved(trace(recipe, **device_words(find(cell["gpu"]))))
+    held = replay_trace(trace_recipe(recipe, **tracer_arguments(find_gpu(cell["gpu"]))))
     return held.allocated, held.peak
 
 

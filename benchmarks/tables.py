@@ -139,9 +139,9 @@ def compare_cost() -> str:
     ]
     scores = found["scores"]
     share = scores["scores_seconds"] / scores["evaluation_seconds"]
-    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
-    said += "(`recipes/quickstart.yaml`, on a CPU)."
-    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{said}"
+    found_json = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
+    found_json += "(`recipes/quickstart.yaml`, on a CPU)."
+    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{found_json}"
 
 
 def survived() -> dict[str, str]:
@@ -162,17 +162,17 @@ def survived() -> dict[str, str]:
 
 
 def lab_verdicts() -> str:
-    """What plan had said of each size, and how it ended."""
+    """What plan had found_json of each size, and how it ended."""
     ends: dict[tuple[str, str], dict[str, int]] = {}
-    for cell in lab_runner.read(ROOT / "recipes/results/lab"):
+    for cell in lab_runner.read_records(ROOT / "recipes/results/lab"):
         if cell.get("gib") is not None and "measured" in cell:
             counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
             counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
     rows = [
-        [gpu, said, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
-        for (gpu, said), c in sorted(ends.items())
+        [gpu, found_json, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
+        for (gpu, found_json), c in sorted(ends.items())
     ]
-    return table(["card, as 8 to 40 GiB", "plan had said", "ended well", "out of memory"], rows)
+    return table(["card, as 8 to 40 GiB", "plan had found_json", "ended well", "out of memory"], rows)
 
 
 def lab_cards() -> str:

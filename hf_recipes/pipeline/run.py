@@ -311,11 +311,11 @@ def _say_what_would_fit(record: dict[str, Any], device: Device) -> None:
     """By plan, in a child process, for the card that was too small. It never fails."""
     if device.kind != "cuda" or rank() != 0 or is_sharded():
         return
-    from hf_recipes.plan.preflight import what_would_fit
+    from hf_recipes.plan.preflight import suggest_changes
     from hf_recipes.plan.trace import worker
 
     try:
-        what_would_fit(
+        suggest_changes(
             Recipe(path=record["recipe"]["path"], sections=record["recipe"]["sections"], locations={}), device, say
         )
     except Exception as problem:  # a help beside the message, which comes in any case

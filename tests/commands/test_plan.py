@@ -68,7 +68,7 @@ def test_the_longest_row_of_the_data_is_the_length_that_counts(classifier: str) 
 def test_rows_that_are_cut_are_told(classifier: str) -> None:
     found = plan.read_lengths(read_recipe(classifier, ("dataset.max_length=8",)))[0]
     assert found is not None and (found.longest, found.cut, found.rows) == (8, 3, 8)
-    assert plan.length_line(found).endswith("38% of the rows are as long as the limit: they are cut there")
+    assert plan.describe_lengths(found).endswith("38% of the rows are as long as the limit: they are cut there")
 
 
 def test_data_that_is_not_here_leaves_max_length_and_says_so(write_recipe: Write) -> None:
@@ -175,4 +175,4 @@ def test_run_goes_on_when_it_fits_and_when_plan_cannot_tell(write_recipe: Write)
     assert said[1].startswith("plan: time: ")
     assert said[2] == "plan: cannot tell (the shape of 'some/body' is not known without the Hub)"
     other = Device(kind="cuda", name="A new card", count=1, capability=(12, 0), memory_bytes=3 * GIB, bf16=True)
-    assert preflight.present_card(other).memory_bytes == 3 * GIB
+    assert preflight.present_gpu(other).memory_bytes == 3 * GIB

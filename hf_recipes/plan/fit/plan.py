@@ -12,7 +12,7 @@ from hf_recipes.data.splits import FILE_BUILDERS, file_errors
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
 from hf_recipes.plan.fit.parallel import SINGLE, Layout
-from hf_recipes.plan.fit.verdict import Judged
+from hf_recipes.plan.fit.verdict import Fit
 from hf_recipes.plan.trace import worker
 from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose
@@ -23,23 +23,23 @@ READ_BYTES = 64 * 2**20  # local data up to this size is read without being aske
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class Plan:
     """What plan found. `lengths`: None where the data was not read, which `length_note` then says."""
 
-    judged: Judged
+    fit: Fit
     lengths: Lengths | None
     length_note: str
 
 
-def plan(
+def plan_recipe(
     recipe: Recipe,
     gpu: Gpu,
     *,
     length: int | None = None,
     read_data: bool | None = None,
     usable: int | None = None,
-    spread: Layout = SINGLE,
-) -> Planned:
+    layout: Layout = SINGLE,
+) -> Plan:
     """The verdict of a recipe on a card. Raises RecipeError for what `run` or the tracer refuses.
 
     length: tokens of the longest row, else the longest that the data has; read_data: None reads what is local and
@@ -48,14 +48,14 @@ def plan(
     lengths, note = (None, "") if read_data is False else read_lengths(recipe, insist=bool(read_data))
     if length is not None:
         note = f"length: {length} (asked for)"
-    elif lengths is not None and counts_rows(recipe):
-        length, note = lengths.longest, length_line(lengths)
-    refuse_what_the_card_cannot(recipe, gpu)
-    judged = verdict.examine(recipe, gpu, length=length, usable=usable, spread=spread)
-    return Planned(judged=judged, lengths=lengths, length_note=note)
+    elif lengths is not None and is_limited_by_single_rows(recipe):
+        length, note = lengths.longest, describe_lengths(lengths)
+    refuse_unsupported(recipe, gpu)
+    fit = verdict.check_fit(recipe, gpu, length=length, usable=usable, layout=layout)
+    return Plan(fit=fit, lengths=lengths, length_note=note)
 
 
-def refuse_what_the_card_cannot(recipe: Recipe, gpu: Gpu) -> None:
+def refuse_unsupported(recipe: Recipe, gpu: Gpu) -> None:
     """As `run` would on that card: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
     found = gpu_errors(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
     if found:
@@ -72,14 +72,14 @@ def planned_device(gpu: Gpu) -> Device:
     return Device(kind="cuda", name=gpu.title, count=1, capability=capability, bf16=capability >= (8, 0))
 
 
-def counts_rows(recipe: Recipe) -> bool:
+def is_limited_by_single_rows(recipe: Recipe) -> bool:
     """Whether the longest row of the data is the longest of a batch: neither blocks of text nor packed rows are."""
     if recipe.trainer == "TrainingArguments":
         return recipe.task != "causal-lm"
     return not recipe.training.get("packing") and not recipe.training.get("padding_free")
 
 
-def length_line(lengths: Lengths) -> str:
+def describe_lengths(lengths: Lengths) -> str:
     """ "length: 61, the longest of 2,992 rows (median 14; ...)": what is read off the data, and who pays for it."""
     long = percentile(lengths, 0.99)
     rows = lengths.rows + lengths.eval_rows
@@ -103,18 +103,18 @@ def percentile(lengths: Lengths, share: float) -> int:
 def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | None, str]:
     """The lengths of the recipe's own data, or None and why it was not read. `insist`: whatever its size, and a fault
     of the data is raised."""
-    small, why = _is_read(recipe)
+    small, why = _is_readable(recipe)
     if not small and not insist:
         return None, why
     try:
-        return worker.lengths(recipe), ""
+        return worker.measure_lengths(recipe), ""
     except RecipeError as problem:
         if insist:
             raise
         return None, f"length: max_length, since the data was not read ({problem.errors[0].message})"
 
 
-def _is_read(recipe: Recipe) -> tuple[bool, str]:
+def _is_readable(recipe: Recipe) -> tuple[bool, str]:
     path = recipe.get("dataset.path")
     if not isinstance(path, str) or path.startswith("hf_recipes.smoke:"):
         return False, ""

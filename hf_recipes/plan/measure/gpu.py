@@ -18,11 +18,11 @@ from transformers import TrainerCallback
 from hf_recipes.common.device import this_device
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import cudnn_backward, efficient_backward, flash_backward
-from hf_recipes.plan.trace.meta_model import config_of, vocabulary
-from hf_recipes.plan.trace.short_run import shortened
+from hf_recipes.plan.trace.meta_model import build_config, vocabulary_size
+from hf_recipes.plan.trace.short_run import shorten_recipe
 from hf_recipes.plan.trace.stand_in_rows import stand_in_tokenizer
 from hf_recipes.plan.trace.trace import gather_state_dict, stand_in_trainer, traced_length
-from hf_recipes.plan.trace.trainer_effects import evaluate_once, evaluations
+from hf_recipes.plan.trace.trainer_effects import evaluate_once, list_evaluations
 from hf_recipes.recipe.defaults import choose
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ RULES = {  # back end -> what workspaces.py says of its backward
 }
 
 
-def measure_on_card(
+def measure_on_gpu(
     recipe: Recipe, length: int | None, micro_batch: int | None, fraction: float | None
 ) -> dict[str, Any]:
     """Peaks in bytes and seconds a step of `recipe` on cuda:0, with random weights and rows of full length.
@@ -56,12 +56,12 @@ def measure_on_card(
     if fraction is not None:
         torch.cuda.set_per_process_memory_fraction(fraction)
     recipe, _ = choose(recipe, device)
-    config = config_of(recipe)
-    tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
+    config = build_config(recipe)
+    tokenizer = stand_in_tokenizer(vocabulary_size(recipe, config), 2**31)
     recipe, length, _ = traced_length(recipe, config, length)
     found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}, "ends": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
+        short = _for_the_gpu(recipe, shorten_recipe(recipe, folder, micro_batch, STEPS))
         try:
             trainer = stand_in_trainer(short, config, tokenizer, length, "cuda", lambda line: None)
             found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
@@ -80,7 +80,7 @@ def measure_on_card(
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
                 gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
-            for dtype in evaluations(recipe):
+            for dtype in list_evaluations(recipe):
                 with _phase(found, "evaluation"):
                     evaluate_once(trainer, dtype)
         except torch.OutOfMemoryError as problem:
@@ -111,7 +111,7 @@ def _phase(found: dict[str, Any], name: str) -> Iterator[None]:
         found["reserved_bytes"] = max(reserved, torch.cuda.max_memory_reserved(), found.get("reserved_bytes", 0))
 
 
-def _on_the_card(recipe: Recipe, short: Recipe) -> Recipe:
+def _for_the_gpu(recipe: Recipe, short: Recipe) -> Recipe:
     """The short run as a card takes it: not on the CPU, and in the recipe's own precision."""
     words = {f"{recipe.trainer}.{name}": recipe.training.get(name, False) for name in ("fp16", "bf16")}
     return short.with_values({**words, f"{recipe.trainer}.use_cpu": False}, "the lab")
@@ -138,7 +138,7 @@ class _Clock(TrainerCallback):
             self.seconds += time.perf_counter() - self.began
 
 
-def facts() -> dict[str, Any]:
+def gpu_facts() -> dict[str, Any]:
     """The card: name, capability, memory as torch sees it, free after the context, achieved rates and bandwidth."""
     torch.zeros(1, device="cuda")
     free, total = torch.cuda.mem_get_info()

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.trace.field_effects import traced_words
+from hf_recipes.plan.trace.field_effects import traced_arguments
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.installed import checkpointing_word
 
-CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
+GPU_SIZES_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
 AS_IT_IS = "as it is"
-# What is tried on the recipes beside their own settings: name -> dotted words.
+# What is tried on the recipes beside their own settings: name -> dotted values.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     AS_IT_IS: {},
     "eager": {"model.attn_implementation": "eager"},
@@ -83,7 +83,7 @@ class Cell:
     gib: int | None
 
 
-def cells(folder: str, *, cpu: bool) -> list[Cell]:
+def list_cells(folder: str, *, cpu: bool) -> list[Cell]:
     """Every cell: each recipe as it is on the whole card and on each smaller one, then its variants and multiples of
     its micro-batch, shuffled with a fixed seed, so that a call that ends early has tried some of everything. What
     another cell has tried already (recipes that differ in their rows or schedule alone) is left out."""
@@ -97,17 +97,17 @@ def cells(folder: str, *, cpu: bool) -> list[Cell]:
         except RecipeError:
             continue  # not a recipe, or one that this version refuses: `check` says so
     tried: list[tuple[Recipe, str, Mapping[str, Any]]] = [(recipe, AS_IT_IS, {}) for recipe in recipes]
-    others = [(recipe, variant, words) for recipe in recipes for variant, words in _changes(recipe)]
+    others = [(recipe, variant, values) for recipe in recipes for variant, values in _changes(recipe)]
     random.Random(0).shuffle(others)
     found, seen = [], set[str]()
-    for recipe, variant, words in [*tried, *others]:
-        whole = _cell(recipe, variant, words, None)
-        if _what_counts(whole.recipe) in seen:
+    for recipe, variant, values in [*tried, *others]:
+        whole = _cell(recipe, variant, values, None)
+        if _measurement_key(whole.recipe) in seen:
             continue
-        seen.add(_what_counts(whole.recipe))
+        seen.add(_measurement_key(whole.recipe))
         found += [] if variant.startswith("micro-batch") else [whole]
-        if not words or variant.startswith("micro-batch"):
-            found += [_cell(recipe, variant, words, gib) for gib in CARDS_GIB]
+        if not values or variant.startswith("micro-batch"):
+            found += [_cell(recipe, variant, values, gib) for gib in GPU_SIZES_GIB]
     return found
 
 
@@ -120,19 +120,21 @@ def _changes(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
     return [*found, *((f"micro-batch x{times}", {name: rows * times}) for times in MULTIPLES)]
 
 
-def _cell(recipe: Recipe, variant: str, words: Mapping[str, Any], gib: int | None) -> Cell:
+def _cell(recipe: Recipe, variant: str, values: Mapping[str, Any], gib: int | None) -> Cell:
     names = {"section": recipe.trainer, "checkpointing": checkpointing_word(recipe.trainer)}
-    words = {name.format(**names): value for name, value in words.items()}
+    values = {name.format(**names): value for name, value in values.items()}
     stem = Path(recipe.path).stem
     size = f"--{gib}gib" if gib else ""
     name = re.sub(r"[^a-z0-9-]+", "-", f"{stem}--{variant}{size}".lower())
-    return Cell(name=name, recipe=recipe.with_values(words, "the lab"), variant=variant, gib=gib)
+    return Cell(name=name, recipe=recipe.with_values(values, "the lab"), variant=variant, gib=gib)
 
 
-def _what_counts(recipe: Recipe) -> str:
-    """The words that a measurement can depend on."""
+def _measurement_key(recipe: Recipe) -> str:
+    """The values that a measurement can depend on."""
     kept = ("task", "model", "LoraConfig", "BitsAndBytesConfig", "BpeTrainer")
-    words: dict[str, Any] = {name: recipe.sections[name] for name in kept if name in recipe.sections}
-    words["training"] = {name: value for name, value in traced_words(recipe).items() if name not in OF_THE_SCHEDULE}
-    words["length"] = recipe.get("dataset.max_length")
-    return json.dumps(words, sort_keys=True, default=str)
+    values: dict[str, Any] = {name: recipe.sections[name] for name in kept if name in recipe.sections}
+    values["training"] = {
+        name: value for name, value in traced_arguments(recipe).items() if name not in OF_THE_SCHEDULE
+    }
+    values["length"] = recipe.get("dataset.max_length")
+    return json.dumps(values, sort_keys=True, default=str)

@@ -12,16 +12,16 @@ from hf_recipes import record as records
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.fit.verdict import Judged, device_words, judge
+from hf_recipes.plan.fit.verdict import Fit, assess_fit, tracer_arguments
 from hf_recipes.plan.measure.matrix import Cell
 from hf_recipes.plan.trace.result import Trace
-from hf_recipes.plan.trace.worker import trace_each
+from hf_recipes.plan.trace.worker import iterate_traces
 
 TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
-IN_DOUBT = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
+UNDECIDED = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
 
 
-def predictions(
+def predict_cells(
     cells: Sequence[Cell], gpu: Gpu, known: Mapping[str, dict[str, Any]], cores: int
 ) -> Generator[tuple[Cell, dict[str, Any]]]:
     """Each cell with the record of its prediction, those that are `known` first. A record without "predicted" says why
@@ -32,39 +32,39 @@ def predictions(
     others = [cell for cell in cells if cell.name not in known]
     settings = [list(same) for _, same in groupby(others, key=lambda cell: (cell.recipe.path, cell.variant))]
     workers = max(1, min(TRACING, cores, len(settings)))
-    traces = trace_each([same[0].recipe for same in settings], workers=workers, **device_words(gpu))
+    traces = iterate_traces([same[0].recipe for same in settings], workers=workers, **tracer_arguments(gpu))
     try:
-        for same, seen in zip(settings, traces, strict=True):
+        for same, trace in zip(settings, traces, strict=True):
             for cell in same:
-                yield cell, _record(cell, gpu, seen)
+                yield cell, _record(cell, gpu, trace)
     finally:
         traces.close()
 
 
-def _record(cell: Cell, gpu: Gpu, seen: Trace | RecipeError) -> dict[str, Any]:
+def _record(cell: Cell, gpu: Gpu, trace: Trace | RecipeError) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": "lab", "cell": cell.name, "recipe": cell.recipe.path, "variant": cell.variant}
     record |= {"gpu": gpu.name, "gib": cell.gib}
-    if isinstance(seen, RecipeError):
-        return {**record, "refused": str(seen)}
+    if isinstance(trace, RecipeError):
+        return {**record, "refused": str(trace)}
     usable = None if cell.gib is None else cell.gib * GIB
-    judged = judge(cell.recipe, seen, gpu, usable)
-    if usable is not None and not 1 / IN_DOUBT < judged.share < IN_DOUBT:
-        return {**record, "passed_over": f"nobody doubts it: {judged.share:.0%} of {cell.gib} GiB"}
-    record |= {"date": datetime.date.today().isoformat(), "versions": versions(), "length": seen.length}
-    record |= {"micro_batch": seen.micro_batch, "accumulation": seen.accumulation, "sections": cell.recipe.sections}
-    needed = min(judged.held.peak, usable or judged.held.peak)
-    return {**record, "needed_bytes": needed, "predicted": predicted(judged)}
+    fit = assess_fit(cell.recipe, trace, gpu, usable)
+    if usable is not None and not 1 / UNDECIDED < fit.share < UNDECIDED:
+        return {**record, "passed_over": f"nobody doubts it: {fit.share:.0%} of {cell.gib} GiB"}
+    record |= {"date": datetime.date.today().isoformat(), "versions": versions(), "length": trace.length}
+    record |= {"micro_batch": trace.micro_batch, "accumulation": trace.accumulation, "sections": cell.recipe.sections}
+    needed = min(fit.reserved.peak, usable or fit.reserved.peak)
+    return {**record, "needed_bytes": needed, "predicted": predicted(fit)}
 
 
-def predicted(judged: Judged) -> dict[str, Any]:
+def predicted(fit: Fit) -> dict[str, Any]:
     """What a record keeps of a prediction. `allocated_bytes` is in whole blocks, as torch counts them, `asked_bytes` is
     what tensors take; `work` is of the roofline."""
-    seen = judged.seen
-    work = {name: asdict(one) for name, one in seen.work.items()}
-    found: dict[str, Any] = {"verdict": judged.verdict, "asked_bytes": seen.allocated}
-    found |= {"allocated_bytes": judged.held.allocated, "reserved_bytes": judged.held.peak}
-    found |= {"phase": seen.phase, "phases": dict(seen.phases), "parts": dict(seen.parts)}
-    return {**found, "work": work, "attention": dict(seen.attention), "estimate": list(seen.estimate)}
+    trace = fit.trace
+    work = {name: asdict(one) for name, one in trace.work.items()}
+    found: dict[str, Any] = {"verdict": fit.verdict, "asked_bytes": trace.allocated}
+    found |= {"allocated_bytes": fit.reserved.allocated, "reserved_bytes": fit.reserved.peak}
+    found |= {"phase": trace.phase, "phases": dict(trace.phases), "parts": dict(trace.parts)}
+    return {**found, "work": work, "attention": dict(trace.attention), "estimate": list(trace.estimate)}
 
 
 def versions() -> dict[str, Any]:

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.catalog.gpus import Gpu, find, recognise
+from hf_recipes.catalog.gpus import Gpu, find_gpu, recognise_gpu
 from hf_recipes.common.files import put
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Judged, cpu_card, custom_card
-from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, cells
-from hf_recipes.plan.measure.predictions import GIB, predicted, predictions, versions
-from hf_recipes.plan.measure.scheduler import SideBySide
-from hf_recipes.plan.measure.worker import Child, card_facts, measure, start, stop
+from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Fit, cpu_as_gpu, custom_gpu
+from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, list_cells
+from hf_recipes.plan.measure.predictions import GIB, predict_cells, predicted, versions
+from hf_recipes.plan.measure.scheduler import Scheduler
+from hf_recipes.plan.measure.worker import Child, measure_recipe, read_gpu_facts, start_child, stop_child
 from hf_recipes.recipe.recipe import Recipe
 
 OUTPUT = "recipes/results/lab"
@@ -33,7 +33,7 @@ PREDICTED = ".predicted"  # of the file of predictions that wait for their card
 CORES = 8  # of a machine on which cells run side by side
 
 
-def lab(
+def run_lab(
     *,
     folder: str,
     output: str,
@@ -45,7 +45,7 @@ def lab(
 ) -> tuple[int, int]:
     """(cells recorded now, cells left). `predict`: the name of a card whose predictions alone are made, here. Raises
     RecipeError where there is no card and neither `cpu` nor `predict`."""
-    every, target = cells(folder, cpu=cpu), Path(output)
+    every, target = list_cells(folder, cpu=cpu), Path(output)
     if dry:
         for path in sorted(target.glob("*.jsonl")):
             say(f"{path}: {len(_recorded(path))} of {len(every)} cells")
@@ -55,36 +55,36 @@ def lab(
     over = time.monotonic() + 60 * minutes * 0.95
     target.mkdir(parents=True, exist_ok=True)
     if predict is not None:
-        gpu = find(predict)
+        gpu = find_gpu(predict)
         path, known = _file(target, gpu.title, PREDICTED), {}
     else:
-        gpu, path = _present(target, cpu, say)
+        gpu, path = _present_gpu(target, cpu, say)
         known = {record["cell"]: record for record in _lines(_file(target, gpu.title, PREDICTED))}
-    _mend(path)
+    _drop_partial_line(path)
     waiting = [cell for cell in every if cell.name not in _recorded(path)]
     say(f"{len(every)} cells, {len(every) - len(waiting)} of them recorded already in {path}")
     cores = os.cpu_count() or 1
-    coming = predictions(waiting, gpu, known, cores if predict is not None else cores // 2)
-    room = SideBySide(gpu.seen_bytes if cores >= CORES and not cpu else 0)
+    coming = predict_cells(waiting, gpu, known, cores if predict is not None else cores // 2)
+    room = Scheduler(gpu.seen_bytes if cores >= CORES and not cpu else 0)
     done = 0
     try:
         for cell, record in coming:
             if time.monotonic() > over and done:
                 break
             if predict is not None or "predicted" not in record:
-                done += _keep(record, path, say)
+                done += _append_record(record, path, say)
                 continue
             alone = not room.room or (cell.variant == AS_IT_IS and cell.gib is None)
             work = partial(_measured, cell, {**record, "alone": alone}, gpu, max(30.0, over - time.monotonic()))
             for found in room.add(work, record["needed_bytes"], alone=alone):
-                done += _keep(found, path, say)
+                done += _append_record(found, path, say)
         for found in room.wait():
-            done += _keep(found, path, say)
+            done += _append_record(found, path, say)
     finally:
         coming.close()
         room.close()
     if predict is None:
-        say(summary(read(target)))
+        say(summary(read_records(target)))
     return done, len(waiting) - done
 
 
@@ -92,7 +92,7 @@ def _file(target: Path, title: str, kind: str = "") -> Path:
     return target / f"{re.sub(r'[^a-z0-9]+', '-', title.lower())}{kind}.jsonl"
 
 
-def _mend(path: Path) -> None:
+def _drop_partial_line(path: Path) -> None:
     """Takes away the half line that a killed call left."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
@@ -103,16 +103,16 @@ def _recorded(path: Path) -> set[str]:
     return {record["cell"] for record in _lines(path) if "cell" in record}
 
 
-def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, Path]:
+def _present_gpu(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, Path]:
     """The card and its file, which begins with its calibration."""
     if cpu:
-        return cpu_card(), _file(target, CPU)
+        return cpu_as_gpu(), _file(target, CPU)
     for path in target.glob("*.jsonl"):
         facts = next((one for one in _lines(path) if one.get("kind") == "card"), None)
         if facts is not None and facts["name"] == _name():
             break
     else:
-        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **card_facts()}
+        facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **read_gpu_facts()}
         if "name" not in facts:
             raise RecipeError.at(
                 "hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?"
@@ -120,14 +120,14 @@ def _present(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, 
         path = _file(target, facts["name"])
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
-    known = recognise(facts["name"], facts["total_bytes"])
+    known = recognise_gpu(facts["name"], facts["total_bytes"])
     capability = facts["capability"][0], facts["capability"][1]
-    gpu = known or custom_card(facts["name"], facts["total_bytes"], capability, "the lab")
+    gpu = known or custom_gpu(facts["name"], facts["total_bytes"], capability, "the lab")
     return replace(gpu, visible_bytes=facts["total_bytes"]), path
 
 
 def _name() -> str:
-    """Of the present card; "" without one, which card_facts then says."""
+    """Of the present card; "" without one, which read_gpu_facts then says."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
@@ -138,10 +138,10 @@ def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, chil
     fraction = None if cell.gib is None else min(1.0, cell.gib * GIB / gpu.seen_bytes)
     expandable = record["predicted"]["verdict"] == TIGHT
     if expandable:
-        stop(child)
-        child = start(expandable=True)
+        stop_child(child)
+        child = start_child(expandable=True)
     try:
-        found = measure(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds, child=child)
+        found = measure_recipe(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds, child=child)
     except RecipeError as problem:
         return {**record, "refused": str(problem)}
     if not record["alone"]:  # what the card lacked was the others', too
@@ -149,23 +149,23 @@ def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, chil
     return {**record, "expandable": expandable, "measured": found}
 
 
-def _keep(record: Mapping[str, Any], path: Path, say: Callable[[str], None]) -> int:
+def _append_record(record: Mapping[str, Any], path: Path, say: Callable[[str], None]) -> int:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
-    say(f"  {record['cell']}: {told(record)}")
+    say(f"  {record['cell']}: {describe_record(record)}")
     return 1
 
 
-def measured_record(recipe: Recipe, judged: Judged, found: Mapping[str, Any]) -> dict[str, Any]:
+def measured_record(recipe: Recipe, fit: Fit, found: Mapping[str, Any]) -> dict[str, Any]:
     """The record of `plan --measure`."""
-    record: dict[str, Any] = {"kind": "measure", "recipe": recipe.path, "gpu": judged.gpu.name}
-    record |= {"capability": list(judged.gpu.capability) if judged.gpu.capability else None}
-    record |= {"sections": recipe.sections, "date": datetime.date.today().isoformat(), "length": judged.seen.length}
-    record |= {"micro_batch": judged.seen.micro_batch, "accumulation": judged.seen.accumulation}
-    return {**record, "versions": versions(), "predicted": predicted(judged), "measured": dict(found)}
+    record: dict[str, Any] = {"kind": "measure", "recipe": recipe.path, "gpu": fit.gpu.name}
+    record |= {"capability": list(fit.gpu.capability) if fit.gpu.capability else None}
+    record |= {"sections": recipe.sections, "date": datetime.date.today().isoformat(), "length": fit.trace.length}
+    record |= {"micro_batch": fit.trace.micro_batch, "accumulation": fit.trace.accumulation}
+    return {**record, "versions": versions(), "predicted": predicted(fit), "measured": dict(found)}
 
 
-def told(record: Mapping[str, Any]) -> str:
+def describe_record(record: Mapping[str, Any]) -> str:
     """One line: predicted beside measured."""
     for word in ("refused", "passed_over"):
         if word in record:
@@ -187,7 +187,7 @@ def told(record: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[dict[str, Any]]:
     """The cells' records of a folder, of every card."""
     paths = [path for path in sorted(folder.glob("*.jsonl")) if not path.stem.endswith(PREDICTED)]
     return [record for path in paths for record in _lines(path) if "cell" in record]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from hf_recipes.plan.measure.worker import Child, start, stop
+from hf_recipes.plan.measure.worker import Child, start_child, stop_child
 
 READY = 6  # children that import, or have imported and wait
 AT_ONCE = 6  # measurements
@@ -16,12 +16,12 @@ MARGIN, CONTEXT = 1.4, 2**30  # of what a prediction may be wrong, and of CUDA's
 Record = dict[str, Any]
 
 
-class SideBySide:
+class Scheduler:
     """`room`: bytes of the card; 0 where one measurement at a time is made, by a child that is started for it."""
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.start: Callable[[], Child] = start
+        self.start: Callable[[], Child] = start_child
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.running: dict[Future[Record], int] = {}  # -> bytes
         self.ready: deque[Child] = deque()
@@ -53,5 +53,5 @@ class SideBySide:
 
     def close(self) -> None:
         for child in self.ready:
-            stop(child)
+            stop_child(child)
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -23,7 +23,7 @@ SECONDS = 540  # of one measurement
 Child = subprocess.Popen[str]
 
 
-def start(*, expandable: bool = False) -> Child:
+def start_child(*, expandable: bool = False) -> Child:
     """A child that waits for its one request. `expandable`: with expandable segments, which torch reads as it is
     imported."""
     # torch asks NVML whether there is a card, which makes no context on it.
@@ -35,14 +35,14 @@ def start(*, expandable: bool = False) -> Child:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def stop(child: Child | None) -> None:
+def stop_child(child: Child | None) -> None:
     """Ends one that is not needed."""
     if child is not None:
         child.kill()
         child.communicate()
 
 
-def measure(
+def measure_recipe(
     recipe: Recipe,
     *,
     length: int | None = None,
@@ -60,20 +60,20 @@ def measure(
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
-    return _asked({**request, "recipe": plain}, recipe.path, seconds, child)
+    return _ask({**request, "recipe": plain}, recipe.path, seconds, child)
 
 
-def card_facts(seconds: float = SECONDS) -> dict[str, Any]:
-    """What the present card is (card.facts). Raises RecipeError where there is none."""
-    return _asked({"kind": "card"}, "hf-recipes lab", seconds, None)
+def read_gpu_facts(seconds: float = SECONDS) -> dict[str, Any]:
+    """What the present card is (card.gpu_facts). Raises RecipeError where there is none."""
+    return _ask({"kind": "card"}, "hf-recipes lab", seconds, None)
 
 
-def _asked(request: dict[str, Any], where: str, seconds: float, child: Child | None) -> dict[str, Any]:
-    child = child or start()
+def _ask(request: dict[str, Any], where: str, seconds: float, child: Child | None) -> dict[str, Any]:
+    child = child or start_child()
     try:
         said, errors = child.communicate(json.dumps(request), timeout=seconds)
     except subprocess.TimeoutExpired:
-        stop(child)
+        stop_child(child)
         return {"outcome": f"not over after {seconds:.0f} s"}
     lines = said.strip().splitlines()
     if not lines:
@@ -94,15 +94,15 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if not cpu and not torch.cuda.is_available():
         return {"no_card": True}
     if request["kind"] == "card":
-        from hf_recipes.plan.measure.gpu import facts
+        from hf_recipes.plan.measure.gpu import gpu_facts
 
-        return facts()
+        return gpu_facts()
     recipe = Recipe(**request["recipe"])
     if cpu:
         return _on_cpu(recipe, request["length"], request["micro_batch"])
-    from hf_recipes.plan.measure.gpu import measure_on_card
+    from hf_recipes.plan.measure.gpu import measure_on_gpu
 
-    return measure_on_card(recipe, request["length"], request["micro_batch"], request["fraction"])
+    return measure_on_gpu(recipe, request["length"], request["micro_batch"], request["fraction"])
 
 
 def _on_cpu(recipe: Recipe, length: int | None, micro_batch: int | None) -> dict[str, Any]:

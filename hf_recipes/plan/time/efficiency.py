@@ -10,40 +10,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.catalog.gpus import GPUS, Gpu
-from hf_recipes.plan.time.roofline import FORMULA, roofline
+from hf_recipes.catalog.gpus import Gpu, known_gpus
+from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Work
 
 # measured / roofline where no record says better: wider than what an H100's records show (0.9 to 1.7), since other
 # cards stand in other machines
 GUESS = (0.8, 3.0)
 SPREAD = 1.15  # a record's ratio is taken to hold within this factor for another recipe
-KIN = 1.3  # and for another card of its generation
+SAME_GENERATION = 1.3  # and for another card of its generation
 RUNS = ("runs/*/record.json", "recipes/results/*.json")
 CELLS = "recipes/results/lab/*.jsonl"
 
 Record = Mapping[str, Any]
 
 
-def efficiency(gpu: Gpu, records: Sequence[Record]) -> tuple[float, float, str]:
+def find_slowdown(gpu: Gpu, records: Sequence[Record]) -> tuple[float, float, str]:
     """(low, high) factors on the roofline, and what they rest on."""
     card, generation = [], []
     for record in records:
-        ratio, device = ratio_of(record), record.get("device") or {}
+        ratio, device = measured_ratio(record), record.get("device") or {}
         if ratio is None:
             continue
         if device.get("name") == gpu.title:
             card.append(ratio)
         elif device.get("capability") and gpu.capability and device["capability"][0] == gpu.capability[0]:
             generation.append(ratio)
-    for ratios, wide, of in ((card, SPREAD, "this card"), (generation, SPREAD * KIN, "its generation")):
+    for ratios, wide, of in ((card, SPREAD, "this card"), (generation, SPREAD * SAME_GENERATION, "its generation")):
         if ratios:
             basis = f"from {len(ratios)} record{'s' * (len(ratios) > 1)} of {of}"
             return min(ratios) / wide, max(ratios) * wide, basis
     return *GUESS, "a roofline guess: no record of such a card"
 
 
-def ratio_of(record: Record) -> float | None:
+def measured_ratio(record: Record) -> float | None:
     """Measured / roofline seconds of a step, of a record that has both by the present formula."""
     kept = record.get("forecast")
     if not isinstance(kept, Mapping) or kept.get("formula") != FORMULA:
@@ -54,7 +54,7 @@ def ratio_of(record: Record) -> float | None:
     return truth / told
 
 
-def records_here() -> list[Record]:
+def read_timed_records() -> list[Record]:
     """Records below the working directory that kept a forecast beside the truth, the lab's among them."""
     found: list[Record] = []
     for pattern in RUNS:
@@ -63,30 +63,30 @@ def records_here() -> list[Record]:
                 record = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if isinstance(record, dict) and ratio_of(record) is not None:
+            if isinstance(record, dict) and measured_ratio(record) is not None:
                 found.append(record)
     for path in sorted(Path().glob(CELLS)):
         if not path.stem.endswith(".predicted"):
-            found += cells_of(path)
+            found += read_lab_timings(path)
     return found
 
 
-def cells_of(path: Path) -> list[Record]:
+def read_lab_timings(path: Path) -> list[Record]:
     """The lab's cells as such records. A recipe's fastest cell counts: others beside it can only slow it."""
     fastest: dict[tuple[str, str], Record] = {}
     for cell in _lines(path):
-        measured, gpu = cell.get("measured") or {}, GPUS.get(str(cell.get("gpu")))
+        measured, gpu = cell.get("measured") or {}, known_gpus().get(str(cell.get("gpu")))
         if gpu is None or measured.get("outcome") != "finished" or not measured.get("step_seconds"):
             continue
         work = {name: Work(**one) for name, one in cell["predicted"]["work"].items()}
-        micro_batch, update = (roofline(work[name], gpu) for name in ("micro-batch", "optimizer"))
+        micro_batch, update = (roofline_seconds(work[name], gpu) for name in ("micro-batch", "optimizer"))
         if micro_batch is None or update is None:
             continue
         told = measured["micro_batches"] * micro_batch + update
         kept = {"step_seconds": told, "measured_step_seconds": measured["step_seconds"], "formula": FORMULA}
         record = {"forecast": kept, "device": {"name": gpu.title, "capability": gpu.capability}}
         key = cell["recipe"], cell["variant"]
-        before = ratio_of(fastest[key]) if key in fastest else None
+        before = measured_ratio(fastest[key]) if key in fastest else None
         if before is None or kept["measured_step_seconds"] / told < before:
             fastest[key] = record
     return list(fastest.values())

@@ -15,7 +15,7 @@ FORMULA = 2  # of step_seconds: records of another one do not teach
 HOST_SECONDS = 35e-6
 
 
-def roofline(work: Work, gpu: Gpu, *, tf32: bool = False, share: float = 1.0) -> float | None:
+def roofline_seconds(work: Work, gpu: Gpu, *, tf32: bool = False, share: float = 1.0) -> float | None:
     """Seconds of one phase at the card's rates; None where its bandwidth or its rate has no source. `share`: of the
     tokens that the work was traced with."""
     full = (gpu.tf32_flops if tf32 else None) or gpu.fp32_flops

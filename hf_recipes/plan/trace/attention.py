@@ -19,7 +19,7 @@ HALF = (torch.float16, torch.bfloat16)
 CUDNN_FIRST = ((9, 0), (10, 0))  # check_prefer_cudnn_attention
 
 
-def attend(
+def run_attention(
     capability: tuple[int, int] | None,
     count: Callable[[str], None],
     query: torch.Tensor,

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hf_recipes.plan.trace.attention import attend
+from hf_recipes.plan.trace.attention import run_attention
 from hf_recipes.plan.trace.tracker import Tracker
 
 aten = torch.ops.aten
@@ -116,7 +116,7 @@ class Simulation(TorchFunctionMode):
         if name == "backward" and args:
             return self._backward(func, args, kwargs)
         if name == "scaled_dot_product_attention":
-            attention = partial(attend, self.capability, self.count_attention)
+            attention = partial(run_attention, self.capability, self.count_attention)
             return attention(*args, **kwargs) if self.dtype is None else _cast(self._low, attention, args, kwargs)
         if self.dtype is not None:
             if name in self.lower:
@@ -232,7 +232,7 @@ def _softmax(name: str, value: torch.Tensor, dim: int) -> Any:
 
 
 @contextmanager
-def in_place_of_autocast(simulation: Simulation, device: str) -> Iterator[None]:
+def replace_autocast(simulation: Simulation, device: str) -> Iterator[None]:
     """torch.autocast, torch.is_autocast_enabled and torch.get_autocast_dtype act on the simulation for `device` (the
     kind that is simulated: cuda or cpu) and for meta; checkpointing, transformers, accelerate and TRL need no more.
     """

@@ -33,7 +33,7 @@ def rounded(size: int) -> int:
     return -(-size // ROUND) * ROUND
 
 
-def reserved(trace: Trace, capacity: int | None = None, expandable: bool = False) -> Reserved:
+def replay_trace(trace: Trace, capacity: int | None = None, expandable: bool = False) -> Reserved:
     """The allocator's answer to a trace on a card with `capacity` bytes for it (None: as many as it likes).
 
     `expandable` is PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.
@@ -42,7 +42,7 @@ def reserved(trace: Trace, capacity: int | None = None, expandable: bool = False
 
 
 def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expandable: bool = False) -> Reserved:
-    """As `reserved`, of plain events (storage, change in bytes). A storage whose size changes is allocated anew."""
+    """As `replay_trace`, of plain events (storage, change in bytes). A storage whose size changes is allocated anew."""
     memory: Segments | ExpandableSegments = ExpandableSegments(capacity) if expandable else Segments(capacity)
     sizes: dict[int, int] = {}
     allocated = peak = 0

@@ -2,7 +2,7 @@
 
 The one place for it: short_run.py builds the traced run from this table, and tests/plan/trace/test_field_effects.py
 holds the table to the installed classes (each field once, no stale name) and to what traces do. `traced` is what the
-short run has in the field's place: the recipe's own value (KEPT), nothing (LEFT_OUT), or a value of its own.
+short run has in the field's place: the recipe's own value (UNCHANGED), nothing (LEFT_OUT), or a value of its own.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hf_recipes.recipe.rules.device import optimizer_package
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-COUNTED, NOTHING, REFUSED = "counted", "no effect on memory", "refused by plan"
-KEPT, LEFT_OUT = "kept", "left out"
+COUNTED, NO_EFFECT, REFUSED = "counted", "no effect on memory", "refused by plan"
+UNCHANGED, LEFT_OUT = "unchanged", "left out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """One field. `why` says what is done instead of handing the value on, or why it is refused."""
 
-    kind: str  # COUNTED, NOTHING or REFUSED (when it is set to something else than null, false or "")
+    kind: str  # COUNTED, NO_EFFECT or REFUSED (when it is set to something else than null, false or "")
     why: str = ""
     fix: str = ""  # of a refusal
-    traced: Any = KEPT
-    mark: str = ""  # where it is set, the answer is an estimate for this reason
+    traced: Any = UNCHANGED
+    estimate: str = ""  # where it is set, the answer is an estimate for this reason
     newer: bool = False  # not in the oldest supported version of its package
     fine: tuple[Any, ...] = (None, False, "")  # values that are not refused and make no estimate
 
@@ -47,7 +47,7 @@ def _counted(names: str, why: str = "", **more: Any) -> dict[str, Effect]:
 
 
 def _nothing(names: str, why: str = "", **more: Any) -> dict[str, Effect]:
-    return _each(names, Effect(kind=NOTHING, why=why, **more))
+    return _each(names, Effect(kind=NO_EFFECT, why=why, **more))
 
 
 def _refused(names: str, why: str, fix: str, **more: Any) -> dict[str, Effect]:
@@ -79,12 +79,12 @@ TRAINING: Table = {
     **_counted(
         "torch_compile torch_compile_backend torch_compile_mode",
         traced=LEFT_OUT,
-        mark="torch_compile is not modelled: this is eager's peak, an upper bound unless its autotuning needs more",
+        estimate="torch_compile is not modelled: this is eager's peak, an upper bound unless its autotuning needs more",
     ),
     **_counted(
         "full_determinism",
         traced=LEFT_OUT,
-        mark="full_determinism's kernels are not modelled: attention's and embedding's backward take more memory",
+        estimate="full_determinism's kernels are not modelled: attention's and embedding's backward take more memory",
     ),
     **_counted("ddp_bucket_cap_mb", "by the rule for several processes (parallel.py)", traced=LEFT_OUT),
     # What evaluations keep of a row stays on the card until they end, or until eval_accumulation_steps batches.
@@ -172,7 +172,7 @@ LORA: Table = {
         "init_lora_weights",
         "gaussian, orthogonal and false are traced; what needs weights or data is traced as true",
         fine=(None, True, False, "gaussian", "orthogonal"),
-        mark="init_lora_weights: the initialisation before training is not traced",
+        estimate="init_lora_weights: the initialisation before training is not traced",
     ),
     **_refused("inference_mode", "an adapter that is not trained trains nothing", "leave it out"),
     **_refused("loftq_config eva_config corda_config lora_ga_config", NO_DATA, "plan it without", fine=(None, {})),
@@ -209,7 +209,7 @@ TABLES: Mapping[str, Table] = {
 }
 
 
-def refusals(recipe: Recipe) -> list[Diagnostic]:
+def find_refusals(recipe: Recipe) -> list[Diagnostic]:
     """What the recipe sets and plan cannot follow, each at its line."""
     found = []
     for section, name, effect in _set(recipe):
@@ -219,17 +219,17 @@ def refusals(recipe: Recipe) -> list[Diagnostic]:
     return [*found, *_optimizers(recipe)]
 
 
-def marks(recipe: Recipe) -> tuple[str, ...]:
+def estimate_reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why an answer about this recipe is an estimate: fields that are set and not modelled to the byte."""
-    return tuple(dict.fromkeys(effect.mark for _, _, effect in _set(recipe) if effect.mark))
+    return tuple(dict.fromkeys(effect.estimate for _, _, effect in _set(recipe) if effect.estimate))
 
 
-def traced_words(recipe: Recipe) -> dict[str, Any]:
+def traced_arguments(recipe: Recipe) -> dict[str, Any]:
     """The trainer's section as the traced run has it."""
     table = TABLES[recipe.trainer]
     effects = {name: table.get(name, Effect(kind=COUNTED)) for name in (*recipe.training, *table)}
-    words = {name: value for name, value in recipe.training.items() if effects[name].traced == KEPT}
-    return words | {n: e.traced for n, e in effects.items() if e.traced not in (KEPT, LEFT_OUT)}
+    words = {name: value for name, value in recipe.training.items() if effects[name].traced == UNCHANGED}
+    return words | {n: e.traced for n, e in effects.items() if e.traced not in (UNCHANGED, LEFT_OUT)}
 
 
 def _set(recipe: Recipe) -> Iterator[tuple[str, str, Effect]]:

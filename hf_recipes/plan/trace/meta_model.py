@@ -32,7 +32,7 @@ PREPARED = {
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
-def config_words(recipe: Recipe) -> dict[str, Any]:
+def config_values(recipe: Recipe) -> dict[str, Any]:
     """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
     model = recipe.section("model")
     if "preset" in model:
@@ -69,11 +69,11 @@ def _cached(name: str) -> dict[str, Any] | None:
     return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
 
 
-def config_of(recipe: Recipe) -> Any:
+def build_config(recipe: Recipe) -> Any:
     """The config object. Raises RecipeError for words that make none."""
     from transformers import AutoConfig
 
-    words = config_words(recipe)
+    words = config_values(recipe)
     for stray in ("architectures", "transformers_version", "torch_dtype", "_name_or_path", "quantization_config"):
         words.pop(stray, None)
     try:
@@ -82,7 +82,7 @@ def config_of(recipe: Recipe) -> Any:
         raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
 
 
-def vocabulary(recipe: Recipe, config: Any) -> int:
+def vocabulary_size(recipe: Recipe, config: Any) -> int:
     """Rows of the embedding: the BpeTrainer's size, a local tokenizer's, else the config's."""
     trained = recipe.section("BpeTrainer").get("vocab_size")
     if trained is not None:
@@ -119,7 +119,7 @@ def meta_model(
     with torch.device(device):
         model = build._fresh(recipe, auto, config, tokenizer, fields, words)
         if recipe.section("BitsAndBytesConfig"):
-            quantise(model, recipe.section("BitsAndBytesConfig"))
+            quantize_model(model, recipe.section("BitsAndBytesConfig"))
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
@@ -144,7 +144,7 @@ def _new(model: Any) -> list[str]:
 # 4 bit --------------------------------------------------------------------------------------------------------------
 
 
-def quantise(model: Any, words: Mapping[str, Any]) -> None:
+def quantize_model(model: Any, words: Mapping[str, Any]) -> None:
     """What from_pretrained with BitsAndBytesConfig(load_in_4bit=True) leaves: upstream's quantizer picks the layers,
     and each weight becomes its packed halves of bytes with their scales, empty."""
     from transformers import BitsAndBytesConfig
@@ -197,7 +197,7 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
         part.bias = nn.Parameter(torch.zeros(rows, dtype=dtype), requires_grad=False)
 
 
-def static_tensors(model: Any) -> list[torch.Tensor]:
+def tensors_before_training(model: Any) -> list[torch.Tensor]:
     """Everything that lies in memory before the first step: parameters, buffers, scales of quantised weights."""
     found: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     for param in model.parameters():

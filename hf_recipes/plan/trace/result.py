@@ -21,7 +21,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holding:
+class StorageGroup:
     """Storages of one kind that are alive at the peak."""
 
     part: str
@@ -53,10 +53,9 @@ class Trace:
     phase: str  # of the peak: "forward", "backward", "optimizer", "evaluation" or "saving"
     at: str  # what held the peak: the module's path and the operation
     phases: Mapping[str, int]  # phase -> its own peak in bytes
-    locations: Mapping[
-        str, int
-    ]  # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not
-    largest: tuple[Holding, ...]  # at the peak, the largest first
+    # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not
+    module_peaks: Mapping[str, int]
+    largest: tuple[StorageGroup, ...]  # at the peak, the largest first
     events: tuple[tuple[int, int], ...]  # (storage, +bytes born | -bytes died), unrounded, in order
     work: Mapping[str, Work]
     parameters: int  # a quantised weight counts what it stands for, a tied one once
@@ -96,7 +95,7 @@ class Trace:
         """The inverse of `to_json`."""
         values: dict[str, Any] = json.loads(text)
         values["events"] = tuple((storage, change) for storage, change in values["events"])
-        values["largest"] = tuple(Holding(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
+        values["largest"] = tuple(StorageGroup(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
         values["work"] = {name: Work(**one) for name, one in values["work"].items()}
         values["capability"] = tuple(values["capability"]) if values["capability"] else None
         for name in ("notes", "estimate"):

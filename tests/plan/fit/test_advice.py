@@ -11,7 +11,7 @@ import pytest
 from hf_recipes.commands.plan import command
 from hf_recipes.plan.fit import advice
 from hf_recipes.plan.fit import changes as options
-from hf_recipes.plan.fit.verdict import FITS, OUT, custom_card, examine
+from hf_recipes.plan.fit.verdict import FITS, OUT, check_fit, custom_gpu
 from hf_recipes.recipe.read import read_recipe
 
 Write = Callable[..., str]
@@ -30,19 +30,19 @@ TrainingArguments: {{output_dir: out, per_device_train_batch_size: 16, gradient_
 
 
 def _card(mib: int):
-    return custom_card("a small card", mib * MIB + 461 * MIB, (8, 6), "a test")
+    return custom_gpu("a small card", mib * MIB + 461 * MIB, (8, 6), "a test")
 
 
 def test_what_is_advised_fits_when_it_is_typed(write_recipe: Write) -> None:
     path = write_recipe(RECIPE)
     card = _card(600)
-    judged = examine(read_recipe(path), card)
-    assert judged.verdict == OUT
-    changes = advice.advise(judged).changes
+    fit = check_fit(read_recipe(path), card)
+    assert fit.verdict == OUT
+    changes = advice.advise(fit).changes
     assert len(changes) == 3
     for change in changes:
-        again = examine(read_recipe(path, shlex.split(change.overrides)), card)
-        assert again.verdict == FITS and again.held.peak == change.judged.held.peak
+        again = check_fit(read_recipe(path, shlex.split(change.overrides)), card)
+        assert again.verdict == FITS and again.reserved.peak == change.fit.reserved.peak
     first = changes[0]  # the same result comes first, at the same effective batch
     assert first.words["TrainingArguments.per_device_train_batch_size"] < 16
     product = 1
@@ -54,9 +54,9 @@ def test_what_is_advised_fits_when_it_is_typed(write_recipe: Write) -> None:
 def test_an_evaluation_that_is_the_peak_is_made_smaller_first(write_recipe: Write) -> None:
     text = RECIPE.replace("per_device_train_batch_size: 16", "per_device_train_batch_size: 1")
     path = write_recipe(text.replace("output_dir: out", "output_dir: out, per_device_eval_batch_size: 64"))
-    judged = examine(read_recipe(path), _card(260))
-    assert judged.seen.phase == "evaluation" and judged.verdict == OUT
-    change = advice.advise(judged).changes[0]
+    fit = check_fit(read_recipe(path), _card(260))
+    assert fit.trace.phase == "evaluation" and fit.verdict == OUT
+    change = advice.advise(fit).changes[0]
     assert change.words == {"TrainingArguments.per_device_eval_batch_size": 1}
 
 
@@ -65,9 +65,9 @@ def test_checkpointings_cost_is_counted(write_recipe: Write) -> None:
         "gradient_accumulation_steps: 2", "bf16: true, per_device_eval_batch_size: 1"
     )
     recipe = read_recipe(write_recipe(text))
-    whole = examine(recipe, _card(4000))
+    whole = check_fit(recipe, _card(4000))
     option = next(options.more_time(whole))
-    changed = examine(recipe.with_values(option.words, "a test"), _card(4000))
+    changed = check_fit(recipe.with_values(option.words, "a test"), _card(4000))
     said = advice._counted(option.cost, whole, changed)
     share = int(said.removeprefix("time: ").partition("%")[0])
     assert 15 <= share <= 34  # a forward more of the layers, not of the head
@@ -90,33 +90,33 @@ def test_json_carries_the_changes_and_no_advice_asks_for_none(write_recipe: Writ
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "adafactor"])
 def test_nothing_is_advised_that_the_recipe_has_already(write_recipe: Write, optim: str) -> None:
     recipe = read_recipe(write_recipe(RECIPE), (f"TrainingArguments.optim={optim}", "TrainingArguments.bf16=true"))
-    judged = examine(recipe, _card(600))
-    words = {name for option in options.alone(judged, None) for name in option.words}
+    fit = check_fit(recipe, _card(600))
+    words = {name for option in options.single_changes(fit, None) for name in option.words}
     assert "TrainingArguments.optim" not in words and "TrainingArguments.bf16" not in words
 
 
 def test_what_there_was_no_time_for_is_said_and_is_not_called_impossible(write_recipe: Write) -> None:
-    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
-    found = advice.advise(judged, seconds=0)
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    found = advice.advise(fit, seconds=0)
     assert len(found.changes) == 1 and found.untried > 0  # one row was looked at in any case
-    said = advice.lines(advice.Advice(changes=(), untried=found.untried), judged)
+    said = advice.format_advice(advice.Advice(changes=(), untried=found.untried), fit)
     assert said[0].startswith("  no change that was tried makes it fit: ")
     assert said[1] == f"  {found.untried} more changes were not tried: the time was over"
 
 
 def test_changes_that_are_enough_alone_come_before_those_that_are_put_together(write_recipe: Write) -> None:
-    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
-    kinds = [option.kinds for option in options.together(judged, None)]
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    kinds = [option.kinds for option in options.combined_changes(fit, None)]
     assert all(kinds) and any(len(one) > 1 for one in kinds)
-    together = ["+" in change.what for change in advice.advise(judged).changes]
+    together = ["+" in change.what for change in advice.advise(fit).changes]
     assert together == sorted(together) and not together[0]
 
 
 def test_what_may_fit_by_a_guess_is_traced_before_what_hardly_does(write_recipe: Write) -> None:
-    judged = examine(read_recipe(write_recipe(RECIPE)), _card(600))
-    probe = advice._smallest(judged, None)
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    probe = advice._smallest(fit, None)
     assert probe is not None
-    one_row = next(options.batches(judged, (1,), probe))
-    rest = judged.seen.allocated - options.standing_bytes(judged)
-    assert one_row.standing + one_row.moving * rest == pytest.approx(probe.seen.allocated, rel=0.01)
-    assert next(options.batches(judged, (8,), probe)).moving > one_row.moving
+    one_row = next(options.batches(fit, (1,), probe))
+    rest = fit.trace.allocated - options.fixed_bytes(fit)
+    assert one_row.standing + one_row.moving * rest == pytest.approx(probe.trace.allocated, rel=0.01)
+    assert next(options.batches(fit, (8,), probe)).moving > one_row.moving

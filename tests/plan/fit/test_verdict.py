@@ -46,10 +46,10 @@ def test_a_small_gpt_fits_8_gib_and_a_large_batch_does_not(recipe: str) -> None:
 
 def test_an_unknown_card_names_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
-        verdict.card("rtx-4070-laptp", None, None)
+        verdict.choose_gpu("rtx-4070-laptp", None, None)
     assert str(caught.value) == (
-        "argument '--gpu': no card is called 'rtx-4070-laptp' here; "
-        "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; or say --memory 12GiB"
+        "argument '--gpu': unknown GPU 'rtx-4070-laptp'; "
+        "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; or give --memory 12GiB"
     )
 
 
@@ -57,17 +57,17 @@ def test_gigabytes_and_gibibytes_are_told_apart() -> None:
     assert gpus.parse_bytes("8GiB") == 8 * 2**30
     assert gpus.parse_bytes("8GB") == 8 * 10**9
     for wrong in ("8", "8 G", "eight", "-8GiB"):
-        with pytest.raises(RecipeError, match="is no amount of memory; write it as 8GiB"):
+        with pytest.raises(RecipeError, match="is not an amount of memory; write it as 8GiB"):
             gpus.parse_bytes(wrong)
     with pytest.raises(RecipeError, match="'0GiB' is no memory at all"):
         gpus.parse_bytes("0GiB")
 
 
 def test_every_card_has_its_source_and_the_present_one_is_recognised() -> None:
-    assert all(gpu.source and gpu.memory_bytes for gpu in gpus.GPUS.values())
-    assert gpus.recognise("NVIDIA GeForce RTX 4070 Laptop GPU") is gpus.GPUS["rtx-4070-laptop"]
-    assert gpus.recognise("NVIDIA GeForce RTX 4070") is gpus.GPUS["rtx-4070"]
-    assert gpus.recognise("Some other card") is None
+    assert all(gpu.source and gpu.memory_bytes for gpu in gpus.known_gpus().values())
+    assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070 Laptop GPU") is gpus.known_gpus()["rtx-4070-laptop"]
+    assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070") is gpus.known_gpus()["rtx-4070"]
+    assert gpus.recognise_gpu("Some other card") is None
 
 
 def test_no_card_is_a_message_with_the_two_ways_to_name_one(recipe: str) -> None:

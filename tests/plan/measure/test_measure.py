@@ -14,12 +14,12 @@ from typing import Any
 import lab_wheels
 import pytest
 
-from hf_recipes.catalog.gpus import find
+from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.commands.plan import command
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.measure import matrix, runner
-from hf_recipes.plan.measure.predictions import predictions
-from hf_recipes.plan.measure.scheduler import SideBySide
+from hf_recipes.plan.measure.predictions import predict_cells
+from hf_recipes.plan.measure.scheduler import Scheduler
 
 Write = Callable[..., str]
 
@@ -27,12 +27,12 @@ Write = Callable[..., str]
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lab") / "records"
-    runner.lab(folder="recipes", output=str(folder), minutes=9, cpu=True, dry=False, say=lambda line: None)
+    runner.run_lab(folder="recipes", output=str(folder), minutes=9, cpu=True, dry=False, say=lambda line: None)
     return folder
 
 
 def test_the_tiny_matrix_runs_from_end_to_end_and_plan_is_right_to_the_byte(output: Path) -> None:
-    found = runner.read(output)
+    found = runner.read_records(output)
     assert {record["variant"] for record in found} == set(matrix.TINY_VARIANTS)
     for record in found:
         assert record["measured"]["outcome"] == "finished" and record["predicted"]["verdict"] == "fits"
@@ -47,33 +47,35 @@ def test_the_next_call_goes_on_where_the_last_one_ended(output: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8")  # killed while it wrote the last one
     words = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": said.append}
-    assert runner.lab(**words, dry=True) == (0, 3)
+    assert runner.run_lab(**words, dry=True) == (0, 3)
     assert said == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
-    assert runner.lab(**words, dry=False) == (1, 0)
-    assert sorted(record["cell"] for record in runner.read(output)) == sorted(line.strip() for line in said[1:4])
+    assert runner.run_lab(**words, dry=False) == (1, 0)
+    assert sorted(record["cell"] for record in runner.read_records(output)) == sorted(
+        line.strip() for line in said[1:4]
+    )
     assert said[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
 
 
 def test_predictions_are_made_where_there_is_no_card_and_wait_for_it(output: Path, tmp_path: Path) -> None:
     said: list[str] = []
     words: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": said.append}
-    with pytest.raises(RecipeError, match="no card is called 'h10'"):
-        runner.lab(**words, output=str(tmp_path), predict="h10")
-    done, left = runner.lab(**words, output=str(tmp_path), predict="h100")
-    assert done >= 1 and done + left == len(matrix.cells("recipes", cpu=False))
+    with pytest.raises(RecipeError, match="unknown GPU 'h10'"):
+        runner.run_lab(**words, output=str(tmp_path), predict="h10")
+    done, left = runner.run_lab(**words, output=str(tmp_path), predict="h100")
+    assert done >= 1 and done + left == len(matrix.list_cells("recipes", cpu=False))
     (path,) = tmp_path.glob("*.jsonl")
     first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
     assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first["needed_bytes"] > 0
-    assert runner.read(tmp_path) == []  # a prediction is no record
-    waiting = matrix.cells("recipes", cpu=False)[:1]
-    coming = list(predictions(waiting, find("h100"), {first["cell"]: first}, 1))
+    assert runner.read_records(tmp_path) == []  # a prediction is no record
+    waiting = matrix.list_cells("recipes", cpu=False)[:1]
+    coming = list(predict_cells(waiting, find_gpu("h100"), {first["cell"]: first}, 1))
     assert coming == [(waiting[0], first)]
 
 
 def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
-    every = matrix.cells("recipes", cpu=False)
+    every = matrix.list_cells("recipes", cpu=False)
     assert len({cell.name for cell in every}) == len(every)
-    assert {cell.gib for cell in every} == {None, *matrix.CARDS_GIB}
+    assert {cell.gib for cell in every} == {None, *matrix.GPU_SIZES_GIB}
     assert {cell.variant for cell in every} >= {*matrix.VARIANTS, *matrix.SFT_VARIANTS, "micro-batch x2"}
     assert [cell.variant for cell in every[:5]] == ["as it is"] * 5  # the recipe itself, whole and on each size
     # What differs in its schedule alone is measured once.
@@ -96,7 +98,7 @@ def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> 
 
         return measured
 
-    room = SideBySide(0)
+    room = Scheduler(0)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     room.room, room.start = 20 * 2**30, lambda: subprocess.Popen([sys.executable, "-c", ""], **pipes)
     found = []
@@ -129,7 +131,7 @@ def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:
     assert runner.errors([good, bad, refused]) == [pytest.approx(-0.1)]
     assert runner.false_fits([good, bad, refused]) == ["b"]
     assert runner.summary([good, bad]).endswith("called fits and out of memory: b")
-    assert runner.told(bad) == "plan said fits; it ended: out of memory"
+    assert runner.describe_record(bad) == "plan said fits; it ended: out of memory"
 
 
 def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
@@ -158,11 +160,11 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5000, 10000))
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": 0})
     monkeypatch.setattr(gpu, "this_device", lambda: Device(kind="cpu", name="CPU", bf16=True))
-    monkeypatch.setattr(gpu, "_on_the_card", lambda recipe, short: short)
+    monkeypatch.setattr(gpu, "_for_the_gpu", lambda recipe, short: short)
     real = gpu.stand_in_trainer
     monkeypatch.setattr(gpu, "stand_in_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
-    tiny = matrix.cells("recipes", cpu=True)[0].recipe
-    found = gpu.measure_on_card(tiny, None, None, 0.5)
+    tiny = matrix.list_cells("recipes", cpu=True)[0].recipe
+    found = gpu.measure_on_gpu(tiny, None, None, 0.5)
     assert found["outcome"] == "finished" and set(found["phases"]) == {"training", "saving", "evaluation"}
     assert (found["allocated_bytes"], found["context_bytes"], found["device_bytes"]) == (2048, 2952, 5000)
     assert found["micro_batches"] == 1 and 0 < found["step_seconds"] < found["seconds"]["over"]
@@ -180,5 +182,5 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
         return trainer
 
     monkeypatch.setattr(gpu, "stand_in_trainer", scarce)
-    found = gpu.measure_on_card(tiny, None, None, None)
+    found = gpu.measure_on_gpu(tiny, None, None, None)
     assert found["outcome"] == "out of memory" and found["splits"][0]["pieces"] == 2

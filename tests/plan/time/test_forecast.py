@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_recipes.catalog.gpus import GPUS
+from hf_recipes.catalog.gpus import known_gpus
 from hf_recipes.commands.plan import command
-from hf_recipes.common.text import spoken
+from hf_recipes.common.text import format_duration
 from hf_recipes.plan.time import forecast
-from hf_recipes.plan.time.efficiency import cells_of, efficiency, ratio_of
-from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline
+from hf_recipes.plan.time.efficiency import find_slowdown, measured_ratio, read_lab_timings
+from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Work
 from hf_recipes.plan.trace.trace import trace_here
 from tests.support.tiny_recipes import LLAMA, tiny
 
 Write = Callable[..., str]
-CARD = GPUS["rtx-4090"]
+CARD = known_gpus()["rtx-4090"]
 LENGTHS = Lengths(rows=100, eval_rows=10, longest=32, tokens=1600, cut=0, rows_by_length=((8, 50), (24, 49), (32, 1)))
 
 
@@ -34,11 +34,13 @@ def test_a_roofline_takes_arithmetic_and_traffic_or_the_machine_that_launches() 
     card = replace(CARD, bandwidth=1e9, half_flops=1e12, fp32_flops=1e11)
     work = Work(flops=3 * 10**12, bytes_moved=5 * 10**9, kernels=1000, half_flops=2 * 10**12, matmul_bytes=10**9)
     # 2 s of half products and 10 s of fp32 ones (their traffic of 1 s hides behind), 4 s of traffic
-    assert roofline(work, card) == pytest.approx(2 + 10 + 4)
-    assert roofline(work, card, share=0.5) == pytest.approx(8)
-    assert roofline(replace(work, kernels=10**6), card, share=0.5) == 10**6 * HOST_SECONDS  # shorter rows, no fewer
-    assert roofline(work, replace(card, half_flops=None)) is None
-    assert roofline(work, replace(card, bandwidth=None)) is None
+    assert roofline_seconds(work, card) == pytest.approx(2 + 10 + 4)
+    assert roofline_seconds(work, card, share=0.5) == pytest.approx(8)
+    assert (
+        roofline_seconds(replace(work, kernels=10**6), card, share=0.5) == 10**6 * HOST_SECONDS
+    )  # shorter rows, no fewer
+    assert roofline_seconds(work, replace(card, half_flops=None)) is None
+    assert roofline_seconds(work, replace(card, bandwidth=None)) is None
 
 
 def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
@@ -76,44 +78,44 @@ def test_steps_are_counted_as_the_trainer_counts_them(words: dict, tmp_path: Pat
 def test_padded_batches_count_their_mean_longest_row_and_blocks_the_whole(seen) -> None:
     recipe = tiny("chat", LLAMA, sft=True, packing=False)
     padded = replace(seen, micro_batch=1, length=32)
-    share, notes = forecast._filled(recipe, padded, LENGTHS)
+    share, notes = forecast._filled_share(recipe, padded, LENGTHS)
     assert share == pytest.approx((8 * 0.5 + 24 * 0.49 + 32 * 0.01) / 32) and notes == []
-    assert forecast._filled(recipe, replace(padded, micro_batch=64), LENGTHS)[0] > 0.75
-    assert forecast._filled(tiny("causal-lm", LLAMA), seen, LENGTHS) == (1.0, [])
-    assert forecast._filled(recipe, padded, None) == (1.0, ["every row counted as the longest"])
+    assert forecast._filled_share(recipe, replace(padded, micro_batch=64), LENGTHS)[0] > 0.75
+    assert forecast._filled_share(tiny("causal-lm", LLAMA), seen, LENGTHS) == (1.0, [])
+    assert forecast._filled_share(recipe, padded, None) == (1.0, ["every row counted as the longest"])
 
 
 def test_without_records_it_says_guess_and_records_of_the_card_narrow_it(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
-    guess = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS)
+    guess = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
     assert guess.basis == "a roofline guess: no record of such a card"
     kept = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
     mine = {**kept, "device": {"name": CARD.title, "capability": [8, 9]}}
-    narrow = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[mine, mine])
+    narrow = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS, records=[mine, mine])
     assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this card"
     assert narrow.high / narrow.low < guess.high / guess.low
     other = {**kept, "device": {"name": "Another", "capability": [8, 6]}}
-    kin = forecast.forecast(recipe, seen, CARD, lengths=LENGTHS, records=[other])
+    kin = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS, records=[other])
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
     older = {**mine, "forecast": {**kept["forecast"], "formula": 1}}
     for strange in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
-        assert efficiency(CARD, [strange])[2].startswith("a roofline guess")
+        assert find_slowdown(CARD, [strange])[2].startswith("a roofline guess")
 
 
 def test_the_labs_cells_teach_the_card_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
-    cells, card = cells_of(path), GPUS["h100"]
+    cells, card = read_lab_timings(path), known_gpus()["h100"]
     assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {card.title}
-    low, high, basis = efficiency(card, cells)
+    low, high, basis = find_slowdown(card, cells)
     assert basis == f"from {len(cells)} records of this card" and high / low < 3
     inside = 0
     for index, cell in enumerate(cells):
-        low, high, _ = efficiency(card, [*cells[:index], *cells[index + 1 :]])
-        inside += low <= ratio_of(cell) <= high
+        low, high, _ = find_slowdown(card, [*cells[:index], *cells[index + 1 :]])
+        inside += low <= measured_ratio(cell) <= high
     assert inside >= 0.9 * len(cells)
-    assert efficiency(GPUS["h200"], cells)[2] == f"from {len(cells)} records of its generation"
+    assert find_slowdown(known_gpus()["h200"], cells)[2] == f"from {len(cells)} records of its generation"
 
 
 def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> None:
@@ -124,7 +126,7 @@ def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> Non
         if cell.get("measured", {}).get("outcome") != "finished":
             continue
         work = {name: Work(**one) for name, one in cell["predicted"]["work"].items()}
-        if roofline(work["micro-batch"], GPUS["h100"]) == work["micro-batch"].kernels * HOST_SECONDS:
+        if roofline_seconds(work["micro-batch"], known_gpus()["h100"]) == work["micro-batch"].kernels * HOST_SECONDS:
             operations = cell["measured"]["micro_batches"] * work["micro-batch"].kernels + work["optimizer"].kernels
             took = 1e6 * cell["measured"]["step_seconds"] / operations
             found[cell["recipe"]] = min(took, found.get(cell["recipe"], took))
@@ -133,11 +135,11 @@ def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> Non
 
 def test_what_cannot_be_foretold_is_said(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
-    assert forecast.forecast(recipe, seen, CARD) == (
+    assert forecast.forecast_time(recipe, seen, CARD) == (
         "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
     )
     bare = replace(CARD, half_flops=None)
-    assert forecast.forecast(recipe, seen, bare, lengths=LENGTHS) == (
+    assert forecast.forecast_time(recipe, seen, bare, lengths=LENGTHS) == (
         "time: not forecast, since rtx-4090's rates have no source here"
     )
 
@@ -146,10 +148,10 @@ def test_the_words_and_the_price() -> None:
     found = forecast.Forecast(
         low=9600, high=12600, step_seconds=8.0, steps=1200, epochs=3.0, parts={}, basis="from 2 records of this card"
     )
-    assert forecast.line(found, 1.5) == (
+    assert forecast.format_forecast(found, 1.5) == (
         "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; from 2 records of this card); costs 4.00 to 5.25"
     )
-    assert [spoken(s) for s in (38.2, 61, 3599, 7_236_000)] == ["38 s", "1 min", "1 h 0 min", "2,010 h 0 min"]
+    assert [format_duration(s) for s in (38.2, 61, 3599, 7_236_000)] == ["38 s", "1 min", "1 h 0 min", "2,010 h 0 min"]
     assert forecast.as_json(found, 1.5)["cost"] == [4.0, 5.25]
 
 
@@ -160,8 +162,8 @@ def test_plan_prints_it_and_a_run_keeps_what_a_step_took(write_recipe: Write, fo
         "TrainingArguments: {output_dir: out, max_steps: 50, bf16: true}\n"
     )
     path = write_recipe(text)
-    said = command(path, (), gpu="rtx-4090", price=1.0)[0][-1]
-    assert said.startswith("  time: ") and "in all (50 steps; a roofline guess" in said and "; costs " in said
+    line = command(path, (), gpu="rtx-4090", price=1.0)[0][-1]
+    assert line.startswith("  time: ") and "in all (50 steps; a roofline guess" in line and "; costs " in line
     from hf_recipes.pipeline.run import run
 
     record = json.loads(
@@ -173,8 +175,8 @@ def test_plan_prints_it_and_a_run_keeps_what_a_step_took(write_recipe: Write, fo
 def test_the_clock_says_what_is_left_once_and_again_when_it_changes() -> None:
     from hf_recipes.training.step_timer import FIRST_WORD, WARM_UP, StepClock
 
-    said: list[str] = []
-    clock = StepClock(said.append, (30.0, 60.0))
+    lines: list[str] = []
+    clock = StepClock(lines.append, (30.0, 60.0))
     state = SimpleNamespace(max_steps=100_000, global_step=0, is_world_process_zero=True)
     for step in range(1, 61):
         state.global_step = step
@@ -182,5 +184,5 @@ def test_the_clock_says_what_is_left_once_and_again_when_it_changes() -> None:
         clock.began -= 0.1 if step <= 30 else 1.0  # as if a step had taken so long
         clock.on_step_end(None, state, None)
     assert clock.steps == 60 - WARM_UP and clock.step_seconds == pytest.approx((27 * 0.1 + 30) / 57, rel=0.01)
-    assert said[0].startswith("forecast: 2 h 47 min of training left, 0.1 s a step (plan said 30 s to 1 min in all)")
-    assert 2 < len(said) < 30 and FIRST_WORD == 20
+    assert lines[0].startswith("forecast: 2 h 47 min of training left, 0.1 s a step (plan said 30 s to 1 min in all)")
+    assert 2 < len(lines) < 30 and FIRST_WORD == 20

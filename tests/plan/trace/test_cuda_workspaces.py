@@ -53,7 +53,7 @@ def test_the_context_of_a_hopper_card_is_what_its_cells_had(root: Path) -> None:
     ("rows", "outputs", "size"),
     [(16 * 256, 640, 20_971_520), (16 * 4 * 256, 256, 33_554_432), (16 * 256, 256, 8_388_608), (64, 640, 0)],
 )
-def test_a_sum_over_rows_takes_what_gemmas_norms_took_on_the_card(rows: int, outputs: int, size: int) -> None:
+def test_a_sum_over_rows_takes_what_gemmas_norms_took_for_the_gpu(rows: int, outputs: int, size: int) -> None:
     assert reduction(rows * outputs, outputs, (9, 0)) == size
     workspaces = CudaWorkspaces((9, 0))
     gradient = torch.empty(rows, outputs, device="meta")

@@ -7,10 +7,20 @@ import inspect
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan import reserved
+from hf_recipes.plan import replay_trace
 from hf_recipes.plan.trace import trace
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE
-from hf_recipes.plan.trace.field_effects import COUNTED, KEPT, LORA, NOTHING, REFUSED, SFT, TABLES, TRAINING, refusals
+from hf_recipes.plan.trace.field_effects import (
+    COUNTED,
+    LORA,
+    NO_EFFECT,
+    REFUSED,
+    SFT,
+    TABLES,
+    TRAINING,
+    UNCHANGED,
+    find_refusals,
+)
 from hf_recipes.plan.trace.trace import trace_here
 from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
@@ -56,9 +66,9 @@ def test_every_field_of_the_installed_class_stands_in_the_table_once_and_no_stal
     assert fields - set(table) == set()
     assert {name for name in set(table) - fields if not table[name].newer} == set()
     for name, effect in table.items():
-        assert effect.kind in (COUNTED, NOTHING, REFUSED)
+        assert effect.kind in (COUNTED, NO_EFFECT, REFUSED)
         assert effect.kind != REFUSED or (effect.why and effect.fix), name
-        assert effect.traced == KEPT or effect.kind != COUNTED or effect.why or effect.mark, name
+        assert effect.traced == UNCHANGED or effect.kind != COUNTED or effect.why or effect.estimate, name
 
 
 # One value that is not the default, for each field without effect: all of them together leave the trace as it was.
@@ -158,14 +168,14 @@ POSSIBLE = {
 
 
 def test_fields_without_effect_leave_the_trace_to_the_byte_all_of_them_together(plain):
-    named = {name for name, effect in TRAINING.items() if effect.kind == NOTHING}
+    named = {name for name, effect in TRAINING.items() if effect.kind == NO_EFFECT}
     assert set(WITHOUT_EFFECT) == named
     found = traced(**WITHOUT_EFFECT)
     assert found.events == plain.events and found.estimate == ()
 
 
 def test_what_the_short_run_leaves_out_would_change_nothing_where_a_cpu_can_try_it(plain, monkeypatch):
-    kept = {name: dataclasses.replace(TRAINING[name], traced=KEPT) for name in POSSIBLE}
+    kept = {name: dataclasses.replace(TRAINING[name], traced=UNCHANGED) for name in POSSIBLE}
     monkeypatch.setitem(TABLES, "TrainingArguments", {**TRAINING, **kept})
     assert traced(**POSSIBLE).events == plain.events
 
@@ -247,7 +257,7 @@ def test_counted_fields_of_sftconfig_and_lora_change_what_is_traced(plain_sft, p
         without = traced(config=config, sections={"LoraConfig": {"r": 4}})
         assert traced(config=config, sections={"LoraConfig": {"r": 4, **words}}).events != without.events, words
     for name, value in {"lora_alpha": 32, "use_rslora": True, "alpha_pattern": {"q_proj": 4}}.items():
-        assert LORA[name].kind == NOTHING
+        assert LORA[name].kind == NO_EFFECT
         assert traced(sections={"LoraConfig": {"r": 4, name: value}}).events == plain_lora.events, name
 
 
@@ -264,7 +274,7 @@ def test_sft_words_without_effect_leave_the_trace(plain_sft):
         "assistant_only_loss": True,
         "model_init_kwargs": {"dtype": "bfloat16"},
     }
-    assert {SFT[name].kind for name in words} == {NOTHING}
+    assert {SFT[name].kind for name in words} == {NO_EFFECT}
     assert traced(sft=True, packing=True, **words).events == plain_sft.events
 
 
@@ -277,10 +287,12 @@ def test_what_plan_cannot_follow_is_refused_by_name_with_its_line_and_a_mend():
             sft = section == "SFTConfig"
             recipe = tiny("causal-lm", NARROW, sft=sft, sections={} if sft else {section: {name: value}})
             recipe = recipe.with_values({f"{section}.{name}": value}, "tiny.yaml:9")
-            found = [error for error in refusals(recipe) if error.message.startswith(f"plan cannot follow {name}: ")]
+            found = [
+                error for error in find_refusals(recipe) if error.message.startswith(f"plan cannot follow {name}: ")
+            ]
             assert [(error.location, error.fix) for error in found] == [("tiny.yaml:9", effect.fix)], name
             recipe = recipe.with_values({f"{section}.{name}": effect.fine[0]}, "tiny.yaml:9")
-            assert [error for error in refusals(recipe) if f" {name}: " in error.message] == []
+            assert [error for error in find_refusals(recipe) if f" {name}: " in error.message] == []
     with pytest.raises(RecipeError) as caught:
         traced(debug="underflow_overflow")
     assert str(caught.value) == (
@@ -315,7 +327,7 @@ def test_the_cache_is_emptied_where_the_recipe_says_so_and_the_allocator_gives_b
     found = traced(torch_empty_cache_steps=1)
     assert found.events.count(EMPTY_CACHE) == 2 and EMPTY_CACHE not in plain.events
     assert found.allocated == plain.allocated
-    assert reserved(found).peak <= reserved(plain).peak
+    assert replay_trace(found).peak <= replay_trace(plain).peak
     every = traced(torch_empty_cache_steps=4, gradient_accumulation_steps=2)
     assert every.events.count(EMPTY_CACHE) == 2  # both micro-batches of step 0
 
