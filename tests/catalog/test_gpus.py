@@ -105,7 +105,8 @@ def test_what_is_no_amount_of_memory_says_how_to_write_one(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
     assert str(caught.value) == (
-        f"argument '--memory': {text!r} is not an amount of memory; write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
+        f"argument '--memory': {text!r} is not an amount of memory; "
+        "write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
     )
 
 
