@@ -1,4 +1,4 @@
-"""The lab's cells on a whole card: each recipe as its record has it, planned again by the code as it is now."""
+"""The lab's cells on a whole GPU: each recipe as its record has it, planned again by the code as it is now."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAUGHT = (
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Cells that ended, each recipe's on the whole card."""
+    """Cells that ended, each recipe's on the whole GPU."""
     for path in sorted(FOLDER.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             cell = json.loads(line)

@@ -1,4 +1,7 @@
-"""The verb `plan`: its words to a plan, and the plan to lines or JSON. Light."""
+"""The command `plan`: its arguments to a plan, and the plan to lines or JSON.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError
 from hf_recipes.plan.fit import advice, show, write_recipe
 from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
@@ -43,9 +46,9 @@ def command(
 ) -> tuple[list[str], bool]:
     """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
     if cpu and (gpu is not None or memory is not None or capability is not None):
-        raise RecipeError.at("argument '--cpu'", "--cpu and a card are two devices", "keep one of them")
+        raise PlanError.at("argument '--cpu'", "--cpu and a GPU are two devices", "give one of them")
     if write is not None and not search:
-        raise RecipeError.at("argument '--write'", "it writes what --search recommends", "add --search")
+        raise PlanError.at("argument '--write'", "it writes what --search recommends", "add --search")
     device = cpu_as_gpu() if cpu else choose_gpu(gpu, memory, capability)
     recipe = read_recipe(path, overrides)
     if smoke:
@@ -76,13 +79,13 @@ def command(
         records=read_timed_records(),
     )
     if as_json:
-        found_json = _as_json(found, changes)
+        result = _as_json(found, changes)
         if measured is not None:
-            found_json["measured"] = {**measured["measured"], "record": str(_write_record(measured))}
-        found_json["forecast"] = forecast.as_json(timed, price)
+            result["measured"] = {**measured["measured"], "record": str(_write_record(measured))}
+        result["forecast"] = forecast.as_json(timed, price)
         if frontier_found is not None:
-            found_json["search"] = frontier.as_json(frontier_found)
-        return [json.dumps(found_json, indent=1)], fits
+            result["search"] = frontier.as_json(frontier_found)
+        return [json.dumps(result, indent=1)], fits
     if measured is not None:
         written += [f"  measured: {_describe_measured(measured)}", f"  written: {_write_record(measured)}"]
     searched = [] if frontier_found is None else frontier.format_frontier(frontier_found)
@@ -90,7 +93,7 @@ def command(
 
 
 def _measured(found: Plan) -> dict[str, Any]:
-    """The steps for real, beside the prediction. Raises RecipeError where there is no card."""
+    """The steps for real, beside the prediction. Raises PlanError where there is no GPU."""
     from hf_recipes.plan.measure.runner import measured_record
     from hf_recipes.plan.measure.worker import measure_recipe
 
@@ -115,35 +118,33 @@ def _write_record(record: Mapping[str, Any]) -> Path:
 
 
 def _write(source: str, target: str, overrides: Sequence[str], found: frontier.Frontier, planned: Plan) -> str:
-    """The recommended recipe as a file. Raises RecipeError where there is none."""
+    """The recommended recipe as a file. Raises PlanError where there is none."""
     point = found.chosen
     if point is None:
-        raise RecipeError.at("argument '--write'", "there is nothing to write: no point fits")
+        raise PlanError.at("argument '--write'", "there is nothing to write: no point fits")
     if overrides:
-        raise RecipeError.at(
+        raise PlanError.at(
             "argument '--write'", "overrides are not in the file that is written", "put them into the recipe"
         )
     eval_batch = planned.fit.trace.eval_batch
-    words = frontier.override_values(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
-    return write_recipe.write_recipe(source, target, words)
+    values = frontier.override_values(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
+    return write_recipe.write_recipe(source, target, values)
 
 
 def _lines(found: Plan, changes: advice.Advice | None) -> list[str]:
-    found_json = show.format_plan(found.fit)
-    found_json += [f"  {found.length_note}"] if found.length_note else []
-    return found_json if changes is None else [*found_json, *advice.format_advice(changes, found.fit)]
+    result = show.format_plan(found.fit)
+    result += [f"  {found.length_note}"] if found.length_note else []
+    return result if changes is None else [*result, *advice.format_advice(changes, found.fit)]
 
 
 def _as_json(found: Plan, changes: advice.Advice | None) -> dict[str, object]:
-    found_json = {**show.as_json(found.fit), "length_note": found.length_note}
-    return found_json if changes is None else {**found_json, "changes": advice.as_json(changes)}
+    result = {**show.as_json(found.fit), "length_note": found.length_note}
+    return result if changes is None else {**result, "changes": advice.as_json(changes)}
 
 
 def write_text(path: str, text: str, where: str) -> None:
-    """Writes a file that the user named. Raises RecipeError where it cannot be written."""
+    """Writes a file that the user named. Raises PlanError where it cannot be written."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise RecipeError.at(
-            where, f"{path!r} cannot be written ({problem.strerror})", "choose another place"
-        ) from None
+        raise PlanError.at(where, f"{path!r} cannot be written ({problem.strerror})", "choose another path") from None

@@ -1,4 +1,4 @@
-"""The table of cards: what a user types, what the driver says, and amounts of memory as they are written."""
+"""The table of GPUs: what a user types, what the driver says, and amounts of memory as they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hf_recipes.errors import RecipeError
 CUDA = [gpu for gpu in known_gpus().values() if not gpu.unified]
 
 
-def test_a_card_is_called_full_before_its_sold_size_is() -> None:
+def test_a_gpu_is_called_full_before_its_sold_size_is() -> None:
     """24 GB are sold with an A10G and 22 GiB seen by torch: by the sold size, too much would be called "fits"."""
     assert usable_bytes(find_gpu("a10g")) < 22 * GIB
     for gpu in CUDA:
@@ -19,7 +19,7 @@ def test_a_card_is_called_full_before_its_sold_size_is() -> None:
         assert usable_bytes(gpu) <= gpu.visible_bytes - CONTEXT_BYTES, gpu.name
 
 
-def test_an_assumed_size_is_never_more_than_the_card_that_it_is_taken_from() -> None:
+def test_an_assumed_size_is_never_more_than_the_gpu_that_it_is_taken_from() -> None:
     for gpu in CUDA:
         _, _, name = gpu.visible_source.partition("assumed as of ")
         twin = known_gpus().get(name.split(";")[0].split(",")[0].strip())
@@ -27,7 +27,7 @@ def test_an_assumed_size_is_never_more_than_the_card_that_it_is_taken_from() -> 
             assert gpu.seen_bytes <= twin.seen_bytes, gpu.name
 
 
-def test_the_cards_of_the_guides_are_there() -> None:
+def test_the_gpus_of_the_guides_are_there() -> None:
     geforce = "rtx-3060 rtx-3060-8gb rtx-3070 rtx-3090 rtx-4070-laptop rtx-4070 rtx-4080 rtx-4090"
     for name in f"{geforce} a4000 a5000 a10g t4 a100-40gb a100-80gb m3-18gb h100 h200".split():
         assert find_gpu(name.upper()).source
@@ -35,7 +35,7 @@ def test_the_cards_of_the_guides_are_there() -> None:
 
 @pytest.mark.parametrize("gpu", [gpu for gpu in CUDA if gpu.half_flops and gpu.tf32_flops], ids=lambda gpu: gpu.name)
 def test_rates_are_dense_and_accumulate_in_fp32(gpu) -> None:
-    """GeForce: 2 to 1 over fp32; workstation cards 4 to 1; tf32 is half of half precision everywhere. A rate with
+    """GeForce: 2 to 1 over fp32; workstation GPUs 4 to 1; tf32 is half of half precision everywhere. A rate with
     sparsity, or one that accumulates in fp16, would be twice that."""
     assert gpu.half_flops / gpu.tf32_flops == pytest.approx(2, rel=0.02)
     if "GeForce" in gpu.title:
@@ -44,7 +44,7 @@ def test_rates_are_dense_and_accumulate_in_fp32(gpu) -> None:
         assert gpu.half_flops / gpu.fp32_flops == pytest.approx(4, rel=0.02)
 
 
-def test_no_card_before_ampere_computes_in_bf16() -> None:
+def test_no_gpu_before_ampere_computes_in_bf16() -> None:
     assert {gpu.name for gpu in known_gpus().values() if not gpu.bf16} == {
         "rtx-2080-ti",
         "t4",
@@ -76,12 +76,12 @@ def test_no_card_before_ampere_computes_in_bf16() -> None:
         ("NVIDIA GeForce RTX 3060", 6 * GIB, None),
     ],
 )
-def test_the_present_card_is_recognised_by_its_whole_name_and_its_memory(driver_name, memory, name) -> None:
+def test_the_present_gpu_is_recognised_by_its_whole_name_and_its_memory(driver_name, memory, name) -> None:
     assert recognise_gpu(driver_name, memory) is (known_gpus()[name] if name else None)
 
 
 @pytest.mark.parametrize("gpu", CUDA, ids=lambda gpu: gpu.name)
-def test_every_card_is_recognised_as_itself(gpu) -> None:
+def test_every_gpu_is_recognised_as_itself(gpu) -> None:
     assert recognise_gpu(gpu.title, gpu.visible_bytes) is gpu
 
 
@@ -118,7 +118,7 @@ def test_zero_is_no_memory_at_all(text) -> None:
 
 
 @pytest.mark.parametrize("text", ["99999999GiB", "9" * 400 + "GiB", "9" * 9000 + "GB"])
-def test_more_memory_than_any_card_has_is_refused(text) -> None:
+def test_more_memory_than_any_gpu_has_is_refused(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
     assert str(caught.value) == (

@@ -57,20 +57,25 @@ def tiny(
     sft: bool = False,
     model: dict[str, Any] | None = None,
     sections: dict[str, Any] | None = None,
-    **words: Any,
+    **arguments: Any,
 ) -> Recipe:
     """A recipe of four rows of 32 tokens; `words` go into the trainer's section."""
-    words = {"output_dir": "runs/tiny", "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, **words}
+    arguments = {
+        "output_dir": "runs/tiny",
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        **arguments,
+    }
     dataset: dict[str, Any] = {"path": "generated"}
     if sft:
-        words.setdefault("max_length", LENGTH)
+        arguments.setdefault("max_length", LENGTH)
     else:
         dataset["max_length"] = LENGTH
     named = {
         "task": task,
         "model": {"config": config, **(model or {})},
         "dataset": dataset,
-        "SFTConfig" if sft else "TrainingArguments": words,
+        "SFTConfig" if sft else "TrainingArguments": arguments,
         **(sections or {}),
     }
     return Recipe(path="tiny.yaml", sections=named, locations={})

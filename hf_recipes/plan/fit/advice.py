@@ -1,8 +1,10 @@
-"""If it does not fit: the cheapest changes that make it fit, each verified by a trace, with what it costs. Light.
+"""If it does not fit: the cheapest changes that make it fit, each verified by a trace, with what it costs.
+
+Imports neither torch nor transformers.
 
 Candidates come in tiers: the same result, more time, slightly other rounding, another result; then two and three
-together. Two are traced at a time, those first that may fit by a guess; within a tier the one that leaves the run
-closest to what was asked comes first.
+combined. Two are traced at a time, those first that may fit by a guess; within a tier the change that is closest to
+the recipe comes first.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def explain_no_fit(fit: Fit) -> str:
     fixed = sum(fit.trace.parts.get(part, 0) for part in ("weights", "gradients", "optimizer"))
     weights = fit.trace.parts.get("weights", 0)
     if weights > fit.usable:
-        return f"the weights alone take {weights / 2**30:.2f} GiB, more than the card has"
+        return f"the weights alone take {weights / 2**30:.2f} GiB, more than the GPU has"
     return f"weights, gradients and optimizer take {fixed / 2**30:.2f} GiB before the first row"
 
 

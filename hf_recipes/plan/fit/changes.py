@@ -1,6 +1,7 @@
-"""Changes that may make a recipe fit, with what each costs and a guess of what it leaves. Light; traces nothing.
+"""Changes that may make a recipe fit, with what each costs and a guess of what it leaves. Traces nothing; imports
+neither torch nor transformers.
 
-Tiers: the same result, more time, slightly other rounding, another result; then two and three together.
+Tiers: the same result, more time, slightly other rounding, another result; then two and three combined.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hf_recipes.recipe.schema.installed import checkpointing_word
 
 BATCH = frozenset({"batch"})
 RECOMPUTED = 0.4  # of the bytes that are no weights or states: a guess of what checkpointing leaves
-QUANTISED = 0.35  # of 16-bit weights: nf4, with embeddings and norms that stay
+QUANTIZED = 0.35  # of 16-bit weights: nf4, with embeddings and norms that stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,10 @@ class Option:
     values: Mapping[str, Any]
     what: str
     cost: str
-    least_bytes: float = 0.0  # bytes that stand whatever the batch: no trace is spent on what cannot fit
-    fixed: float = 0.0  # bytes of weights, gradients and optimizer, as far as they can be told without a trace
+    least_bytes: float = 0.0  # bytes that no batch changes: no trace is spent on what cannot fit
+    fixed: float = 0.0  # bytes of weights, gradients and optimizer, as far as they are known without a trace
     variable: float = 1.0  # of the recipe's other bytes: what may fit by this guess is traced first
-    kinds: frozenset[str] = frozenset()  # what it changes: together with more where it fits alone, it says nothing
+    kinds: frozenset[str] = frozenset()  # what it changes; combined with more it is left out where it fits alone
 
 
 def single_changes(fit: Fit, probe: Fit | None) -> Iterator[Option]:
@@ -41,7 +42,7 @@ def single_changes(fit: Fit, probe: Fit | None) -> Iterator[Option]:
 
 
 def combined_changes(fit: Fit, probe: Fit | None) -> Iterator[Option]:
-    """The smallest batch with one, then two, of the later tiers; at last with an adapter on quantised weights."""
+    """The smallest batch with one, then two, of the later tiers; last with an adapter on quantized weights."""
     small = next(iter(batches(fit, (1,), probe)), None)
     base = [small] if small is not None else []
     time_ = list(more_time(fit))
@@ -107,11 +108,11 @@ def batches(fit: Fit, sizes: tuple[int, ...], probe: Fit | None = None) -> Itera
 
 def _variable_share(size: int, fit: Fit, probe: Fit | None) -> float:
     """What a smaller batch leaves of the bytes that are no weights or states: affine in the rows, by the probe."""
-    whole, rows = fit.trace.allocated - fixed_bytes(fit), fit.trace.micro_batch
-    if probe is None or whole <= 0 or rows <= 1:
+    variable_bytes, rows = fit.trace.allocated - fixed_bytes(fit), fit.trace.micro_batch
+    if probe is None or variable_bytes <= 0 or rows <= 1:
         return size / rows
     one = max(0.0, probe.trace.allocated - fixed_bytes(probe))
-    return min(1.0, (one + (size - 1) * (whole - one) / (rows - 1)) / whole)
+    return min(1.0, (one + (size - 1) * (variable_bytes - one) / (rows - 1)) / variable_bytes)
 
 
 def _guess_batches(fit: Fit, probe: Fit | None) -> tuple[int, ...]:
@@ -132,12 +133,12 @@ def _guess_batches(fit: Fit, probe: Fit | None) -> tuple[int, ...]:
 
 def more_time(fit: Fit) -> Iterator[Option]:
     recipe, section = fit.recipe, fit.recipe.trainer
-    word = checkpointing_word(section)
+    key = checkpointing_word(section)
     on = recipe.training.get("activation_checkpointing", recipe.training.get("gradient_checkpointing"))
     if on is None and section == "SFTConfig":
         return  # its default is on
     if not on:
-        values = {f"{section}.{word}": True}
+        values = {f"{section}.{key}": True}
         least = fixed_bytes(fit)
         yield Option(
             values=values,
@@ -155,16 +156,16 @@ def _other_rounding(fit: Fit) -> Iterator[Option]:
     section, training = recipe.trainer, recipe.training
     full = "LoraConfig" not in recipe.sections
     if not training.get("bf16") and not training.get("fp16") and section != "SFTConfig":
-        word = "bf16" if gpu.bf16 else "fp16"
-        values = {f"{section}.{word}": True}
-        cost = f"{word}'s rounding in products"
+        key = "bf16" if gpu.bf16 else "fp16"
+        values = {f"{section}.{key}": True}
+        cost = f"{key}'s rounding in products"
         kinds = frozenset({"autocast"})
-        yield Option(values=values, what=f"{word} autocast", cost=cost, least_bytes=fixed_bytes(fit), kinds=kinds)
+        yield Option(values=values, what=f"{key} autocast", cost=cost, least_bytes=fixed_bytes(fit), kinds=kinds)
     optim = str(training.get("optim", "adamw_torch_fused"))
     if full and "8bit" not in optim and "bnb" not in optim and optim.startswith("adamw"):
         for name in ("adamw_bnb_8bit", "paged_adamw_8bit"):
             cost = "the rounding of 8-bit states" + (
-                ", and copies to the host when the card is full" * ("paged" in name)
+                ", and copies to the host when the GPU is full" * ("paged" in name)
             )
             least = fixed_bytes(fit, optimizer=0.0 if name.startswith("paged") else 0.25)
             named = {f"{section}.optim": name}
@@ -211,9 +212,9 @@ def _other_result(fit: Fit) -> Iterator[Option]:
             what = "LoRA instead of training all weights"
             kinds = frozenset({"adapter"})
             yield Option(values=adapter, what=what, cost=cost, least_bytes=least, fixed=least, kinds=kinds)
-        adapter_values, kept = adapter, 0.0
+        adapter_values, trained = adapter, 0.0
     else:
-        adapter_values, kept = {}, 1.0
+        adapter_values, trained = {}, 1.0
     if not recipe.section("BitsAndBytesConfig") and "pretrained_model_name_or_path" in recipe.section("model"):
         compute = "bfloat16" if fit.gpu.bf16 else "float16"
         quantised = {
@@ -223,7 +224,7 @@ def _other_result(fit: Fit) -> Iterator[Option]:
             "BitsAndBytesConfig.bnb_4bit_compute_dtype": compute,
         }
         cost = "another result: frozen weights of 4 bits, {trainable}"
-        fixed = fixed_bytes(fit, optimizer=kept, gradients=kept, weights=QUANTISED)
+        fixed = fixed_bytes(fit, optimizer=trained, gradients=trained, weights=QUANTIZED)
         kinds = frozenset({"adapter"})
         yield Option(values={**adapter_values, **quantised}, what="QLoRA", cost=cost, fixed=fixed, kinds=kinds)
 

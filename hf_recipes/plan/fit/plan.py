@@ -1,4 +1,7 @@
-"""`hf-recipes plan`, top to bottom: recipe and card to a verdict, with the length that the recipe's data has. Light."""
+"""`hf-recipes plan`, top to bottom: recipe and GPU to a verdict, with the length of the recipe's data.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.device import Device
+from hf_recipes.common.text import format_bytes
 from hf_recipes.data.load import file_names
 from hf_recipes.data.splits import FILE_BUILDERS, file_errors
 from hf_recipes.errors import RecipeError
@@ -19,12 +23,12 @@ from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.rules.device import gpu_errors
 
-READ_BYTES = 64 * 2**20  # local data up to this size is read without being asked: some seconds
+READ_BYTES = 64 * 2**20  # local data up to this size is read without --read-data: some seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What plan found. `lengths`: None where the data was not read, which `length_note` then says."""
+    """A recipe planned. `lengths`: None where the data was not read; `length_note` then says why."""
 
     fit: Fit
     lengths: Lengths | None
@@ -40,10 +44,10 @@ def plan_recipe(
     usable: int | None = None,
     layout: Layout = SINGLE,
 ) -> Plan:
-    """The verdict of a recipe on a card. Raises RecipeError for what `run` or the tracer refuses.
+    """The verdict of a recipe on a GPU. Raises RecipeError for what `run` or the tracer refuses.
 
     length: tokens of the longest row, else the longest that the data has; read_data: None reads what is local and
-    small, False nothing, True whatever its size; usable: bytes of the card, where the card itself was asked.
+    small, False nothing, True whatever its size; usable: free bytes of the GPU, where its driver reports them.
     """
     lengths, note = (None, "") if read_data is False else read_lengths(recipe, insist=bool(read_data))
     if length is not None:
@@ -56,14 +60,14 @@ def plan_recipe(
 
 
 def refuse_unsupported(recipe: Recipe, gpu: Gpu) -> None:
-    """As `run` would on that card: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
+    """As `run` would on that GPU: bf16 on a T4, an 8-bit optimizer on an Apple GPU. Raises RecipeError."""
     found = gpu_errors(choose(recipe, planned_device(gpu))[0], planned_device(gpu))
     if found:
         raise RecipeError(found)
 
 
 def planned_device(gpu: Gpu) -> Device:
-    """The device that a run on this card would see."""
+    """The device that a run on this GPU would see."""
     if gpu.name == verdict.CPU:
         return Device(kind="cpu", name="CPU", bf16=True)
     if gpu.unified:
@@ -80,7 +84,7 @@ def is_limited_by_single_rows(recipe: Recipe) -> bool:
 
 
 def describe_lengths(lengths: Lengths) -> str:
-    """ "length: 61, the longest of 2,992 rows (median 14; ...)": what is read off the data, and who pays for it."""
+    """ "length: 61, the longest of 2,992 rows (median 14; ...)": what the data shows."""
     long = percentile(lengths, 0.99)
     rows = lengths.rows + lengths.eval_rows
     line = f"length: {lengths.longest} tokens, the longest of {rows:,} rows (median {percentile(lengths, 0.5)}"
@@ -101,7 +105,7 @@ def percentile(lengths: Lengths, share: float) -> int:
 
 
 def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | None, str]:
-    """The lengths of the recipe's own data, or None and why it was not read. `insist`: whatever its size, and a fault
+    """The lengths of the recipe's own data, or None and why it was not read. `insist`: whatever its size, and an error
     of the data is raised."""
     small, why = _is_readable(recipe)
     if not small and not insist:
@@ -127,5 +131,5 @@ def _is_readable(recipe: Recipe) -> tuple[bool, str]:
     files = [os.path.join(base, name) for name in file_names(recipe.get("dataset.data_files")).values()]
     size = sum(os.path.getsize(name) for name in files if os.path.isfile(name))
     if size > READ_BYTES:
-        return False, f"length: max_length, since {size / 2**20:,.0f} MiB of data are read only with --read-data"
+        return False, f"length: max_length, since {format_bytes(size)} of data are read only with --read-data"
     return True, ""

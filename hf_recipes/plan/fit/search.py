@@ -1,4 +1,4 @@
-"""`plan --search`: for each length the largest micro-batch that fits, at the recipe's effective batch. Light.
+"""`plan --search`: for each length the largest micro-batch that fits, at the recipe's effective batch.
 
 What is allocated while one module runs is affine in the rows and quadratic in the length, so few traces give the curve
 and the curve gives the points; what is reserved is not smooth, so each point that is recommended is traced and replayed
@@ -23,7 +23,7 @@ from hf_recipes.recipe.recipe import Recipe
 SECONDS = 30.0  # no traces are begun that would end later than this, as long as the last ones took
 LOCATION = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
-NEAR = 1.1  # of the usable memory: what the curve says is beyond this is not traced
+NEAR = 1.1  # of the usable memory: what the curve puts beyond this is not traced
 FEW, MANY = (
     2,
     8,
@@ -33,7 +33,7 @@ FEW, MANY = (
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One length with its largest micro-batch that fits, or, where none does, that is tight (`verdict`). `verified`: by
-    a trace of its own; else the curve's word."""
+    a trace of its own, not by the curve alone."""
 
     micro_batch: int  # 0: not even one row
     length: int
@@ -97,7 +97,7 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
 
 
 def _is_near(point: Point, fit: Fit, effective: int) -> bool:
-    """Whether the curve is not sure enough that the point does not fit: it is some percent off."""
+    """Whether the point may fit although the curve, which is some percent off, puts it beyond."""
     factor = MARGIN if point.verdict == FITS else 1.0
     return point.micro_batch <= effective and point.reserved * factor <= NEAR * fit.usable
 
@@ -247,13 +247,13 @@ def _largest_point(curve: MemoryCurve, length: int, fit: Fit, effective: int) ->
 
 
 def _predict_point(curve: MemoryCurve, fit: Fit, rows: int, length: int, verdict: str) -> Point:
-    """The curve's word on one point."""
+    """One point as the curve predicts it."""
     reserved = int(_predict_reserved(curve, rows, min(rows, fit.trace.eval_batch), length))
     return Point(micro_batch=rows, length=length, reserved=reserved, verified=False, verdict=verdict)
 
 
 def _trace_points(points: Sequence[Point], fit: Fit, curve: MemoryCurve) -> list[Point]:
-    """The points with what their traces say; one that does not fit comes back unverified with half its rows."""
+    """The points as their traces have them; one that does not fit comes back unverified with half its rows."""
     recipes = [_recipe_at(fit, point.micro_batch, point.length) for point in points]
     found = []
     for point, one in zip(points, check_fits(recipes, fit.gpu, usable=fit.usable, layout=fit.layout), strict=True):

@@ -1,4 +1,7 @@
-"""A verdict for a reader: the table with its bars, JSON for tools, an SVG for a report. Light."""
+"""A verdict for a reader: the table with its bars, JSON for tools, an SVG for a report.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,24 @@ NAMED = 3  # of the tensors that the peak is made of
 
 
 def rows(fit: Fit) -> list[tuple[str, int]]:
-    """Where the card's bytes are at the peak: the parts of what is allocated, the allocator's slack, the context, the
-    desktop's or the system's share; and what is free (negative where it does not fit). They sum to the card's memory.
+    """Where the GPU's bytes are at the peak: the parts of what is allocated, the allocator's slack, the context, the
+    desktop's or the system's share; and what is free (negative where it does not fit). They sum to the GPU's memory.
     """
     gpu, trace, reserved = fit.gpu, fit.trace, fit.reserved
     found = [(part, trace.parts.get(part, 0)) for part in (*PARTS, *(p for p in trace.parts if p not in PARTS))]
     found.append(("allocator's slack", reserved.peak - trace.allocated))
     hidden = gpu.memory_bytes - gpu.seen_bytes
-    kept = gpu.seen_bytes - fit.usable
+    overhead = gpu.seen_bytes - fit.usable
     if hidden:
         found.append(("not shown to torch", hidden))
     if gpu.name == CPU:
-        found.append(("the process itself", kept))
+        found.append(("the process itself", overhead))
     elif gpu.unified:
-        found.append(("the system's share", kept))
+        found.append(("the system's share", overhead))
     elif gpu.laptop:
-        found += [("CUDA context", kept - DESKTOP_BYTES), ("the desktop's", DESKTOP_BYTES)]
-    elif kept:
-        found.append(("CUDA context", kept))
+        found += [("CUDA context", overhead - DESKTOP_BYTES), ("the desktop's", DESKTOP_BYTES)]
+    elif overhead:
+        found.append(("CUDA context", overhead))
     found = [(name, size) for name, size in found if size]
     return [*found, ("free", fit.usable - reserved.peak)]
 
@@ -74,21 +77,21 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _describe_usable(fit: Fit) -> str:
-    """What the card's memory is less by, in words."""
+    """Why less than the GPU's memory is usable."""
     gpu = fit.gpu
     hidden = gpu.memory_bytes - gpu.seen_bytes
-    kept = gpu.seen_bytes - fit.usable
-    whole = f"{format_bytes(gpu.memory_bytes)} less"
+    overhead = gpu.seen_bytes - fit.usable
+    text = f"{format_bytes(gpu.memory_bytes)} less"
     if hidden:
-        whole += f" {format_bytes(hidden)} that the driver does not show to torch,"
+        text += f" {format_bytes(hidden)} that the driver does not show to torch,"
     if gpu.name == CPU:
-        return f"{whole} what Python with its imports takes"
+        return f"{text} what Python with its imports takes"
     if gpu.unified:
-        return f"{whole} the system's share of {UNIFIED_SHARE:.0%}"
+        return f"{text} the system's share of {UNIFIED_SHARE:.0%}"
     if gpu.laptop:
         context, desktop = format_bytes(context_bytes(gpu)), format_bytes(DESKTOP_BYTES)
-        return f"{whole} {context} of CUDA context and {desktop} of the desktop's"
-    return f"{whole} {format_bytes(kept)} of CUDA context"
+        return f"{text} {context} of CUDA context and {desktop} of the desktop's"
+    return f"{text} {format_bytes(overhead)} of CUDA context"
 
 
 def _describe_largest(fit: Fit) -> Iterator[str]:
@@ -134,7 +137,7 @@ def as_json(fit: Fit) -> dict[str, Any]:
 
 
 def svg(fit: Fit) -> str:
-    """The card as one bar from left to right, a colour a part, with a legend; a red line where the usable memory ends
+    """The GPU as one bar from left to right, a colour a part, with a legend; a red line where the usable memory ends
     if what is needed is more. Self-contained, readable in light and dark."""
     table = [(name, size) for name, size in rows(fit) if name != "free" and size > 0]
     needed = sum(size for _, size in table)

@@ -1,4 +1,7 @@
-"""Does this recipe fit that card? A trace and a card to a verdict. Light: the traces are made in children."""
+"""Does this recipe fit that GPU? A trace and a GPU to a verdict.
+
+Imports neither torch nor transformers: the traces are made in children.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, find_gpu, parse_bytes, usable_bytes
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.parallel import SINGLE, Layout, apply_layout
 from hf_recipes.plan.trace.cuda_allocator import replay_trace
 from hf_recipes.plan.trace.result import Reserved, Trace
@@ -16,7 +19,7 @@ from hf_recipes.plan.trace.worker import trace_recipe, trace_recipes
 from hf_recipes.recipe.recipe import Recipe
 
 CPU = "cpu"
-PROCESS_BYTES = 600 * 2**20  # of Python with torch, transformers and trl imported: measured, FACTS of today's stack
+PROCESS_BYTES = 600 * 2**20  # of Python with torch, transformers and trl imported: measured with transformers 5
 FITS, TIGHT, OUT = "fits", "tight", "out of memory"
 UNSURE = "cannot say"  # a closed form that would fit
 NOT_APPLE = "an Apple GPU is not modelled: CUDA's kernels stand for its own"
@@ -26,42 +29,42 @@ DEFAULT_CAPABILITY = (8, 6)
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A recipe on a card. `reserved` is the allocator's answer where it may have all that it likes."""
+    """A recipe on a GPU. `reserved` is the allocator's answer without a limit of memory."""
 
     recipe: Recipe
     gpu: Gpu
     trace: Trace
     reserved: Reserved
-    usable: int  # bytes that the allocator can have on the card
+    usable: int  # bytes that the allocator can have on the GPU
     verdict: str  # FITS, TIGHT, OUT or UNSURE
     layout: Layout = SINGLE
 
     @property
     def share(self) -> float:
-        """Of the card's usable memory."""
+        """Of the GPU's usable memory."""
         return self.reserved.peak / self.usable
 
 
 def choose_gpu(gpu: str | None, memory: str | None, capability: str | None) -> Gpu:
-    """The card that the arguments name: --gpu, or --memory with --compute-capability (8.6 if none is said)."""
+    """The GPU that the arguments name: --gpu, or --memory with --compute-capability (8.6 without it)."""
     if gpu is not None and memory is not None:
-        raise RecipeError.at("argument '--memory'", "--gpu and --memory name two cards", "keep one of them")
+        raise PlanError.at("argument '--memory'", "--gpu and --memory name two GPUs", "give one of them")
     if capability is not None and memory is None:
-        raise RecipeError.at("argument '--compute-capability'", "it goes with --memory; a card of --gpu has its own")
+        raise PlanError.at("argument '--compute-capability'", "it goes with --memory; a GPU named by --gpu has its own")
     if gpu is not None:
         return find_gpu(gpu)
     if memory is None:
-        raise RecipeError.at("hf-recipes plan", "which card?", "say --gpu rtx-3070, or --memory 8GiB")
+        raise PlanError.at("hf-recipes plan", "which GPU?", "give --gpu rtx-3070, or --memory 8GiB")
     major, _, minor = (capability or "8.6").partition(".")
     if not (major.isdigit() and minor.isdigit()):
-        raise RecipeError.at(
-            "argument '--compute-capability'", f"{capability!r} is no compute capability", "write it as 8.6"
+        raise PlanError.at(
+            "argument '--compute-capability'", f"{capability!r} is not a compute capability", "write it as 8.6"
         )
-    return custom_gpu(f"a card of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
+    return custom_gpu(f"a GPU of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
 
 
 def custom_gpu(name: str, memory_bytes: int, capability: tuple[int, int] | None, source: str) -> Gpu:
-    """A card of which nothing but its memory and its compute capability is known."""
+    """A GPU of which only its memory and its compute capability are known."""
     return Gpu(
         name=name,
         title=name,
@@ -76,14 +79,15 @@ def custom_gpu(name: str, memory_bytes: int, capability: tuple[int, int] | None,
 
 
 def cpu_as_gpu() -> Gpu:
-    """This machine's memory as a card."""
+    """This machine's memory as a GPU."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return replace(custom_gpu(CPU, total, None, "this machine"), unified=True)
 
 
 def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None, layout: Layout = SINGLE) -> Fit:
     """FITS: what the allocator reserves is there with MARGIN to spare; TIGHT: what is allocated is there, what is
-    reserved hardly or not (set expandable_segments); OUT: neither. `usable`: bytes, where the card itself was asked."""
+    reserved hardly or not (set expandable_segments); OUT: neither. `usable`: free bytes, where the driver reports
+    them."""
     if gpu.name == CPU:
         return _assess_on_cpu(recipe, trace, gpu)
     usable = usable_bytes(gpu) if usable is None else usable
@@ -101,7 +105,7 @@ def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None
 
 
 def tracer_arguments(gpu: Gpu) -> dict[str, Any]:
-    """The tracer's words for a card."""
+    """The arguments of trace_recipe that depend on the GPU."""
     return {"capability": gpu.capability or DEFAULT_CAPABILITY, "cpu": gpu.name == CPU}
 
 
@@ -124,8 +128,8 @@ def check_fit(
     layout: Layout = SINGLE,
     usable: int | None = None,
 ) -> Fit:
-    """Traces the recipe as it would train on this card, and judges it. Raises RecipeError for what `run` or the tracer
-    refuses."""
+    """Traces the recipe as it would train on this GPU, and compares it with the GPU's memory. Raises RecipeError for
+    what `run` or the tracer refuses."""
     trace = trace_recipe(recipe, length=length, micro_batch=micro_batch, **tracer_arguments(gpu))
     return assess_fit(recipe, trace, gpu, usable, layout)
 
@@ -138,7 +142,7 @@ def check_fits(
     layout: Layout = SINGLE,
     usable: int | None = None,
 ) -> list[Fit | RecipeError]:
-    """`check_fit` of each, two at a time; a refusal stands where its verdict would."""
+    """`check_fit` of each, two at a time; an error takes the place of a refused recipe's."""
     found = trace_recipes(recipes, length=length, **tracer_arguments(gpu))
     return [
         one if isinstance(one, RecipeError) else assess_fit(recipe, one, gpu, usable, layout)

@@ -1,4 +1,4 @@
-"""What plan says of each cell, before it is measured. No card is needed: `lab --predict` makes them elsewhere."""
+"""plan's prediction of each cell, before it is measured. No GPU is needed: `lab --predict` makes them elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.worker import iterate_traces
 
 TRACING = 8  # predictions made side by side at most: each takes a core and up to 3 GiB
-UNDECIDED = 1.6  # a smaller card is tried where the prediction is within this factor of its memory
+UNDECIDED = 1.6  # a smaller GPU is tried where the prediction is within this factor of its memory
 
 
 def predict_cells(
     cells: Sequence[Cell], gpu: Gpu, known: Mapping[str, dict[str, Any]], cores: int
 ) -> Generator[tuple[Cell, dict[str, Any]]]:
-    """Each cell with the record of its prediction, those that are `known` first. A record without "predicted" says why
-    there is nothing to measure: "refused" or "passed_over". `cores`: processes that trace side by side at most."""
+    """Each cell with the record of its prediction, those that are `known` first. A record without "predicted" has the
+    reason why there is nothing to measure: "refused" or "passed_over". `cores`: processes that trace side by side at
+    most."""
     for cell in cells:
         if cell.name in known:
             yield cell, known[cell.name]
@@ -49,7 +50,7 @@ def _record(cell: Cell, gpu: Gpu, trace: Trace | RecipeError) -> dict[str, Any]:
     usable = None if cell.gib is None else cell.gib * GIB
     fit = assess_fit(cell.recipe, trace, gpu, usable)
     if usable is not None and not 1 / UNDECIDED < fit.share < UNDECIDED:
-        return {**record, "passed_over": f"nobody doubts it: {fit.share:.0%} of {cell.gib} GiB"}
+        return {**record, "passed_over": f"decided by the prediction: {fit.share:.0%} of {cell.gib} GiB"}
     record |= {"date": datetime.date.today().isoformat(), "versions": versions(), "length": trace.length}
     record |= {"micro_batch": trace.micro_batch, "accumulation": trace.accumulation, "sections": cell.recipe.sections}
     needed = min(fit.reserved.peak, usable or fit.reserved.peak)

@@ -1,7 +1,7 @@
 """`hf-recipes lab`: the cells one after another, prediction first, each measured in a process of its own; records.
 
-A call ends after its minutes and the next one goes on: a cell whose record is there is passed over. Predictions are
-made ahead on the other cores; cells share the card where it has room, but those that are timed have it alone.
+A call ends after its minutes and the next one continues: a cell that has a record is left out. Predictions are made
+ahead on the other cores; cells share the GPU where it has room, but those that are timed have it alone.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, find_gpu, recognise_gpu
 from hf_recipes.common.files import put
-from hf_recipes.errors import RecipeError
+from hf_recipes.common.text import GIB, format_bytes
+from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Fit, cpu_as_gpu, custom_gpu
 from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, list_cells
-from hf_recipes.plan.measure.predictions import GIB, predict_cells, predicted, versions
+from hf_recipes.plan.measure.predictions import predict_cells, predicted, versions
 from hf_recipes.plan.measure.scheduler import Scheduler
 from hf_recipes.plan.measure.worker import Child, measure_recipe, read_gpu_facts, start_child, stop_child
 from hf_recipes.recipe.recipe import Recipe
 
 OUTPUT = "recipes/results/lab"
-PREDICTED = ".predicted"  # of the file of predictions that wait for their card
+PREDICTED = ".predicted"  # of the file of predictions that are not measured yet
 CORES = 8  # of a machine on which cells run side by side
 
 
@@ -43,8 +44,8 @@ def run_lab(
     say: Callable[[str], None],
     predict: str | None = None,
 ) -> tuple[int, int]:
-    """(cells recorded now, cells left). `predict`: the name of a card whose predictions alone are made, here. Raises
-    RecipeError where there is no card and neither `cpu` nor `predict`."""
+    """(cells recorded now, cells left). `predict`: the name of a GPU for which predictions are made here, without
+    measuring. Raises PlanError where there is no GPU and neither `cpu` nor `predict`."""
     every, target = list_cells(folder, cpu=cpu), Path(output)
     if dry:
         for path in sorted(target.glob("*.jsonl")):
@@ -93,7 +94,7 @@ def _file(target: Path, title: str, kind: str = "") -> Path:
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Takes away the half line that a killed call left."""
+    """Removes the incomplete line that a killed call left."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
         put(path, text[: text.rfind("\n") + 1])
@@ -104,7 +105,7 @@ def _recorded(path: Path) -> set[str]:
 
 
 def _present_gpu(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[Gpu, Path]:
-    """The card and its file, which begins with its calibration."""
+    """The GPU and its file, which begins with its calibration."""
     if cpu:
         return cpu_as_gpu(), _file(target, CPU)
     for path in target.glob("*.jsonl"):
@@ -114,12 +115,14 @@ def _present_gpu(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[G
     else:
         facts = {"kind": "card", "date": datetime.date.today().isoformat(), "versions": versions(), **read_gpu_facts()}
         if "name" not in facts:
-            raise RecipeError.at(
-                "hf-recipes lab", f"the card could not be calibrated: {facts.get('outcome')}", "is it free?"
+            raise PlanError.at(
+                "hf-recipes lab",
+                f"the GPU could not be calibrated: {facts.get('outcome')}",
+                "check that no other program uses it",
             )
         path = _file(target, facts["name"])
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    say(f"card: {facts['name']}, context {facts['context_bytes'] / 2**20:.0f} MiB, calibration in {path}")
+    say(f"GPU: {facts['name']}, context {format_bytes(facts['context_bytes'])}, calibration in {path}")
     known = recognise_gpu(facts["name"], facts["total_bytes"])
     capability = facts["capability"][0], facts["capability"][1]
     gpu = known or custom_gpu(facts["name"], facts["total_bytes"], capability, "the lab")
@@ -127,14 +130,15 @@ def _present_gpu(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[G
 
 
 def _name() -> str:
-    """Of the present card; "" without one, which read_gpu_facts then says."""
+    """Of the present GPU; "" without one; read_gpu_facts then raises."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
 def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, child: Child | None) -> dict[str, Any]:
-    """The record with its measurement, in a process of its own. What plan calls tight has what it then advises."""
+    """The record with its measurement, in a process of its own. What plan calls tight gets the setting that it
+    advises."""
     fraction = None if cell.gib is None else min(1.0, cell.gib * GIB / gpu.seen_bytes)
     expandable = record["predicted"]["verdict"] == TIGHT
     if expandable:
@@ -144,7 +148,7 @@ def _measured(cell: Cell, record: dict[str, Any], gpu: Gpu, seconds: float, chil
         found = measure_recipe(cell.recipe, cpu=gpu.name == CPU, fraction=fraction, seconds=seconds, child=child)
     except RecipeError as problem:
         return {**record, "refused": str(problem)}
-    if not record["alone"]:  # what the card lacked was the others', too
+    if not record["alone"]:  # the others' memory is counted in these
         found = {name: value for name, value in found.items() if name not in ("context_bytes", "device_bytes")}
     return {**record, "expandable": expandable, "measured": found}
 
@@ -167,34 +171,34 @@ def measured_record(recipe: Recipe, fit: Fit, found: Mapping[str, Any]) -> dict[
 
 def describe_record(record: Mapping[str, Any]) -> str:
     """One line: predicted beside measured."""
-    for word in ("refused", "passed_over"):
-        if word in record:
-            return f"{word.replace('_', ' ')}: {record[word]}"
-    said = record["predicted"]
+    for key in ("refused", "passed_over"):
+        if key in record:
+            return f"{key.replace('_', ' ')}: {record[key]}"
+    prediction = record["predicted"]
     if "measured" not in record:
-        return f"plan says {said['verdict']}, {said['reserved_bytes']:,} bytes reserved"
-    there = record["measured"]
-    if there.get("outcome") != "finished":
-        return f"plan said {said['verdict']}; it ended: {there.get('outcome')}"
+        return f"predicted: {prediction['verdict']}, {prediction['reserved_bytes']:,} bytes reserved"
+    measured = record["measured"]
+    if measured.get("outcome") != "finished":
+        return f"predicted: {prediction['verdict']}; measured: {measured.get('outcome')}"
     parts = []
     for name in ("allocated_bytes", "reserved_bytes"):
-        if there.get(name):
-            error = said[name] / there[name] - 1
+        if measured.get(name):
+            error = prediction[name] / measured[name] - 1
             title = name.partition("_")[0]
-            parts.append(f"{title} {said[name]:,} predicted, {there[name]:,} measured ({error:+.2%})")
-    if there.get("step_seconds"):
-        parts.append(f"{there['step_seconds']:.3g} s a step")
+            parts.append(f"{title} {prediction[name]:,} predicted, {measured[name]:,} measured ({error:+.2%})")
+    if measured.get("step_seconds"):
+        parts.append(f"{measured['step_seconds']:.3g} s a step")
     return "; ".join(parts)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The cells' records of a folder, of every card."""
+    """The cells' records of a folder, of every GPU."""
     paths = [path for path in sorted(folder.glob("*.jsonl")) if not path.stem.endswith(PREDICTED)]
     return [record for path in paths for record in _lines(path) if "cell" in record]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file."""
+    """The complete lines of a file."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
@@ -209,7 +213,7 @@ def errors(found: Iterable[Mapping[str, Any]], name: str = "reserved_bytes") -> 
 
 
 def false_fits(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Cells that were called "fits" and ran out of memory."""
+    """Cells that were predicted to fit and ran out of memory."""
     return [
         str(record["cell"])
         for record in found
@@ -227,5 +231,5 @@ def summary(found: Sequence[Mapping[str, Any]]) -> str:
             worst = f"median error {statistics.median(sizes):.2%}, worst {sizes[-1]:.2%}"
             parts.append(f"{name.partition('_')[0]}: {len(sizes)} cells, {worst}")
     wrong = false_fits(found)
-    parts.append(f"called fits and out of memory: {', '.join(wrong) if wrong else 'none'}")
+    parts.append(f"predicted to fit and out of memory: {', '.join(wrong) if wrong else 'none'}")
     return "; ".join(parts)

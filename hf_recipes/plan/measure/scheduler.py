@@ -1,4 +1,4 @@
-"""Measurements that share a card where their predicted memory leaves room: peaks are a process's own, times are not."""
+"""Measurements that share a GPU where their predicted memory leaves room: peaks are a process's own, times are not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 class Scheduler:
-    """`room`: bytes of the card; 0 where one measurement at a time is made, by a child that is started for it."""
+    """`room`: bytes of the GPU; 0 where one measurement at a time is made, by a child that is started for it."""
 
     def __init__(self, room: int) -> None:
         self.room = room

@@ -1,6 +1,7 @@
-"""How much slower than its roofline a card is: learnt from runs that kept both, and from the lab's cells. Light.
+"""How much slower than its roofline a GPU is: from runs that recorded both, and from the lab's cells.
 
-Of this card, else of its generation, else a range that says that it is a guess.
+Records of this GPU count, else those of its generation, else there is a range that is called a guess. Imports neither
+torch nor transformers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from hf_recipes.catalog.gpus import Gpu, known_gpus
 from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Work
 
-# measured / roofline where no record says better: wider than what an H100's records show (0.9 to 1.7), since other
-# cards stand in other machines
+# measured / roofline without any record: wider than what an H100's records show (0.9 to 1.7), since other GPUs stand
+# in other machines
 GUESS = (0.8, 3.0)
-SPREAD = 1.15  # a record's ratio is taken to hold within this factor for another recipe
-SAME_GENERATION = 1.3  # and for another card of its generation
+SPREAD = 1.15  # a record's ratio is assumed within this factor for another recipe
+SAME_GENERATION = 1.3  # and for another GPU of its generation
 RUNS = ("runs/*/record.json", "recipes/results/*.json")
 CELLS = "recipes/results/lab/*.jsonl"
 
@@ -26,36 +27,41 @@ Record = Mapping[str, Any]
 
 
 def find_slowdown(gpu: Gpu, records: Sequence[Record]) -> tuple[float, float, str]:
-    """(low, high) factors on the roofline, and what they rest on."""
-    card, generation = [], []
+    """(low, high) factors on the roofline, and their basis."""
+    same_gpu, generation = [], []
     for record in records:
         ratio, device = measured_ratio(record), record.get("device") or {}
         if ratio is None:
             continue
         if device.get("name") == gpu.title:
-            card.append(ratio)
+            same_gpu.append(ratio)
         elif device.get("capability") and gpu.capability and device["capability"][0] == gpu.capability[0]:
             generation.append(ratio)
-    for ratios, wide, of in ((card, SPREAD, "this card"), (generation, SPREAD * SAME_GENERATION, "its generation")):
+    for ratios, wide, of in ((same_gpu, SPREAD, "this GPU"), (generation, SPREAD * SAME_GENERATION, "its generation")):
         if ratios:
             basis = f"from {len(ratios)} record{'s' * (len(ratios) > 1)} of {of}"
             return min(ratios) / wide, max(ratios) * wide, basis
-    return *GUESS, "a roofline guess: no record of such a card"
+    return *GUESS, "a roofline guess: no record of such a GPU"
 
 
 def measured_ratio(record: Record) -> float | None:
     """Measured / roofline seconds of a step, of a record that has both by the present formula."""
-    kept = record.get("forecast")
-    if not isinstance(kept, Mapping) or kept.get("formula") != FORMULA:
+    timing = record.get("forecast")
+    if not isinstance(timing, Mapping) or timing.get("formula") != FORMULA:
         return None
-    told, truth = kept.get("step_seconds"), kept.get("measured_step_seconds")
-    if not isinstance(told, int | float) or not isinstance(truth, int | float) or told <= 0 or truth <= 0:
+    predicted, measured = timing.get("step_seconds"), timing.get("measured_step_seconds")
+    if (
+        not isinstance(predicted, int | float)
+        or not isinstance(measured, int | float)
+        or predicted <= 0
+        or measured <= 0
+    ):
         return None
-    return truth / told
+    return measured / predicted
 
 
 def read_timed_records() -> list[Record]:
-    """Records below the working directory that kept a forecast beside the truth, the lab's among them."""
+    """Records below the working directory that have a forecast and the measured time, the lab's among them."""
     found: list[Record] = []
     for pattern in RUNS:
         for path in sorted(Path().glob(pattern)):
@@ -82,12 +88,12 @@ def read_lab_timings(path: Path) -> list[Record]:
         micro_batch, update = (roofline_seconds(work[name], gpu) for name in ("micro-batch", "optimizer"))
         if micro_batch is None or update is None:
             continue
-        told = measured["micro_batches"] * micro_batch + update
-        kept = {"step_seconds": told, "measured_step_seconds": measured["step_seconds"], "formula": FORMULA}
-        record = {"forecast": kept, "device": {"name": gpu.title, "capability": gpu.capability}}
+        predicted = measured["micro_batches"] * micro_batch + update
+        timing = {"step_seconds": predicted, "measured_step_seconds": measured["step_seconds"], "formula": FORMULA}
+        record = {"forecast": timing, "device": {"name": gpu.title, "capability": gpu.capability}}
         key = cell["recipe"], cell["variant"]
         before = measured_ratio(fastest[key]) if key in fastest else None
-        if before is None or kept["measured_step_seconds"] / told < before:
+        if before is None or timing["measured_step_seconds"] / predicted < before:
             fastest[key] = record
     return list(fastest.values())
 

@@ -1,6 +1,7 @@
-"""How long will it take? The trace's work against the card's rates, widened by what records say of such cards. Light.
+"""How long will it take? The trace's work at the GPU's rates, widened by what records of such GPUs show.
 
-roofline.py gives the least time; real runs are slower, and efficiency.py has learnt by how much.
+roofline.py gives the least time; real runs are slower, and efficiency.py knows by how much. Imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Seconds of a whole run, as an interval, and what it rests on. `step_seconds` is the bare roofline of a step."""
+    """Seconds of a complete run, as an interval, and its basis. `step_seconds` is the roofline of a step alone."""
 
     low: float
     high: float
@@ -83,7 +84,7 @@ def forecast_time(
 
 
 def format_forecast(found: Forecast | str, price: float | None = None) -> str:
-    """ "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; a roofline guess, no record of such a card)"."""
+    """ "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; a roofline guess, no record of such a GPU)"."""
     if isinstance(found, str):
         return found
     span = f"{format_duration(found.low)} to {format_duration(found.high)}"
@@ -97,16 +98,14 @@ def as_json(found: Forecast | str, price: float | None = None) -> dict[str, Any]
     """For tools and the record; seconds are seconds."""
     if isinstance(found, str):
         return {"seconds": None, "why": found}
-    found_json: dict[str, Any] = {
+    result: dict[str, Any] = {
         "seconds": [found.low, found.high],
         "step_seconds": found.step_seconds,
         "formula": FORMULA,
         "steps": found.steps,
     }
-    found_json |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
-    return (
-        found_json if price is None else {**found_json, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
-    )
+    result |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
+    return result if price is None else {**result, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
 
 
 # counts -------------------------------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ def _events(training: Mapping[str, Any], what: str, steps: int) -> float:
 
 
 def _saved_bytes(trace: Trace) -> float:
-    """Weights that are trained and their optimizer's states; a whole model is saved whole."""
+    """Weights that are trained and their optimizer's states; of a model that is fully trained, all weights."""
     weights = trace.parts.get("weights", 0) * (trace.trainable / max(1, trace.parameters))
     return weights + trace.parts.get("optimizer", 0)
 

@@ -1,4 +1,4 @@
-"""A tracker's record to what a reader wants: the peak, its parts, what held it, and each phase's own peak."""
+"""From a tracker's event log: the peak, its parts, where it was reached, and each phase's own peak."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def summarize_peak(
         kind[0] += 1
         kind[1] += size_of(size)
     largest = sorted(kinds.items(), key=lambda item: -item[1][1])[:LARGEST]
-    held = storages[culprit] if culprit >= 0 else None
+    last = storages[culprit] if culprit >= 0 else None
     return PeakSummary(
         allocated=peak,
         parts=parts,
-        phase=_public(held.phase) if held else "",
-        at=f"{held.where or 'the trainer'}: {held.op}" if held else "",
+        phase=_public(last.phase) if last else "",
+        at=f"{last.where or 'the trainer'}: {last.op}" if last else "",
         phases=phases,
         modules={f"{phase} {where}": size for (phase, where), size in modules.items()},
         largest=tuple(

@@ -29,7 +29,7 @@ def read_row_lengths(recipe: Recipe) -> Lengths:
     recipe, _ = choose(recipe, Device(kind="cpu", name="CPU", bf16=True))
     config = build_config(recipe)
     splits = load_splits(recipe)
-    tokenizer = build_tokenizer(recipe, splits.train, _unsaid)
+    tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)
     recipe, length, _ = choose_length(recipe, positions, tokenizer.model_max_length)
     prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
@@ -58,5 +58,5 @@ def _counts(rows: Any) -> Counter[int]:
     return found
 
 
-def _unsaid(line: str) -> None:
-    """What building a tokenizer tells is told by the run."""
+def _ignore_line(line: str) -> None:
+    """The run prints what building a tokenizer reports."""

@@ -1,6 +1,6 @@
 """`trace_here`: the recipe's own Trainer for two optimizer steps, an evaluation batch and saving, watched.
 
-The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are held against.
+The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are compared with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError
 from hf_recipes.evaluation.scoring import Scoring
 from hf_recipes.models import build
 from hf_recipes.models.config import longest_input
@@ -41,7 +41,7 @@ from hf_recipes.training import trainer as training
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-NO_MEMORY_EFFECT = (  # choices that are made for the user and have no effect on memory: the run tells them
+NO_MEMORY_EFFECT = (  # choices that are made for the user and have no effect on memory: the run prints them
     "logging_nan_inf_filter",
     "include_num_input_tokens_seen",
     "dataloader_pin_memory",
@@ -70,8 +70,8 @@ def trace_here(
         device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
     recipe, lines = choose(recipe, device)
     config = build_config(recipe)
-    words = vocabulary_size(recipe, config)
-    tokenizer = stand_in_tokenizer(words, 2**31)
+    vocabulary = vocabulary_size(recipe, config)
+    tokenizer = stand_in_tokenizer(vocabulary, 2**31)
     recipe, length, more = traced_length(recipe, config, length)
     notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in NO_MEMORY_EFFECT]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
@@ -104,7 +104,9 @@ def trace_here(
                 notes += describe_untraced(recipe, kept)
         except UntraceableError as problem:
             what = f"plan cannot trace {problem}"
-            raise RecipeError.at(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
+            raise PlanError.at(
+                recipe.path, what, "its memory depends on data; `run --no-plan` trains without a plan"
+            ) from problem
         seconds = time.perf_counter() - began
         return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
 
@@ -115,14 +117,14 @@ def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Reci
     positions = longest_input(config)
     if length is not None:
         if positions is not None and length > positions:
-            raise RecipeError.at(recipe.path, f"{length} tokens are more than the model's {positions} positions")
+            raise PlanError.at(recipe.path, f"{length} tokens are more than the model's {positions} positions")
         if not (recipe.training.get("padding_free") and not recipe.training.get("packing")):
             recipe = recipe.with_values({dotted: length}, "plan's length")
         return recipe, length, []
     recipe, found, lines = choose_length(recipe, positions, 2**31)
     if found >= 2**31:
-        what = "no length is given, and the model's positions are no table"
-        raise RecipeError.at(recipe.path, what, f"set {dotted}, or give plan a length")
+        what = "no length is given, and the model has no limit of positions"
+        raise PlanError.at(recipe.path, what, f"set {dotted}, or give plan --length")
     return recipe, found, lines
 
 
@@ -173,7 +175,7 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
     training_step = trainer.training_step
 
     steps_left = STEPS * trainer.args.gradient_accumulation_steps
-    # The loader holds the next batch already: on a CPU it counts, on a card it is not there yet.
+    # The loader holds the next batch already: on a CPU it counts, on a GPU it is not there yet.
     next_batch_is_here = simulation.capability is None and tracker.device == "meta"
 
     def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -196,7 +198,8 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
 
 
 def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:
-    """The evaluations that the run makes, a batch of each, and saving between them. Bytes that are kept of a row."""
+    """The evaluations that the run makes, a batch of each, and saving between them. Returns the bytes that stay of a
+    row."""
     kept = 0
     with simulation, tracker, track_modules(tracker, trainer.model):
         with tracker.during("saving"):
@@ -248,7 +251,7 @@ def gather_state_dict(model: Any) -> None:
 
 
 def _blocks(model: Any) -> int:
-    """Modules of the kinds that the model says must not be split."""
+    """Modules of the kinds in the model's _no_split_modules."""
     kinds = getattr(model, "_no_split_modules", None) or ()
     return max(1, sum(type(part).__name__ in kinds for part in model.modules()))
 

@@ -5,8 +5,8 @@
     seen.events                      # (storage, +bytes | -bytes), in the order in which it happened
 
 A TorchDispatchMode sees each kernel's outputs; views and in-place results share a storage and count once. A weak
-reference on the storage's Python object, which lives as long as the C++ one, tells its death. Memory that a kernel
-takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
+reference on the storage's Python object, which lives as long as the C++ one, shows its death. Memory that a kernel
+takes for itself comes from cuda_workspaces.py; what Trainer does only on a GPU, from trainer_effects.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tupl
 
 @dataclass
 class Storage:
-    """What is known of one storage; `part` is set where it is known for certain, else account.py infers it."""
+    """What is known of one storage; `part` is set where it is known for certain, else peak.py infers it."""
 
     size: int
     phase: str
@@ -50,11 +50,11 @@ class Storage:
 
 
 class UntraceableError(Exception):
-    """An operation whose result depends on data that a meta tensor has not; the message names it."""
+    """An operation whose result depends on data, which a meta tensor does not have; the message names it."""
 
 
 class Tracker(TorchDispatchMode):
-    """Records storages on `device`. `uniform`: whether masks are all ones, which is what a meta tensor cannot tell.
+    """Records storages on `device`. `uniform`: whether masks are all ones, which a meta tensor does not know.
 
     `workspaces(operation, arguments, in_backward)` gives the bytes that its kernel holds while it runs, and those that
     stay from then on (cuBLAS's, once a thread).
@@ -117,10 +117,10 @@ class Tracker(TorchDispatchMode):
         return caller is not None and caller.f_code.co_name == "_engine_run_backward"
 
     def _accumulates(self, args: Any, result: Any) -> None:
-        """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
-        torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
-        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view has a
-        base that holds its storage."""
+        """Two gradients of one tensor are summed in place if nothing else refers to the first (can_accumulate_inplace
+        in torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
+        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view's base
+        keeps its storage."""
         first, address = args[0], result.untyped_storage()._cdata
         known = self._alive.get(first.untyped_storage()._cdata) if isinstance(first, torch.Tensor) else None
         born = self._alive.get(address)
@@ -361,5 +361,5 @@ def _bytes(value: Any) -> int:
 
 
 def _is_untraceable(problem: Exception) -> bool:
-    told = str(problem)
-    return any(word in told for word in ("eta", "ata-dependent", "data dependent", "unbacked"))
+    message = str(problem)
+    return any(word in message for word in ("eta", "ata-dependent", "data dependent", "unbacked"))

@@ -1,6 +1,6 @@
-"""What a meta tensor cannot tell, and what is answered instead: numbers on which code branches, sizes of selections.
+"""What a meta tensor does not know, and what is assumed instead: numbers on which code branches, sizes of selections.
 
-Masks are as full as the trace was told (`Tracker.uniform`), gradients are finite, every other number is 1; a selection
+Masks are all ones if `Tracker.uniform` is set, gradients are finite, every other number is 1; a selection
 by a mask has as many rows as the mask can have true places, the most that it can select.
 """
 
@@ -116,7 +116,7 @@ def _grouped(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool
     """A mixture of experts' products, which meta tensors have in bfloat16 only: one result of the groups' shape.
 
     (T, K) x (E, K, N) -> (T, N); (M, T) x (T, N), split by offsets along T -> (E, M, N); both of three dimensions: a
-    batch of products. What a card's kernel takes beside its result (rows padded a group) is not counted.
+    batch of products. What a GPU's kernel takes beside its result (rows padded a group) is not counted.
     """
     first, second = args[0], args[1]
     offsets = args[2] if len(args) > 2 else kwargs.get("offs")

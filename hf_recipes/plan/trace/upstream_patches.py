@@ -1,4 +1,4 @@
-"""What upstream must be told so that its real Trainer runs on meta tensors; all of it is taken back at the end.
+"""Patches of upstream with which its real Trainer runs on meta tensors; all are undone at the end.
 
 Each private name stands in upstream_private.py with the test that holds it.
 """
@@ -19,7 +19,7 @@ META = torch.device("meta")
 @contextmanager
 def patch_upstream_for_meta(*, cuda: bool) -> Iterator[None]:
     """Trainer, accelerate, optimizers, bitsandbytes and TRL take "meta" for their device. `cuda`: they behave as on a
-    card (foreach optimizers, TRL's Triton path); else as on a CPU."""
+    GPU (foreach optimizers, TRL's Triton path); else as on a CPU."""
     with ExitStack() as stack:
         stack.enter_context(_device())
         stack.enter_context(_optimizers(cuda))
@@ -80,7 +80,7 @@ def _optimizers(cuda: bool) -> Iterator[None]:
 
 @contextmanager
 def _fused_dropout() -> Iterator[None]:
-    """Dropout on a card is one kernel with a mask of bytes (aten/src/ATen/native/Dropout.cpp goes by the device);
+    """Dropout on a GPU is one kernel with a mask of bytes (aten/src/ATen/native/Dropout.cpp goes by the device);
     elsewhere it is made of parts, and its mask has the dtype of its input. Set where torch's own composites call it."""
     decomposed = torch.ops.aten.dropout.default.decompose
 
@@ -136,7 +136,7 @@ class _NoKernel:
 
 @contextmanager
 def _trl() -> Iterator[None]:
-    """TRL's fused head as on a card: its Triton path, without the launches."""
+    """TRL's fused head as on a GPU: its Triton path, without the launches."""
     try:
         import trl.kernels.chunked_logprob as chunked
         import trl.trainer.utils as utils

@@ -1,4 +1,5 @@
-"""`trace_recipe(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
+"""`trace_recipe(recipe, ...)`: the tracing in a child process, since it patches torch. Imports neither torch nor
+transformers.
 
 A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
 child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side
@@ -21,7 +22,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
@@ -39,10 +40,10 @@ def trace_recipe(
     capability: tuple[int, int] = (8, 6),
     cpu: bool = False,
 ) -> Trace:
-    """What two optimizer steps, an evaluation batch and saving of `recipe` hold, to the byte, without running them.
+    """Memory of two optimizer steps, an evaluation batch and saving of `recipe`, to the byte, without running them.
 
     length: tokens of the longest row, default the recipe's max_length or the model's; micro_batch: rows of one device
-    at a time, default per_device_train_batch_size; capability: the card's CUDA compute capability, which decides bf16
+    at a time, default per_device_train_batch_size; capability: the GPU's CUDA compute capability, which decides bf16
     and attention's back end; cpu: plan a run on a CPU instead. Needs no weights, no data, no network and no GPU.
     Raises RecipeError for what the run itself would refuse, and, naming the operation, for what cannot be traced.
     """
@@ -51,7 +52,7 @@ def trace_recipe(
 
 
 def trace_recipes(recipes: Sequence[Recipe], **arguments: Any) -> list[Trace | RecipeError]:
-    """`trace_recipe` of each, two at a time; a refusal stands where its trace would."""
+    """`trace_recipe` of each, two at a time; an error takes the place of a refused recipe's."""
     return list(iterate_traces(recipes, workers=max(1, min(CHILDREN, len(recipes), os.cpu_count() or 1)), **arguments))
 
 
@@ -105,7 +106,7 @@ def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
         raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
-        raise RecipeError.at(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
+        raise PlanError.at(recipe.path, what, "`hf-recipes run --no-plan` trains without a plan")
     return answer
 
 
@@ -185,7 +186,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
         return {"faults": [asdict(one) for one in problem.errors]}
-    except Exception as problem:  # upstream's: the parent says which, this process goes on
+    except Exception as problem:  # upstream's: the parent reports it, this process continues
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise
         return {"crash": f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}

@@ -29,35 +29,35 @@ TrainingArguments: {{output_dir: out, per_device_train_batch_size: 16, gradient_
 """
 
 
-def _card(mib: int):
-    return custom_gpu("a small card", mib * MIB + 461 * MIB, (8, 6), "a test")
+def _gpu(mib: int):
+    return custom_gpu("a small GPU", mib * MIB + 461 * MIB, (8, 6), "a test")
 
 
 def test_what_is_advised_fits_when_it_is_typed(write_recipe: Write) -> None:
     path = write_recipe(RECIPE)
-    card = _card(600)
-    fit = check_fit(read_recipe(path), card)
+    gpu = _gpu(600)
+    fit = check_fit(read_recipe(path), gpu)
     assert fit.verdict == OUT
     changes = advice.advise(fit).changes
     assert len(changes) == 3
     for change in changes:
-        again = check_fit(read_recipe(path, shlex.split(change.overrides)), card)
+        again = check_fit(read_recipe(path, shlex.split(change.overrides)), gpu)
         assert again.verdict == FITS and again.reserved.peak == change.fit.reserved.peak
     first = changes[0]  # the same result comes first, at the same effective batch
-    assert first.words["TrainingArguments.per_device_train_batch_size"] < 16
+    assert first.values["TrainingArguments.per_device_train_batch_size"] < 16
     product = 1
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        product *= first.words[f"TrainingArguments.{name}"]
+        product *= first.values[f"TrainingArguments.{name}"]
     assert product == 32 and first.cost == "nothing in the result: the effective batch stays 32"
 
 
 def test_an_evaluation_that_is_the_peak_is_made_smaller_first(write_recipe: Write) -> None:
     text = RECIPE.replace("per_device_train_batch_size: 16", "per_device_train_batch_size: 1")
     path = write_recipe(text.replace("output_dir: out", "output_dir: out, per_device_eval_batch_size: 64"))
-    fit = check_fit(read_recipe(path), _card(260))
+    fit = check_fit(read_recipe(path), _gpu(260))
     assert fit.trace.phase == "evaluation" and fit.verdict == OUT
     change = advice.advise(fit).changes[0]
-    assert change.words == {"TrainingArguments.per_device_eval_batch_size": 1}
+    assert change.values == {"TrainingArguments.per_device_eval_batch_size": 1}
 
 
 def test_checkpointings_cost_is_counted(write_recipe: Write) -> None:
@@ -65,15 +65,15 @@ def test_checkpointings_cost_is_counted(write_recipe: Write) -> None:
         "gradient_accumulation_steps: 2", "bf16: true, per_device_eval_batch_size: 1"
     )
     recipe = read_recipe(write_recipe(text))
-    whole = check_fit(recipe, _card(4000))
-    option = next(options.more_time(whole))
-    changed = check_fit(recipe.with_values(option.words, "a test"), _card(4000))
-    said = advice._counted(option.cost, whole, changed)
-    share = int(said.removeprefix("time: ").partition("%")[0])
+    full = check_fit(recipe, _gpu(4000))
+    option = next(options.more_time(full))
+    changed = check_fit(recipe.with_values(option.values, "a test"), _gpu(4000))
+    lines = advice._counted(option.cost, full, changed)
+    share = int(lines.removeprefix("time: ").partition("%")[0])
     assert 15 <= share <= 34  # a forward more of the layers, not of the head
 
 
-def test_weights_larger_than_the_card_are_said_plainly(write_recipe: Write) -> None:
+def test_weights_larger_than_the_gpu_are_said_plainly(write_recipe: Write) -> None:
     lines, fits = command(write_recipe(RECIPE), (), memory="480MiB")
     assert not fits
     assert lines[-2].startswith("  no change that plan knows makes it fit: the weights alone take 0.02 GiB, more than")
@@ -90,22 +90,22 @@ def test_json_carries_the_changes_and_no_advice_asks_for_none(write_recipe: Writ
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "adafactor"])
 def test_nothing_is_advised_that_the_recipe_has_already(write_recipe: Write, optim: str) -> None:
     recipe = read_recipe(write_recipe(RECIPE), (f"TrainingArguments.optim={optim}", "TrainingArguments.bf16=true"))
-    fit = check_fit(recipe, _card(600))
-    words = {name for option in options.single_changes(fit, None) for name in option.words}
-    assert "TrainingArguments.optim" not in words and "TrainingArguments.bf16" not in words
+    fit = check_fit(recipe, _gpu(600))
+    keys = {name for option in options.single_changes(fit, None) for name in option.values}
+    assert "TrainingArguments.optim" not in keys and "TrainingArguments.bf16" not in keys
 
 
 def test_what_there_was_no_time_for_is_said_and_is_not_called_impossible(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
     found = advice.advise(fit, seconds=0)
     assert len(found.changes) == 1 and found.untried > 0  # one row was looked at in any case
-    said = advice.format_advice(advice.Advice(changes=(), untried=found.untried), fit)
-    assert said[0].startswith("  no change that was tried makes it fit: ")
-    assert said[1] == f"  {found.untried} more changes were not tried: the time was over"
+    lines = advice.format_advice(advice.Advice(changes=(), untried=found.untried), fit)
+    assert lines[0].startswith("  no change that was tried makes it fit: ")
+    assert lines[1] == f"  {found.untried} more changes were not tried: the time was over"
 
 
 def test_changes_that_are_enough_alone_come_before_those_that_are_put_together(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
     kinds = [option.kinds for option in options.combined_changes(fit, None)]
     assert all(kinds) and any(len(one) > 1 for one in kinds)
     together = ["+" in change.what for change in advice.advise(fit).changes]
@@ -113,7 +113,7 @@ def test_changes_that_are_enough_alone_come_before_those_that_are_put_together(w
 
 
 def test_what_may_fit_by_a_guess_is_traced_before_what_hardly_does(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _card(600))
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
     probe = advice._smallest(fit, None)
     assert probe is not None
     one_row = next(options.batches(fit, (1,), probe))

@@ -25,15 +25,15 @@ def test_ddp_holds_a_second_copy_of_the_trained_weights_gradients(seen) -> None:
     assert spread.parts[BUCKETS] == pytest.approx(4 * seen.trainable, abs=1024)
     assert spread.allocated == seen.allocated + spread.parts[BUCKETS] == sum(spread.parts.values())
     assert replay_trace(spread).allocated == spread.allocated
-    assert spread.notes[-1].endswith("by rule, not verified on cards") and spread.estimate == seen.estimate
+    assert spread.notes[-1].endswith("by rule, not verified on GPUs") and spread.estimate == seen.estimate
     adapter = trace_here(tiny("causal-lm", LLAMA, sections={"LoraConfig": {"r": 4}}))
     small = parallel.apply_layout(adapter, Layout(kind="ddp", processes=4)).parts[BUCKETS]
     assert small == pytest.approx(4 * adapter.trainable, abs=1024) and small < spread.parts[BUCKETS] / 10
 
 
 def test_sharding_divides_what_it_splits_and_never_says_fits(seen) -> None:
-    card, recipe = custom_gpu("large", 2**40, (8, 0), "a test"), tiny("causal-lm", LLAMA)
-    assert assess_fit(recipe, seen, card).verdict == FITS
+    gpu, recipe = custom_gpu("large", 2**40, (8, 0), "a test"), tiny("causal-lm", LLAMA)
+    assert assess_fit(recipe, seen, gpu).verdict == FITS
     two = parallel.apply_layout(seen, Layout(kind="zero2", processes=4))
     assert two.parts["weights"] == seen.parts["weights"]
     assert two.parts["optimizer"] == pytest.approx(seen.parts["optimizer"] / 4, abs=1)
@@ -41,7 +41,7 @@ def test_sharding_divides_what_it_splits_and_never_says_fits(seen) -> None:
     assert three.parts["weights"] == pytest.approx(seen.parts["weights"] / 4, abs=1)
     assert three.parts[GATHERED] == pytest.approx(seen.parts["weights"], rel=0.01)  # three blocks in all
     for kind in ("zero2", "zero3", "fsdp2"):
-        fit = assess_fit(recipe, seen, card, layout=Layout(kind=kind, processes=4))
+        fit = assess_fit(recipe, seen, gpu, layout=Layout(kind=kind, processes=4))
         assert fit.verdict == UNSURE
         assert fit.trace.estimate[-1].endswith("a closed form of what is split, not traced and not verified")
         small = custom_gpu("small", 480 * 2**20, (8, 0), "a test")
@@ -76,8 +76,8 @@ def test_a_file_that_is_no_accelerate_config_is_one_message(folder: Path) -> Non
     Path("zero1.yaml").write_text("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 1}\n", encoding="utf-8")
     for path, message in (
         ("none.yaml", "argument '--config_file': 'none.yaml' cannot be read (No such file or directory)"),
-        ("list.yaml", "list.yaml: is no accelerate config"),
-        ("zero1.yaml", "zero1.yaml: plan knows zero_stage 2 and 3, not 1"),
+        ("list.yaml", "list.yaml: is not an accelerate config"),
+        ("zero1.yaml", "zero1.yaml: plan supports zero_stage 2 and 3, not 1"),
     ):
         with pytest.raises(RecipeError) as refusal:
             parallel.read_layout(None, path)

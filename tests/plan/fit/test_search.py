@@ -36,18 +36,18 @@ TrainingArguments:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> search.Frontier:
     path = tmp_path_factory.mktemp("search") / "recipe.yaml"
     path.write_text(RECIPE, encoding="utf-8")
-    card = custom_gpu("a small card", 1500 * MIB, (8, 6), "a test")
-    return search.search(check_fit(read_recipe(str(path)), card), seconds=300)
+    gpu = custom_gpu("a small GPU", 1500 * MIB, (8, 6), "a test")
+    return search.search(check_fit(read_recipe(str(path)), gpu), seconds=300)
 
 
 def test_the_recommended_point_is_the_recipes_length_with_the_largest_batch_that_fits(searched) -> None:
     chosen = searched.chosen
     assert chosen is not None and chosen.verified and chosen.length == 256
-    words = {"TrainingArguments.per_device_train_batch_size": chosen.micro_batch}
-    fits = check_fit(searched.recipe.with_values(words, "a test"), searched.gpu)
+    values = {"TrainingArguments.per_device_train_batch_size": chosen.micro_batch}
+    fits = check_fit(searched.recipe.with_values(values, "a test"), searched.gpu)
     assert fits.verdict == FITS
-    words["TrainingArguments.per_device_train_batch_size"] *= 2
-    assert check_fit(searched.recipe.with_values(words, "a test"), searched.gpu).verdict != FITS
+    values["TrainingArguments.per_device_train_batch_size"] *= 2
+    assert check_fit(searched.recipe.with_values(values, "a test"), searched.gpu).verdict != FITS
 
 
 def test_lengths_are_multiples_of_64_up_to_the_models_positions_and_shorter_rows_fit_more(searched) -> None:
@@ -63,36 +63,36 @@ def test_the_law_tells_what_a_trace_of_its_own_finds(searched) -> None:
     law, _ = search._law(fit, [64, 256, 512])
     for rows, length in ((4, 128), (16, 320)):
         seen = check_fit(search._at(fit, rows, length), searched.gpu).seen
-        told = search._predict_allocated(law, rows, min(rows, fit.trace.eval_batch), length)
-        assert told == pytest.approx(seen.allocated, rel=0.02)
+        predicted = search._predict_allocated(law, rows, min(rows, fit.trace.eval_batch), length)
+        assert predicted == pytest.approx(seen.allocated, rel=0.02)
 
 
 def test_the_written_recipe_keeps_its_comments_and_plans_to_the_recommended_point(searched, folder: Path) -> None:
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
     point = searched.chosen
-    words = search.override_values(searched.recipe, point.micro_batch, point.length, searched.effective, 8)
-    assert rewriting.write_recipe("recipe.yaml", "new.yaml", words) == "  written: new.yaml"
+    values = search.override_values(searched.recipe, point.micro_batch, point.length, searched.effective, 8)
+    assert rewriting.write_recipe("recipe.yaml", "new.yaml", values) == "  written: new.yaml"
     text = Path("new.yaml").read_text(encoding="utf-8")
     assert "# what it is" in text and "# a guess of somebody's" in text
     again = read_recipe("new.yaml")
     assert again.training["per_device_train_batch_size"] == point.micro_batch
     assert again.training["gradient_accumulation_steps"] * point.micro_batch == 64
     with pytest.raises(RecipeError, match=r"^argument '--write': 'new.yaml' exists; name a new file"):
-        rewriting.write_recipe("recipe.yaml", "new.yaml", words)
+        rewriting.write_recipe("recipe.yaml", "new.yaml", values)
 
 
 def test_a_recipe_that_extends_another_still_does_from_another_folder(folder: Path) -> None:
     Path("base.yaml").write_text(RECIPE, encoding="utf-8")
     Path("child.yaml").write_text("extends: base.yaml  # the parent\n", encoding="utf-8")
     Path("deep").mkdir()
-    words = {"TrainingArguments.per_device_train_batch_size": 2, "dataset.max_length": 128}
-    rewriting.write_recipe("child.yaml", "deep/new.yaml", words)
+    values = {"TrainingArguments.per_device_train_batch_size": 2, "dataset.max_length": 128}
+    rewriting.write_recipe("child.yaml", "deep/new.yaml", values)
     found = read_recipe("deep/new.yaml")
     assert found.training["per_device_train_batch_size"] == 2 and found.get("dataset.max_length") == 128
     assert "# the parent" in Path("deep/new.yaml").read_text(encoding="utf-8")
 
 
-def test_a_card_that_is_too_small_has_no_frontier_and_nothing_is_written(write_recipe: Write) -> None:
+def test_a_gpu_that_is_too_small_has_no_frontier_and_nothing_is_written(write_recipe: Write) -> None:
     path = write_recipe(RECIPE)
     found = json.loads(command(path, (), memory="520MiB", search=True, as_json=True)[0][0])
     assert found["search"]["recommended"] is None

@@ -1,4 +1,4 @@
-"""`hf-recipes plan`: a verdict for a card, and one message for a card that is none."""
+"""`hf-recipes plan`: a verdict for a GPU, and one message for a GPU that is none."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_small_gpt_fits_8_gib_and_a_large_batch_does_not(recipe: str) -> None:
     assert done.stdout.startswith("recipe.yaml: out of memory on rtx-3070\n")
 
 
-def test_an_unknown_card_names_the_nearest() -> None:
+def test_an_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
         verdict.choose_gpu("rtx-4070-laptp", None, None)
     assert str(caught.value) == (
@@ -63,16 +63,16 @@ def test_gigabytes_and_gibibytes_are_told_apart() -> None:
         gpus.parse_bytes("0GiB")
 
 
-def test_every_card_has_its_source_and_the_present_one_is_recognised() -> None:
+def test_every_gpu_has_its_source_and_the_present_one_is_recognised() -> None:
     assert all(gpu.source and gpu.memory_bytes for gpu in gpus.known_gpus().values())
     assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070 Laptop GPU") is gpus.known_gpus()["rtx-4070-laptop"]
     assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070") is gpus.known_gpus()["rtx-4070"]
     assert gpus.recognise_gpu("Some other card") is None
 
 
-def test_no_card_is_a_message_with_the_two_ways_to_name_one(recipe: str) -> None:
+def test_no_gpu_is_a_message_with_the_two_ways_to_name_one(recipe: str) -> None:
     done = _plan(recipe)
     assert (done.returncode, done.stderr) == (
         2,
-        "hf-recipes plan: which card?; say --gpu rtx-3070, or --memory 8GiB\n",
+        "hf-recipes plan: which GPU?; give --gpu rtx-3070, or --memory 8GiB\n",
     )

@@ -42,26 +42,26 @@ def test_the_tiny_matrix_runs_from_end_to_end_and_plan_is_right_to_the_byte(outp
 
 
 def test_the_next_call_goes_on_where_the_last_one_ended(output: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     path = output / "cpu.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8")  # killed while it wrote the last one
-    words = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": said.append}
-    assert runner.run_lab(**words, dry=True) == (0, 3)
-    assert said == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
-    assert runner.run_lab(**words, dry=False) == (1, 0)
+    arguments = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": lines.append}
+    assert runner.run_lab(**arguments, dry=True) == (0, 3)
+    assert lines == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
+    assert runner.run_lab(**arguments, dry=False) == (1, 0)
     assert sorted(record["cell"] for record in runner.read_records(output)) == sorted(
-        line.strip() for line in said[1:4]
+        line.strip() for line in lines[1:4]
     )
-    assert said[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
+    assert lines[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
 
 
-def test_predictions_are_made_where_there_is_no_card_and_wait_for_it(output: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    words: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": said.append}
+def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(output: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    arguments: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": lines.append}
     with pytest.raises(RecipeError, match="unknown GPU 'h10'"):
-        runner.run_lab(**words, output=str(tmp_path), predict="h10")
-    done, left = runner.run_lab(**words, output=str(tmp_path), predict="h100")
+        runner.run_lab(**arguments, output=str(tmp_path), predict="h10")
+    done, left = runner.run_lab(**arguments, output=str(tmp_path), predict="h100")
     assert done >= 1 and done + left == len(matrix.list_cells("recipes", cpu=False))
     (path,) = tmp_path.glob("*.jsonl")
     first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
@@ -72,7 +72,7 @@ def test_predictions_are_made_where_there_is_no_card_and_wait_for_it(output: Pat
     assert coming == [(waiting[0], first)]
 
 
-def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
+def test_the_matrix_has_every_recipe_on_every_gpu_and_valid_names() -> None:
     every = matrix.list_cells("recipes", cpu=False)
     assert len({cell.name for cell in every}) == len(every)
     assert {cell.gib for cell in every} == {None, *matrix.GPU_SIZES_GIB}
@@ -83,7 +83,7 @@ def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
     assert "gpt-small-wikitext103-warmup2000" in stems and "gpt-small-wikitext103-warmup4000" not in stems
 
 
-def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> None:
+def test_cells_share_a_gpu_that_has_room_and_the_timed_ones_have_it_alone() -> None:
     running: list[str] = []
     beside: dict[str, int] = {}
 
@@ -130,13 +130,15 @@ def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:
     refused = {"cell": "c", "refused": "because"}
     assert runner.errors([good, bad, refused]) == [pytest.approx(-0.1)]
     assert runner.false_fits([good, bad, refused]) == ["b"]
-    assert runner.summary([good, bad]).endswith("called fits and out of memory: b")
-    assert runner.describe_record(bad) == "plan said fits; it ended: out of memory"
+    assert runner.summary([good, bad]).endswith("predicted to fit and out of memory: b")
+    assert runner.describe_record(bad) == "predicted: fits; measured: out of memory"
 
 
-def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
+def test_measuring_without_a_gpu_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
     path = str(root / "recipes" / "quickstart.yaml")
-    with pytest.raises(RecipeError, match="there is no CUDA card on this machine; measure on one that has, or say"):
+    with pytest.raises(
+        RecipeError, match="there is no CUDA GPU on this machine; measure on a machine that has one, or add"
+    ):
         command(path, (), gpu="t4", smoke=True, measure=True)
     found = json.loads(command(path, (), cpu=True, smoke=True, measure=True, as_json=True)[0][0])
     assert abs(found["measured"]["allocated_bytes"] - found["allocated_bytes"]) <= 256
@@ -144,10 +146,10 @@ def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_predi
     assert record["kind"] == "measure" and record["predicted"]["allocated_bytes"] == found["allocated_bytes"]
 
 
-def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of_memory(
+def test_a_gpus_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a stand-in for torch.cuda: this machine has no card."""
+    """With a stand-in for torch.cuda: this machine has no GPU."""
     import torch
 
     from hf_recipes.common.device import Device
@@ -162,15 +164,15 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
     monkeypatch.setattr(gpu, "this_device", lambda: Device(kind="cpu", name="CPU", bf16=True))
     monkeypatch.setattr(gpu, "_for_the_gpu", lambda recipe, short: short)
     real = gpu.stand_in_trainer
-    monkeypatch.setattr(gpu, "stand_in_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
+    monkeypatch.setattr(gpu, "stand_in_trainer", lambda *arguments: real(*arguments[:4], "cpu", arguments[5]))
     tiny = matrix.list_cells("recipes", cpu=True)[0].recipe
     found = gpu.measure_on_gpu(tiny, None, None, 0.5)
     assert found["outcome"] == "finished" and set(found["phases"]) == {"training", "saving", "evaluation"}
     assert (found["allocated_bytes"], found["context_bytes"], found["device_bytes"]) == (2048, 2952, 5000)
     assert found["micro_batches"] == 1 and 0 < found["step_seconds"] < found["seconds"]["over"]
 
-    def scarce(*words: Any) -> Any:
-        trainer = real(*words[:4], "cpu", words[5])
+    def scarce(*arguments: Any) -> Any:
+        trainer = real(*arguments[:4], "cpu", arguments[5])
         step, calls = trainer._in_pieces, iter(range(100))
 
         def once(*args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from hf_recipes.plan.trace.trace import trace_here
 from tests.support.tiny_recipes import LLAMA, tiny
 
 Write = Callable[..., str]
-CARD = known_gpus()["rtx-4090"]
+RTX_4090 = known_gpus()["rtx-4090"]
 LENGTHS = Lengths(rows=100, eval_rows=10, longest=32, tokens=1600, cut=0, rows_by_length=((8, 50), (24, 49), (32, 1)))
 
 
@@ -31,16 +31,16 @@ def seen():
 
 
 def test_a_roofline_takes_arithmetic_and_traffic_or_the_machine_that_launches() -> None:
-    card = replace(CARD, bandwidth=1e9, half_flops=1e12, fp32_flops=1e11)
+    gpu = replace(RTX_4090, bandwidth=1e9, half_flops=1e12, fp32_flops=1e11)
     work = Work(flops=3 * 10**12, bytes_moved=5 * 10**9, kernels=1000, half_flops=2 * 10**12, matmul_bytes=10**9)
     # 2 s of half products and 10 s of fp32 ones (their traffic of 1 s hides behind), 4 s of traffic
-    assert roofline_seconds(work, card) == pytest.approx(2 + 10 + 4)
-    assert roofline_seconds(work, card, share=0.5) == pytest.approx(8)
+    assert roofline_seconds(work, gpu) == pytest.approx(2 + 10 + 4)
+    assert roofline_seconds(work, gpu, share=0.5) == pytest.approx(8)
     assert (
-        roofline_seconds(replace(work, kernels=10**6), card, share=0.5) == 10**6 * HOST_SECONDS
+        roofline_seconds(replace(work, kernels=10**6), gpu, share=0.5) == 10**6 * HOST_SECONDS
     )  # shorter rows, no fewer
-    assert roofline_seconds(work, replace(card, half_flops=None)) is None
-    assert roofline_seconds(work, replace(card, bandwidth=None)) is None
+    assert roofline_seconds(work, replace(gpu, half_flops=None)) is None
+    assert roofline_seconds(work, replace(gpu, bandwidth=None)) is None
 
 
 def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
@@ -60,19 +60,19 @@ def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
         {"num_train_epochs": 0.3, "per_device_train_batch_size": 7},
     ],
 )
-def test_steps_are_counted_as_the_trainer_counts_them(words: dict, tmp_path: Path) -> None:
+def test_steps_are_counted_as_the_trainer_counts_them(arguments: dict, tmp_path: Path) -> None:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    recipe = tiny("causal-lm", LLAMA, **words)
+    recipe = tiny("causal-lm", LLAMA, **arguments)
     given = {k: v for k, v in recipe.training.items() if k != "output_dir"}
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **given)
     data = [{"input_ids": torch.zeros(4, dtype=torch.long)}] * LENGTHS.rows
     trainer = Trainer(torch.nn.Linear(1, 1), arguments, train_dataset=data)
     max_steps = trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())[-1]
     rows = recipe.training["per_device_train_batch_size"]
-    told = forecast._steps(recipe, SimpleNamespace(micro_batch=rows, length=32), LENGTHS, 1)
-    assert told == max_steps > 0
+    predicted = forecast._steps(recipe, SimpleNamespace(micro_batch=rows, length=32), LENGTHS, 1)
+    assert predicted == max_steps > 0
 
 
 def test_padded_batches_count_their_mean_longest_row_and_blocks_the_whole(seen) -> None:
@@ -85,34 +85,34 @@ def test_padded_batches_count_their_mean_longest_row_and_blocks_the_whole(seen) 
     assert forecast._filled_share(recipe, padded, None) == (1.0, ["every row counted as the longest"])
 
 
-def test_without_records_it_says_guess_and_records_of_the_card_narrow_it(seen) -> None:
+def test_without_records_it_says_guess_and_records_of_the_gpu_narrow_it(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
-    guess = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS)
+    guess = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
-    assert guess.basis == "a roofline guess: no record of such a card"
-    kept = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
-    mine = {**kept, "device": {"name": CARD.title, "capability": [8, 9]}}
-    narrow = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS, records=[mine, mine])
-    assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this card"
+    assert guess.basis == "a roofline guess: no record of such a GPU"
+    timing = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
+    mine = {**timing, "device": {"name": RTX_4090.title, "capability": [8, 9]}}
+    narrow = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS, records=[mine, mine])
+    assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this GPU"
     assert narrow.high / narrow.low < guess.high / guess.low
-    other = {**kept, "device": {"name": "Another", "capability": [8, 6]}}
-    kin = forecast.forecast_time(recipe, seen, CARD, lengths=LENGTHS, records=[other])
+    other = {**timing, "device": {"name": "Another", "capability": [8, 6]}}
+    kin = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS, records=[other])
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
-    older = {**mine, "forecast": {**kept["forecast"], "formula": 1}}
+    older = {**mine, "forecast": {**timing["forecast"], "formula": 1}}
     for strange in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
-        assert find_slowdown(CARD, [strange])[2].startswith("a roofline guess")
+        assert find_slowdown(RTX_4090, [strange])[2].startswith("a roofline guess")
 
 
-def test_the_labs_cells_teach_the_card_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
+def test_the_labs_cells_teach_the_gpu_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
-    cells, card = read_lab_timings(path), known_gpus()["h100"]
-    assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {card.title}
-    low, high, basis = find_slowdown(card, cells)
-    assert basis == f"from {len(cells)} records of this card" and high / low < 3
+    cells, gpu = read_lab_timings(path), known_gpus()["h100"]
+    assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {gpu.title}
+    low, high, basis = find_slowdown(gpu, cells)
+    assert basis == f"from {len(cells)} records of this GPU" and high / low < 3
     inside = 0
     for index, cell in enumerate(cells):
-        low, high, _ = find_slowdown(card, [*cells[:index], *cells[index + 1 :]])
+        low, high, _ = find_slowdown(gpu, [*cells[:index], *cells[index + 1 :]])
         inside += low <= measured_ratio(cell) <= high
     assert inside >= 0.9 * len(cells)
     assert find_slowdown(known_gpus()["h200"], cells)[2] == f"from {len(cells)} records of its generation"
@@ -135,10 +135,10 @@ def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> Non
 
 def test_what_cannot_be_foretold_is_said(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
-    assert forecast.forecast_time(recipe, seen, CARD) == (
+    assert forecast.forecast_time(recipe, seen, RTX_4090) == (
         "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
     )
-    bare = replace(CARD, half_flops=None)
+    bare = replace(RTX_4090, half_flops=None)
     assert forecast.forecast_time(recipe, seen, bare, lengths=LENGTHS) == (
         "time: not forecast, since rtx-4090's rates have no source here"
     )
@@ -146,10 +146,10 @@ def test_what_cannot_be_foretold_is_said(seen) -> None:
 
 def test_the_words_and_the_price() -> None:
     found = forecast.Forecast(
-        low=9600, high=12600, step_seconds=8.0, steps=1200, epochs=3.0, parts={}, basis="from 2 records of this card"
+        low=9600, high=12600, step_seconds=8.0, steps=1200, epochs=3.0, parts={}, basis="from 2 records of this GPU"
     )
     assert forecast.format_forecast(found, 1.5) == (
-        "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; from 2 records of this card); costs 4.00 to 5.25"
+        "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; from 2 records of this GPU); costs 4.00 to 5.25"
     )
     assert [format_duration(s) for s in (38.2, 61, 3599, 7_236_000)] == ["38 s", "1 min", "1 h 0 min", "2,010 h 0 min"]
     assert forecast.as_json(found, 1.5)["cost"] == [4.0, 5.25]

@@ -69,7 +69,7 @@ ON_A_CARD = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_planned_card_gives_the_dtype_that_the_lists_say(name):
+def test_a_planned_gpu_gives_the_dtype_that_the_lists_say(name):
     tracker = Tracker(device="meta")
     simulation = Simulation(tracker, (8, 6))
     with replace_autocast(simulation, "cuda"), simulation, tracker, torch.autocast("cuda", dtype=torch.float16):

@@ -29,7 +29,7 @@ def test_the_smallest_free_block_that_fits_is_taken():
     memory.free(0)
     memory.free(1)
     assert memory.allocate(2, 22 * MIB)
-    assert memory.blocks[memory.held[2]].size == 22 * MIB
+    assert memory.blocks[memory.addresses[2]].size == 22 * MIB
     assert memory.allocate(3, 40 * MIB), "the larger block is still whole"
     assert memory.peak == 64 * MIB
 
@@ -37,10 +37,10 @@ def test_the_smallest_free_block_that_fits_is_taken():
 def test_a_rest_of_one_mib_or_less_stays_with_its_large_block():
     memory = Segments()
     memory.allocate(0, 20 * MIB - MIB)
-    assert memory.blocks[memory.held[0]].size == 20 * MIB
+    assert memory.blocks[memory.addresses[0]].size == 20 * MIB
 
 
-def test_a_full_card_gets_its_unused_segments_back_before_it_is_out_of_memory():
+def test_a_full_gpu_gets_its_unused_segments_back_before_it_is_out_of_memory():
     events = [(0, 30 * MIB), (0, -30 * MIB), (1, 50 * MIB)]
     found = replay(events, capacity=60 * MIB)
     assert (found.out_of_memory, found.retries, found.peak) == (False, 1, 50 * MIB)
@@ -90,11 +90,11 @@ def test_for_any_events_blocks_never_overlap_and_nothing_is_lost(seed, kind):
         spans = sorted((address, address + block.size) for address, block in memory.blocks.items())
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert sum(block.size for block in memory.blocks.values()) == memory.reserved
-        for held, address in memory.held.items():
-            assert memory.blocks[address].size >= sizes[held] and not memory.blocks[address].free
+        for storage, address in memory.addresses.items():
+            assert memory.blocks[address].size >= sizes[storage] and not memory.blocks[address].free
         free = sorted((b.size, a) for a, b in memory.blocks.items() if b.free)
         assert sorted(memory.unused[True] + memory.unused[False]) == free
-    assert set(memory.held) == set(sizes)
+    assert set(memory.addresses) == set(sizes)
 
 
 def draw_every(storage: int) -> bool:
@@ -103,12 +103,12 @@ def draw_every(storage: int) -> bool:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("expandable", [False, True])
-def test_for_any_events_reserved_is_never_below_allocated_and_a_card_of_that_size_suffices(seed, expandable):
+def test_for_any_events_reserved_is_never_below_allocated_and_a_gpu_of_that_size_suffices(seed, expandable):
     events = _random_events(seed)
     free = replay(events, expandable=expandable)
     assert free.peak >= free.allocated and not free.out_of_memory and free.retries == 0
-    held = replay(events, capacity=free.peak, expandable=expandable)
-    assert (held.out_of_memory, held.peak, held.retries) == (False, free.peak, 0)
+    found = replay(events, capacity=free.peak, expandable=expandable)
+    assert (found.out_of_memory, found.peak, found.retries) == (False, free.peak, 0)
     assert replay(events, capacity=free.allocated // 2, expandable=expandable).out_of_memory
 
 

@@ -1,4 +1,4 @@
-"""What plan says of a recipe on a card: its parts, its attention, its refusals; and that it leaves nothing behind."""
+"""What plan says of a recipe on a GPU: its parts, its attention, its refusals; and that it leaves nothing behind."""
 
 import importlib
 import json
@@ -50,9 +50,9 @@ def test_the_parts_sum_to_the_peak_whatever_the_recipe():
 
 def test_checkpointing_and_a_smaller_micro_batch_need_less():
     plain = trace_here(tiny("causal-lm", LLAMA, bf16=True))
-    kept = trace_here(tiny("causal-lm", LLAMA, bf16=True, activation_checkpointing=True))
+    checkpointed = trace_here(tiny("causal-lm", LLAMA, bf16=True, activation_checkpointing=True))
     small = trace_here(tiny("causal-lm", LLAMA, bf16=True), micro_batch=1)
-    assert kept.parts["activations"] < plain.parts["activations"]
+    assert checkpointed.parts["activations"] < plain.parts["activations"]
     assert small.allocated < plain.allocated and small.micro_batch == 1
 
 
@@ -76,7 +76,7 @@ def test_qlora_holds_packed_weights_with_double_quantised_scales():
     assert found.parameters > linear
 
 
-def test_paged_states_are_not_on_the_card_and_8_bit_ones_are_a_quarter():
+def test_paged_states_are_not_on_the_gpu_and_8_bit_ones_are_a_quarter():
     config = {**LLAMA, "hidden_size": 256, "intermediate_size": 1024}
     states = {
         optim: trace_here(tiny("causal-lm", config, optim=optim)).parts["optimizer"]
@@ -98,7 +98,7 @@ def test_an_unknown_shape_is_refused_with_what_to_give():
         trace_recipe(type(recipe)(path="a.yaml", sections=sections, locations={}))
     assert str(refusal.value) == (
         "a.yaml: the shape of 'somebody/private' is not known without the Hub; give model.config: a path to its "
-        "config.json (it is all that plan reads), or a local folder"
+        "config.json (plan reads nothing else), or a local folder"
     )
 
 
