@@ -1,20 +1,19 @@
-"""The lab's cells on a whole GPU: each recipe as its record has it, planned again by the code as it is now."""
+"""The lab's cells on a full GPU: each recipe as its record has it, planned again by the code as it is now."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.plan import replay_trace, trace_recipe
 from hf_recipes.plan.fit.verdict import tracer_arguments
+from hf_recipes.plan.measure.lab_record import LabRecord, read_records
 from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
-# Measured before plan was mended by what they showed; the others were predicted first.
-TAUGHT = (
+# Measured before plan was corrected by what they showed; the others were predicted first.
+USED_TO_CORRECT = (
     "gemma-270m-conservative--as-it-is",
     "gemma-270m-optimized--as-it-is",
     "gpt-300m-4xa100--as-it-is",
@@ -23,22 +22,20 @@ TAUGHT = (
 )
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """Cells that ended, each recipe's on the whole GPU."""
-    for path in sorted(FOLDER.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            cell = json.loads(line)
-            if cell.get("gib") is None and cell.get("measured", {}).get("outcome") == "finished":
-                yield cell
+def rows() -> Iterator[LabRecord]:
+    """Cells that finished, each recipe's on the full GPU."""
+    for cell in read_records(FOLDER):
+        if cell.gib is None and cell.measured is not None and cell.measured.finished:
+            yield cell
 
 
-def peak(cell: dict[str, Any]) -> tuple[int, int]:
+def peak(cell: LabRecord) -> tuple[int, int]:
     """(allocated, reserved) bytes of this cell, predicted."""
-    recipe = Recipe(path=cell["recipe"], sections=cell["sections"], locations={})
-    held = replay_trace(trace_recipe(recipe, **tracer_arguments(find_gpu(cell["gpu"]))))
-    return held.allocated, held.peak
+    recipe = Recipe(path=cell.recipe, sections=dict(cell.sections or {}), locations={})
+    found = replay_trace(trace_recipe(recipe, **tracer_arguments(find_gpu(cell.gpu))))
+    return found.allocated, found.peak
 
 
-def name(cell: dict[str, Any]) -> str:
-    taught = ", taught plan" if cell["cell"] in TAUGHT else ""
-    return f"{cell['cell'].removesuffix('--as-it-is')} ({cell['gpu']}{taught})"
+def name(cell: LabRecord) -> str:
+    used = ", taught plan" if cell.cell in USED_TO_CORRECT else ""
+    return f"{str(cell.cell).removesuffix('--as-it-is')} ({cell.gpu}{used})"

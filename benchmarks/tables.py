@@ -16,7 +16,7 @@ from typing import Any
 
 import torture_page
 
-from hf_recipes.plan.measure import runner as lab_runner
+from hf_recipes.plan.measure.lab_record import read_calibration, read_cells, read_records
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 
@@ -139,9 +139,9 @@ def compare_cost() -> str:
     ]
     scores = found["scores"]
     share = scores["scores_seconds"] / scores["evaluation_seconds"]
-    found_json = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
-    found_json += "(`recipes/quickstart.yaml`, on a CPU)."
-    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{found_json}"
+    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
+    said += "(`recipes/quickstart.yaml`, on a CPU)."
+    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{said}"
 
 
 def survived() -> dict[str, str]:
@@ -162,32 +162,34 @@ def survived() -> dict[str, str]:
 
 
 def lab_verdicts() -> str:
-    """What plan had found_json of each size, and how it ended."""
+    """What plan had said of each size, and how it ended."""
     ends: dict[tuple[str, str], dict[str, int]] = {}
-    for cell in lab_runner.read_records(ROOT / "recipes/results/lab"):
-        if cell.get("gib") is not None and "measured" in cell:
-            counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
-            counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
+    for cell in read_records(ROOT / "recipes/results/lab"):
+        if cell.gib is not None and cell.predicted is not None and cell.measured is not None:
+            counts = ends.setdefault((cell.gpu, cell.predicted.verdict), {})
+            counts[cell.measured.outcome] = counts.get(cell.measured.outcome, 0) + 1
     rows = [
-        [gpu, found_json, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
-        for (gpu, found_json), c in sorted(ends.items())
+        [gpu, said, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
+        for (gpu, said), c in sorted(ends.items())
     ]
-    return table(["card, as 8 to 40 GiB", "plan had found_json", "ended well", "out of memory"], rows)
+    return table(["card, as 8 to 40 GiB", "plan had said", "ended well", "out of memory"], rows)
 
 
 def lab_cards() -> str:
     """The calibrations."""
     rows = []
     for path in sorted((ROOT / "recipes/results/lab").glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for card in (line for line in lines if line["kind"] == "card"):
-            used = [line["measured"]["context_bytes"] for line in lines if "measured" in line and line["gib"] is None]
-            rates = " / ".join(f"{card['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
-            context = f"{card['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
-            rows.append(
-                [card["name"], card["versions"]["torch"], context, f"{card['cublas_bytes'] / 2**20:.0f}", rates]
-                + [f"{card['bandwidth'] / 1e12:.2f}", f"{card['launch_seconds'] * 1e6:.1f}"]
-            )
+        gpu = read_calibration(path)
+        if gpu is None:
+            continue
+        alone = [cell.measured for cell in read_cells(path) if cell.measured is not None and cell.gib is None]
+        used = min(one.context_bytes for one in alone if one.context_bytes is not None)
+        rates = " / ".join(f"{gpu.flops[kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
+        context = f"{gpu.context_bytes / 2**20:.0f}, {used / 2**20:.0f} in use"
+        rows.append(
+            [gpu.name, str(gpu.versions["torch"]), context, f"{gpu.cublas_bytes / 2**20:.0f}", rates]
+            + [f"{gpu.bandwidth / 1e12:.2f}", f"{gpu.launch_seconds * 1e6:.1f}"]
+        )
     head = ["card", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
     return table(head, rows)
 

@@ -6,9 +6,8 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_recipes.errors import PlanError
 from hf_recipes.plan.fit import advice, show, write_recipe
@@ -16,6 +15,7 @@ from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
 from hf_recipes.plan.fit.plan import Plan, plan_recipe
 from hf_recipes.plan.fit.verdict import CPU, FITS, OUT, UNSURE, choose_gpu, cpu_as_gpu
+from hf_recipes.plan.measure.lab_record import LabRecord
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import read_timed_records
 from hf_recipes.recipe.read import read_recipe
@@ -69,7 +69,7 @@ def command(
     if not search and found.fit.verdict not in (FITS, UNSURE) and with_advice:
         changes = advice.advise(found.fit, length=found.fit.trace.length if found.length_note else length)
     fit = found.fit
-    measured = _measured(found) if measure else None
+    measured = _measure(found) if measure else None
     timed = forecast.forecast_time(
         fit.recipe,
         fit.trace,
@@ -81,39 +81,34 @@ def command(
     if as_json:
         result = _as_json(found, changes)
         if measured is not None:
-            result["measured"] = {**measured["measured"], "record": str(_write_record(measured))}
+            result["measured"] = {**measured.to_dict()["measured"], "record": str(_write_record(measured))}
         result["forecast"] = forecast.as_json(timed, price)
         if frontier_found is not None:
             result["search"] = frontier.as_json(frontier_found)
         return [json.dumps(result, indent=1)], fits
     if measured is not None:
-        written += [f"  measured: {_describe_measured(measured)}", f"  written: {_write_record(measured)}"]
+        from hf_recipes.plan.measure.runner import describe_record
+
+        written += [f"  measured: {describe_record(measured)}", f"  written: {_write_record(measured)}"]
     searched = [] if frontier_found is None else frontier.format_frontier(frontier_found)
     return [*_lines(found, changes), *searched, *written, f"  {forecast.format_forecast(timed, price)}"], fits
 
 
-def _measured(found: Plan) -> dict[str, Any]:
-    """The steps for real, beside the prediction. Raises PlanError where there is no GPU."""
+def _measure(found: Plan) -> LabRecord:
+    """The steps measured, beside the prediction. Raises PlanError where there is no GPU."""
     from hf_recipes.plan.measure.runner import measured_record
     from hf_recipes.plan.measure.worker import measure_recipe
 
     fit = found.fit
-    taken = measure_recipe(fit.recipe, length=fit.trace.length, cpu=fit.gpu.name == CPU)
-    return measured_record(fit.recipe, fit, taken)
+    return measured_record(fit, measure_recipe(fit.recipe, length=fit.trace.length, cpu=fit.gpu.name == CPU))
 
 
-def _describe_measured(record: Mapping[str, Any]) -> str:
-    from hf_recipes.plan.measure.runner import describe_record
-
-    return describe_record(record)
-
-
-def _write_record(record: Mapping[str, Any]) -> Path:
+def _write_record(record: LabRecord) -> Path:
     """Writes the record; returns its path."""
     folder = Path(MEASURED)
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{Path(record['recipe']).stem}--{record['gpu'].replace(' ', '-').lower()}--{record['date']}.json"
-    write_text(str(folder / name), json.dumps(record, indent=1) + "\n", "plan --measure")
+    name = f"{Path(record.recipe).stem}--{record.gpu.replace(' ', '-').lower()}--{record.date}.json"
+    write_text(str(folder / name), json.dumps(record.to_dict(), indent=1) + "\n", "plan --measure")
     return folder / name
 
 

@@ -91,7 +91,7 @@ def measure_on_gpu(
     # All memory in use, less what torch has reserved now: the context (and other programs, if there are any).
     found["context_bytes"] = total - free - torch.cuda.memory_reserved()
     found["device_bytes"] = found["reserved_bytes"] + found["context_bytes"]
-    found["card_bytes"] = total
+    found["gpu_bytes"] = total
     found["retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
     found["seconds"] = {**found.pop("ends"), "over": time.perf_counter() - began}
     return found

@@ -16,9 +16,11 @@ import time
 from typing import Any
 
 from hf_recipes.errors import Diagnostic, PlanError, RecipeError
+from hf_recipes.plan.measure.lab_record import Measurement
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 540  # of one measurement
+NO_GPU = ("there is no CUDA GPU on this machine", "measure on a machine that has one, or add --cpu")
 
 Child = subprocess.Popen[str]
 
@@ -51,7 +53,7 @@ def measure_recipe(
     fraction: float | None = None,
     seconds: float = SECONDS,
     child: Child | None = None,
-) -> dict[str, Any]:
+) -> Measurement:
     """What the recipe's training steps, evaluation and save take when they run: outcome ("finished" or "out of
     memory"), allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
 
@@ -60,12 +62,12 @@ def measure_recipe(
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
-    return _ask({**request, "recipe": plain}, recipe.path, seconds, child)
+    return Measurement.from_dict(_ask({**request, "recipe": plain}, recipe.path, seconds, child))
 
 
 def read_gpu_facts(seconds: float = SECONDS) -> dict[str, Any]:
     """Facts of the present GPU (gpu.gpu_facts). Raises RecipeError where there is none."""
-    return _ask({"kind": "card"}, "hf-recipes lab", seconds, None)
+    return _ask({"kind": "gpu"}, "hf-recipes lab", seconds, None)
 
 
 def _ask(request: dict[str, Any], location: str, seconds: float, child: Child | None) -> dict[str, Any]:
@@ -80,12 +82,10 @@ def _ask(request: dict[str, Any], location: str, seconds: float, child: Child | 
         last = (errors.strip().splitlines() or ["no output"])[-1]
         return {"outcome": f"ended with status {child.returncode}: {last}"}
     answer: dict[str, Any] = json.loads(lines[-1])
-    if "faults" in answer:
-        raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
-    if answer.get("no_card"):
-        raise PlanError.at(
-            location, "there is no CUDA GPU on this machine", "measure on a machine that has one, or add --cpu"
-        )
+    if "errors" in answer:
+        raise RecipeError([Diagnostic(**one) for one in answer["errors"]])
+    if answer.get("no_gpu"):
+        raise PlanError.at(location, *NO_GPU)
     return answer
 
 
@@ -94,8 +94,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
     cpu = bool(request.get("cpu"))
     if not cpu and not torch.cuda.is_available():
-        return {"no_card": True}
-    if request["kind"] == "card":
+        return {"no_gpu": True}
+    if request["kind"] == "gpu":
         from hf_recipes.plan.measure.gpu import gpu_facts
 
         return gpu_facts()
@@ -128,7 +128,7 @@ def main() -> None:
     try:
         found = _answer(json.loads(sys.stdin.read()))
     except RecipeError as problem:
-        found = {"faults": [asdict(one) for one in problem.errors]}
+        found = {"errors": [asdict(one) for one in problem.errors]}
     except Exception as problem:  # a measurement that failed is an outcome, with upstream's message
         if os.environ.get("HF_RECIPES_LAB_DEBUG"):
             raise

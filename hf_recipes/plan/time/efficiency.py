@@ -7,13 +7,13 @@ torch nor transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, known_gpus
+from hf_recipes.plan.measure.lab_record import PREDICTED, read_cells
 from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
-from hf_recipes.plan.trace.result import Work
 
 # measured / roofline without any record: wider than what an H100's records show (0.9 to 1.7), since other GPUs stand
 # in other machines
@@ -72,41 +72,26 @@ def read_timed_records() -> list[Record]:
             if isinstance(record, dict) and measured_ratio(record) is not None:
                 found.append(record)
     for path in sorted(Path().glob(CELLS)):
-        if not path.stem.endswith(".predicted"):
+        if not path.stem.endswith(PREDICTED):
             found += read_lab_timings(path)
     return found
 
 
 def read_lab_timings(path: Path) -> list[Record]:
     """The lab's cells as such records. A recipe's fastest cell counts: others beside it can only slow it."""
-    fastest: dict[tuple[str, str], Record] = {}
-    for cell in _lines(path):
-        measured, gpu = cell.get("measured") or {}, known_gpus().get(str(cell.get("gpu")))
-        if gpu is None or measured.get("outcome") != "finished" or not measured.get("step_seconds"):
+    fastest: dict[tuple[str, str | None], Record] = {}
+    for cell in read_cells(path):
+        predicted, measured, gpu = cell.predicted, cell.measured, known_gpus().get(cell.gpu)
+        if gpu is None or predicted is None or measured is None or not measured.finished or not measured.step_seconds:
             continue
-        work = {name: Work(**one) for name, one in cell["predicted"]["work"].items()}
-        micro_batch, update = (roofline_seconds(work[name], gpu) for name in ("micro-batch", "optimizer"))
-        if micro_batch is None or update is None:
+        micro_batch, update = (roofline_seconds(predicted.work[name], gpu) for name in ("micro-batch", "optimizer"))
+        if micro_batch is None or update is None or measured.micro_batches is None:
             continue
-        predicted = measured["micro_batches"] * micro_batch + update
-        timing = {"step_seconds": predicted, "measured_step_seconds": measured["step_seconds"], "formula": FORMULA}
+        least = measured.micro_batches * micro_batch + update
+        timing = {"step_seconds": least, "measured_step_seconds": measured.step_seconds, "formula": FORMULA}
         record = {"forecast": timing, "device": {"name": gpu.title, "capability": gpu.capability}}
-        key = cell["recipe"], cell["variant"]
+        key = cell.recipe, cell.variant
         before = measured_ratio(fastest[key]) if key in fastest else None
-        if before is None or timing["measured_step_seconds"] / predicted < before:
+        if before is None or measured.step_seconds / least < before:
             fastest[key] = record
     return list(fastest.values())
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and "predicted" in found:
-            yield found

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from hf_recipes.commands.plan import command
+from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.commands import plan as plan_command
 from hf_recipes.plan.fit import advice
 from hf_recipes.plan.fit import changes as options
-from hf_recipes.plan.fit.verdict import FITS, OUT, check_fit, custom_gpu
+from hf_recipes.plan.fit.plan import Plan
+from hf_recipes.plan.fit.verdict import FITS, OUT, Fit, assess_fit, check_fit, custom_gpu
 from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 
 Write = Callable[..., str]
 MIB = 2**20
 SHAPE = (
-    "{model_type: llama, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2, "
+    "{model_type: llama, hidden_size: 256, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "
     "intermediate_size: 512, vocab_size: 8000, max_position_embeddings: 512}"
 )
 RECIPE = f"""
@@ -33,15 +38,42 @@ def _gpu(mib: int):
     return custom_gpu("a small GPU", mib * MIB + 461 * MIB, (8, 6), "a test")
 
 
-def test_what_is_advised_fits_when_it_is_typed(write_recipe: Write) -> None:
-    path = write_recipe(RECIPE)
-    gpu = _gpu(600)
-    fit = check_fit(read_recipe(path), gpu)
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """The recipe on a GPU that it does not fit, traced once for all tests."""
+    path = tmp_path_factory.mktemp("advice") / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return check_fit(read_recipe(str(path)), _gpu(600))
+
+
+@pytest.fixture(scope="module")
+def found(fit: Fit) -> advice.Advice:
+    return advice.advise(fit)
+
+
+@pytest.fixture(scope="module")
+def probe(fit: Fit) -> Fit:
+    smallest = advice._smallest(fit, None)
+    assert smallest is not None
+    return smallest
+
+
+@pytest.fixture
+def planned(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command plans this recipe without tracing it again."""
+
+    def plan_recipe(recipe: Recipe, gpu: Gpu, **_: Any) -> Plan:
+        return Plan(fit=assess_fit(recipe, fit.trace, gpu), lengths=None, length_note="")
+
+    monkeypatch.setattr(plan_command, "plan_recipe", plan_recipe)
+
+
+def test_what_is_advised_fits_when_it_is_typed(fit: Fit, found: advice.Advice) -> None:
     assert fit.verdict == OUT
-    changes = advice.advise(fit).changes
+    changes = found.changes
     assert len(changes) == 3
     for change in changes:
-        again = check_fit(read_recipe(path, shlex.split(change.overrides)), gpu)
+        again = check_fit(read_recipe(fit.recipe.path, shlex.split(change.overrides)), fit.gpu)
         assert again.verdict == FITS and again.reserved.peak == change.fit.reserved.peak
     first = changes[0]  # the same result comes first, at the same effective batch
     assert first.values["TrainingArguments.per_device_train_batch_size"] < 16
@@ -60,43 +92,46 @@ def test_an_evaluation_that_is_the_peak_is_made_smaller_first(write_recipe: Writ
     assert change.values == {"TrainingArguments.per_device_eval_batch_size": 1}
 
 
-def test_checkpointings_cost_is_counted(write_recipe: Write) -> None:
-    text = RECIPE.replace("per_device_train_batch_size: 16", "per_device_train_batch_size: 1").replace(
-        "gradient_accumulation_steps: 2", "bf16: true, per_device_eval_batch_size: 1"
-    )
-    recipe = read_recipe(write_recipe(text))
-    full = check_fit(recipe, _gpu(4000))
-    option = next(options.more_time(full))
+def test_checkpointings_cost_is_counted(fit: Fit) -> None:
+    values = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "bf16": True}
+    values |= {"gradient_accumulation_steps": 1}
+    recipe = fit.recipe.with_values({f"TrainingArguments.{name}": value for name, value in values.items()}, "a test")
+    without = check_fit(recipe, _gpu(4000))
+    option = next(options.more_time(without))
     changed = check_fit(recipe.with_values(option.values, "a test"), _gpu(4000))
-    lines = advice._counted(option.cost, full, changed)
-    share = int(lines.removeprefix("time: ").partition("%")[0])
+    cost = advice._counted(option.cost, without, changed)
+    share = int(cost.removeprefix("time: ").partition("%")[0])
     assert 15 <= share <= 34  # a forward more of the layers, not of the head
 
 
-def test_weights_larger_than_the_gpu_are_said_plainly(write_recipe: Write) -> None:
-    lines, fits = command(write_recipe(RECIPE), (), memory="480MiB")
+def test_weights_larger_than_the_gpu_are_named_plainly(write_recipe: Write, planned: None) -> None:
+    lines, fits = plan_command.command(write_recipe(RECIPE), (), memory="480MiB")
     assert not fits
-    assert lines[-2].startswith("  no change that plan knows makes it fit: the weights alone take 0.02 GiB, more than")
+    assert lines[-2].startswith("  no change that plan knows makes it fit: the weights alone take ")
+    assert lines[-2].endswith(" GiB, more than the GPU has")
 
 
-def test_json_carries_the_changes_and_no_advice_asks_for_none(write_recipe: Write) -> None:
+def test_json_carries_the_changes_and_no_advice_asks_for_none(
+    write_recipe: Write, planned: None, found: advice.Advice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_recipe(RECIPE)
-    found = json.loads(command(path, (), memory="1061MiB", as_json=True)[0][0])
-    assert found["verdict"] == OUT and len(found["changes"]) == 3
-    assert all(change["verdict"] == FITS and change["overrides"] for change in found["changes"])
-    assert "changes" not in json.loads(command(path, (), memory="1061MiB", with_advice=False, as_json=True)[0][0])
+    monkeypatch.setattr(advice, "advise", lambda *_, **__: found)
+    printed = json.loads(plan_command.command(path, (), memory="1061MiB", as_json=True)[0][0])
+    assert printed["verdict"] == OUT and len(printed["changes"]) == 3
+    assert all(change["verdict"] == FITS and change["overrides"] for change in printed["changes"])
+    printed = json.loads(plan_command.command(path, (), memory="1061MiB", with_advice=False, as_json=True)[0][0])
+    assert "changes" not in printed
 
 
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "adafactor"])
-def test_nothing_is_advised_that_the_recipe_has_already(write_recipe: Write, optim: str) -> None:
-    recipe = read_recipe(write_recipe(RECIPE), (f"TrainingArguments.optim={optim}", "TrainingArguments.bf16=true"))
-    fit = check_fit(recipe, _gpu(600))
-    keys = {name for option in options.single_changes(fit, None) for name in option.values}
+def test_nothing_is_advised_that_the_recipe_has_already(fit: Fit, optim: str) -> None:
+    values = {"TrainingArguments.optim": optim, "TrainingArguments.bf16": True}
+    changed = replace(fit, recipe=fit.recipe.with_values(values, "a test"))
+    keys = {name for option in options.single_changes(changed, None) for name in option.values}
     assert "TrainingArguments.optim" not in keys and "TrainingArguments.bf16" not in keys
 
 
-def test_what_there_was_no_time_for_is_said_and_is_not_called_impossible(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
+def test_changes_for_which_no_time_was_left_are_counted_and_not_called_impossible(fit: Fit) -> None:
     found = advice.advise(fit, seconds=0)
     assert len(found.changes) == 1 and found.untried > 0  # one row was looked at in any case
     lines = advice.format_advice(advice.Advice(changes=(), untried=found.untried), fit)
@@ -104,19 +139,15 @@ def test_what_there_was_no_time_for_is_said_and_is_not_called_impossible(write_r
     assert lines[1] == f"  {found.untried} more changes were not tried: the time was over"
 
 
-def test_changes_that_are_enough_alone_come_before_those_that_are_put_together(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
+def test_changes_that_are_enough_alone_come_before_those_that_are_combined(fit: Fit, found: advice.Advice) -> None:
     kinds = [option.kinds for option in options.combined_changes(fit, None)]
     assert all(kinds) and any(len(one) > 1 for one in kinds)
-    together = ["+" in change.what for change in advice.advise(fit).changes]
-    assert together == sorted(together) and not together[0]
+    combined = ["+" in change.what for change in found.changes]
+    assert combined == sorted(combined) and not combined[0]
 
 
-def test_what_may_fit_by_a_guess_is_traced_before_what_hardly_does(write_recipe: Write) -> None:
-    fit = check_fit(read_recipe(write_recipe(RECIPE)), _gpu(600))
-    probe = advice._smallest(fit, None)
-    assert probe is not None
+def test_what_may_fit_by_a_guess_is_traced_before_what_hardly_does(fit: Fit, probe: Fit) -> None:
     one_row = next(options.batches(fit, (1,), probe))
     rest = fit.trace.allocated - options.fixed_bytes(fit)
-    assert one_row.standing + one_row.moving * rest == pytest.approx(probe.trace.allocated, rel=0.01)
-    assert next(options.batches(fit, (8,), probe)).moving > one_row.moving
+    assert one_row.fixed + one_row.variable * rest == pytest.approx(probe.trace.allocated, rel=0.01)
+    assert next(options.batches(fit, (8,), probe)).variable > one_row.variable

@@ -21,7 +21,7 @@ MIB = 2**20
 RECIPE = """\
 task: causal-lm   # what it is
 model:
-  config: {model_type: llama, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 512,
+  config: {model_type: llama, hidden_size: 256, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 512,
            vocab_size: 8000, max_position_embeddings: 512}
 tokenizer: {pretrained_model_name_or_path: openai-community/gpt2}
 dataset: {path: text, data_files: none.txt, max_length: 256}
@@ -58,13 +58,13 @@ def test_lengths_are_multiples_of_64_up_to_the_models_positions_and_shorter_rows
     assert all(point.verified for point in searched.points)
 
 
-def test_the_law_tells_what_a_trace_of_its_own_finds(searched) -> None:
+def test_the_curve_predicts_what_a_trace_of_its_own_finds(searched) -> None:
     fit = check_fit(searched.recipe, searched.gpu)
-    law, _ = search._law(fit, [64, 256, 512])
+    curve, _ = search._measure_curve(fit, [64, 256, 512])
     for rows, length in ((4, 128), (16, 320)):
-        seen = check_fit(search._at(fit, rows, length), searched.gpu).seen
-        predicted = search._predict_allocated(law, rows, min(rows, fit.trace.eval_batch), length)
-        assert predicted == pytest.approx(seen.allocated, rel=0.02)
+        trace = check_fit(search._recipe_at(fit, rows, length), searched.gpu).trace
+        predicted = search._predict_allocated(curve, rows, min(rows, fit.trace.eval_batch), length)
+        assert predicted == pytest.approx(trace.allocated, rel=0.02)
 
 
 def test_the_written_recipe_keeps_its_comments_and_plans_to_the_recommended_point(searched, folder: Path) -> None:
@@ -92,11 +92,17 @@ def test_a_recipe_that_extends_another_still_does_from_another_folder(folder: Pa
     assert "# the parent" in Path("deep/new.yaml").read_text(encoding="utf-8")
 
 
-def test_a_gpu_that_is_too_small_has_no_frontier_and_nothing_is_written(write_recipe: Write) -> None:
+def test_a_gpu_that_is_too_small_has_no_frontier_and_nothing_is_written(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_recipe(RECIPE)
+    searches: list[search.Frontier] = []
+    real = search.search
+    monkeypatch.setattr(search, "search", lambda fit: searches.append(real(fit)) or searches[0])
     found = json.loads(command(path, (), memory="520MiB", search=True, as_json=True)[0][0])
     assert found["search"]["recommended"] is None
     assert found["search"]["why"] == "nothing fits: not one row of any of these lengths"
+    monkeypatch.setattr(search, "search", lambda fit: searches[0])
     with pytest.raises(RecipeError, match="there is nothing to write: no point fits"):
         command(path, (), memory="520MiB", search=True, write="new.yaml")
     with pytest.raises(RecipeError, match="it writes what --search recommends; add --search"):

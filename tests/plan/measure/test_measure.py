@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,35 @@ import pytest
 
 from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.commands.plan import command
-from hf_recipes.errors import RecipeError
-from hf_recipes.plan.measure import matrix, runner
+from hf_recipes.errors import PlanError, RecipeError
+from hf_recipes.plan.measure import lab_record, matrix, runner, worker
+from hf_recipes.plan.measure.lab_record import Calibration, LabRecord, Measurement, Prediction, read_lines
 from hf_recipes.plan.measure.predictions import predict_cells
 from hf_recipes.plan.measure.scheduler import Scheduler
+from tests.support.tiny_recipes import wait_for_traces
 
 Write = Callable[..., str]
+CHILD = worker._ask
+LAB = Path(__file__).resolve().parents[3] / "recipes" / "results" / "lab"
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured_in_this_process() -> Iterator[None]:
+    """Measurements without their child, whose imports take seconds; one test has the child itself."""
+
+    def ask(request: dict[str, Any], location: str, seconds: float, child: Any) -> dict[str, Any]:
+        answer = worker._answer(json.loads(json.dumps(request)))
+        if answer.get("no_gpu"):
+            raise PlanError.at(location, *worker.NO_GPU)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_ask", ask)
+        yield
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, measured_in_this_process: None) -> Path:
     folder = tmp_path_factory.mktemp("lab") / "records"
     runner.run_lab(folder="recipes", output=str(folder), minutes=9, cpu=True, dry=False, say=lambda line: None)
     return folder
@@ -33,43 +53,74 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_tiny_matrix_runs_from_end_to_end_and_plan_is_right_to_the_byte(output: Path) -> None:
     found = runner.read_records(output)
-    assert {record["variant"] for record in found} == set(matrix.TINY_VARIANTS)
+    assert {record.variant for record in found} == set(matrix.TINY_VARIANTS)
     for record in found:
-        assert record["measured"]["outcome"] == "finished" and record["predicted"]["verdict"] == "fits"
-        near = 0.001 * record["measured"]["allocated_bytes"] if record["variant"] == "checkpointing" else 256
-        assert abs(record["predicted"]["allocated_bytes"] - record["measured"]["allocated_bytes"]) <= near
-        assert record["versions"]["torch"] and record["predicted"]["work"]["micro-batch"]["flops"] > 0
+        predicted, measured = record.predicted, record.measured
+        assert predicted is not None and measured is not None and measured.allocated_bytes is not None
+        assert measured.finished and predicted.verdict == "fits"
+        near = 0.001 * measured.allocated_bytes if record.variant == "checkpointing" else 256
+        assert abs(predicted.allocated_bytes - measured.allocated_bytes) <= near
+        assert record.versions is not None and record.versions["torch"] and predicted.work["micro-batch"].flops > 0
 
 
-def test_the_next_call_goes_on_where_the_last_one_ended(output: Path) -> None:
-    lines: list[str] = []
+def test_the_next_call_continues_where_the_last_one_ended(output: Path) -> None:
+    printed: list[str] = []
     path = output / "cpu.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8")  # killed while it wrote the last one
-    arguments = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": lines.append}
+    arguments = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": printed.append}
     assert runner.run_lab(**arguments, dry=True) == (0, 3)
-    assert lines == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
+    assert printed == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
     assert runner.run_lab(**arguments, dry=False) == (1, 0)
-    assert sorted(record["cell"] for record in runner.read_records(output)) == sorted(
-        line.strip() for line in lines[1:4]
-    )
-    assert lines[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
+    recorded = sorted(str(record.cell) for record in runner.read_records(output))
+    assert recorded == sorted(line.strip() for line in printed[1:4])
+    assert printed[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
 
 
-def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(output: Path, tmp_path: Path) -> None:
+def test_every_committed_line_is_read_and_written_back_as_it_is() -> None:
+    for path in LAB.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = read_lines(path)
+        assert len(found) == len(lines)
+        for record, line in zip(found, lines, strict=True):
+            if line["kind"] == "card":  # the older name
+                assert isinstance(record, Calibration)
+                line["kind"] = "gpu"
+            if "card_bytes" in line.get("measured", {}):
+                line["measured"]["gpu_bytes"] = line["measured"].pop("card_bytes")
+            assert json.loads(json.dumps(record.to_dict())) == line
+
+
+def test_a_line_that_is_no_record_is_refused_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"kind": "lab", "recipe": "a.yaml", "gpu": "t4"}\n{"kind": "lab"}\n', encoding="utf-8")
+    with pytest.raises(lab_record.RecordError, match=r"a\.jsonl:2: is not a record of the lab"):
+        read_lines(path)
+
+
+def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = matrix.list_cells("recipes", cpu=True)[:2]
+    monkeypatch.setattr(runner, "list_cells", lambda *_, **__: cells)
     lines: list[str] = []
-    arguments: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": lines.append}
+    arguments: dict[str, Any] = {"folder": "recipes", "minutes": 9, "cpu": False, "dry": False, "say": lines.append}
     with pytest.raises(RecipeError, match="unknown GPU 'h10'"):
         runner.run_lab(**arguments, output=str(tmp_path), predict="h10")
-    done, left = runner.run_lab(**arguments, output=str(tmp_path), predict="h100")
-    assert done >= 1 and done + left == len(matrix.list_cells("recipes", cpu=False))
+    assert runner.run_lab(**arguments, output=str(tmp_path), predict="h100") == (2, 0)
     (path,) = tmp_path.glob("*.jsonl")
-    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first["needed_bytes"] > 0
+    first = read_lines(path)[0]
+    assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first.needed_bytes > 0
     assert runner.read_records(tmp_path) == []  # a prediction is no record
-    waiting = matrix.list_cells("recipes", cpu=False)[:1]
-    coming = list(predict_cells(waiting, find_gpu("h100"), {first["cell"]: first}, 1))
-    assert coming == [(waiting[0], first)]
+    coming = list(predict_cells(cells[:1], find_gpu("h100"), {first.cell: first}, 1))
+    assert coming == [(cells[0], first)]
+
+
+def test_a_call_of_the_lab_ends_after_its_minutes_and_the_next_one_continues(output: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    arguments: dict[str, Any] = {"folder": "recipes", "cpu": True, "dry": False, "output": str(tmp_path)}
+    assert runner.run_lab(**arguments, minutes=0, say=lines.append) == (1, 2)
+    wait_for_traces()
 
 
 def test_the_matrix_has_every_recipe_on_every_gpu_and_valid_names() -> None:
@@ -87,14 +138,14 @@ def test_cells_share_a_gpu_that_has_room_and_the_timed_ones_have_it_alone() -> N
     running: list[str] = []
     beside: dict[str, int] = {}
 
-    def work(name: str) -> Callable[[Any], dict[str, Any]]:
-        def measured(child: Any) -> dict[str, Any]:
+    def work(name: str) -> Callable[[Any], LabRecord]:
+        def measured(child: Any) -> LabRecord:
             running.append(name)
             for _ in range(20):
                 beside[name] = max(len(running), beside.get(name, 0))
                 time.sleep(0.02)
             running.remove(name)
-            return {"cell": name}
+            return LabRecord(kind="lab", cell=name, recipe="a.yaml", gpu="t4")
 
         return measured
 
@@ -106,7 +157,7 @@ def test_cells_share_a_gpu_that_has_room_and_the_timed_ones_have_it_alone() -> N
         found += list(room.add(work(name), gib * 2**30, alone=name == "alone"))
     found += list(room.wait())
     room.close()
-    assert {one["cell"] for one in found} == {"a", "b", "alone", "c", "d"}
+    assert {one.cell for one in found} == {"a", "b", "alone", "c", "d"}
     assert beside == {"a": 2, "b": 2, "alone": 1, "c": 1, "d": 1}
 
 
@@ -123,23 +174,35 @@ def test_wheels_are_downloaded_for_what_the_other_machine_lacks(tmp_path: Path) 
         lab_wheels.pack(str(tmp_path), there="nothing", python="3.12", say=print)
 
 
-def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:
-    good = {"cell": "a", "predicted": {"verdict": "fits", "reserved_bytes": 90}}
-    good["measured"] = {"outcome": "finished", "reserved_bytes": 100}
-    bad = {"cell": "b", "predicted": {"verdict": "fits"}, "measured": {"outcome": "out of memory"}}
-    refused = {"cell": "c", "refused": "because"}
+def test_what_was_predicted_to_fit_and_ran_out_of_memory_is_named() -> None:
+    predicted = Prediction(
+        verdict="fits", allocated_bytes=80, reserved_bytes=90, phase="", phases={}, parts={}, work={}, attention={},
+        estimate=[],
+    )  # fmt: skip
+    good = LabRecord(kind="lab", cell="a", recipe="a.yaml", gpu="t4", predicted=predicted)
+    good = replace(good, measured=Measurement(outcome="finished", reserved_bytes=100))
+    bad = replace(good, cell="b", measured=Measurement(outcome="out of memory"))
+    refused = LabRecord(kind="lab", cell="c", recipe="a.yaml", gpu="t4", refused="because")
     assert runner.errors([good, bad, refused]) == [pytest.approx(-0.1)]
     assert runner.false_fits([good, bad, refused]) == ["b"]
     assert runner.summary([good, bad]).endswith("predicted to fit and out of memory: b")
     assert runner.describe_record(bad) == "predicted: fits; measured: out of memory"
+    assert runner.describe_record(good) == "reserved 90 predicted, 100 measured (-10.00%)"
+    assert runner.describe_record(refused) == "refused: because"
 
 
-def test_measuring_without_a_gpu_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
-    path = str(root / "recipes" / "quickstart.yaml")
+def test_measuring_without_a_gpu_is_refused(measured_in_this_process: None, folder: Path, root: Path) -> None:
     with pytest.raises(
-        RecipeError, match="there is no CUDA GPU on this machine; measure on a machine that has one, or add"
+        RecipeError, match="there is no CUDA GPU on this machine; measure on a machine that has one, or"
     ):
-        command(path, (), gpu="t4", smoke=True, measure=True)
+        command(str(root / "recipes" / "quickstart.yaml"), (), gpu="t4", smoke=True, measure=True)
+
+
+def test_a_measurement_on_a_cpu_is_beside_the_prediction(
+    folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_ask", CHILD)
+    path = str(root / "recipes" / "quickstart.yaml")
     found = json.loads(command(path, (), cpu=True, smoke=True, measure=True, as_json=True)[0][0])
     assert abs(found["measured"]["allocated_bytes"] - found["allocated_bytes"]) <= 256
     record = json.loads(Path(found["measured"]["record"]).read_text(encoding="utf-8"))

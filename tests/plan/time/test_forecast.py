@@ -13,6 +13,7 @@ import pytest
 from hf_recipes.catalog.gpus import known_gpus
 from hf_recipes.commands.plan import command
 from hf_recipes.common.text import format_duration
+from hf_recipes.plan.measure.lab_record import read_records
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import find_slowdown, measured_ratio, read_lab_timings
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline_seconds
@@ -43,7 +44,7 @@ def test_a_roofline_takes_arithmetic_and_traffic_or_the_machine_that_launches() 
     assert roofline_seconds(work, replace(gpu, bandwidth=None)) is None
 
 
-def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
+def test_the_trace_separates_half_products_from_full_ones(seen) -> None:
     work = seen.work["micro-batch"]
     assert 0.9 * work.flops < work.half_flops <= work.flops and 0 < work.matmul_bytes < work.bytes_moved
     full = trace_here(tiny("causal-lm", LLAMA)).work["micro-batch"]
@@ -51,7 +52,7 @@ def test_the_trace_tells_half_products_from_full_ones(seen) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         {"num_train_epochs": 1},
         {"num_train_epochs": 2.5, "gradient_accumulation_steps": 3},
@@ -75,7 +76,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(arguments: dict, tmp_path:
     assert predicted == max_steps > 0
 
 
-def test_padded_batches_count_their_mean_longest_row_and_blocks_the_whole(seen) -> None:
+def test_padded_batches_count_their_mean_longest_row_and_blocks_all(seen) -> None:
     recipe = tiny("chat", LLAMA, sft=True, packing=False)
     padded = replace(seen, micro_batch=1, length=32)
     share, notes = forecast._filled_share(recipe, padded, LENGTHS)
@@ -85,7 +86,7 @@ def test_padded_batches_count_their_mean_longest_row_and_blocks_the_whole(seen) 
     assert forecast._filled_share(recipe, padded, None) == (1.0, ["every row counted as the longest"])
 
 
-def test_without_records_it_says_guess_and_records_of_the_gpu_narrow_it(seen) -> None:
+def test_without_records_it_is_called_a_guess_and_records_of_the_gpu_narrow_it(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
     guess = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
@@ -100,11 +101,11 @@ def test_without_records_it_says_guess_and_records_of_the_gpu_narrow_it(seen) ->
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
     older = {**mine, "forecast": {**timing["forecast"], "formula": 1}}
-    for strange in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
-        assert find_slowdown(RTX_4090, [strange])[2].startswith("a roofline guess")
+    for unusable in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
+        assert find_slowdown(RTX_4090, [unusable])[2].startswith("a roofline guess")
 
 
-def test_the_labs_cells_teach_the_gpu_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
+def test_the_labs_cells_narrow_the_gpus_forecast_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
     cells, gpu = read_lab_timings(path), known_gpus()["h100"]
     assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {gpu.title}
@@ -122,18 +123,20 @@ def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> Non
     """The figure in roofline.py is the records': microseconds of an operation, of the fastest cell of each recipe."""
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
     found: dict[str, float] = {}
-    for cell in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        if cell.get("measured", {}).get("outcome") != "finished":
+    for cell in read_records(path.parent):
+        predicted, measured = cell.predicted, cell.measured
+        if predicted is None or measured is None or not measured.finished:
             continue
-        work = {name: Work(**one) for name, one in cell["predicted"]["work"].items()}
-        if roofline_seconds(work["micro-batch"], known_gpus()["h100"]) == work["micro-batch"].kernels * HOST_SECONDS:
-            operations = cell["measured"]["micro_batches"] * work["micro-batch"].kernels + work["optimizer"].kernels
-            took = 1e6 * cell["measured"]["step_seconds"] / operations
-            found[cell["recipe"]] = min(took, found.get(cell["recipe"], took))
+        assert measured.step_seconds is not None and measured.micro_batches is not None
+        one = predicted.work["micro-batch"]
+        if roofline_seconds(one, known_gpus()["h100"]) == one.kernels * HOST_SECONDS:
+            operations = measured.micro_batches * one.kernels + predicted.work["optimizer"].kernels
+            took = 1e6 * measured.step_seconds / operations
+            found[cell.recipe] = min(took, found.get(cell.recipe, took))
     assert (round(min(found.values())), round(max(found.values()))) == (32, 56) and len(found) == 10
 
 
-def test_what_cannot_be_foretold_is_said(seen) -> None:
+def test_a_time_that_cannot_be_forecast_has_its_reason(seen) -> None:
     recipe = tiny("causal-lm", LLAMA, bf16=True, num_train_epochs=3)
     assert forecast.forecast_time(recipe, seen, RTX_4090) == (
         "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
@@ -144,7 +147,7 @@ def test_what_cannot_be_foretold_is_said(seen) -> None:
     )
 
 
-def test_the_words_and_the_price() -> None:
+def test_the_line_and_the_price() -> None:
     found = forecast.Forecast(
         low=9600, high=12600, step_seconds=8.0, steps=1200, epochs=3.0, parts={}, basis="from 2 records of this GPU"
     )
@@ -155,7 +158,7 @@ def test_the_words_and_the_price() -> None:
     assert forecast.as_json(found, 1.5)["cost"] == [4.0, 5.25]
 
 
-def test_plan_prints_it_and_a_run_keeps_what_a_step_took(write_recipe: Write, folder: Path) -> None:
+def test_plan_prints_it_and_a_run_records_what_a_step_took(write_recipe: Write, folder: Path) -> None:
     text = (
         "task: causal-lm\nmodel: {preset: gpt-tiny}\ntokenizer: {pretrained_model_name_or_path: gpt2}\n"
         "dataset: {path: text, data_files: none.txt, max_length: 64}\n"
@@ -172,7 +175,7 @@ def test_plan_prints_it_and_a_run_keeps_what_a_step_took(write_recipe: Write, fo
     assert record["status"] == "finished" and "forecast" in record
 
 
-def test_the_clock_says_what_is_left_once_and_again_when_it_changes() -> None:
+def test_the_clock_prints_what_is_left_once_and_again_when_it_changes() -> None:
     from hf_recipes.training.step_timer import FIRST_WORD, WARM_UP, StepClock
 
     lines: list[str] = []
