@@ -1,8 +1,18 @@
 """`plan --search`: for each length the largest micro-batch that fits, at the recipe's effective batch.
 
-What is allocated while one module runs is affine in the rows and quadratic in the length, so few traces give the curve
-and the curve gives the points; what is reserved is not smooth, so each point that is recommended is traced and replayed
-itself.
+What is allocated while one module runs is affine in the rows and quadratic in the length, so four traces give a curve
+and the curve gives the points. What is reserved is not smooth, so each point that is recommended is traced and replayed
+itself. Imports neither torch nor transformers.
+
+Example: a recipe of 16 rows of 512 tokens. Its own trace and three more have, while the head runs,
+
+    2 rows of 512    208 MiB     -> (961 - 208) / 14 = 53.8 MiB a row of 512, and 208 - 2 x 53.8 = 100 MiB without rows
+    16 rows of 512   961 MiB
+    16 rows of 128   261 MiB     -> (261 - 100) / 16 = 10.0 MiB a row of 128
+    16 rows of 1024  2,629 MiB   -> (2,629 - 100) / 16 = 158.1 MiB a row of 1024
+
+and one quadratic goes through 10.0, 53.8 and 158.1. With 7,500 MiB usable, 6,757 count as fitting (MARGIN is 1.11): 64
+rows of 512 are 100 + 64 x 53.8 = 3,543 MiB, 128 are 6,986. So 64 rows are traced, and, since 6,986 is near, 128 too.
 """
 
 from __future__ import annotations
@@ -24,10 +34,7 @@ SECONDS = 30.0  # no traces are begun that would end later than this, as long as
 LOCATION = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
 NEAR = 1.1  # of the usable memory: what the curve puts beyond this is not traced
-FEW, MANY = (
-    2,
-    8,
-)  # rows of the traces that the curve is read off; the recipe's own instead of MANY, if they are 4 or more
+FEW, MANY = 2, 8  # rows of the traces that give the curve; the recipe's own instead of MANY, if they are 4 or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +185,9 @@ def _measure_curve(fit: Fit, lengths: Sequence[int]) -> tuple[MemoryCurve, float
     traced = [_or_raise(one) for one in check_fits(recipes, fit.gpu, usable=fit.usable, layout=fit.layout)]
     if own:
         traced.insert(1, fit)
-    locations = [one.trace.module_peaks for one in traced]
-    shared = [name for name in locations[0] if all(name in one for one in locations)]
-    sizes = np.array([[one[name] for one in locations] for name in shared], float)
+    peaks = [one.trace.module_peaks for one in traced]
+    shared = [name for name in peaks[0] if all(name in one for one in peaks)]
+    sizes = np.array([[one[name] for one in peaks] for name in shared], float)
     in_evaluation = np.array([name.startswith("evaluation ") for name in shared])
     at, evaluated = (lengths[0], middle, lengths[-1]), fit.trace.eval_batch
     curve = MemoryCurve(
@@ -193,7 +200,7 @@ def _measure_curve(fit: Fit, lengths: Sequence[int]) -> tuple[MemoryCurve, float
 
 
 def _coefficients(sizes: np.ndarray, lengths: tuple[int, int, int], few: int, many: int) -> np.ndarray:
-    """(K, 4) bytes of the curve's traces -> (K, 4) coefficients. Where the rows were the same, all is laid to them."""
+    """(K, 4) bytes of the curve's traces -> (K, 4) coefficients. Where the rows were the same, all bytes depend on them."""
     a, b, c, d = sizes.T
     at_middle = (b - a) / (many - few) if many > few else b / many
     c0 = a - few * at_middle
@@ -216,7 +223,7 @@ def _fit_quadratic(xs: Sequence[int], ys: Sequence[float]) -> tuple[float, float
 
 
 def _predict_reserved(curve: MemoryCurve, rows: int, eval_rows: int, length: int) -> float:
-    """What the curve foretells."""
+    """Bytes that the curve predicts."""
     return max(
         curve.slack * _predict_allocated(curve, rows, eval_rows, length), _largest_bytes(curve.reserved, rows, length)
     )
