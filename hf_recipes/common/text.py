@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 GIB = 2**30  # bytes
-HUB_TOKEN = re.compile(
-    r"hf_[A-Za-z0-9]{20,}"
-)  # a Hub access token: refused in recipes, masked in texts, never uploaded
+# A Hub access token: refused in recipes, masked in texts, never uploaded.
+HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 def format_duration(seconds: float) -> str:
@@ -34,7 +33,7 @@ def first_line(problem: BaseException) -> str:
 
 
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The name that was probably meant, or "". Case, `_` and `-` count for nothing. `cutoff` is difflib's."""
+    """The name that was probably meant, or "". Case, `_` and `-` are ignored. `cutoff`: as in difflib."""
     from difflib import get_close_matches
 
     plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}

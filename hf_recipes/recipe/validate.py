@@ -15,9 +15,7 @@ from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema import static_source
 from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
-from hf_recipes.recipe.schema.own_keys import OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
-
-PLAIN_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # a Hub id or a folder is read by one of these
+from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS, OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
 
 
 @dataclass(kw_only=True)
@@ -235,7 +233,7 @@ def _judge_dataset(dataset: Mapping[str, Any], judge: Judge) -> None:
         if path in schema.builders():
             more = dict(schema.builder_fields(path) or {})
         else:
-            for builder in PLAIN_BUILDERS:
+            for builder in FILE_BUILDERS:
                 more |= schema.builder_fields(builder) or {}
     _judge_words("dataset", dataset, judge, more)
     if isinstance(path, str) and "/" not in path and "data_files" in dataset and not os.path.exists(path):

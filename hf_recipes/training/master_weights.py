@@ -315,7 +315,7 @@ class MasterWeightsMixin(_Trainer):
                 "master_weights",
                 f"the loss of {type(self.model).__name__} is {loss.dtype}: scaled by {self.master_weights.scale:g}, "
                 "it or its gradient is infinite",
-                "take out master_weights and set bf16: true (a head is made to return float32 if it is called "
+                "remove master_weights and set bf16: true (a head is made to return float32 if it is called "
                 f"{', '.join(HEADS)})",
             )
         loss = loss * self.master_weights.scale

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.checkpoints import folders, select
-from hf_recipes.data.row_checks import insist
+from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.training.out_of_memory import restore
 from hf_recipes.training.signals import Listener
@@ -307,7 +307,7 @@ class GuardMixin(_Trainer):
         if word in ("nonfinite", "labels"):
             errors = [Diagnostic(location=where, message=what, fix=fix)]
         else:
-            errors = list(insist(guards.recipe, word, where, what, fix, guards.say))
+            errors = list(report_unless_disabled(guards.recipe, word, where, what, fix, guards.say))
         if not errors:
             guards.begun += FIRST  # said once
             return

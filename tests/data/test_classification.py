@@ -9,24 +9,10 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, List
 
-from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import bpe, prepare, refusal, wordpiece
 
 Make = Callable[..., Recipe]
-
-
-@pytest.fixture
-def make(write_recipe: Callable[..., str]) -> Make:
-    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
-
-    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
-        model = "model: {config: {model_type: gpt2}}"
-        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
-        tail = "BpeTrainer: {vocab_size: 384}\n"
-        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
-
-    return recipe
 
 
 def labelled(*labels: Any) -> list[dict]:
@@ -68,11 +54,11 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
         "train: 1 of 2 texts are cut at 8 tokens",
         "eval: 1 of 2 texts are cut at 8 tokens",
     )
-    assert found.stats["train"]["longest"] == 8
+    assert found.stats["train"].longest == 8
 
 
 @pytest.mark.parametrize(
-    ("rows", "held_out", "told"),
+    ("rows", "held_out", "expected"),
     [
         (
             labelled("a", "b"),
@@ -91,8 +77,8 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
             "row 0 of the eval split has no label (-1); remove such rows, or leave the split out with "
             "split: {train: ..., validation: ...}",
         ),
-        (labelled("a", "a"), None, "the train split has one label only ('a'); a classifier needs two"),
-        (labelled(None, None), None, "the train split has no label at all; a classifier needs two"),
+        (labelled("a", "a"), None, "the train split has one label only ('a'); a classifier needs at least two"),
+        (labelled(None, None), None, "the train split has no label at all; a classifier needs at least two"),
         (
             labelled(["a"], ["b"]),
             None,
@@ -111,9 +97,9 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
     ],
 )
 def test_text_classification_refuses_rows_without_text_or_label(
-    make: Make, rows: list, held_out: Any, told: str
+    make: Make, rows: list, held_out: Any, expected: str
 ) -> None:
-    assert refusal(make("text-classification"), rows, bpe(), held_out=held_out) == f"recipe.yaml:3: {told}"
+    assert refusal(make("text-classification"), rows, bpe(), held_out=held_out) == f"recipe.yaml:3: {expected}"
 
 
 def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
@@ -123,7 +109,7 @@ def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     rows = [*labelled("a", "b"), {"text": "\u200b", "label": "a"}]
     assert refusal(make("text-classification"), rows, tokenizer) == (
-        "recipe.yaml:3: row 2 of the train split gives no token ('\\u200b'); remove it"
+        "recipe.yaml:3: row 2 of the train split gives no tokens ('\\u200b'); remove it"
     )
 
 
@@ -131,7 +117,7 @@ def test_another_learning_rate_does_not_tokenize_the_rows_anew(make: Make, folde
     Dataset.from_list(labelled("a", "b")).save_to_disk(str(folder / "rows"))
     fingerprints = set()
     for rate in (1e-3, 1e-4):
-        recipe = make("text-classification", words=f"learning_rate: {rate}")
+        recipe = make("text-classification", arguments=f"learning_rate: {rate}")
         found = prepare(recipe, Dataset.load_from_disk(str(folder / "rows")), bpe())
         fingerprints.add(found.train._fingerprint)
     assert len(fingerprints) == 1
@@ -158,8 +144,8 @@ def test_a_words_tag_stands_on_its_first_sub_token_only(make: Make) -> None:
 def test_words_beyond_max_length_are_counted_and_not_scored(make: Make) -> None:
     tokenizer = wordpiece(["anna", "went", "to", "."])
     found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer, length=6)
-    assert found.notes[0] == "train: 2 words stand beyond 6 sub-tokens or have none: they are not scored"
-    assert found.stats["train"]["label_tokens"] == 4
+    assert found.notes[0] == "train: 2 words are beyond 6 sub-tokens or have none, and are not scored"
+    assert found.stats["train"].label_tokens == 4
 
 
 def test_tags_may_be_numbers_of_a_class_label(make: Make) -> None:
@@ -177,7 +163,7 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "expected"),
     [
         (
             {"tokens": ["a", "b"], "tags": ["O"]},
@@ -187,7 +173,7 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
         ({"tokens": ["a"], "tags": None}, "row 1 of the train split has 1 tokens but 0 tags; give every token one tag"),
         (
             {"tokens": ["a", None], "tags": ["O", "O"]},
-            "row 1 of the train split has a token that is no text; write every token as a text",
+            "row 1 of the train split has a token that is not text; write every token as text",
         ),
         (
             {"tokens": ["a"], "tags": [None]},
@@ -195,9 +181,9 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
         ),
     ],
 )
-def test_token_classification_refuses_rows_that_do_not_fit(make: Make, row: dict, told: str) -> None:
+def test_token_classification_refuses_rows_that_do_not_fit(make: Make, row: dict, expected: str) -> None:
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, row]
-    assert refusal(make("token-classification"), rows, wordpiece(["a", "b"])) == f"recipe.yaml:3: {told}"
+    assert refusal(make("token-classification"), rows, wordpiece(["a", "b"])) == f"recipe.yaml:3: {expected}"
 
 
 def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_split(make: Make) -> None:
@@ -207,8 +193,8 @@ def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_
         "recipe.yaml:3: row 0 of the eval split has the tag 'B-Y', outside the train split's set; the tags are O, B-X"
     )
     assert refusal(recipe, [{"tokens": "a b", "tags": "O B-X"}], tokenizer) == (
-        "recipe.yaml:3: the column 'tokens' holds string, not a list a row: a list of words, and one of their tags; "
-        "split the text into words first"
+        "recipe.yaml:3: the column 'tokens' holds string, not lists: each row needs a list of words and a list of "
+        "tags; split the text into words first"
     )
 
 
@@ -216,7 +202,7 @@ def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     recipe = make("token-classification", "max_length: 2")
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
     assert refusal(recipe, rows, wordpiece(["a", "b"]), length=2) == (
-        "recipe.yaml:3: no word of the train split has a sub-token within 2 tokens: all labels are masked; "
+        "recipe.yaml:3: the train split has no word with a sub-token within 2 tokens: all labels are masked; "
         "raise dataset.max_length"
     )
 

@@ -27,9 +27,7 @@ def test_ids_are_of_the_content_whatever_the_order_of_rows_keys_and_processes() 
     shuffled = [dict(reversed(row.items())) for row in random.Random(0).sample(rows, len(rows))]
     assert sorted(example_ids(rows)) == sorted(example_ids(shuffled))
     assert len(set(example_ids(rows))) == 50
-    script = (
-        "import json, sys; from hf_recipes.evaluation.scores import example_ids as i; print(i(json.load(sys.stdin)))"
-    )
+    script = "import json, sys; from hf_recipes.data.row_ids import example_ids as i; print(i(json.load(sys.stdin)))"
     other = subprocess.run([sys.executable, "-c", script], input=json.dumps(rows), capture_output=True, text=True)
     assert other.stdout == f"{example_ids(rows)}\n"
 
@@ -122,19 +120,19 @@ def test_a_truncated_missing_foreign_or_newer_file_is_refused_with_its_path(tmp_
             read_scores(path)
         return str(refused.value)
 
-    assert message() == f"{path}: no such file; was the run evaluated? its scores lie beside record.json"
+    assert message() == f"{path}: no such file; was the run evaluated? its scores are beside record.json"
     write_scores(path, "chat", score_batches("chat", ids=IDS, predictions=np.zeros((ROWS, 2))))
     whole = path.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert message().startswith(f"{path}: not a whole Parquet file (")
-        assert message().endswith("; copy or evaluate it again")
+        assert message().startswith(f"{path}: not a complete Parquet file (")
+        assert message().endswith("; copy the file again, or evaluate the run again")
     damaged = bytearray(whole)
     damaged[10:200] = b"\0" * 190
     path.write_bytes(damaged)
-    assert message().startswith(f"{path}: not a whole Parquet file (")
+    assert message().startswith(f"{path}: not a complete Parquet file (")
     pq.write_table(pa.table({"id": ["a"]}), path)
-    assert message() == f"{path}: a Parquet file, but not of per-example scores"
+    assert message() == f"{path}: a Parquet file, but not one of per-example scores"
     about = json.dumps({"version": 2, "task": "chat", "label_names": []})
-    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.evaluation.scores": about}), path)
+    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.scores": about}), path)
     assert message() == f"{path}: scores of version 2; this hf_recipes reads up to 1; upgrade hf_recipes"

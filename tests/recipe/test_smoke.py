@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.catalog.presets import PRESETS
-from hf_recipes.data.generated import generated_splits
+from hf_recipes.data.generated import generate_splits
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
@@ -150,9 +150,9 @@ def test_generated_rows_have_the_recipes_columns_and_train(
     text = f"task: {task}\nmodel: {{pretrained_model_name_or_path: owner/unheard}}\n"
     text += f"dataset: {{path: owner/rows{', ' if dataset else ''}{dataset}}}\n{section}: {{output_dir: out}}\n"
     path = write_recipe(text)
-    splits = generated_splits(shrink(read_recipe(path))[0])
+    splits = generate_splits(shrink(read_recipe(path))[0])
     assert set(splits.train.column_names) == columns
-    assert splits.train[0] == generated_splits(shrink(read_recipe(path))[0]).train[0]
+    assert splits.train[0] == generate_splits(shrink(read_recipe(path))[0]).train[0]
     record = json.loads(run(path, smoke=True).read_text())
     assert (record["status"], record["steps"]) == ("finished", 2)
     assert set(record["metrics"]) == {"before", "eval", "test"}

@@ -317,7 +317,7 @@ def test_a_model_that_computes_its_loss_in_fp16_is_refused_with_the_mend(tmp_pat
         MasterTrainer(model=model, args=arguments(tmp_path), train_dataset=rows(8, classes=True)).train()
     assert str(raised.value) == (
         "master_weights: the loss of BertForSequenceClassification is torch.float16: scaled by 65536, it or its "
-        "gradient is infinite; take out master_weights and set bf16: true (a head is made to return float32 if it is "
+        "gradient is infinite; remove master_weights and set bf16: true (a head is made to return float32 if it is "
         "called classifier, score, qa_outputs, classification_head, logits_proj)"
     )
 

@@ -225,21 +225,21 @@ def test_answers_that_are_cut_off_stop_unless_it_is_meant(chat: str, capsys: pyt
 
 def test_answers_that_never_end_stop(chat: str) -> None:
     save_llama("model", bpe(chat=CHATML.replace("message['content'] + '<|im_end|>'", "message['content']")))
-    assert "has an end token among its labels: the model would never stop" in refused(chat)
+    assert "has an end token among its labels: the model would not learn to stop" in refused(chat)
 
 
 def test_two_begin_tokens_stop(folder: Path, write_recipe: Callable[..., str]) -> None:
     save_llama("model", bpe(bos=True))
     write_rows("rows.jsonl", ({"text": f"<s>{text} {i}"} for i, text in enumerate(texts())))
     recipe = write_recipe(CLASSES.replace("text-classification", "causal-lm"))
-    assert "rows have two begin tokens ('<s>') side by side" in refused(recipe)
+    assert "rows have two BOS tokens ('<s>') side by side" in refused(recipe)
 
 
 def test_evaluation_rows_that_are_training_rows_stop(classes: str) -> None:
     rows = Path("rows.jsonl").read_text().splitlines(keepends=True)
     Path("held.jsonl").write_text("".join(rows[:10]))
     words = "dataset.data_files={train: rows.jsonl, validation: held.jsonl}"
-    assert "10 of 10 rows of the eval split (100%) are rows of the train split, too" in refused(classes, words)
+    assert "10 of 10 rows of the eval split (100%) are also in the train split" in refused(classes, words)
     run(classes, [words, "disable_guards=[overlap]"])
 
 
@@ -250,7 +250,7 @@ def test_a_checkpoint_that_lacks_a_layer_stops(chat: str) -> None:
     gone = [name for name in weights if "layers.1.mlp.down_proj" in name]
     save_file({k: v for k, v in weights.items() if k not in gone}, "model/model.safetensors", {"format": "pt"})
     message = refused(chat)
-    assert "begin untrained: the checkpoint has no model.layers.1.mlp.down_proj.weight" in message
+    assert "are not in the checkpoint and would start untrained: model.layers.1.mlp.down_proj.weight" in message
     run(chat, ["disable_guards=[untrained]"])
 
 

@@ -12,7 +12,7 @@ from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.device import Device
 from hf_recipes.common.text import format_bytes
 from hf_recipes.data.load import file_names
-from hf_recipes.data.splits import FILE_BUILDERS, file_errors
+from hf_recipes.data.splits import file_errors
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
 from hf_recipes.plan.fit.parallel import SINGLE, Layout
@@ -22,6 +22,7 @@ from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.rules.device import gpu_errors
+from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS
 
 READ_BYTES = 64 * 2**20  # local data up to this size is read without --read-data: some seconds
 

@@ -200,7 +200,7 @@ def _measure_curve(fit: Fit, lengths: Sequence[int]) -> tuple[MemoryCurve, float
 
 
 def _coefficients(sizes: np.ndarray, lengths: tuple[int, int, int], few: int, many: int) -> np.ndarray:
-    """(K, 4) bytes of the curve's traces -> (K, 4) coefficients. Where the rows were the same, all bytes depend on them."""
+    """(K, 4) bytes of the curve's traces -> (K, 4) coefficients. With equal rows, all bytes depend on them."""
     a, b, c, d = sizes.T
     at_middle = (b - a) / (many - few) if many > few else b / many
     c0 = a - few * at_middle

@@ -18,12 +18,12 @@ from hf_recipes.catalog.presets import PRESETS, SHAPES
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import ModelError, PlanError
 from hf_recipes.models import build
-from hf_recipes.models.config import SOURCES, config_fields, from_scratch
+from hf_recipes.models.config import config_fields, from_scratch
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-LOADING = ("dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map")
 # Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
 PREPARED = {
     "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
@@ -118,13 +118,13 @@ def meta_model(
     values["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
     transformers.set_seed(recipe.training.get("seed", 42))
     with torch.device(device):
-        model = build._fresh(recipe, auto, config, tokenizer, fields, values)
+        model = build.build_from_config(recipe, auto, config, tokenizer, fields, values)
         if recipe.section("BitsAndBytesConfig"):
             quantize_model(model, recipe.section("BitsAndBytesConfig"))
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
-            model = build._adapted(recipe, model, [] if from_scratch(recipe) else _new(model), say)
+            model = build.add_adapter(recipe, model, [] if from_scratch(recipe) else _new(model), say)
     model.train()
     return model
 

@@ -12,8 +12,6 @@ from hf_recipes.recipe.rules.rule import Rule, given, has, number, on, tell, tel
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
-
 
 def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1752: "--load_best_model_at_end requires the save and eval strategy to match"."""
@@ -101,7 +99,7 @@ def _measured(recipe: Recipe) -> dict[str, str]:
     chosen = words(held) if isinstance(held, list) else list(task.default_metrics)
     found = {"loss": ""}
     for name in task.metrics:
-        found |= dict.fromkeys(METRICS[name][2], "" if name in chosen else name)
+        found |= dict.fromkeys(METRICS[name].keys, "" if name in chosen else name)
     return found
 
 
@@ -126,6 +124,8 @@ def best_in_which_direction(recipe: Recipe) -> Iterator[Diagnostic]:
     name = word(recipe, "metric_for_best_model").removeprefix("eval_")
     if name not in _measured(recipe):
         return
+    from hf_recipes.catalog.metrics import LOWER_IS_BETTER
+
     lower = name in LOWER_IS_BETTER
     greater = recipe.training.get("greater_is_better")
     if not isinstance(greater, bool):

@@ -106,6 +106,7 @@ OPEN_SECTIONS = (
     "dataset",
 )  # their upstream functions take open keywords: a strange word is a doubt
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")  # `model` has exactly one of them
+FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # of `datasets`: they read files, local or of a Hub id
 SECRETS = (
     "token",
     "hub_token",
