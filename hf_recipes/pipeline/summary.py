@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.models.build import parameter_counts
 from hf_recipes.models.config import from_scratch, model_name
-from hf_recipes.training.trainer import steps_of
+from hf_recipes.training.steps import count_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     sequences = per_device * args.world_size * accumulation
     rows = len(trainer.train_dataset)
     tokens = prepared.stats["train"].tokens
-    steps = steps_of(args, rows) if recipe.training.get("do_train") is not False else 0
+    steps = count_steps(args, rows) if recipe.training.get("do_train") is not False else 0
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "model": {

@@ -16,7 +16,7 @@ from hf_recipes.plan.fit.verdict import FITS
 from hf_recipes.plan.trace.result import Work
 
 PREDICTED = ".predicted"  # of the file of predictions that are not measured yet
-FINISHED, OUT_OF_MEMORY = "finished", "out of memory"  # outcomes of a measurement; others are in its own words
+FINISHED, OUT_OF_MEMORY = "finished", "out of memory"  # outcomes of a measurement; others are the error's message
 RENAMED = {"card_bytes": "gpu_bytes"}  # until 2026-11
 CALIBRATION = ("gpu", "card")  # kinds of the line about the GPU itself: today's, and until 2026-11
 

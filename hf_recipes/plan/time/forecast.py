@@ -19,7 +19,7 @@ from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.training.trainer import steps_of
+from hf_recipes.training.steps import count_steps
 
 DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
 
@@ -129,7 +129,7 @@ def _steps(recipe: Recipe, trace: Trace, lengths: Lengths | None, processes: int
         return int(arguments.max_steps)
     if lengths is None:
         return None
-    return steps_of(arguments, _packed_rows(recipe, trace, lengths))
+    return count_steps(arguments, _packed_rows(recipe, trace, lengths))
 
 
 def _packed_rows(recipe: Recipe, trace: Trace, lengths: Lengths) -> int:

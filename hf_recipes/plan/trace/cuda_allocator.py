@@ -42,7 +42,8 @@ def replay_trace(trace: Trace, capacity: int | None = None, expandable: bool = F
 
 
 def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expandable: bool = False) -> Reserved:
-    """As `replay_trace`, of plain events (storage, change in bytes). A storage whose size changes is allocated anew."""
+    """As `replay_trace`, of plain events (storage, change in bytes). A storage whose size changes is freed and
+    allocated again."""
     memory: Segments | ExpandableSegments = ExpandableSegments(capacity) if expandable else Segments(capacity)
     sizes: dict[int, int] = {}
     allocated = peak = 0

@@ -112,7 +112,7 @@ def cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu: more than 3072 indices are sorted, and
-    their rows summed in pieces of ten, in fp32: arrays of int64, and a row for each piece and each index."""
+    their rows summed ten at a time, in fp32: arrays of int64, and a row for each piece and each index."""
     indices = args[1].numel()
     if indices <= UNSORTED:
         return ()

@@ -106,7 +106,7 @@ TRAINING: Table = {
     **_nothing("eval_strategy", "a run always evaluates at its end, so an evaluation is always traced", traced="no"),
     **_nothing("eval_steps eval_delay", "evaluation comes after the steps", traced=LEFT_OUT),
     **_nothing("eval_on_start", "as any evaluation, before the optimizer has states", traced=LEFT_OUT),
-    **_nothing("eval_use_gather_object include_for_metrics", "no metric of ours reads more", traced=LEFT_OUT),
+    **_nothing("eval_use_gather_object include_for_metrics", "no built-in metric reads more", traced=LEFT_OUT),
     **_nothing("save_strategy", "saving is traced by itself", traced="no"),
     **_nothing("save_steps save_total_limit save_only_model save_on_each_node"),
     **_nothing("enable_jit_checkpoint restore_callback_states_from_checkpoint", "files", traced=LEFT_OUT),

@@ -67,7 +67,7 @@ def trace_here(
     `evaluation`: whether evaluation and saving are traced after the training steps."""
     device = Device(kind="cpu", name="CPU", bf16=True)
     if not cpu:
-        device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
+        device = Device(kind="cuda", name="the planned GPU", count=1, capability=capability, bf16=capability >= (8, 0))
     recipe, lines = choose(recipe, device)
     config = build_config(recipe)
     vocabulary = vocabulary_size(recipe, config)

@@ -87,7 +87,7 @@ class Tracker(TorchDispatchMode):
     # events ---------------------------------------------------------------------------------------------------------
 
     def add_storage(self, size: int, op: str, shape: tuple[int, ...] = (), dtype: str = "", part: str = "") -> int:
-        """Records bytes that no tensor of ours shows, too (a workspace). Returns the storage's number."""
+        """Records bytes that no tensor shows, too (a workspace). Returns the storage's number."""
         number = len(self.storages)
         phase = self._phase()
         where = self.backward_path if phase == "backward" else (self.path[-1] if self.path else "")

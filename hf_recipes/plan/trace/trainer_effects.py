@@ -26,7 +26,7 @@ def patch_trainer(tracker: Tracker) -> Iterator[None]:
     import transformers.trainer as trainer
 
     class SaveOnCpu(torch.autograd.graph.saved_tensors_hooks):
-        """Pinned memory of the CPU is not the GPU's: a saved tensor is gone, and made anew where it is needed."""
+        """Pinned memory of the CPU is not the GPU's: a saved tensor is gone, and allocated again where it is needed."""
 
         def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
             super().__init__(self.pack, self.unpack)
