@@ -101,7 +101,7 @@ def test_checkpointings_cost_is_counted(fit: Fit) -> None:
     changed = check_fit(recipe.with_values(option.values, "a test"), _gpu(4000))
     cost = advice._counted(option.cost, without, changed)
     share = int(cost.removeprefix("time: ").partition("%")[0])
-    assert 15 <= share <= 34  # a forward more of the layers, not of the head
+    assert 8 <= share <= 20  # a forward more of the two layers, not of the head, which is larger
 
 
 def test_weights_larger_than_the_gpu_are_named_plainly(write_recipe: Write, planned: None) -> None:
