@@ -2,7 +2,8 @@
 
 Each mutant is one edit of the syntax tree: a comparison flipped or moved by one, `and` for `or`, another arithmetic
 operator, a number or a truth value changed, a condition negated, a `not` dropped, a statement or a returned value
-removed. Text is never changed, and nothing inside an f-string, an annotation, a decorator or an import.
+removed. Text is never changed, and nothing inside an f-string, an annotation, a decorator or an import,
+nor zip's `strict`, which shows only where another fault made the lengths differ.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class _Finder:
     def expression(
         self, node: Any, owner: Any, field: str, index: int | None, statement: Any, function: str
     ) -> Iterator[Mutant]:
-        if isinstance(node, ast.JoinedStr):
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
             return
 
         def here(kind: str, new: ast.AST) -> Mutant:

@@ -66,8 +66,8 @@ GROUPS: tuple[tuple[tuple[str, ...], tuple[str, ...], int], ...] = (
         ("tests/data",),
         0,
     ),
-    (("checkpoints/manifest.py", "checkpoints/select.py"), ("tests/checkpoints",), 0),
-    (("training/step_guard.py",), ("tests/training/test_step_guard.py",), 0),
+    (("checkpoints/manifest.py", "checkpoints/select.py"), ("tests/checkpoints/test_manifest_and_select.py",), 0),
+    (("training/step_guard.py",), ("tests/training/test_step_guard.py", "tests/training/test_gradient_guard.py"), 0),
     (("training/batch_split.py",), ("tests/training/test_batch_split.py",), 0),
     (("plan/trace/cuda_allocator.py",), ("tests/plan/trace/test_cuda_allocator.py",), 0),
     (
@@ -204,9 +204,6 @@ class Session:
             target.hits.update(line for path, line in hits if path == target.path)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        import torch  # before the first fork, and with one thread: a pool of threads is gone in a fork
-
-        torch.set_num_threads(1)
         self.targets = [Target(path) for path in self.modules]
         for target in self.targets:
             target.find_functions()
@@ -214,6 +211,8 @@ class Session:
         self.items = self._first_run(session.items)
         for target in self.targets:
             target.replace(target.tree)
+        if "torch" in sys.modules:  # with one thread: a pool of threads is gone in a fork
+            sys.modules["torch"].set_num_threads(1)
         gc.collect()
         gc.freeze()
         for target in self.targets:
@@ -371,7 +370,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--sample", type=int, default=0, help="mutants a module (seeded); 0: as the table says")
-    parser.add_argument("--budget", type=float, default=20.0, help="CPU seconds of tests a mutant")
+    parser.add_argument("--budget", type=float, default=5.0, help="CPU seconds of tests a mutant")
     parser.add_argument("--group", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     options = parser.parse_args()

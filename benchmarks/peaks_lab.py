@@ -13,7 +13,7 @@ from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
 # Measured before plan was corrected by what they showed; the others were predicted first.
-USED_TO_CORRECT = (
+CORRECTED = (
     "gemma-270m-conservative--as-it-is",
     "gemma-270m-optimized--as-it-is",
     "gpt-300m-4xa100--as-it-is",
@@ -37,5 +37,5 @@ def peak(cell: LabRecord) -> tuple[int, int]:
 
 
 def name(cell: LabRecord) -> str:
-    used = ", taught plan" if cell.cell in USED_TO_CORRECT else ""
-    return f"{str(cell.cell).removesuffix('--as-it-is')} ({cell.gpu}{used})"
+    note = ", corrected plan" if cell.cell in CORRECTED else ""
+    return f"{str(cell.cell).removesuffix('--as-it-is')} ({cell.gpu}{note})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 GIB = 2**30  # bytes
@@ -52,3 +53,18 @@ def said(value: Any) -> str:
 def kind_of(value: Any) -> str:
     """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
     return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+
+
+def as_yaml(value: Any) -> str:
+    """A value as YAML would write it in one line (also valid YAML: strings are quoted where they must be)."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{as_yaml(str(key))}: {as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(as_yaml, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        taken = ("", "null", "true", "false", "yes", "no", "on", "off", "~")
+        plain = re.fullmatch(r"[A-Za-z_./][\w./ -]*", value) and value.lower() not in taken and value == value.strip()
+        return value if plain and not re.fullmatch(r"\.(inf|nan)|[._]\d.*", value.lower()) else json.dumps(value)
+    return repr(value)

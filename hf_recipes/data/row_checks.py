@@ -59,7 +59,7 @@ def _check_truncation(recipe: Recipe, prepared: Prepared, say: Callable[[str], N
     used = counts.label_tokens or 0
     if lost <= LOST * (lost + used):
         return
-    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    dotted = recipe.max_length_key
     what = f"{lost / (lost + used):.0%} of the label tokens of the train split are cut off by max_length"
     yield from report_unless_disabled(recipe, "truncation", recipe.location(dotted), what, f"raise {dotted}", say)
 
@@ -103,7 +103,7 @@ def _check_double_bos(
 
 def _check_overlap(recipe: Recipe, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Diagnostic]:
     """Evaluation rows that are also training rows: their score does not show how the model does on new text."""
-    if str(recipe.get("dataset.path", "")).startswith("hf_recipes.smoke:"):
+    if recipe.is_generated:
         return
     source = prepared.sources["train"]
     rows, columns = source.rows, list(source.columns)

@@ -246,7 +246,7 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _smoke_splits(recipe: Recipe) -> Any:
-    if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
+    if not recipe.is_generated:
         return None
     from hf_recipes.data.generated import generate_splits
 
@@ -255,7 +255,7 @@ def _smoke_splits(recipe: Recipe) -> Any:
 
 def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
-        dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+        dotted = recipe.max_length_key
         what = f"{length} tokens are more than the model's {positions} positions"
         raise RecipeError.at(recipe.location(dotted), what, f"set {dotted}: {positions} or less")
 

@@ -66,8 +66,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
 
 
 def _local(recipe: Recipe) -> bool:
-    path = str(recipe.get("dataset.path", ""))
-    return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
+    return recipe.is_generated or os.path.exists(str(recipe.get("dataset.path", "")))
 
 
 def _settings(args: Any) -> dict[str, Any]:

@@ -179,3 +179,53 @@ def test_the_bootstrap_t_interval_says_so_where_nothing_varies() -> None:
     rows = np.ones((30, 2)) * [2.0, 4.0]
     found, sums = statistics.studentised(rows, rows, measures.bits, measures.per_bit, 50, 0)
     assert (found.value, found.low, found.high) == (0, 0, 0) and sums.shape == (50, 4)
+
+
+def test_the_standard_error_of_a_difference_of_ratios_is_the_delta_methods() -> None:
+    """By numerical derivatives and each example's influence, without the moments that statistics.py resamples."""
+    rng = np.random.default_rng(6)
+    rows = np.stack([rng.gamma(3, 20, 40), rng.integers(5, 90, 40), rng.gamma(3, 15, 40), rng.integers(5, 90, 40)], 1)
+    pairs = [(i, j) for i in range(4) for j in range(i, 4)]
+    moments = np.stack([rows[:, i] * rows[:, j] for i, j in pairs], axis=1)
+    sums = np.concatenate([rows, moments], axis=1).sum(axis=0)[None]
+    for value, slope in ((measures.exponential, measures.exponential), (measures.bits, measures.per_bit)):
+
+        def apart(total: np.ndarray, value: statistics.Value = value) -> float:
+            return float(value(total[2:]) - value(total[:2]))
+
+        total, step = rows.sum(axis=0), 1e-4
+        steps = step * np.eye(4)
+        gradient = np.array([(apart(total + one) - apart(total - one)) / (2 * step) for one in steps])
+        difference, error = statistics._difference(sums, value, slope, pairs)
+        assert difference[0] == pytest.approx(apart(total))
+        assert error[0] == pytest.approx(np.sqrt(((rows @ gradient) ** 2).sum()), rel=1e-5)
+
+
+def test_many_real_rows_are_weighted_by_poisson_whose_mean_and_variance_are_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(statistics, "FEW", 1)
+    rng = np.random.default_rng(7)
+    values = rng.normal(10, 3, 500)
+    sums = statistics.bootstrap(_ones(values), 4000, 0)
+    assert sums[:, 1].mean() == pytest.approx(500, rel=0.01) and sums[:, 1].std() == pytest.approx(500**0.5, rel=0.05)
+    ratio = measures.ratio(sums)
+    assert ratio.mean() == pytest.approx(values.mean(), abs=0.02)
+    assert ratio.std() == pytest.approx(values.std() / 500**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("cells", [1, 400, 10**6])
+def test_draws_that_are_made_in_parts_are_as_many_as_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    monkeypatch.setattr(statistics, "CELLS", cells)
+    rng = np.random.default_rng(8)
+    whole, real = rng.integers(0, 2, 30), rng.normal(size=30)
+    for values in (whole, real):
+        assert statistics.bootstrap(_ones(values), 101, 0).shape == (101, 2)
+        a, b = statistics.swapped(_ones(values), _ones(values[::-1]), 101, 0)
+        assert a.shape == b.shape == (101, 2)
+    monkeypatch.setattr(statistics, "FEW", 100)
+    for few in (100, 1):
+        monkeypatch.setattr(statistics, "FEW", few)
+        assert statistics.bootstrap(_ones(real), 101, 0).shape == (101, 2)

@@ -70,7 +70,7 @@ def test_masks_equal_those_of_trls_own_trainer(make: Make, folder: Path) -> None
         assert chat_rows(found) == list(zip(trl_rows["input_ids"], trl_rows["labels"], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.assets
 def test_masks_equal_generation_marks_in_smollm2s_template(make: Make, root: Path) -> None:
     from transformers import AutoTokenizer
 

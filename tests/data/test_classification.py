@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, List
 
+from hf_recipes.data.text_classification import label_id
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import bpe, prepare, refusal, wordpiece
 
@@ -113,7 +115,53 @@ def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
     )
 
 
-def test_another_learning_rate_does_not_tokenize_the_rows_anew(make: Make, folder: Path) -> None:
+def test_a_text_of_exactly_max_length_tokens_is_not_cut(make: Make) -> None:
+    tokenizer = bpe()
+    length = len(tokenizer("the sea")["input_ids"])
+    found = prepare(make("text-classification"), labelled("a", "b"), tokenizer, length=length)
+    assert (found.stats["train"].cut_rows, found.notes) == (0, ())
+
+
+def test_a_column_of_too_many_values_is_refused_as_labels(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_recipes.data.text_classification.MOST_LABELS", 3)
+    assert prepare(make("text-classification"), labelled("a", "b", "c"), bpe()).label_names == ("a", "b", "c")
+    assert refusal(make("text-classification"), labelled("a", "b", "c", "d"), bpe()) == (
+        "recipe.yaml:3: the column 'label' has 4 distinct values: these are not labels; "
+        "name another with dataset.label_column"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(12, "a, b, c, d, e, f, g, h, i, j, k, l"), (13, "a, b, c, d, e, f, g, h, i, j, k, l, ...")]
+)
+def test_at_most_twelve_labels_are_listed(make: Make, count: int, shown: str) -> None:
+    train, other = labelled(*"abcdefghijklmnop"[:count]), labelled("z")
+    assert refusal(make("text-classification"), train, bpe(), held_out=other).endswith(f"; the labels are {shown}")
+
+
+def test_a_number_outside_a_class_labels_names_is_no_label() -> None:
+    names = ["no", "yes"]
+    index = {name: i for i, name in enumerate(names)}
+    assert [label_id(value, index, names) for value in (-1, 0, 1, 2)] == [None, 0, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"text": "the sea", "lable": "a"},
+            "the data has no column 'label' (it has text, lable); did you mean 'lable'?",
+        ),
+        ({"txt": "the sea", "label": "a"}, "the data has no column 'text' (it has txt, label); did you mean 'txt'?"),
+        ({"text": 1, "label": "a"}, "the column 'text' holds int64, not text; name another with dataset.text_column"),
+    ],
+)
+def test_an_evaluation_split_with_other_columns_is_refused(make: Make, row: dict, expected: str) -> None:
+    message = refusal(make("text-classification"), labelled("a", "b"), bpe(), held_out=[row])
+    assert message == f"recipe.yaml:3: {expected}"
+
+
+def test_another_learning_rate_does_not_tokenize_the_rows_again(make: Make, folder: Path) -> None:
     Dataset.from_list(labelled("a", "b")).save_to_disk(str(folder / "rows"))
     fingerprints = set()
     for rate in (1e-3, 1e-4):
@@ -198,6 +246,50 @@ def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"tokens": ["a"], "tag": ["O"]}, "the data has no column 'tags' (it has tokens, tag); did you mean 'tag'?"),
+        (
+            {"token": ["a"], "tags": ["O"]},
+            "the data has no column 'tokens' (it has token, tags); did you mean 'token'?",
+        ),
+        (
+            {"tokens": ["a"], "tags": "O"},
+            "the column 'tags' holds string, not lists: each row needs a list of words and a list of tags; "
+            "split the text into words first",
+        ),
+    ],
+)
+def test_an_evaluation_split_without_words_and_tags_is_refused(make: Make, row: dict, expected: str) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
+    message = refusal(make("token-classification"), rows, wordpiece(["a", "b"]), held_out=[row])
+    assert message == f"recipe.yaml:3: {expected}"
+
+
+def test_one_tag_for_all_words_of_a_row_is_refused(make: Make) -> None:
+    assert refusal(make("token-classification"), [{"tokens": ["a"], "tags": 3}], wordpiece(["a"])) == (
+        "recipe.yaml:3: the column 'tags' holds int64, not lists: each row needs a list of words and a list of tags; "
+        "split the text into words first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("token-classification", "token-classification needs a fast tokenizer (word_ids)"),
+        ("chat", "chat needs a fast tokenizer (for the position of each token in the text)"),
+        ("causal-lm", "causal-lm needs a fast tokenizer (for the position of each token in the text)"),
+    ],
+)
+def test_a_slow_tokenizer_is_refused(make: Make, task: str, what: str) -> None:
+    slow = SimpleNamespace(is_fast=False)
+    recipe = make(task, section="SFTConfig" if task == "chat" else "TrainingArguments")
+    rows = [{"tokens": ["a"], "tags": ["O"], "text": "a", "prompt": "a", "completion": "b"}]
+    message = refusal(recipe, rows, slow)
+    assert message.partition(": ")[2] == f"{what}; use a model with a tokenizer.json"
+
+
 def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     recipe = make("token-classification", "max_length: 2")
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
@@ -207,7 +299,7 @@ def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.assets
 def test_minilms_tokenizer_aligns_every_word(make: Make, root: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -152,7 +152,7 @@ def test_an_adapter_on_random_weights_comes_without_code_that_cannot_load_it():
     assert "from_pretrained(model_id" not in text
 
 
-def test_the_recipe_stands_in_the_card_without_its_token():
+def test_the_model_card_shows_the_recipe_without_its_token():
     text = model_card(RECORD)
     assert RECIPE.replace(TOKEN, "***") in text
     assert TOKEN not in text
@@ -215,7 +215,7 @@ def test_a_recipe_with_code_fences_stays_inside_its_block():
         {"recipe": {"sections": None}, "data": {"train": None}, "metrics": {"eval": {"eval_loss": None}}},
     ],
 )
-def test_a_minimal_record_still_gives_a_card_that_the_hub_can_read(record: dict):
+def test_a_minimal_record_still_gives_a_model_card_that_the_hub_can_read(record: dict):
     card = ModelCard(model_card(record))
     assert card.data.library_name == "transformers"
     assert "hf_recipes" in card.data.tags
@@ -224,7 +224,7 @@ def test_a_minimal_record_still_gives_a_card_that_the_hub_can_read(record: dict)
 
 
 @pytest.mark.parametrize("key", sorted(RECORD))
-def test_no_single_gap_in_the_record_breaks_the_card(key: str):
+def test_no_single_gap_in_the_record_breaks_the_model_card(key: str):
     for record in ({**RECORD, key: None}, {name: value for name, value in RECORD.items() if name != key}):
         assert "None" not in ModelCard(model_card(record)).content
 
@@ -234,12 +234,12 @@ def test_a_run_that_did_not_finish_says_so_first():
     assert text.split("# talk-lora\n\n")[1].startswith("> **This run did not finish: out of memory (step 12).**")
 
 
-def test_a_record_read_from_json_gives_the_same_card():
+def test_a_record_read_from_json_gives_the_same_model_card():
     record = json.loads(json.dumps(RECORD))
     assert model_card(record) == model_card(RECORD)
 
 
-def test_a_card_needs_no_torch():
+def test_a_model_card_needs_no_torch():
     code = (
         "import sys; from hf_recipes.hub.model_card import model_card; "
         "model_card({'metrics': {'eval': {'eval_f1': 0.5}}}); "

@@ -262,8 +262,16 @@ def test_a_healthy_run_raises_no_alarm(chat: str, words: list[str]) -> None:
     assert found["guards"] == {"skipped_steps": [], "rolled_back": 0}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["quickstart", "quickstart-chat", "quickstart-classification", "quickstart-tokens"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("quickstart", marks=pytest.mark.slow),
+        *(
+            pytest.param(f"quickstart-{name}", marks=pytest.mark.assets)
+            for name in ("chat", "classification", "tokens")
+        ),
+    ],
+)
 def test_a_healthy_run_of_a_quickstart_raises_no_alarm(
     name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

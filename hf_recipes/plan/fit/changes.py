@@ -14,7 +14,7 @@ from typing import Any
 
 from hf_recipes.plan.fit.verdict import MARGIN, Fit
 from hf_recipes.plan.trace.short_run import accumulation_of
-from hf_recipes.recipe.schema.installed import checkpointing_word
+from hf_recipes.recipe.schema.installed import checkpointing_key
 
 BATCH = frozenset({"batch"})
 RECOMPUTED = 0.4  # of the bytes that are no weights or states: a guess of what checkpointing leaves
@@ -133,7 +133,7 @@ def _guess_batches(fit: Fit, probe: Fit | None) -> tuple[int, ...]:
 
 def more_time(fit: Fit) -> Iterator[Option]:
     recipe, section = fit.recipe, fit.recipe.trainer
-    key = checkpointing_word(section)
+    key = checkpointing_key(section)
     on = recipe.training.get("activation_checkpointing", recipe.training.get("gradient_checkpointing"))
     if on is None and section == "SFTConfig":
         return  # its default is on
@@ -187,8 +187,8 @@ def _other_rounding(fit: Fit) -> Iterator[Option]:
 
 def _other_result(fit: Fit) -> Iterator[Option]:
     """Another result: shorter rows, an adapter, an adapter on quantised weights."""
-    recipe, section = fit.recipe, fit.recipe.trainer
-    dotted = "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length"
+    recipe = fit.recipe
+    dotted = recipe.max_length_key
     for share in (0.75, 0.5, 0.25):
         shorter = max(64, int(fit.trace.length * share) // 64 * 64)
         if shorter < fit.trace.length:

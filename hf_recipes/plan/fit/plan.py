@@ -121,7 +121,7 @@ def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | Non
 
 def _is_readable(recipe: Recipe) -> tuple[bool, str]:
     path = recipe.get("dataset.path")
-    if not isinstance(path, str) or path.startswith("hf_recipes.smoke:"):
+    if not isinstance(path, str) or recipe.is_generated:
         return False, ""
     if path not in FILE_BUILDERS and not os.path.isdir(path):
         return False, f"length: max_length, since the data ({path}) is not on this machine"

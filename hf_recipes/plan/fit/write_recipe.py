@@ -20,7 +20,7 @@ def rewrite_text(source: str, target: str, values: Mapping[str, Any]) -> str:
     """The text of `source` with dotted `values` set; `extends` is made relative to `target`'s folder."""
     text = YamlText(Path(source).read_text(encoding="utf-8"), source)
     found = text.with_values(values)
-    parent = text.document.value.get("extends")
+    parent = text.document.values.get("extends")
     if isinstance(parent, str):
         absolute = os.path.join(os.path.dirname(os.path.abspath(source)), parent)
         relative = os.path.relpath(absolute, os.path.dirname(os.path.abspath(target)))

@@ -14,21 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_recipes.catalog.presets import PRESETS, SHAPES
+from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import ModelError, PlanError
 from hf_recipes.models import build
 from hf_recipes.models.config import config_fields, from_scratch
+from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-# Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
-PREPARED = {
-    "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
-    "runs/assets/smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
-}
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
@@ -36,18 +32,11 @@ def config_values(recipe: Recipe) -> dict[str, Any]:
     """The fields of the model's config, model_type among them. Raises ModelError for a name whose shape is unknown
     here."""
     model = recipe.section("model")
-    if "preset" in model:
-        return {**PRESETS[model["preset"]].config, **config_fields(recipe)}
-    if isinstance(model.get("config"), Mapping):
-        return {**model["config"], **config_fields(recipe)}
+    facts = model_facts(model)
+    if facts.model_type:
+        return {**facts.config, **config_fields(recipe)}
     dotted = "pretrained_model_name_or_path" if "pretrained_model_name_or_path" in model else "config"
     name = str(model[dotted])
-    for path in (Path(name) / "config.json", Path(name)):
-        if path.is_file():
-            return {**json.loads(path.read_text(encoding="utf-8")), **config_fields(recipe)}
-    shape = SHAPES.get(PREPARED.get(name.rstrip("/"), name))
-    if shape is not None:
-        return {**shape.config, **config_fields(recipe)}
     cached = _cached(name)
     if cached is not None:
         return {**cached, **config_fields(recipe)}
