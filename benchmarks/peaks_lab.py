@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.plan import replay_trace, trace_recipe
 from hf_recipes.plan.fit.verdict import tracer_arguments
-from hf_recipes.plan.measure.lab_record import LabRecord, read_records
+from hf_recipes.plan.lab_record import LabRecord, read_records
 from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"

@@ -17,7 +17,7 @@ from typing import Any
 import peaks
 import torture_page
 
-from hf_recipes.plan.measure.lab_record import read_calibration, read_cells, read_records
+from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 

@@ -15,7 +15,7 @@ from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
 from hf_recipes.plan.fit.plan import Plan, plan_recipe
 from hf_recipes.plan.fit.verdict import CPU, FITS, OUT, UNSURE, choose_gpu, cpu_as_gpu
-from hf_recipes.plan.measure.lab_record import LabRecord
+from hf_recipes.plan.lab_record import LabRecord
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import read_timed_records
 from hf_recipes.recipe.read import read_recipe

@@ -12,7 +12,7 @@ from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import Fit, assess_fit, tracer_arguments
-from hf_recipes.plan.measure.lab_record import LabRecord, Prediction
+from hf_recipes.plan.lab_record import LabRecord, Prediction
 from hf_recipes.plan.measure.matrix import Cell
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.worker import iterate_traces

@@ -20,8 +20,9 @@ from hf_recipes.catalog.gpus import Gpu, find_gpu, recognise_gpu
 from hf_recipes.common.files import put
 from hf_recipes.common.text import GIB, format_bytes
 from hf_recipes.errors import PlanError, RecipeError
-from hf_recipes.plan.fit.verdict import CPU, TIGHT, Fit, cpu_as_gpu, custom_gpu
-from hf_recipes.plan.measure.lab_record import (
+from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Fit, cpu_as_gpu, custom_gpu
+from hf_recipes.plan.lab_record import (
+    OUT_OF_MEMORY,
     PREDICTED,
     Calibration,
     LabRecord,
@@ -201,7 +202,14 @@ def errors(found: Iterable[LabRecord], name: str = "reserved_bytes") -> list[flo
 
 def false_fits(found: Iterable[LabRecord]) -> list[str]:
     """Cells that were predicted to fit and ran out of memory."""
-    return [str(record.cell) for record in found if record.is_false_fit]
+    return [
+        str(record.cell)
+        for record in found
+        if record.predicted is not None
+        and record.predicted.verdict == FITS
+        and record.measured is not None
+        and record.measured.outcome == OUT_OF_MEMORY
+    ]
 
 
 def summary(found: Sequence[LabRecord]) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from hf_recipes.plan.measure.lab_record import LabRecord
+from hf_recipes.plan.lab_record import LabRecord
 from hf_recipes.plan.measure.worker import Child, start_child, stop_child
 
 READY = 6  # children that import, or have imported and wait

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from hf_recipes.errors import Diagnostic, PlanError, RecipeError
-from hf_recipes.plan.measure.lab_record import Measurement
+from hf_recipes.plan.lab_record import Measurement
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 540  # of one measurement

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu, known_gpus
-from hf_recipes.plan.measure.lab_record import PREDICTED, read_cells
+from hf_recipes.plan.lab_record import PREDICTED, read_cells
 from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 
 # measured / roofline without any record: wider than what an H100's records show (0.9 to 1.7), since other GPUs stand

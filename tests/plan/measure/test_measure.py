@@ -18,8 +18,9 @@ import pytest
 from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.commands.plan import command
 from hf_recipes.errors import PlanError, RecipeError
-from hf_recipes.plan.measure import lab_record, matrix, runner, worker
-from hf_recipes.plan.measure.lab_record import Calibration, LabRecord, Measurement, Prediction, read_lines
+from hf_recipes.plan import lab_record
+from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Prediction, read_lines
+from hf_recipes.plan.measure import matrix, runner, worker
 from hf_recipes.plan.measure.predictions import predict_cells
 from hf_recipes.plan.measure.scheduler import Scheduler
 from tests.support.tiny_recipes import wait_for_traces

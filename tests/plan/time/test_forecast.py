@@ -13,7 +13,7 @@ import pytest
 from hf_recipes.catalog.gpus import known_gpus
 from hf_recipes.commands.plan import command
 from hf_recipes.common.text import format_duration
-from hf_recipes.plan.measure.lab_record import read_records
+from hf_recipes.plan.lab_record import read_records
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import find_slowdown, measured_ratio, read_lab_timings
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline_seconds

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_recipes.errors import RecordError
-from hf_recipes.plan.fit.verdict import FITS
 from hf_recipes.plan.trace.result import Work
 
 PREDICTED = ".predicted"  # of the file of predictions that are not measured yet
@@ -105,12 +104,6 @@ class LabRecord(_Line):
     alone: bool | None = None  # nothing else ran on the GPU: its time counts
     expandable: bool | None = None  # with expandable segments, as plan advises where it is tight
     measured: Measurement | None = None
-
-    @property
-    def is_false_fit(self) -> bool:
-        """Whether it was predicted to fit and ran out of memory."""
-        fits = self.predicted is not None and self.predicted.verdict == FITS
-        return fits and self.measured is not None and self.measured.outcome == OUT_OF_MEMORY
 
     def error_of(self, name: str) -> float | None:
         """predicted / measured - 1 of "allocated_bytes" or "reserved_bytes"; None where it did not finish."""
