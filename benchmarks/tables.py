@@ -20,6 +20,7 @@ import torture_page
 from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
+from hf_recipes.record import ModelFacts, RunRecord, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> metric
@@ -35,41 +36,35 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def records() -> list[tuple[str, dict[str, Any]]]:
+def records() -> list[tuple[str, RunRecord]]:
     """(file name, record) of every committed run, by recipe and start."""
-    found = [(p.name, json.loads(p.read_text(encoding="utf-8"))) for p in (ROOT / "recipes/results").glob("*.json")]
-    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["seed"] == 42, pair[0]))
+    found = [(p.name, read_record(p)) for p in (ROOT / "recipes/results").glob("*.json")]
+    return sorted(found, key=lambda pair: (pair[1].recipe.path, pair[1].seed == 42, pair[0]))
 
 
 def measured() -> str:
     """One row a record: the task's headline metric before and after, steps, time, speed, machine."""
     rows = []
     for name, record in records():
-        metric = HEADLINE[record["task"]]
-        before, after = (record["metrics"].get(k) or {} for k in ("before", "eval"))
+        metric, model = HEADLINE[record.task], record.model or ModelFacts()
+        before, after = (record.metrics.of(split) for split in ("before", "eval"))
         was, now = before.get(f"eval_{metric}"), after.get(f"eval_{metric}")
+        space = "\N{NO-BREAK SPACE}"
+        trained = f" ({model.trainable_parameters / 1e6:.2f}M trained)" if model.adapter else ""
         rows.append(
             [
-                f"[{Path(record['recipe']['path']).stem}]({record['recipe']['path']})",
-                record["task"],
-                f"{record['model']['parameters'] / 1e6:.1f}M"
-                + (
-                    f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)"
-                    if record["model"]["adapter"]
-                    else ""
-                ),
-                metric.replace("_", " "),
-                f"{number(was)} → **{number(now)}**",
-                str(record["seed"]),
-                str(record["steps"]),
-                f"{record['time']['train_seconds']:.0f} s",
-                f"{record['tokens_per_second']:,.0f}",
-                f"{record['device']['name']} ({record['device']['kind']})",
-                f"[{record['started'][:10]}](recipes/results/{name})",
+                f"[{Path(record.recipe.path).stem}]({record.recipe.path})",
+                f"{model.parameters / 1e6:.1f}M{trained}",
+                metric.replace("_", space),
+                f"{number(was)} → **{number(now)}**".replace(" ", space),
+                str(record.seed),
+                str(record.steps),
+                f"{record.time.train_seconds:.0f}{space}s",
+                f"{record.tokens_per_second:,.0f}",
+                f"[{record.device.kind.upper()}](recipes/results/{name})",
             ]
         )
-    head = ["recipe", "task", "parameters", "metric", "before → after", "seed", "steps"]
-    head += ["training", "tokens/s", "on", "record"]
+    head = ["recipe", "parameters", "metric", "before → after", "seed", "steps", "training", "tokens/s", "record"]
     return table(head, rows)
 
 
@@ -86,11 +81,17 @@ def why() -> str:
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
     largest = max(one["largest_weight_difference"] for one in split)
+    checks = results("check_speed")["commands"]
+
+    def slowest(state: str) -> float:
+        return max(one["cpu_seconds"] for name, one in checks.items() if name.startswith(f"{state} "))
+
     rows = [
         [
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
-            "[five mistakes, one call](#is-my-recipe-right)",
+            f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
+            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
@@ -145,7 +146,7 @@ def launches() -> str:
 
 def recipes_page() -> str:
     """recipes/README.md: every recipe with its purpose and its newest record."""
-    newest = {record["recipe"]["path"]: (name, record) for name, record in records()}
+    newest = {record.recipe.path: (name, record) for name, record in records()}
     rows = []
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         recipe = read_recipe(str(path))
@@ -153,8 +154,8 @@ def recipes_page() -> str:
         result = "–"
         if f"recipes/{path.name}" in newest:
             name, record = newest[f"recipes/{path.name}"]
-            metric = HEADLINE[record["task"]]
-            after = (record["metrics"].get("eval") or {}).get(f"eval_{metric}")
+            metric = HEADLINE[record.task]
+            after = record.metrics.of("eval").get(f"eval_{metric}")
             result = f"[{metric.replace('_', ' ')} {number(after)}](results/{name})"
         rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
     return (

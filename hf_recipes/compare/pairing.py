@@ -69,9 +69,9 @@ def pair(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metr
 def _recut(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list[str]) -> list[Scores] | None:
     """The same text in other rows (another tokenizer or length): paired by stretches of it. None where rows agree, or
     where the texts are not known to be the same."""
-    texts = {((run.record.get("data") or {}).get(split) or {}).get("fingerprint") for run in runs}
+    texts = {run.record.data[split].fingerprint if split in run.record.data else None for run in runs}
     alike = all(scores.table["id"].equals(every[0].table["id"]) for scores in every[1:])
-    if alike or len(texts) > 1 or None in texts or not all("n_bytes" in s.table.column_names for s in every):
+    if alike or len(texts) > 1 or texts & {None, ""} or not all("n_bytes" in s.table.column_names for s in every):
         return None
     if any(scores.table["n_bytes"].null_count for scores in every):
         return None

@@ -50,7 +50,7 @@ def lines(comparison: Comparison) -> list[str]:
     for side, findings in zip(comparison.sides[1:], comparison.findings, strict=True):
         said += ["", f"{side.name} against {first.name}"]
         said += [f"  {sentence(finding, first.name, side.name)}" for finding in findings[:SHOWN]]
-        change = differences.moved(paired.scores[first.runs[0]], paired.scores[side.runs[0]])
+        change = differences.find_changed_examples(paired.scores[first.runs[0]], paired.scores[side.runs[0]])
         if len(first.runs) == len(side.runs) == 1:
             said.append(f"  examples: {change.gained_count:,} gained, {change.lost_count:,} lost")
     return [*said, *([""] if comparison.notes else []), *comparison.notes]

@@ -89,10 +89,10 @@ def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str]
     """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
     errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
-        what = f"{device.count} cards are visible and no launcher is used: Trainer would take nn.DataParallel"
+        what = f"{device.count} GPUs are visible and no launcher is used: Trainer would take nn.DataParallel"
         fix = (
             "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
-            f"-m hf_recipes.run {recipe.path}, or show one card with CUDA_VISIBLE_DEVICES=0"
+            f"-m hf_recipes.run {recipe.path}, or show one GPU with CUDA_VISIBLE_DEVICES=0"
         )
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     if device.kind == "cpu" and environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
@@ -110,7 +110,7 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     started = int(environment.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
-        raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
+        raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on GPUs that this torch sees")
     if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
         raise LaunchError(
             Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")

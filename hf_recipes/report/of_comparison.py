@@ -96,13 +96,13 @@ def _classes(runs: Sequence[Run], scores: Sequence[Scores], number: str) -> Iter
     if len(scores[0].label_names) <= LABELS:
         for i, (name, of_run) in enumerate(zip(names, scores, strict=True)):
             yield confusion_figure(name, of_run, f"confusion-{number}-{i + 1}")
-    calibrated = {name: differences.calibration(of_run) for name, of_run in zip(names, scores, strict=True)}
+    calibrated = {name: differences.measure_calibration(of_run) for name, of_run in zip(names, scores, strict=True)}
     yield from calibration_blocks({k: v for k, v in calibrated.items() if v is not None}, f"reliability-{number}")
 
 
 def label_table(names: Sequence[str], scores: Sequence[Scores]) -> Table | None:
     """Precision, recall and F1 of each label, a column a run; None for language models."""
-    rows = differences.labels(*scores)
+    rows = differences.score_labels(*scores)
     if not rows:
         return None
     head = ["label", "gold"]
@@ -119,9 +119,9 @@ def label_table(names: Sequence[str], scores: Sequence[Scores]) -> Table | None:
 
 def confusion_figure(run: str, scores: Scores, name: str) -> Figure:
     """Of one run."""
-    counts = differences.confusion(scores)
+    counts = differences.count_confusions(scores)
     assert counts is not None
-    return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: what was taken for what")
+    return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: confusion matrix")
 
 
 def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str) -> Iterator[Block]:
@@ -135,7 +135,7 @@ def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str
 
 
 def _moved(runs: Sequence[Run], scores: Sequence[Scores], split: str) -> Iterator[Block]:
-    change = differences.moved(*scores)
+    change = differences.find_changed_examples(*scores)
     texts = runs[0].texts(split, [one for one, _ in (*change.gained, *change.lost)])
     yield Heading(text="Examples that changed sides", level=3)
     counts = f"{change.gained_count:,} gained and {change.lost_count:,} lost by {runs[1].name}"
@@ -162,7 +162,7 @@ def _settings(title: str, rows: Sequence[tuple[str, Any, Any]], runs: Sequence[R
 def _curves(runs: Sequence[Run]) -> Iterator[Block]:
     """Loss in training, and in evaluation where it was looked at on the way."""
     for key, name, title in (("loss", "loss", "training loss"), ("eval_loss", "eval-loss", "evaluation loss")):
-        lines = {run.name: differences.curve(run, key) for run in runs}
+        lines = {run.name: differences.read_curve(run, key) for run in runs}
         lines = {run: points for run, points in lines.items() if len(points) > 1}
         if lines:
             yield Figure(name=name, svg=plots.curves(lines, title), caption=title.capitalize())
@@ -171,7 +171,7 @@ def _curves(runs: Sequence[Run]) -> Iterator[Block]:
 def _cost(runs: Sequence[Run]) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for run in runs:
-        cost = differences.cost(run)
+        cost = differences.read_cost(run.record)
         rows.append((run.name, *(cost_cell(key, cost[key]) for key in COST)))
     return Table(head=("run", *COST.values()), rows=rows)
 
@@ -180,7 +180,7 @@ COST = {"train_seconds": "training", "tokens_per_second": "tokens/s", "peak_byte
 
 
 def cost_cell(key: str, value: float | None) -> Cell:
-    """A figure of details.cost with its unit; a dash where it is not known."""
+    """A figure of differences.read_cost with its unit; a dash where it is not known."""
     if value is None:
         return Cell(text="–")
     texts = {"train_seconds": f"{value:,.0f} s", "tokens_per_second": f"{value:,.0f}"}

@@ -1,4 +1,4 @@
-"""A report's files: NAME.md with its plots, NAME.html, whole or not at all."""
+"""A report's files: NAME.md with its plots, and NAME.html; each is complete or absent."""
 
 from __future__ import annotations
 

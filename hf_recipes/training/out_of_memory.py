@@ -26,7 +26,7 @@ import torch
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, OutOfMemoryError
 from hf_recipes.training.batch_split import joined, samples, split
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ else:
 SMALLER = "a shorter max_length, activation_checkpointing: true, or a smaller model; `hf-recipes plan` says what fits"
 
 
-class OutOfMemory(RecipeError):
+class OutOfMemory(OutOfMemoryError):
     """Memory that no splitting saves: the run ends, its checkpoints are whole."""
 
 

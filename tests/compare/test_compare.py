@@ -6,16 +6,17 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hf_recipes import record as records
 from hf_recipes.commands.compare import command
 from hf_recipes.compare.pairing import stretches
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import score_batches, write_scores
+from hf_recipes.record import DataFacts, RecipeFacts, RunRecord, Stage, Status, Timing, write_record
 
 N, NAMES = 400, ("negative", "positive")
 IDS = example_ids({"text": f"row {i}"} for i in range(N))
@@ -33,15 +34,19 @@ def _run(name: str, share: float, *, seed: int = 0, rate: float = 1e-4, ids: lis
     folder.mkdir(parents=True)
     batches = score_batches("text-classification", ids=ids, predictions=logits[: len(ids)], label_ids=GOLD[: len(ids)])
     write_scores(folder / "scores.parquet", "text-classification", batches, label_names=NAMES)
-    words = {"learning_rate": rate, "seed": seed, "output_dir": name}
-    found = {"schema": records.SCHEMA, "task": "text-classification", "status": "finished", "where": "end"}
-    found |= {
-        "recipe": {"path": "r.yaml", "sections": {"TrainingArguments": words}},
-        "scores": {"eval": "scores.parquet"},
+    arguments = {"learning_rate": rate, "seed": seed, "output_dir": name}
+    facts: dict[str, Any] = {
+        "recipe": RecipeFacts(path="r.yaml", sections={"TrainingArguments": arguments}),
+        "upstream_defaults": {"optim": "adamw_torch_fused"},
+        "time": Timing(train_seconds=10.0),
     }
-    found |= {"upstream_defaults": {"optim": "adamw_torch_fused"}, "time": {"train_seconds": 10.0}} | record
-    records.write(folder, found)
+    _write_record(folder, "text-classification", **{**facts, **record})
     return name
+
+
+def _write_record(folder: Path, task: str, **facts: Any) -> None:
+    scores = {"eval": "scores.parquet"}
+    write_record(folder, RunRecord(**{"task": task, "status": Status.FINISHED, "scores": scores, **facts}))
 
 
 def _refusal(*arguments: object, **words: object) -> str:
@@ -105,7 +110,7 @@ def test_other_data_are_refused_and_common_compares_what_is_shared(folder: Path)
 def test_what_is_no_evaluated_run_is_told_in_one_message_each(folder: Path) -> None:
     _run("a", 0.8)
     _run("b", 0.8, seed=1)
-    _run("unscored", 0.8, scores={}, status="failed", where="training")
+    _run("unscored", 0.8, scores={}, status=Status.FAILED, stage=Stage.TRAINING)
     _run("newer", 0.8, schema=99)
     assert _refusal(["a", "unscored"]) == (
         "unscored/record.json: the run has no per-example scores of its eval split (it is 'failed', in training); "
@@ -132,8 +137,7 @@ def test_perplexity_across_tokenizers_gives_way_to_bits_per_byte(folder: Path) -
         rows = np.stack([n_bytes * 0.7 + rng.normal(0, 3, 60), tokens], axis=1)
         batches = score_batches("chat", ids=IDS[:60], predictions=rows, n_bytes=n_bytes)
         write_scores(Path(name) / "scores.parquet", "chat", batches)
-        found = {"schema": records.SCHEMA, "task": "chat", "status": "finished", "scores": {"eval": "scores.parquet"}}
-        records.write(Path(name), found)
+        _write_record(Path(name), "chat")
     said = command(["a", "b"], resamples=500)
     assert said[3].startswith("  bits_per_byte: ") and not any("perplexity:" in line for line in said)
     assert any(line.startswith("perplexity is left out: the runs have other tokens") for line in said)
@@ -179,8 +183,7 @@ def _text_run(name: str, sizes: list[int], bits: np.ndarray, text: str = "one te
     rows = np.stack([nats, np.array(sizes) / 4], axis=1)
     ids = example_ids({"row": f"{name} {i}"} for i in range(len(sizes)))  # token ids: other rows, other ids
     write_scores(Path(name) / "scores.parquet", task, score_batches(task, ids=ids, predictions=rows, n_bytes=sizes))
-    found = {"schema": records.SCHEMA, "task": task, "status": "finished", "scores": {"eval": "scores.parquet"}}
-    records.write(Path(name), found | {"data": {"eval": {"fingerprint": text}}})
+    _write_record(Path(name), task, data={"eval": DataFacts(fingerprint=text)})
     return name
 
 

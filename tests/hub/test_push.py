@@ -88,7 +88,12 @@ def small_run(folder: Path, **section: object) -> Path:
     (folder / "model.safetensors").write_bytes(safetensors({"format": "pt"}))
     (folder / "config.json").write_text('{"model_type": "gpt2"}\n')
     (folder / "training_args.bin").write_bytes(b"\x80\x04K\x01.")
-    record = {"task": "causal-lm", "recipe": {"sections": {"TrainingArguments": section}}}
+    record = {
+        "schema": 1,
+        "status": "finished",
+        "task": "causal-lm",
+        "recipe": {"sections": {"TrainingArguments": section}},
+    }
     (folder / "record.json").write_text(json.dumps(record))
     return folder
 
@@ -545,7 +550,7 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(run: Path, tm
         ),
         (
             lambda run: (run / "record.json").write_text("[]"),
-            "{run}/record.json: is not a JSON object; restore it or delete it",
+            "{run}/record.json: is no record of a run; restore the file, or give a run's folder",
         ),
         (
             lambda run: run.rename(run.with_name("elsewhere")),

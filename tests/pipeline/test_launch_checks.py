@@ -149,9 +149,9 @@ def test_sharding_a_run_with_master_weights_is_refused(recipe: Recipe) -> None:
 def test_several_cards_without_a_launcher_are_refused_with_the_line_to_use(recipe: Recipe) -> None:
     cards = Device(kind="cuda", name="NVIDIA A100", count=4, capability=(8, 0), bf16=True)
     assert _said(launch_checks.device_errors(recipe, cards, {})) == [
-        "accelerate launch: 4 cards are visible and no launcher is used: Trainer would take nn.DataParallel; "
+        "accelerate launch: 4 GPUs are visible and no launcher is used: Trainer would take nn.DataParallel; "
         "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hf_recipes.run recipe.yaml, "
-        "or show one card with CUDA_VISIBLE_DEVICES=0"
+        "or show one GPU with CUDA_VISIBLE_DEVICES=0"
     ]
     assert launch_checks.device_errors(recipe, cards, {"WORLD_SIZE": "4"}) == []
 
@@ -171,7 +171,7 @@ def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
         launch_checks.assert_world(None, {"WORLD_SIZE": "2"})
     assert str(caught.value) == (
         "accelerate launch: the launcher started 2 processes but this one sees 1: each would be rank 0; "
-        "set use_cpu: true in the recipe, or launch on cards that this torch sees"
+        "set use_cpu: true in the recipe, or launch on GPUs that this torch sees"
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from hf_recipes import record as records
 from hf_recipes.catalog.gpus import Gpu
+from hf_recipes.common.environment import package_versions
 from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import Fit, assess_fit, tracer_arguments
@@ -74,15 +74,10 @@ def with_prediction(record: LabRecord, fit: Fit) -> LabRecord:
     return replace(
         record,
         date=datetime.date.today().isoformat(),
-        versions=versions(),
+        versions=package_versions(),
         length=trace.length,
         micro_batch=trace.micro_batch,
         accumulation=trace.accumulation,
         sections=fit.recipe.sections,
         predicted=predicted,
     )
-
-
-def versions() -> dict[str, str | None]:
-    """The installed packages that a measurement depends on."""
-    return {name: records._version(name) for name in records.PACKAGES}

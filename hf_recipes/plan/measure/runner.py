@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from hf_recipes.catalog.gpus import Gpu, find_gpu, recognise_gpu
+from hf_recipes.common.environment import package_versions
 from hf_recipes.common.files import put
 from hf_recipes.common.text import GIB, format_bytes
 from hf_recipes.errors import PlanError, RecipeError
@@ -33,7 +34,7 @@ from hf_recipes.plan.lab_record import (
     read_records,
 )
 from hf_recipes.plan.measure.matrix import AS_IT_IS, Cell, list_cells
-from hf_recipes.plan.measure.predictions import predict_cells, versions, with_prediction
+from hf_recipes.plan.measure.predictions import predict_cells, with_prediction
 from hf_recipes.plan.measure.scheduler import Scheduler
 from hf_recipes.plan.measure.worker import Child, measure_recipe, read_gpu_facts, start_child, stop_child
 
@@ -126,7 +127,7 @@ def _present_gpu(target: Path, cpu: bool, say: Callable[[str], None]) -> tuple[G
             problem = f"the GPU could not be calibrated: {answer.get('outcome')}"
             raise PlanError.at("hf-recipes lab", problem, "check that no other program uses it")
         today = datetime.date.today().isoformat()
-        facts = Calibration.from_dict({"date": today, "versions": versions(), **answer})
+        facts = Calibration.from_dict({"date": today, "versions": package_versions(), **answer})
         path = _file(target, facts.name)
         append_line(path, facts)
     say(f"GPU: {facts.name}, context {format_bytes(facts.context_bytes)}, calibration in {path}")

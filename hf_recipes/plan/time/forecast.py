@@ -19,6 +19,7 @@ from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
 from hf_recipes.recipe.recipe import Recipe
+from hf_recipes.record import RunRecord
 from hf_recipes.training.steps import count_steps
 
 DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
@@ -45,7 +46,7 @@ def forecast_time(
     *,
     lengths: Lengths | None = None,
     processes: int = 1,
-    records: Iterable[Mapping[str, Any]] = (),
+    records: Iterable[RunRecord] = (),
 ) -> Forecast | str:
     """The run's time, or why there is none in a sentence. `lengths`: of the recipe's data; without them the number of
     rows is not known and only max_steps gives the steps. Pure."""

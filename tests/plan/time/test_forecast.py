@@ -19,6 +19,7 @@ from hf_recipes.plan.time.efficiency import find_slowdown, measured_ratio, read_
 from hf_recipes.plan.time.roofline import FORMULA, HOST_SECONDS, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Work
 from hf_recipes.plan.trace.trace import trace_here
+from hf_recipes.record import DeviceFacts, ForecastFacts, RunRecord
 from tests.support.tiny_recipes import LLAMA, tiny
 
 Write = Callable[..., str]
@@ -91,30 +92,30 @@ def test_without_records_it_is_called_a_guess_and_records_of_the_gpu_narrow_it(s
     guess = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS)
     assert isinstance(guess, forecast.Forecast) and guess.steps == 75 and guess.epochs == 3
     assert guess.basis == "a roofline guess: no record of such a GPU"
-    timing = {"forecast": {"step_seconds": 0.1, "measured_step_seconds": 0.15, "formula": FORMULA}}
-    mine = {**timing, "device": {"name": RTX_4090.title, "capability": [8, 9]}}
+    measured = ForecastFacts(step_seconds=0.1, measured_step_seconds=0.15, formula=FORMULA)
+    mine = RunRecord(task="chat", forecast=measured, device=DeviceFacts(name=RTX_4090.title, capability=(8, 9)))
     narrow = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS, records=[mine, mine])
     assert isinstance(narrow, forecast.Forecast) and narrow.basis == "from 2 records of this GPU"
     assert narrow.high / narrow.low < guess.high / guess.low
-    other = {**timing, "device": {"name": "Another", "capability": [8, 6]}}
+    other = replace(mine, device=DeviceFacts(name="Another", capability=(8, 6)))
     kin = forecast.forecast_time(recipe, seen, RTX_4090, lengths=LENGTHS, records=[other])
     assert isinstance(kin, forecast.Forecast) and kin.basis == "from 1 record of its generation"
     assert narrow.high / narrow.low < kin.high / kin.low
-    older = {**mine, "forecast": {**timing["forecast"], "formula": 1}}
-    for unusable in (older, {"device": {}, "forecast": {"step_seconds": 0, "formula": FORMULA}}):
+    older = replace(mine, forecast=replace(measured, formula=1))
+    for unusable in (older, replace(mine, forecast=ForecastFacts(step_seconds=0, formula=FORMULA))):
         assert find_slowdown(RTX_4090, [unusable])[2].startswith("a roofline guess")
 
 
 def test_the_labs_cells_narrow_the_gpus_forecast_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
     cells, gpu = read_lab_timings(path), known_gpus()["h100"]
-    assert len(cells) >= 13 and {cell["device"]["name"] for cell in cells} == {gpu.title}
+    assert len(cells) >= 13 and {cell.device.name for cell in cells} == {gpu.title}
     low, high, basis = find_slowdown(gpu, cells)
     assert basis == f"from {len(cells)} records of this GPU" and high / low < 3
     inside = 0
     for index, cell in enumerate(cells):
         low, high, _ = find_slowdown(gpu, [*cells[:index], *cells[index + 1 :]])
-        inside += low <= measured_ratio(cell) <= high
+        inside += low <= measured_ratio(cell.forecast) <= high
     assert inside >= 0.9 * len(cells)
     assert find_slowdown(known_gpus()["h200"], cells)[2] == f"from {len(cells)} records of its generation"
 
