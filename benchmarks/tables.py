@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peaks
+import record_page
 import torture_page
 
 from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
@@ -91,7 +92,7 @@ def why() -> str:
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
             f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
-            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
+            f"{slowest('first'):.2f} s ([record](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
@@ -286,6 +287,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
 
