@@ -60,8 +60,8 @@ class Comparison:
 
 
 def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
-    """One side a run; with `grouped` one a recipe, by order of appearance. Runs of one recipe are told apart by their
-    names (a-1 a-2 b-1 b-2), else the first half stands against the second. Raises RecipeError for a lonely run."""
+    """One side per run; with `grouped` one per recipe, by order of appearance. Runs of one recipe are grouped by their
+    names (a-1 a-2 b-1 b-2), else the first half is compared with the second. Raises RecipeError for a single run."""
     if not grouped:
         return tuple(Side(name=run.name, runs=(i,)) for i, run in enumerate(runs))
     groups = _by(run.group for run in runs)

@@ -243,7 +243,7 @@ def _publish(recipe: Recipe, recorder: RunRecorder) -> None:
     from hf_recipes.pipeline import summary
 
     folder, record = recorder.folder, recorder.record
-    if recipe.training.get("do_train") is not False:  # else there is no model here that a card could describe
+    if recipe.training.get("do_train") is not False:  # else there is no model here for a model card to describe
         put(folder / "README.md", model_card(record))
     for line in summary.describe_end(recipe, folder, record):
         say(line)
