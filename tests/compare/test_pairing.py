@@ -125,7 +125,7 @@ def test_the_same_rows_with_the_same_tokens_are_compared_by_perplexity() -> None
         assert [measure.name for measure in found.measures] == expected
         assert bool(found.notes) is (tokens == 6)
     unknown = [_text_run("a", [None, None], tokens=tokens) for tokens in (5, 6)]
-    assert "perplexity across tokenizers says nothing" in _refusal(*unknown)
+    assert "perplexity cannot be compared across tokenizers" in _refusal(*unknown)
 
 
 def test_stretches_are_four_rows_of_the_run_with_fewest_and_end_where_the_texts_share_is_the_same() -> None:
