@@ -22,7 +22,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
 
 
-def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
+def find_foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.location(f"{recipe.trainer}.output_dir")
     held = folder / "recipe.yaml"
