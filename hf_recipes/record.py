@@ -324,7 +324,7 @@ def write_record(folder: Path, record: RunRecord, name: str = NAME) -> Path:
 
 
 def parse_forecast(value: Mapping[str, Any]) -> ForecastFacts:
-    """What `plan` said of the time, as the record has it."""
+    """The forecast of `plan` as the record has it."""
     return from_json(ForecastFacts, value)
 
 
