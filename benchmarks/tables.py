@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import peaks
+import record_page
 import torture_page
 
-from hf_recipes.plan.measure import runner as lab_runner
+from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 from hf_recipes.record import ModelFacts, RunRecord, read_record
@@ -91,7 +92,7 @@ def why() -> str:
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
             f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
-            f"{slowest('first'):.2f} s ([all recipes](benchmarks/results/check_speed.json))",
+            f"{slowest('first'):.2f} s ([record](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
@@ -123,9 +124,9 @@ def why() -> str:
 
 def gpu_state() -> str:
     """README's sentence of what has run on a GPU."""
-    cells = [cell for cell in lab_runner.read(ROOT / "recipes/results/lab") if "measured" in cell]
-    whole = {cell["recipe"] for cell in cells if cell.get("gib") is None and cell["measured"]["outcome"] == "finished"}
-    gpus = sorted({cell["gpu"] for cell in cells})
+    cells = [(cell, cell.measured) for cell in read_records(ROOT / "recipes/results/lab") if cell.measured is not None]
+    whole = {cell.recipe for cell, measured in cells if cell.gib is None and measured.finished}
+    gpus = sorted({cell.gpu for cell, _ in cells})
     return (
         f"The [lab](docs/lab.md#what-an-h100-showed) ran five training steps of {len(whole)} recipes on a GPU "
         f"({', '.join(gpus)}) beside plan's predictions. No run has been trained to its end on a GPU, and nothing has "
@@ -173,7 +174,7 @@ def keys_page() -> str:
     rows = []
     for section, keys in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{section + '.' if section else ''}{name}`", key.help or ""] for name, key in keys.items()]
-    sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
+    sections = [[f"`{name}`", text.replace("<", "&lt;")] for name, text in own_keys.SECTION_HELP.items()]
     own = table(["key", "meaning"], rows)
     return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{own}"
 
@@ -232,10 +233,10 @@ def fault_tolerance() -> dict[str, str]:
 def lab_verdicts() -> str:
     """plan's verdict of each size, and how it ended."""
     ends: dict[tuple[str, str], dict[str, int]] = {}
-    for cell in lab_runner.read(ROOT / "recipes/results/lab"):
-        if cell.get("gib") is not None and "measured" in cell:
-            counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
-            counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
+    for cell in read_records(ROOT / "recipes/results/lab"):
+        if cell.gib is not None and cell.predicted is not None and cell.measured is not None:
+            counts = ends.setdefault((cell.gpu, cell.predicted.verdict), {})
+            counts[cell.measured.outcome] = counts.get(cell.measured.outcome, 0) + 1
     rows = [
         [gpu, verdict, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
         for (gpu, verdict), c in sorted(ends.items())
@@ -247,15 +248,17 @@ def lab_gpus() -> str:
     """The calibrations."""
     rows = []
     for path in sorted((ROOT / "recipes/results/lab").glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for gpu in (line for line in lines if line["kind"] == "card"):
-            used = [line["measured"]["context_bytes"] for line in lines if "measured" in line and line["gib"] is None]
-            rates = " / ".join(f"{gpu['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
-            context = f"{gpu['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
-            rows.append(
-                [gpu["name"], gpu["versions"]["torch"], context, f"{gpu['cublas_bytes'] / 2**20:.0f}", rates]
-                + [f"{gpu['bandwidth'] / 1e12:.2f}", f"{gpu['launch_seconds'] * 1e6:.1f}"]
-            )
+        gpu = read_calibration(path)
+        if gpu is None:
+            continue
+        alone = [cell.measured for cell in read_cells(path) if cell.measured is not None and cell.gib is None]
+        used = min(one.context_bytes for one in alone if one.context_bytes is not None)
+        rates = " / ".join(f"{gpu.flops[kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
+        context = f"{gpu.context_bytes / 2**20:.0f}, {used / 2**20:.0f} in use"
+        rows.append(
+            [gpu.name, str(gpu.versions["torch"]), context, f"{gpu.cublas_bytes / 2**20:.0f}", rates]
+            + [f"{gpu.bandwidth / 1e12:.2f}", f"{gpu.launch_seconds * 1e6:.1f}"]
+        )
     head = ["GPU", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
     return table(head, rows)
 
@@ -284,6 +287,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.catalog.model_shapes import CONFIG, MORE
+from hf_recipes.catalog.model_shapes import SOURCE, published_shapes
 
 GPT2_VOCAB_SIZE = 50257  # openai-community/gpt2's tokenizer: 256 bytes + 50,000 merges + <|endoftext|>
 
@@ -226,11 +226,11 @@ _LLAMA_8B = Preset(
 
 
 def _more() -> dict[str, Preset]:
-    """The rows of catalog/model_shapes.py, one Preset for all names of a model."""
+    """The rows of catalog/model_shapes.json, one Preset for all names of a model."""
     found: dict[str, Preset] = {}
-    for names, (config, parameters, auto_class) in MORE.items():
-        one = Preset(config=config, parameters=parameters, auto_class=auto_class, source=CONFIG)
-        found |= dict.fromkeys(names, one)
+    for shape in published_shapes():
+        one = Preset(config=shape.config, parameters=shape.parameters, auto_class=shape.counted_as, source=SOURCE)
+        found |= dict.fromkeys(shape.names, one)
     return found
 
 

@@ -21,7 +21,7 @@ from hf_recipes.record import (
     Timing,
     TokenizerFacts,
 )
-from hf_recipes.training.trainer import steps_of
+from hf_recipes.training.steps import count_steps
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -94,7 +94,7 @@ def add_facts(
         data=data,
         label_names=tuple(prepared.label_names),
         batch=describe_batch(args, data["train"], rows),
-        planned_steps=steps_of(args, rows) if recipe.training.get("do_train") is not False else 0,
+        planned_steps=count_steps(args, rows) if recipe.training.get("do_train") is not False else 0,
         seed=args.seed,
         upstream_defaults=_arguments(args),
     )

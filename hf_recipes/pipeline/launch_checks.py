@@ -1,6 +1,6 @@
-"""Is the launch what it looks like? Measured on accelerate 1.15: several of them quietly are not (docs/launching.md).
+"""Whether a launch does what it looks like. Some do not, without a message (accelerate 1.15; docs/launching.md).
 
-`environment_faults` reads only the environment, before torch is imported; `assert_world` looks again at what
+`find_environment_errors` reads only the environment, before torch is imported; `assert_world` looks again at what
 accelerate made of it, after the training arguments are built and before a model is loaded.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WHERE = "accelerate launch"
 
 
-def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
     if "WORLD_SIZE" not in environment:
         module = [sys.executable, "-m", "hf_recipes"]
@@ -32,16 +32,16 @@ def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] 
 
     launched = ["accelerate", "launch", "...", "-m", "hf_recipes.run", path, *overrides]
     try:
-        words = psutil.Process(os.getppid()).cmdline()
+        arguments = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return launched
-    names = [os.path.basename(word) for word in words[:4]]
+    names = [os.path.basename(one) for one in arguments[:4]]
     for begin, name in enumerate(names):
         if name in ("accelerate", "torchrun"):
-            return [*_program(name, [words[begin]]), *words[begin + 1 :]]
+            return [*_program(name, [arguments[begin]]), *arguments[begin + 1 :]]
         if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
             module = [sys.executable, "-m", "accelerate.commands.launch"]
-            return [*_program("accelerate launch", module), *words[begin + 1 :]]
+            return [*_program("accelerate launch", module), *arguments[begin + 1 :]]
     return launched
 
 
@@ -50,7 +50,7 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
     return name.split() if shutil.which(name.split()[0]) else otherwise
 
 
-def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
+def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
     errors = []
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
@@ -86,7 +86,7 @@ def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.envir
     return errors
 
 
-def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
+def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
     errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:

@@ -189,13 +189,13 @@ def say_what_would_fit(record: RunRecord, device: Device, say: Callable[[str], N
     """By plan, in a child process, for the GPU that was too small. It never fails."""
     if device.kind != "cuda" or rank() != 0 or is_sharded():
         return
-    from hf_recipes.plan.preflight import what_would_fit
+    from hf_recipes.plan.preflight import suggest_changes
     from hf_recipes.plan.trace import worker
     from hf_recipes.recipe.recipe import Recipe
 
     try:
         recipe = Recipe(path=record.recipe.path, sections=dict(record.recipe.sections), locations={})
-        what_would_fit(recipe, device, say)
+        suggest_changes(recipe, device, say)
     except Exception as problem:  # a help beside the message, which comes in any case
         say(f"plan: no suggestion of what would fit ({problem})")
     finally:

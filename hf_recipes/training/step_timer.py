@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_recipes.common.text import spoken
+from hf_recipes.common.text import format_duration
 
 WARM_UP = 3  # first steps of a session: kernels are chosen and memory is taken
 FIRST_WORD = 20  # steps after which the rest is foretold
@@ -48,7 +48,11 @@ class StepClock(TrainerCallback):
         left = state.max_steps - state.global_step
         if left <= 0 or (self.said_a_step is not None and abs(a_step / self.said_a_step - 1) <= CHANGE):
             return
-        told = "" if self.told is None else f" (plan said {spoken(self.told[0])} to {spoken(self.told[1])} in all)"
+        told = (
+            ""
+            if self.told is None
+            else f" (plan said {format_duration(self.told[0])} to {format_duration(self.told[1])} in all)"
+        )
         if self.said_a_step is None or left * a_step > 60:
-            self.say(f"forecast: {spoken(left * a_step)} of training left, {a_step:.3g} s a step{told}")
+            self.say(f"forecast: {format_duration(left * a_step)} of training left, {a_step:.3g} s a step{told}")
         self.said_a_step = a_step
