@@ -17,7 +17,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
 from hf_recipes.data.splits import file_errors, load_splits
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import OutOfMemoryError, RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import launch_checks
@@ -123,16 +123,13 @@ def _train(
 ) -> Recipe:
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes.checkpoints import resume as resuming
-    from hf_recipes.checkpoints.saving import save_final
     from hf_recipes.compare import intervals
     from hf_recipes.data.row_checks import refuse_rows
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build
     from hf_recipes.pipeline import summary
     from hf_recipes.training import trainer as training
-    from hf_recipes.training.step_guard import Guards
-    from hf_recipes.training.step_timer import StepClock
-    from hf_recipes.training.stop_callback import Ending
+    from hf_recipes.training.step_timer import StepTimer
 
     began = time.perf_counter()
     chosen = resuming.find_resume_point(recipe, args, say)
@@ -161,13 +158,19 @@ def _train(
 
         model = prepare_model(model)
     scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
-    trainer: Any = training.build_trainer(
-        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
+    told = (record.get("plan") or {}).get("forecast") or {}
+    session = training.Session(
+        listener=listener,
+        run_facts=lambda args: resuming.describe_run(recipe, args, record, device, chosen),
+        timer=StepTimer(say, tuple(told["seconds"]) if told.get("seconds") else None),
+        until=until,
+    )
+    trainer = training.build_trainer(
+        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say, session
     )
     record.update(summary.facts(recipe, args, trainer, model, tokenizer, prepared))
     _refuse_no_batch(recipe, args, trainer.train_dataset)
-    facts = trainer.provenance = resuming.describe_run(recipe, args, record, device, chosen)
-    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
+    facts = trainer.parts.writer.facts(args)
     resuming.record_resumption(record, facts, recipe, args, device, chosen)
     notes = []
     if chosen:
@@ -179,38 +182,32 @@ def _train(
     if trainer.is_world_process_zero():
         put(folder / "recipe.yaml", dump_recipe(recipe))
 
-    told = (record.get("plan") or {}).get("forecast") or {}
-    clock = StepClock(say, tuple(told["seconds"]) if told.get("seconds") else None)
-    trainer.add_callback(clock)
-    trainer.guards = Guards(recipe=recipe, say=say, listener=listener, policy=recipe.get("on_nonfinite") or "stop")
-    trainer.add_callback(Ending(trainer))
     record["forecast"] = {**told, "measured_step_seconds": None}
     record["where"] = "training"
     earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
-    if until is not None:
-        trainer.add_callback(training.StopAt(until))
     for line in notes:
         say(line)
     if recipe.training.get("do_train") is not False:
         listener.training = True
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.guards.stop:
-                raise Stopped(trainer.guards.stop)
+            if trainer.parts.guard.stop_signal:
+                raise Stopped(trainer.parts.guard.stop_signal)
         except BaseException:
             record.update(summary.so_far(trainer))
             raise
         finally:
             listener.training = False
             record.update(summary.survived(trainer))
-        record["forecast"]["measured_step_seconds"] = clock.step_seconds
+        record["forecast"]["measured_step_seconds"] = session.timer.step_seconds
         record.update(summary.trained(trainer, result, *earlier))
         if until is not None:
             return recipe
         record["where"] = "saving"
-        save_final(trainer)
-        if trainer.asked_to_end():
-            raise Stopped(trainer.asked_to_end())
+        trainer.save_final_model()
+        signal = trainer.parts.guard.requested_signal(args)
+        if signal:
+            raise Stopped(signal)
     else:
         record["steps"] = 0
 
@@ -273,8 +270,6 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
     """Writes the record and the report however the run ends. `again`: the command that goes on."""
     import torch
 
-    from hf_recipes.training.out_of_memory import OutOfMemory
-
     began = time.time()
     try:
         yield
@@ -282,7 +277,7 @@ def _recorded(record: dict[str, Any], folder: Path, device: Device, again: str, 
     except KeyboardInterrupt:
         record["status"] = "stopped"
         raise
-    except OutOfMemory as problem:
+    except OutOfMemoryError as problem:
         record["status"], record["error"] = "out of memory", problem.errors[0].message
         _say_what_would_fit(record, device)
         raise

@@ -131,10 +131,10 @@ def so_far(trainer: Any) -> dict[str, Any]:
 
 def survived(trainer: Any) -> dict[str, Any]:
     """What went wrong in a training and did not end it."""
-    guards = trainer.guards
+    guard = trainer.parts.guard
     return {
-        "out_of_memory": trainer.splits,
-        "guards": {"skipped_steps": guards.skipped, "rolled_back": sum(guards.rolled_back.values())},
+        "out_of_memory": trainer.parts.retry.splits,
+        "guards": {"skipped_steps": guard.skipped, "rolled_back": sum(guard.rolled_back.values())},
     }
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there: what is written, what is refused, what a full disk and a crash leave."""
+"""A checkpoint is complete or not there: what is written, what is refused, what a full disk and a crash leave."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it needs "
     )
     assert str(caught.value).endswith(
-        f"MiB are free; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
+        f"MiB are free; checkpoint-{last} is complete; make room there; the same command with --resume then continues from "
         f"checkpoint-{last}"
     )
     assert select.find_errors(small_disk / f"checkpoint-{last}") == []
@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
     last = max(folders.step_of(path) for path in folders.list_checkpoints(small_disk))
     assert str(caught.value) == (
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it was full before the checkpoint "
-        f"was whole; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
+        f"was complete; checkpoint-{last} is complete; make room there; the same command with --resume then continues from "
         f"checkpoint-{last}"
     )
     assert select.find_errors(small_disk / f"checkpoint-{last}") == []

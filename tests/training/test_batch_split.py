@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_recipes.training.batch_split import joined, samples, split
+from hf_recipes.training.batch_split import count_samples, join_outputs, split_batch
 
 
 def flattened(lengths: list[int]) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def flattened(lengths: list[int]) -> dict[str, Any]:
 )
 def test_rows_are_kept_in_their_order_and_no_piece_is_larger_than_its_share(rows: int, pieces: int) -> None:
     batch = {"input_ids": torch.arange(rows * 3).reshape(rows, 3), "labels": torch.arange(rows), "return_loss": True}
-    parts = split(batch, pieces)
+    parts = split_batch(batch, pieces)
     for name in ("input_ids", "labels"):
         assert torch.equal(torch.cat([part[name] for part in parts]), batch[name])
-    assert samples(batch) == rows and len(parts) <= min(pieces, rows)
+    assert count_samples(batch) == rows and len(parts) <= min(pieces, rows)
     assert max(len(part["labels"]) for part in parts) == -(-rows // min(pieces, rows))
     assert all(part["return_loss"] is True for part in parts)
 
@@ -44,7 +44,7 @@ def test_a_flattened_batch_is_cut_between_documents_only_and_its_borders_are_cou
     rng = np.random.default_rng(seed)
     lengths, pieces = rng.integers(1, 10, rng.integers(1, 13)).tolist(), int(rng.integers(1, 20))
     batch = flattened(lengths)
-    parts = split(batch, pieces)
+    parts = split_batch(batch, pieces)
     assert torch.equal(torch.cat([part["input_ids"] for part in parts], 1), batch["input_ids"])
     found = []
     for part in parts:
@@ -56,14 +56,14 @@ def test_a_flattened_batch_is_cut_between_documents_only_and_its_borders_are_cou
 
 
 def test_documents_can_be_cut_down_to_one_each() -> None:
-    assert samples(flattened([3, 1, 4])) == 3
-    assert [part["input_ids"].shape[1] for part in split(flattened([3, 1, 4]), 3)] == [3, 1, 4]
+    assert count_samples(flattened([3, 1, 4])) == 3
+    assert [part["input_ids"].shape[1] for part in split_batch(flattened([3, 1, 4]), 3)] == [3, 1, 4]
 
 
 def test_the_outputs_of_pieces_are_those_of_the_whole_and_the_loss_is_the_mean_over_samples() -> None:
     logits, labels = torch.arange(10.0).reshape(5, 2), torch.arange(5)
-    whole = joined(
+    whole = join_outputs(
         [(torch.tensor(1.0), logits[:3], labels[:3]), (torch.tensor(2.0), logits[3:], labels[3:])], sizes=[3, 2]
     )
     assert whole[0] == pytest.approx(1.4) and torch.equal(whole[1], logits) and torch.equal(whole[2], labels)
-    assert joined([(None, None, None)], sizes=[1]) == (None, None, None)
+    assert join_outputs([(None, None, None)], sizes=[1]) == (None, None, None)

@@ -74,8 +74,10 @@ def measure_on_card(
             with _phase(found, "training"):
                 trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
-            if trainer.splits:  # run's own answer to a step that is out of memory: it goes on in smaller pieces
-                found |= {"outcome": "out of memory", "splits": trainer.splits}
+            if (
+                trainer.parts.retry.splits
+            ):  # run's own answer to a step that is out of memory: it goes on in smaller pieces
+                found |= {"outcome": "out of memory", "splits": trainer.parts.retry.splits}
             found["loaded_bytes"] = clock.loaded
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
