@@ -224,7 +224,8 @@ class OutOfMemoryRetry:
         else:
             with self._metrics_once(trainer, window, piece):
                 result = compute(model, inputs, return_outputs, items)
-        if trainer.model.training and (piece is None or piece.is_last) and window.batches:
+        is_counted = piece is None or (piece.is_last and not piece.is_repeated)
+        if trainer.model.training and is_counted and window.batches:
             window.metrics_kept = max(window.metrics_kept, len(window.random_states))
         if piece is None or piece.share == 1.0:
             return result

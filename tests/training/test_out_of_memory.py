@@ -94,12 +94,12 @@ def with_room(recipe: str, words: list[str]) -> dict[str, list[float]]:
     return found
 
 
-# when, rows that fit, first training forward that fails (4 a step: the 11th is number 3 of 4 in the third step)
+# when, rows that fit, first training forward that fails (4 a step: the 7th is number 3 of 4 in the second step)
 PLACES = {
     "in the first forward": ("forward", 2, 1, 2),
     "in a backward": ("backward", 2, 3, 2),
-    "at number 3 of 4, forward": ("forward", 1, 11, 4),
-    "at number 3 of 4, backward": ("backward", 1, 11, 4),
+    "at number 3 of 4, forward": ("forward", 1, 7, 4),
+    "at number 3 of 4, backward": ("backward", 1, 7, 4),
 }
 
 
