@@ -272,10 +272,11 @@ def _bert_figures(seen: dict[str, Any]) -> dict[str, str]:
 
 HEAD = """# The guides' claims beside what plan says
 
-Written by `python benchmarks/guides_audit.py` from [its record](../benchmarks/results/guides_audit.json); a test holds
-this page to it. GiB are what CUDA's allocator reserves at the peak (the context is not in it), for the plain loss of
-`Trainer` unless "ours" or "our recipe" is said; a share of 8 GiB is of the sold size. Nothing here was measured on a
-card: how near plan comes to measured peaks says [plan-accuracy.md](plan-accuracy.md).
+Five published guides give memory, time and size of their runs. How do these compare with plan, and with arithmetic?
+"GiB" is what CUDA's allocator reserves at the peak, without the context, for the plain loss of `Trainer` unless "ours"
+or "our recipe" stands there. A share of 8 GiB is of the sold size. Nothing here was measured on a GPU; how close plan
+comes to measured peaks: [plan-accuracy.md](plan-accuracy.md). Written by `python benchmarks/guides_audit.py` from
+[its record](../benchmarks/results/guides_audit.json); a test holds this page to it.
 """
 
 

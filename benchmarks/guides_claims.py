@@ -29,10 +29,10 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
     (GEMMA, "16 x 448: Out of Memory",
      "{gemma_16x448}, {gemma.ratio} times 16 x 384; with the fused head and checkpointing {gemma_ours_16x448}",
      "Out of memory is right for the plain loss, but so it is at every length of the table; no curve jumps from a quarter "
-     "of a card to all of it in one step of 64 tokens."),
+     "of a GPU to all of it in one step of 64 tokens."),
     (GEMMA, "Training memory: ~1.9 GB total; Peak usage: ~2.2 GB", "{gemma.between} between steps, {gemma_16x384} peak",
      "Six bytes a parameter: pure bf16 weights and two Adam states. The step itself is left out."),
-    (GEMMA, "Safety margin: 6+ GB remaining", "the card has {usable.rtx-4070-laptop} to give", "Nothing remains."),
+    (GEMMA, "Safety margin: 6+ GB remaining", "the GPU has {usable.rtx-4070-laptop} to give", "Nothing remains."),
     (PRESETS_GUIDE, "tiny (~16M params)", "{n.tiny}", "Agrees."),
     (PRESETS_GUIDE, "small (~45-50M params)", "{n.small_fp16_32}", "Agrees, at the lower end."),
     (PRESETS_GUIDE, "medium (~117M params), GPT-2 Small equivalent", "{n.medium_fp16_16}",
@@ -42,7 +42,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
      "Headed \"45-50M\", but its breakdown has 12 layers, 12 heads and 1024 tokens: that is the medium preset. The "
      "logits and their loss in fp32 are missing from it."),
     (PRESETS_GUIDE, "batch_size=16: ~18.6 GB -> RTX 4080 16GB (tight)", "{medium_fp32_16}; small {small_fp32_16}",
-     "As above; and a card of 16 GB does not have 18.6 by the guide's own figure."),
+     "As above; and a GPU of 16 GB does not have 18.6 by the guide's own figure."),
     (PRESETS_GUIDE, "batch_size=32: ~33.7 GB -> RTX 3090 24GB, RTX 4090 24GB", "{medium_fp32_32}; small {small_fp32_32}",
      "As above; 33.7 GB are not in 24."),
     (PRESETS_GUIDE, "With Optimizations (checkpointing + fp16): batch_size=8: ~4.4 GB", "{medium_fp16_ckpt_8}; small "
@@ -72,9 +72,9 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
     (PRESETS_GUIDE, "~4-6 hours per epoch on WikiText-103 (16 GB, batch 32); ~80-120 hours for 20 epochs",
      "{wiki.flops_token} a token; {wiki.words} words, at a token each: {wiki.rate_slow} to {wiki.rate_fast}, "
      "{wiki.share_slow} to {wiki.share_fast} of an RTX 4080's dense half-precision peak",
-     "Slow for any tensor core: a lower bound from words, and even with twice the tokens it is far from what the card "
+     "Slow for any tensor core: a lower bound from words, and even with twice the tokens it is far from what the GPU "
      "does. 20 times the epoch is right."),
-    (PRESETS_GUIDE, "Expected perplexity: ~35-40 (matching GPT-2 Small)", "not a matter of memory or time: not judged",
+    (PRESETS_GUIDE, "Expected perplexity: ~35-40 (matching GPT-2 Small)", "not a matter of memory or time: not checked",
      "GPT-2's 37.5 is zero-shot and per word; a perplexity per token is another number."),
     (A100_GUIDE, "Total Parameters: 300,124,416", "{gpt300.sum}; the preset of 24 x 1024 has {n.gpt300_fp16_32}",
      "Its addends make its total only if the tied matrix counts twice."),
@@ -84,10 +84,10 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
     (A100_GUIDE, "Weight tying reduced parameters by ~17%", "{gpt300.tied} of its total",
      "True of its total, which then is the untied one: the two statements exclude each other."),
     (A100_GUIDE, "Batch Size: 512 (128 per GPU x 4 GPUs); Accumulated gradients over 4 steps",
-     "{gpt300.batch} rows; a card would hold 128 x 2048 at once: {gpt300_fp16_128}, or {gpt300_ours_128} with the fused "
-     "head and checkpointing; the card has {usable.a100-40gb}",
+     "{gpt300.batch} rows; a GPU would hold 128 x 2048 at once: {gpt300_fp16_128}, or {gpt300_ours_128} with the fused "
+     "head and checkpointing; the GPU has {usable.a100-40gb}",
      "512 = 128 x 4 leaves no place for accumulation; 512 = 32 x 4 x 4 does, and is what the recipe takes."),
-    (A100_GUIDE, "40GB VRAM each (32 x 2048 a card)",
+    (A100_GUIDE, "40GB VRAM each (32 x 2048 a GPU)",
      "plain {gpt300_fp16_32}, with checkpointing {gpt300_fp16_ckpt_32}, ours {gpt300_ours_32}",
      "Only with the fused head and checkpointing does it fit."),
     (A100_GUIDE, "Mixed precision reduced memory usage by ~40%", "{gpt300.fp16_saves} less at 4 x 2048: {gpt300_fp32_4} "
@@ -98,7 +98,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
     (A100_GUIDE, "Training Speed: 49,300 tokens/second; 72 hours 14 minutes", "{gpt300.processed} tokens",
      "These two agree with 12.8B."),
     (A100_GUIDE, "Average GPU Utilization: 92.4%",
-     "{gpt300.flops_token} a token at 49,300 tokens/s: {gpt300.rate}, {gpt300.share} of four cards' dense fp16 peak",
+     "{gpt300.flops_token} a token at 49,300 tokens/s: {gpt300.rate}, {gpt300.share} of four GPUs' dense fp16 peak",
      "Utilization says that a kernel was running, not how much it computed."),
     (A100_GUIDE, "100,000 steps in 72 hours", "{gpt300.step_seconds} a step at its speed: {gpt300.days}",
      "As above: {gpt300.times} times too many steps."),
@@ -123,7 +123,7 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
      "True near 128 tokens with eager attention, as transformers 4 had by default, or in fp32; not at 256."),
     (BERT_GUIDE, "After: 6.5-7.0GB VRAM (batch 64 + 8-bit optimizer)",
      "at 128 tokens {bert_fp16_64x128_8bit} (eager {bert_fp16_64x128_8bit_eager}, fp32 {bert_fp32_64x128_8bit}); at 256 "
-     "{bert_fp16_64x256_8bit}; at 512 {bert_fp16_64x512_8bit}; our recipe {bert_ours_64}; the card has {usable.rtx-3070}",
+     "{bert_fp16_64x256_8bit}; at 512 {bert_fp16_64x512_8bit}; our recipe {bert_ours_64}; the GPU has {usable.rtx-3070}",
      "As above: about 128 tokens."),
     (BERT_GUIDE, "8-bit AdamW: 50% memory reduction",
      "optimizer {bert.opt32} becomes {bert.opt8}; the whole {bert_fp16_64x128} becomes {bert_fp16_64x128_8bit}, "
@@ -133,14 +133,14 @@ CLAIMS: tuple[tuple[str, str, str, str], ...] = (
      "Without apex the key did nothing in transformers 4; Hugging Face recommends no such thing. Here O2 is real, and "
      "changes little."),
     (BERT_GUIDE, "~30-35 min/epoch (~20k samples, batch 64)",
-     "{bert.flops_epoch} an epoch at 128 tokens: {bert.rate} at 35 minutes, {bert.share} of the card's half-precision peak",
-     "Much longer rows, or the card waits for data: the computation of such an epoch is a minute or two."),
+     "{bert.flops_epoch} an epoch at 128 tokens: {bert.rate} at 35 minutes, {bert.share} of the GPU's half-precision peak",
+     "Much longer rows, or the GPU waits for data: the computation of such an epoch is a minute or two."),
     (BERT_GUIDE, "per_device 48, accumulation 3: Effective batch still = 144", "48 x 3 = {bert.oom_batch}, 64 x 2 = "
      "{bert.batch}", "It was 128, not 144; 32 x 4 would keep it. {bert_ours_48} with checkpointing."),
-    (BERT_GUIDE, "Current: 90.77% F1, target: 91-92%", "not a matter of memory or time: not judged",
+    (BERT_GUIDE, "Current: 90.77% F1, target: 91-92%", "not a matter of memory or time: not checked",
      "The guide names no data."),
     (PHI_GUIDE, "High Memory Usage (~20GB): 8 x 2048 on a 24GB A10G",
-     "bf16 weights {phi_high_bfloat16}, fp32 {phi_high_float32}, our recipe {phi_high_ours}; the card has {usable.a10g}",
+     "bf16 weights {phi_high_bfloat16}, fp32 {phi_high_float32}, our recipe {phi_high_ours}; the GPU has {usable.a10g}",
      "Near the bf16 figure; fp32 weights do not fit."),
     (PHI_GUIDE, "Balanced (~16GB): 4 x 1024",
      "bf16 {phi_balanced_bfloat16}, fp32 {phi_balanced_float32}, ours {phi_balanced_ours}; without checkpointing "

@@ -307,50 +307,65 @@ def number(value: float | None, digits: int = 2) -> str:
 
 PAGE = """\
 <!-- Written by benchmarks/master_weights.py from benchmarks/results/master_weights.json; do not edit. -->
-# What master weights cost and keep
+# Precision
 
-`master_weights: true` is what apex called O2: fp16 parameters and gradients in the model, fp32 master weights in the
-optimizer, norms in fp32, dynamic loss scaling. **It saves little memory over autocast**: what it saves on weights and
-gradients it spends on the masters. It does save autocast's 16-bit copies of the weights (2 bytes a parameter, held
-through backward) and the casts, and DDP sends half the bytes. Where the card has bf16, `bf16: true` needs no loss
-scaling and is the better choice; the lever for memory is the optimizer (`adamw_bnb_8bit`) or LoRA.
+## Which precision?
 
-Measured {date} on {device}, Python {python}, {versions}. Not run on CUDA or MPS.
-A CPU's autocast is bf16, so that `autocast (O1)` stands for fp16's autocast too: its bytes are equal, its distance from
-fp32 is bf16's. No speed is given, because a CPU's half precision says nothing about a card's.
+| your GPU | write | why |
+|---|---|---|
+| has bf16 (compute capability 8.0 or later) | `bf16: true` | autocast; needs no loss scaling |
+| has no bf16 | `fp16: true` | autocast with loss scaling |
+| has no bf16, many parameters | `fp16: true`, `master_weights: true` | no 16-bit copies of the weights |
+| has bf16, and memory is short | `model.dtype: bfloat16` | pure bf16: half of everything, rounded weight updates |
 
-## Loss over {steps} steps
+`fp16: true` and `bf16: true` are autocast over the weights' dtype. If memory is short, try an 8-bit optimizer
+(`adamw_bnb_8bit`) or LoRA first: [It does not fit](plan.md#it-does-not-fit).
 
-Small models from scratch (2 layers, 128 wide), {batch} x {length} bytes of real text a step, the same rows in the same
-order. Optimizer: adamw_torch_fused where none is named. Distance: the largest of all steps, from fp32 with the same
-optimizer (adamw_torch: with adamw_torch_fused).
+## What is master_weights?
+
+What apex called O2: fp16 parameters and gradients in the model, fp32 master weights in the optimizer, norms in fp32,
+dynamic loss scaling. **It saves little memory over autocast**: what it saves on weights and gradients it spends on the
+masters. It does save autocast's 16-bit copies of the weights (2 bytes a parameter, kept through the backward pass) and
+the casts. Old recipes with `fp16_opt_level: O2` get it.
+
+## Is the loss the same?
+
+Small models from scratch (2 layers, 128 wide), {steps} steps of {batch} x {length} bytes of real text, the same rows in
+the same order. Optimizer: adamw_torch_fused where none is named. Distance: the largest of all steps, from fp32 with the
+same optimizer (adamw_torch: with adamw_torch_fused).
 
 | model | trainer | precision | mean loss of the last 20 steps | largest distance from fp32 | skipped steps |
 |---|---|---|---|---|---|
 {losses}
 
-What precision costs is in the rows that skipped no step; there O2 is closer to fp32 than bf16 autocast is. A skipped
-step moves every later one, so that a distance with skipped steps is that of two different runs. At the first scale of
-2^16 (apex's and torch's) one gradient above 1 overflows: BERT's single token type embedding sums every position's, and
-its scale had to come down to 2^11 in five steps. 2^24 is too high on purpose. Pure fp16 without masters or scaling is
-what O3 was.
+The effect of precision shows in the rows that skipped no step; there O2 is closer to fp32 than bf16 autocast is. A
+skipped step shifts every later one, so a distance with skipped steps compares two different runs. At the first scale of
+2^16 (apex's and torch's) one gradient above 1 overflows: BERT's single token type embedding sums those of every
+position, and its scale had to come down to 2^11 in five steps. 2^24 is too high on purpose. Pure fp16 without masters
+or scaling is what apex called O3.
 
-## Bytes per parameter
+## How much memory does each take?
 
-Counted from the tensors of a training step: GPT-2 of {parameters:,} parameters, 512 wide. The sum is of what stays
-through backward. At the update, master weights hold their gradients in fp32 (the fp16 ones are freed one by one), so
-that the peak there is 2 bytes higher, when the activations are gone. 8-bit states leave embeddings and tensors below
-4,096 numbers in 32 bits, hence more than 2.
+Bytes per parameter, counted from the tensors of a training step: GPT-2 of {parameters:,} parameters, 512 wide. The sum
+is of what stays through the backward pass. At the update, master weights have their gradients in fp32 (the fp16 ones
+are freed one by one), so the peak there is 2 bytes higher, when the activations are gone. 8-bit states leave embeddings
+and tensors below 4,096 numbers in 32 bits, hence more than 2.
 
 | precision | optimizer | weights | gradients | masters | optimizer states | sum | gradients at the update |
 |---|---|---|---|---|---|---|---|
 {counts}
 
-Kept by one forward for its backward, beside the weights (same model; a line through two batch sizes):
+Kept by one forward pass for its backward pass, beside the weights (same model; a line through two batch sizes):
 
 | precision | bytes per token | bytes per parameter |
 |---|---|---|
 {kept}
+
+## How was it measured?
+
+On {date} on {device}, Python {python}, {versions}. Not run on CUDA or MPS. A CPU's autocast is bf16, so
+`autocast (O1)` stands for fp16's autocast too: its bytes are equal, its distance from fp32 is bf16's. No speed is
+given, because a CPU's half precision says nothing about a GPU's. `python benchmarks/master_weights.py` repeats it.
 """
 
 

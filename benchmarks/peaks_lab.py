@@ -13,8 +13,8 @@ from hf_recipes.plan.fit.verdict import device_words
 from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
-# Measured before plan was mended by what they showed; the others were predicted first.
-TAUGHT = (
+# Measured before plan was corrected by what they showed; the others were predicted first.
+CORRECTED = (
     "gemma-270m-conservative--as-it-is",
     "gemma-270m-optimized--as-it-is",
     "gpt-300m-4xa100--as-it-is",
@@ -40,5 +40,5 @@ def peak(cell: dict[str, Any]) -> tuple[int, int]:
 
 
 def name(cell: dict[str, Any]) -> str:
-    taught = ", taught plan" if cell["cell"] in TAUGHT else ""
-    return f"{cell['cell'].removesuffix('--as-it-is')} ({cell['gpu']}{taught})"
+    note = ", corrected plan" if cell["cell"] in CORRECTED else ""
+    return f"{cell['cell'].removesuffix('--as-it-is')} ({cell['gpu']}{note})"

@@ -1,4 +1,4 @@
-"""Writes every table of README.md, recipes/README.md, docs/recipe.md and docs/torture.md from the repository.
+"""Writes every table of README.md, recipes/README.md and docs from the records in the repository.
 
     python benchmarks/tables.py            rewrite the files
     python benchmarks/tables.py --check    exit 1 if a file differs from what would be written
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import peaks
 import torture_page
 
 from hf_recipes.plan.measure import runner as lab_runner
@@ -21,7 +22,7 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADLINE = {  # task -> (metric, digits)
+HEADLINE = {  # task -> metric
     "causal-lm": "perplexity",
     "chat": "perplexity",
     "text-classification": "f1",
@@ -72,15 +73,74 @@ def measured() -> str:
     return table(head, rows)
 
 
+def results(name: str) -> dict[str, Any]:
+    """benchmarks/results/NAME.json."""
+    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def why() -> str:
+    """README's first table: a question, what answers it, and what was measured."""
+    kills, split = results("torture")["totals"], results("survival")["out_of_memory"]
+    ours, peft = (peaks.summary(peaks.errors(results("peaks")[name])) for name in ("lab_allocated", "peft"))
+    cases = results("comparison")["cases"].values()
+    covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
+    largest = max(one["largest_weight_difference"] for one in split)
+    rows = [
+        [
+            "Is the recipe right?",
+            "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
+            "[five mistakes, one call](#is-my-recipe-right)",
+        ],
+        [
+            "Does it fit, how long will it take?",
+            "`plan` predicts peak memory and time without a GPU, weights or data, and names changes that fit",
+            f"peak of {ours['rows']} recipes on an H100: median error {ours['median']:.2%}, worst {ours['worst']:.2%}; "
+            f"of {peft['rows']} published runs of a 3B model: {peft['median']:.2%}, {peft['worst']:.2%} "
+            "([all rows](docs/plan-accuracy.md))",
+        ],
+        [
+            "Will it survive a crash?",
+            "checkpoints are complete or absent; `--resume` and `--restart` continue from the latest complete one",
+            f"{kills['kills']} kills: {kills['half_checkpoints']} partial checkpoints, {kills['equal_ends']} of "
+            f"{kills['ends']} completed runs equal the uninterrupted run bit for bit ([how](docs/torture.md))",
+        ],
+        [
+            "Will it survive out of memory?",
+            "the step is retried with a smaller micro-batch, with the same rows, tokens and schedule",
+            f"no step lost; weights differ by at most {largest:.1e} ([how](docs/guards.md))",
+        ],
+        [
+            "Is the new model better?",
+            "`compare` tests the scores of the same examples, and says so if it cannot tell",
+            f"95 % intervals contained the true difference in {min(covered):.1%} to {max(covered):.1%} of simulated "
+            "comparisons ([how](docs/methods/statistics.md))",
+        ],
+    ]
+    return table(["your question", "the answer here", "measured"], rows)
+
+
+def gpu_state() -> str:
+    """README's sentence of what has run on a GPU."""
+    cells = [cell for cell in lab_runner.read(ROOT / "recipes/results/lab") if "measured" in cell]
+    whole = {cell["recipe"] for cell in cells if cell.get("gib") is None and cell["measured"]["outcome"] == "finished"}
+    gpus = sorted({cell["gpu"] for cell in cells})
+    return (
+        f"The [lab](docs/lab.md#what-an-h100-showed) ran five training steps of {len(whole)} recipes on a GPU "
+        f"({', '.join(gpus)}) beside plan's predictions. No run has been trained to its end on a GPU, and nothing has "
+        "run on any other GPU, on Apple's or on AMD's. Everything else was tested on CPUs."
+    )
+
+
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
 def launches() -> str:
-    """The table of accelerate_configs/README.md."""
+    """The table of accelerate_configs/README.md, for docs/launching.md."""
     lines = (ROOT / "accelerate_configs/README.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    return "\n".join(re.sub(r"^\| `(\w+\.yaml)`", r"| [`\1`](accelerate_configs/\1)", line) for line in rows)
+    return "\n".join(re.sub(r"^\| `(\w+\.yaml)`", r"| [`\1`](../accelerate_configs/\1)", line) for line in rows)
 
 
 def recipes_page() -> str:
@@ -99,28 +159,28 @@ def recipes_page() -> str:
         rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
     return (
         "# Recipes\n\n"
-        "Written by `python benchmarks/tables.py` from the recipes' first lines and the records in "
-        "[results](results).\n"
-        "Each file's header says how to run it, what was measured, and where a guide's claim could not be right.\n\n"
+        "The header of each file says how to run it, what was measured, and where a guide's claim could not be right. "
+        "Two real\nsteps of any of them, on a CPU and offline: `hf-recipes run RECIPE --smoke`.\n\n"
         f"{table(['recipe', 'task', 'what it is for', 'measured'], rows)}\n\n"
-        "`hf-recipes run RECIPE --smoke` takes two real steps of any of them on a CPU, offline.\n"
-        "The data that the repository carries: [data/README.md](data/README.md).\n"
+        "The data in this repository: [data/README.md](data/README.md). This page is written by\n"
+        "`python benchmarks/tables.py` from the recipes' first lines and the records in `recipes/results`.\n"
     )
 
 
 def words_page() -> str:
-    """docs/recipe.md's table of the words that are ours."""
+    """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
     for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
     sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    return f"{table(['section', 'what it is'], sections)}\n\nOur own words:\n\n{table(['word', 'what it says'], rows)}"
+    keys = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
 
 
 def simulated() -> str:
-    """docs/compare.md's table, of benchmarks/results/comparison.json."""
-    found = json.loads((ROOT / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
-    head = ["runs", "true difference", "pairs", "interval holds it", "test at 5 % rejects"]
+    """docs/methods/statistics.md's table, of benchmarks/results/comparison.json."""
+    found = results("comparison")
+    head = ["runs", "true difference", "pairs", "interval contains it", "test at 5 % rejects"]
     rows = []
     for name, case in found["cases"].items():
         for kind in ("no difference", "a difference"):
@@ -131,23 +191,30 @@ def simulated() -> str:
 
 
 def compare_cost() -> str:
-    """docs/compare.md's table, of benchmarks/results/compare_cost.json."""
-    found = json.loads((ROOT / "benchmarks/results/compare_cost.json").read_text(encoding="utf-8"))
+    """docs/methods/statistics.md's table, of benchmarks/results/compare_cost.json."""
+    found = results("compare_cost")
     rows = [
         [one["task"], f"{one['examples']:,}", f"{one['resamples']:,}", f"{one['seconds']:.1f} s"]
         for one in found["compare"]
     ]
     scores = found["scores"]
     share = scores["scores_seconds"] / scores["evaluation_seconds"]
-    said = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
-    said += "(`recipes/quickstart.yaml`, on a CPU)."
-    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{said}"
+    sentence = f"Writing scores, texts and intervals of {scores['rows']:,} rows took {share:.1%} of the evaluation "
+    sentence += "(`recipes/quickstart.yaml`, on a CPU)."
+    return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{sentence}"
 
 
-def survived() -> dict[str, str]:
+def fault_tolerance() -> dict[str, str]:
     """docs/guards.md's tables, of benchmarks/results/survival.json."""
-    found = json.loads((ROOT / "benchmarks/results/survival.json").read_text(encoding="utf-8"))
-    head = ["trainer", "where", "pieces", "steps lost", "largest difference of a weight", "of the evaluation loss"]
+    found = results("survival")
+    head = [
+        "trainer",
+        "out of memory in",
+        "pieces",
+        "steps lost",
+        "largest difference of a weight",
+        "of the evaluation loss",
+    ]
     rows = [
         [one["trainer"], one["place"], str(one["pieces"]), str(one["steps_lost"])]
         + [f"{one[name]:.1e}" for name in ("largest_weight_difference", "eval_loss_difference")]
@@ -162,33 +229,33 @@ def survived() -> dict[str, str]:
 
 
 def lab_verdicts() -> str:
-    """What plan had said of each size, and how it ended."""
+    """plan's verdict of each size, and how it ended."""
     ends: dict[tuple[str, str], dict[str, int]] = {}
     for cell in lab_runner.read(ROOT / "recipes/results/lab"):
         if cell.get("gib") is not None and "measured" in cell:
             counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
             counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
     rows = [
-        [gpu, said, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
-        for (gpu, said), c in sorted(ends.items())
+        [gpu, verdict, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
+        for (gpu, verdict), c in sorted(ends.items())
     ]
-    return table(["card, as 8 to 40 GiB", "plan had said", "ended well", "out of memory"], rows)
+    return table(["GPU, as 8 to 40 GiB", "plan's verdict", "finished", "out of memory"], rows)
 
 
-def lab_cards() -> str:
+def lab_gpus() -> str:
     """The calibrations."""
     rows = []
     for path in sorted((ROOT / "recipes/results/lab").glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for card in (line for line in lines if line["kind"] == "card"):
+        for gpu in (line for line in lines if line["kind"] == "card"):
             used = [line["measured"]["context_bytes"] for line in lines if "measured" in line and line["gib"] is None]
-            rates = " / ".join(f"{card['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
-            context = f"{card['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
+            rates = " / ".join(f"{gpu['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
+            context = f"{gpu['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
             rows.append(
-                [card["name"], card["versions"]["torch"], context, f"{card['cublas_bytes'] / 2**20:.0f}", rates]
-                + [f"{card['bandwidth'] / 1e12:.2f}", f"{card['launch_seconds'] * 1e6:.1f}"]
+                [gpu["name"], gpu["versions"]["torch"], context, f"{gpu['cublas_bytes'] / 2**20:.0f}", rates]
+                + [f"{gpu['bandwidth'] / 1e12:.2f}", f"{gpu['launch_seconds'] * 1e6:.1f}"]
             )
-    head = ["card", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
+    head = ["GPU", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
     return table(head, rows)
 
 
@@ -205,16 +272,18 @@ def filled(path: Path, blocks: dict[str, str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Path -> the text that it must have."""
+    blocks: dict[str, dict[str, str]] = {
+        "README.md": {"why": why(), "measured": measured(), "gpu_state": gpu_state()},
+        "docs/methods/statistics.md": {"comparison": simulated(), "compare_cost": compare_cost()},
+        "docs/guards.md": fault_tolerance(),
+        "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
+        "docs/launching.md": {"launches": launches()},
+        "docs/recipe.md": {"words": words_page()},
+    }
     return {
-        ROOT / "README.md": filled(ROOT / "README.md", {"measured": measured(), "launches": launches()}),
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
-        ROOT / "docs/compare.md": filled(
-            ROOT / "docs/compare.md", {"comparison": simulated(), "compare_cost": compare_cost()}
-        ),
-        ROOT / "docs/guards.md": filled(ROOT / "docs/guards.md", survived()),
-        ROOT / "docs/lab.md": filled(ROOT / "docs/lab.md", {"cards": lab_cards(), "verdicts": lab_verdicts()}),
-        ROOT / "docs/recipe.md": filled(ROOT / "docs/recipe.md", {"words": words_page()}),
+        **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
 
 

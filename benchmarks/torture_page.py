@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,16 @@ def _opening(found: dict[str, Any]) -> str:
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hf_recipes")
     return (
         "<!-- Written by benchmarks/tables.py from benchmarks/results/torture.json and saving.json; do not edit. -->\n"
-        "# What a run survives\n\n"
-        f"{total['kills']} runs were killed by SIGKILL; {total['resumes']} were resumed, {total['ends']} came to their "
-        f"end, **{total['equal_ends']} of them with the straight run's bits**: weights, every logged loss, train_loss "
-        f"and the final evaluation. Checkpoints found half there: {total['half_checkpoints']}. Steps lost beyond the "
-        f"last save: {total['steps_lost_beyond_a_save']}. Time spent beyond the straight runs' own: "
-        f"{total['seconds_lost']:.0f} s, {total['seconds_lost'] / total['kills']:.1f} s a kill (steps made again and "
-        "starts).\n\n"
-        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only, nothing ran on a GPU. "
-        f"`python benchmarks/torture.py` repeats it, in {found['seconds'] / 60:.0f} minutes. How it works: "
-        "[resuming.md](resuming.md)."
+        "# Kills, damaged files, full disks\n\n"
+        f"Runs were killed {total['kills']} times by SIGKILL, resumed {total['resumes']} times; "
+        f"{total['ends']} finished, **{total['equal_ends']} of them equal to the uninterrupted run bit for bit**: "
+        "weights, every logged loss, "
+        f"train_loss and the final evaluation. Partial checkpoints: {total['half_checkpoints']}. Steps lost beyond the "
+        f"last save: {total['steps_lost_beyond_a_save']}. Time lost: {total['seconds_lost']:.0f} s, "
+        f"{total['seconds_lost'] / total['kills']:.1f} s a kill (repeated steps and starts).\n\n"
+        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. "
+        f"`python benchmarks/torture.py` repeats it in {found['seconds'] / 60:.0f} minutes. How it works: "
+        "[resuming.md](resuming.md) and [methods/checkpoints.md](methods/checkpoints.md)."
     )
 
 
@@ -66,16 +65,16 @@ def _kills(found: dict[str, Any]) -> str:
         "run",
         *WAYS.values(),
         "resumed",
-        "bit-equal ends",
-        "half checkpoints",
+        "equal to the uninterrupted run",
+        "partial checkpoints",
         "steps lost",
-        "staging left, cleaned",
+        "staging folders cleaned",
     ]
     return (
-        "## Kills\n\n"
+        "## What if the process is killed?\n\n"
         f"Runs of {found['steps']} steps in two and a half epochs, a checkpoint every {found['save_steps']} steps, two "
-        "kept, dropout, shuffling, 2 accumulation steps. A run is killed up to four times in a row, each time after a "
-        "resumption. Of two processes both are killed at once, or one alone.\n\n" + _table(head, rows)
+        "kept, with dropout, shuffling and 2 accumulation steps. A run is killed up to four times in a row, each time "
+        "after it was resumed. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
     )
 
 
@@ -87,10 +86,11 @@ def _files(found: dict[str, Any]) -> str:
     equal = sum(row["equal_end"] for row in found["files"])
     passed = sum(row["passed_over_by_name"] for row in found["files"])
     return (
-        "## Damaged files\n\n"
-        f"Each file of the newest checkpoint in turn, {len(found['files'])} damages: {passed} checkpoints were passed "
-        f"over with the file's name and the one before was taken. {equal} of the {len(found['files'])} resumed runs "
-        "ended in the straight run's bits. Damaged checkpoints that a run went on from: "
+        "## What if a file is damaged?\n\n"
+        f"Each file of the latest checkpoint was damaged in turn, {len(found['files'])} times. {passed} checkpoints "
+        f"were passed over with the file's name, and the one before was used. {equal} of the "
+        f"{len(found['files'])} resumed runs equal the uninterrupted run bit for bit. Damaged checkpoints that a run "
+        "resumed from: "
         f"{sum(_wrong(row) for row in found['files'])}.\n\n" + _table(["file", *DAMAGES], rows)
     )
 
@@ -100,8 +100,8 @@ def _wrong(row: dict[str, Any]) -> bool:
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    word = "passed over" if row["passed_over_by_name"] else "**taken**"
-    return word + ("" if row["equal_end"] else ", **another end**")
+    word = "passed over" if row["passed_over_by_name"] else "**used**"
+    return word + ("" if row["equal_end"] else ", **another result**")
 
 
 def _disks(found: dict[str, Any]) -> str:
@@ -113,15 +113,15 @@ def _disks(found: dict[str, Any]) -> str:
             str(disk["half"]),
             str(disk["leftovers"]),
             disk["record_status"],
-            "`" + re.sub(r"^.*?the disk", "the disk", disk["message"]) + "`",
         ]
         for disk in found["disks"]
     ]
-    head = ["tmpfs", "looked before", "checkpoints", "half there", "left over", "record", "message"]
+    head = ["tmpfs", "checked before", "checkpoints", "partial", "left over", "record's status"]
     return (
-        "## Full disks\n\n"
-        "A tmpfs is filled by a run that keeps every checkpoint; once with the look for room before each save, once "
-        "without, so that the writers themselves meet the end.\n\n" + _table(head, rows)
+        "## What if the disk is full?\n\n"
+        "A run that keeps every checkpoint fills a tmpfs: once with the check for free space before each save, and "
+        "once without it, so that a write fails. Each run ended with a message that names the disk and the latest "
+        "complete checkpoint.\n\n" + _table(head, rows)
     )
 
 
@@ -139,13 +139,21 @@ def _saving(found: dict[str, Any]) -> str:
                 f"{size['hash_seconds'] * 1000:,.0f} ms",
             ]
         )
-    head = ["checkpoint", "rounds", "upstream", "upstream, flushed", "ours without hashes", "ours", "hashes alone"]
+    head = [
+        "checkpoint",
+        "rounds",
+        "upstream",
+        "upstream, flushed",
+        "ours without checksums",
+        "ours",
+        "checksums alone",
+    ]
     return (
-        "## What whole checkpoints cost\n\n"
-        "The same trainer saves the same state upstream's way, then with every file flushed, then ours. Ours is the "
-        "median of the rounds' ratios to the flushed one, with its 95 % interval. Hashes (XXH3-128) are taken while "
-        f"the disk writes. {found['cores']} cores, {found['when'][:10]}; `python benchmarks/saving.py` repeats it.\n\n"
-        + _table(head, rows)
+        "## What does a safe save cost?\n\n"
+        "The same trainer saves the same state as upstream does, then with every file flushed, then our way. Ours is "
+        "the median of the rounds' ratios to the flushed one, with its 95 % interval. Checksums (XXH3-128) are "
+        f"computed while the disk writes. {found['cores']} cores, {found['when'][:10]}; `python benchmarks/saving.py` "
+        "repeats it.\n\n" + _table(head, rows)
     )
 
 

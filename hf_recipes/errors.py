@@ -5,10 +5,10 @@ RecipeError             the recipe or the command line is wrong (and the base of
 ├── ModelError          weights, config or tokenizer
 ├── CheckpointError     a checkpoint, or a run that cannot be resumed
 ├── RecordError         a record, scores or other file of a run that cannot be read
-├── OutputDirError      an output folder: not writable, not ours, no space left
-├── LaunchError         the way in which the run was started
-├── OutOfMemoryError    memory that no smaller micro-batch saves
-├── TrainingError       a step that cannot go on: not finite, nothing learns
+├── OutputDirError      an output folder: not writable, with files of something else, no space left
+├── LaunchError         how the run was started
+├── OutOfMemoryError    memory that runs out even with the smallest micro-batch
+├── TrainingError       a step that cannot continue: not finite, nothing learns
 ├── PlanError           what plan cannot trace or does not know
 └── HubError            the Hub: unreachable, refused, or what would be pushed
 """
@@ -18,6 +18,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "Diagnostic",
+    "HubError",
+    "LaunchError",
+    "ModelError",
+    "OutOfMemoryError",
+    "OutputDirError",
+    "PlanError",
+    "RecipeError",
+    "RecordError",
+    "TrainingError",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +85,11 @@ class LaunchError(RecipeError):
 
 
 class OutOfMemoryError(RecipeError):
-    """Memory that no smaller micro-batch saves: the run ends, its checkpoints are complete."""
+    """Memory that runs out even with the smallest micro-batch: the run ends, its checkpoints are complete."""
 
 
 class TrainingError(RecipeError):
-    """A training step that cannot go on: a loss that is not finite, a part that learns nothing."""
+    """A training step that cannot continue: a loss that is not finite, a part that learns nothing."""
 
 
 class PlanError(RecipeError):

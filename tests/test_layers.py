@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -52,7 +53,8 @@ HEAVY_FILES = {
 }
 
 
-def _modules(root: Path) -> dict[str, ast.Module]:
+@functools.cache
+def _modules(root: Path) -> Mapping[str, ast.Module]:
     found = {}
     for path in sorted((root / "hf_recipes").rglob("*.py")):
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
@@ -123,7 +125,7 @@ def test_every_import_goes_to_a_lower_layer(root: Path) -> None:
     ],
 )
 def test_a_planted_upward_import_is_found(root: Path, planted: str) -> None:
-    modules = _modules(root)
+    modules = dict(_modules(root))
     modules["hf_recipes.data.planted"] = ast.parse(planted)
     line = planted.count("\n") + 1
     assert upward_imports(modules) == [f"hf_recipes.data.planted:{line} imports hf_recipes.training.trainer"]

@@ -132,7 +132,7 @@ def test_fp16_on_a_cpu_is_said_to_do_nothing(plain: str) -> None:
     chosen, lines = choose(recipe, CPU)
     assert chosen.get("TrainingArguments.fp16") is False
     assert (
-        "TrainingArguments.fp16: false (a CPU trains in fp32 whatever fp16 says: accelerate ignores it there)"
+        "TrainingArguments.fp16: false (a CPU trains in fp32 whatever fp16 is set to: accelerate ignores it there)"
     ) in lines
     assert choose(recipe, TURING)[0].get("TrainingArguments.fp16") is True
 
@@ -145,7 +145,7 @@ def test_tf32_is_dropped_where_training_arguments_would_refuse_it(plain: str) ->
     chosen, lines = choose(recipe, CPU)
     assert chosen.get("TrainingArguments.tf32") is None
     assert (
-        "TrainingArguments.tf32: null (tf32 is of CUDA cards since Ampere; TrainingArguments would refuse it here)"
+        "TrainingArguments.tf32: null (tf32 needs a CUDA GPU since Ampere; TrainingArguments would refuse it here)"
     ) in lines
     assert choose(recipe, AMPERE)[0].get("TrainingArguments.tf32") is True
 

@@ -1,21 +1,48 @@
-"""The metrics that a recipe can name: where each lives and which keys it gives. Imports nothing heavy."""
+"""The metrics that a recipe can name. Imports neither torch nor evaluate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
-# name -> (module with the evaluate.Metric, its class, the keys that compute() gives)
-METRICS: Mapping[str, tuple[str, str, tuple[str, ...]]] = MappingProxyType(
+
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry:
+    """One metric: where its `evaluate.Metric` is, and what it computes."""
+
+    module: str
+    class_name: str
+    keys: tuple[str, ...]  # of what compute() returns; the first is the metric's own name
+    lower_is_better: bool = False
+
+
+METRICS: Mapping[str, MetricEntry] = MappingProxyType(
     {
-        "f1": ("hf_recipes.evaluation.metrics.f1", "F1", ("f1", "f1_micro", "f1_weighted")),
-        "accuracy": ("hf_recipes.evaluation.metrics.accuracy", "Accuracy", ("accuracy",)),
-        "span_f1": (
-            "hf_recipes.evaluation.metrics.span_f1",
-            "SpanF1",
-            ("span_f1", "span_precision", "span_recall", "span_f1_strict"),
+        "f1": MetricEntry(
+            module="hf_recipes.evaluation.metrics.f1", class_name="F1", keys=("f1", "f1_micro", "f1_weighted")
         ),
-        "perplexity": ("hf_recipes.evaluation.metrics.perplexity", "Perplexity", ("perplexity",)),
-        "bits_per_byte": ("hf_recipes.evaluation.metrics.bits_per_byte", "BitsPerByte", ("bits_per_byte",)),
+        "accuracy": MetricEntry(
+            module="hf_recipes.evaluation.metrics.accuracy", class_name="Accuracy", keys=("accuracy",)
+        ),
+        "span_f1": MetricEntry(
+            module="hf_recipes.evaluation.metrics.span_f1",
+            class_name="SpanF1",
+            keys=("span_f1", "span_precision", "span_recall", "span_f1_strict"),
+        ),
+        "perplexity": MetricEntry(
+            module="hf_recipes.evaluation.metrics.perplexity",
+            class_name="Perplexity",
+            keys=("perplexity",),
+            lower_is_better=True,
+        ),
+        "bits_per_byte": MetricEntry(
+            module="hf_recipes.evaluation.metrics.bits_per_byte",
+            class_name="BitsPerByte",
+            keys=("bits_per_byte",),
+            lower_is_better=True,
+        ),
     }
 )
+# Every value of which less is better, by the name that an evaluation gives it.
+LOWER_IS_BETTER = frozenset({"loss", *(key for one in METRICS.values() if one.lower_is_better for key in one.keys)})

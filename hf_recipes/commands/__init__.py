@@ -1,1 +1,1 @@
-"""One file a command of `hf-recipes`: thin, each calls what does the work."""
+"""One file a command of `hf-recipes`: each only calls what does the work."""

@@ -1,4 +1,4 @@
-"""The verbs `check` and `upgrade`: what a recipe file alone can tell. Light: no torch."""
+"""`check` and `upgrade`: what a recipe file alone shows. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_recipes.recipe.read import read_recipe
 
 
 def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
-    """The lines to print about one recipe, and the number of its faults."""
+    """The lines to print about one recipe, and the number of its errors."""
     from hf_recipes.data.splits import file_errors
     from hf_recipes.recipe.rules import all_rules
 
@@ -22,18 +22,18 @@ def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
         return [*lines, f"{path}: {_count(len(lines), 'error')}"], len(lines)
     lines = [*recipe.translations]
     lines += [f"warning: {each}" for each in recipe.warnings]
-    # Data that is not here need not be: the recipe may be meant for another machine.
+    # The data may be elsewhere: the recipe may be for another machine.
     lines += [f"warning: {missing} (on this machine; `run` stops there)" for missing in file_errors(recipe)]
-    lines += [f"{path}: only the device can tell: {question}" for question in all_rules.device_questions(recipe)]
+    lines += [f"note: {path}: {line}" for line in all_rules.device_requirements(recipe)]
     return [*lines, f"{path}: ok"], 0
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
-    """Rewrites the file with today's keys, whole or not at all; returns the translations (dry: and the new text)."""
+    """Rewrite the file with today's keys, completely or not at all: the translations (dry: and the new text)."""
     from hf_recipes.recipe.upgrade import upgrade_text
 
     try:

@@ -1,4 +1,4 @@
-"""The verb `compare`: runs to a comparison, and the comparison to lines and files."""
+"""`hf-recipes compare`: runs to a comparison, and the comparison to lines and files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_recipes.compare import text
 from hf_recipes.compare.pairing import WHERE, pair
 from hf_recipes.compare.runs import read_runs
 from hf_recipes.compare.verdict import Comparison, compare, sides_of
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import OutputDirError, RecipeError
 
 
 def command(
@@ -28,7 +28,7 @@ def command(
 ) -> list[str]:
     """What to print. Raises RecipeError for runs that cannot be compared."""
     if len(paths) < 2:
-        raise RecipeError.at(WHERE, "one run is no comparison", "give two or more")
+        raise RecipeError.at(WHERE, "a comparison needs two runs or more", "name another run")
     runs = read_runs(paths)
     sides = sides_of(runs, group is not None)
     paired = pair(runs, split=split, common=common, metric=metric)
@@ -47,8 +47,7 @@ def write(comparison: Comparison, folder: Path) -> list[str]:
         written = writing.write(of_comparison.document(comparison), folder, "compare")
         written.append(put(folder / "compare.json", json.dumps(text.as_json(comparison), indent=1) + "\n"))
     except OSError as problem:
-        where = "argument '--output'"
-        raise RecipeError.at(
-            where, f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another"
+        raise OutputDirError.at(
+            "argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another"
         ) from None
     return ["", *(f"written: {path}" for path in written)]

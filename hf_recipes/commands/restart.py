@@ -1,9 +1,9 @@
-"""`run --restart N`: a run in a child process that is started again, from its newest whole checkpoint, when it dies.
+"""`run --restart N`: a run in a child process that is restarted from its latest complete checkpoint when it crashes.
 
-Started again: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
-traceback. Not: what the user can mend (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal itself) or another
-notice (SIGHUP, SIGUSR1), success.
-Light: the child imports torch, this process never does.
+Restarted: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
+traceback. Not restarted: an error that the user can fix (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal
+itself) or another request to stop (SIGHUP, SIGUSR1), success.
+Imports neither torch nor transformers: only the child does.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from types import FrameType
 from typing import Any
 
 from hf_recipes.checkpoints import folders, select
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import LaunchError
 
-# Exit codes after which nothing is started again: ended by a signal (training/signals.py), done, and refused.
+# Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, and refused.
 SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
 ENDED = (0, 2, *SIGNALLED)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
@@ -38,14 +38,14 @@ def supervise(
     pause: Callable[[float], None] = time.sleep,
     environment: Mapping[str, str] = os.environ,
 ) -> int:
-    """Runs `hf-recipes run` and starts it again up to `restarts` times; returns the last exit code, as a shell's.
+    """Runs `hf-recipes run` and restarts it up to `restarts` times; returns the last exit code, as a shell's.
 
-    `flags`: of the first start ("--resume", "--smoke", ...). Raises RecipeError under a launcher.
+    `flags`: of the first start ("--resume", "--smoke", ...). Raises LaunchError under a launcher.
     """
     if "WORLD_SIZE" in environment:
-        what = "--restart watches over one process, and this is one of several of a launcher"
-        fix = "use the launcher's: accelerate launch --max_restarts N, with --resume"
-        raise RecipeError.at("argument '--restart'", what, fix)
+        what = "--restart works for one process, and a launcher started several"
+        fix = "use the launcher's own: accelerate launch --max_restarts N, with --resume"
+        raise LaunchError.at("argument '--restart'", what, fix)
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
     for attempt in range(restarts + 1):
         began = time.monotonic()
@@ -54,12 +54,13 @@ def supervise(
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
         output_dir = _output_dir(recipe, overrides, "--smoke" in flags)
-        if _had_finished(output_dir):
-            say(f"{_end(code)}, but had finished: {output_dir} is whole but for its card, or its push")
+        if _is_finished(output_dir):
+            what = f"{output_dir} is complete, except perhaps its model card or its push"
+            say(f"{_describe_end(code)}, after it had finished: {what}")
             break
-        resumed, source = _source(output_dir)
+        resumed, source = _find_start(output_dir)
         say(
-            f"{_end(code)} after {time.monotonic() - began:.0f} s; "
+            f"{_describe_end(code)} after {time.monotonic() - began:.0f} s; "
             f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
         )
         pause(seconds)
@@ -68,7 +69,7 @@ def supervise(
 
 
 def run_child(command: Sequence[str]) -> int:
-    """A child's exit code (negative: the signal). Ctrl-C reaches it by itself; a SIGTERM is passed on."""
+    """A child's exit code (negative: the signal). Ctrl-C reaches it directly; a SIGTERM is passed on."""
     process = subprocess.Popen(command)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -89,8 +90,8 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
     return Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
 
 
-def _had_finished(output_dir: Path) -> bool:
-    """Whether the newest checkpoint's run has its record: it died while it made its card or pushed."""
+def _is_finished(output_dir: Path) -> bool:
+    """Whether the newest checkpoint's run has its record: it crashed while it wrote its model card or pushed."""
     chosen, _ = select.choose_checkpoint(output_dir)
     try:
         record = json.loads((output_dir / "record.json").read_text(encoding="utf-8"))
@@ -99,13 +100,13 @@ def _had_finished(output_dir: Path) -> bool:
     return chosen is not None and record.get("status") == "finished" and record.get("run") == chosen.run
 
 
-def _source(output_dir: Path) -> tuple[bool, str]:
+def _find_start(output_dir: Path) -> tuple[bool, str]:
     folders.clean_leftovers(output_dir)
     chosen, _ = select.choose_checkpoint(output_dir)
-    return (True, f"from {chosen.path}") if chosen else (False, "anew: there is no whole checkpoint yet")
+    return (True, f"from {chosen.path}") if chosen else (False, "from the beginning (no complete checkpoint yet)")
 
 
-def _end(code: int) -> str:
+def _describe_end(code: int) -> str:
     if code >= 0:
         return f"the run ended with exit code {code}"
     try:

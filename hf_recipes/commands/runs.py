@@ -1,4 +1,4 @@
-"""The verb `runs`: every record below a folder, a line each. Reads JSON only; light."""
+"""`hf-recipes runs`: a line for every record below a folder. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes import record as records
+from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import GIB
 from hf_recipes.compare.runs import read_record
 from hf_recipes.errors import RecipeError
-
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""The verb `sweep`: a grid of ordinary runs, one after another, resumable, that ends in their comparison. Light.
+"""`hf-recipes sweep`: a grid of ordinary runs, one after another, and their comparison at the end.
 
-Every cell is a run of its own in a child process, in a folder named by what it sets; a cell that fails keeps its record
-and the next one begins. The same command goes on where a sweep was left: finished cells are passed over, begun ones are
-resumed. Searches that decide what to try next belong elsewhere (Optuna).
+Every cell is a run in a child process, in a folder named by its settings; a cell that fails leaves its record and the
+next one starts. The same command continues a sweep: finished cells are skipped, started ones are resumed. For searches
+that decide what to try next use Optuna. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hf_recipes import record
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
 from hf_recipes.common.files import put
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 
-PLAN = "sweep.json"  # in the sweep's folder: what it is a sweep of
+PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default
 LONGEST_NAME = 100  # characters of a folder
 
@@ -51,17 +51,19 @@ def sweep(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Runs what is left of the grid and compares; whether every cell finished. Raises RecipeError, before anything
-    runs, for a fault of any cell."""
+    """Runs the cells of the grid that have not finished, and compares; returns whether every cell finished.
+
+    Raises RecipeError, before anything runs, with every error of every cell.
+    """
     base = read_recipe(path, overrides)
     folder = Path(output or f"{base.training.get('output_dir', 'runs/sweep')}-sweep")
-    cells = grid(base, overrides, [values_of(text) for text in sets], seeds, folder)
-    _refuse_errors(path, cells)
+    cells = grid(base, overrides, [parse_values(text) for text in sets], seeds, folder)
+    _check_cells(path, cells)
     if dry_run:
         for cell in cells:
             say(f"{cell.folder}  {_state(cell)[0]}")
         return True
-    _same_sweep(base, folder)
+    _check_folder(base, folder)
     launch = [sys.executable, "-m", "hf_recipes", "run"]
     if config_file is not None:
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config_file]
@@ -75,26 +77,27 @@ def sweep(
         began = time.time()
         code = run_child([*launch, path, *cell.overrides, *(["--resume"] if resumed else [])])
         if code in SIGNALLED or (code and _was_stopped(cell, began)):
-            say(f"\nsweep: stopped in {cell.name}; the same command goes on")
+            say(f"\nsweep: stopped in {cell.name}; run the same command to continue")
             sys.exit(code if code > 0 else 128 - code)
         if code:
             failed.append(cell.name)
-            say(f"sweep: {cell.name} failed (exit status {code}); its record, as far as there is one, is kept")
+            say(f"sweep: {cell.name} failed (exit status {code}); see its record, if it wrote one")
     _compare(cells, folder, seeds > 1, say)
     if failed:
-        say(f"\nsweep: {len(failed)} of {len(cells)} failed: {', '.join(failed)}; the same command tries them again")
+        names = ", ".join(failed)
+        say(f"\nsweep: {len(failed)} of {len(cells)} failed: {names}; run the same command to try them again")
     return not failed
 
 
-def values_of(text: str) -> tuple[str, list[str]]:
-    """ "a.b=1e-4,[x,y]" -> ("a.b", ["1e-4", "[x,y]"]): commas inside brackets and quotes divide nothing."""
+def parse_values(text: str) -> tuple[str, list[str]]:
+    """ "a.b=1e-4,[x,y]" -> ("a.b", ["1e-4", "[x,y]"]): commas inside brackets and quotes do not separate values."""
     key, found, rest = text.partition("=")
     values = _split(rest)
     if not found or not key or not all(values):
-        what = "a key and its values are wanted"
+        what = "it needs a key and its values"
         raise RecipeError.at(f"argument '--set {text}'", what, "--set TrainingArguments.learning_rate=1e-4,2e-4")
     if len(set(values)) < len(values):
-        raise RecipeError.at(f"argument '--set {text}'", "a value stands there twice", "--seeds N repeats every cell")
+        raise RecipeError.at(f"argument '--set {text}'", "a value is given twice", "--seeds N repeats every cell")
     return key, values
 
 
@@ -124,36 +127,34 @@ def grid(
     if doubled is not None:
         raise RecipeError.at("argument '--set'", f"{doubled} is given twice", "one --set with all of its values")
     if seed_key in keys and seeds > 1:
-        raise RecipeError.at(
-            "argument '--seeds'", f"--set {seed_key} says which seeds already", "leave one of them out"
-        )
+        raise RecipeError.at("argument '--seeds'", f"--set {seed_key} already sets the seeds", "leave one of them out")
     short = [key.rpartition(".")[2] for key in keys]
     names = [key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)]
     cells = []
     for values in itertools.product(*(values for _, values in sets)):
-        words = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
+        settings = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
         given = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
         for seed in range(first, first + seeds):
-            # one seed is still a folder: a later call with more seeds finds it
+            # a single seed has a folder, too: a later call with more seeds finds it
             own = [] if seed_key in keys else [f"seed={seed}"]
-            parts = ["-".join(map(_folder_name, words)) or base.task, *own]
-            place = folder.joinpath(*parts)
+            parts = ["-".join(map(_folder_name, settings)) or base.task, *own]
+            output_dir = folder.joinpath(*parts)
             last = (*given, *([] if seed_key in keys else [f"{seed_key}={seed}"]))
-            words_of_cell = (*overrides, *last, f"{base.trainer}.output_dir={place}")
-            cells.append(Cell(name="/".join(parts), folder=place, overrides=words_of_cell))
+            cell_overrides = (*overrides, *last, f"{base.trainer}.output_dir={output_dir}")
+            cells.append(Cell(name="/".join(parts), folder=output_dir, overrides=cell_overrides))
     return cells
 
 
 def _folder_name(text: str) -> str:
-    """What a file system and a shell take, with a hash where something had to be cut."""
+    """A name that file systems and shells accept, with a hash where something was changed."""
     plain = re.sub(r"[^A-Za-z0-9_.=+]+", "-", text).strip("-.")
     if len(plain) > LONGEST_NAME or plain != text.strip("-."):
         plain = f"{plain[:LONGEST_NAME]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
     return plain
 
 
-def _refuse_errors(path: str, cells: Sequence[Cell]) -> None:
-    """Every fault of every cell, each once."""
+def _check_cells(path: str, cells: Sequence[Cell]) -> None:
+    """Raises RecipeError with every error of every cell, each once."""
     from hf_recipes.data.splits import file_errors
 
     found: dict[str, Diagnostic] = {}
@@ -169,37 +170,39 @@ def _refuse_errors(path: str, cells: Sequence[Cell]) -> None:
         raise RecipeError(list(found.values()))
 
 
-def _same_sweep(base: Recipe, folder: Path) -> None:
-    """A sweep's folder holds runs of one recipe. Raises RecipeError for those of another."""
+def _check_folder(base: Recipe, folder: Path) -> None:
+    """A sweep's folder has runs of one recipe. Raises OutputDirError for a folder of another."""
     about = {"recipe": base.path, "text": dump_recipe(base.with_values({f"{base.trainer}.output_dir": ""}, ""))}
-    place = folder / PLAN
+    plan = folder / PLAN
     try:
-        earlier: Any = json.loads(place.read_text(encoding="utf-8"))
+        earlier: Any = json.loads(plan.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         earlier = None
     if earlier is not None and earlier.get("text") != about["text"]:
-        what = f"{str(folder)!r} holds a sweep of another recipe, or of this one before it was changed"
-        raise RecipeError.at("argument '--output'", what, "choose another folder, or remove that one")
+        what = f"{str(folder)!r} contains a sweep of another recipe, or of an earlier version of this one"
+        raise OutputDirError.at("argument '--output'", what, "choose another folder, or remove that one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        put(place, json.dumps(about, indent=1) + "\n")
+        put(plan, json.dumps(about, indent=1) + "\n")
     except OSError as problem:
-        raise RecipeError.at("argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})") from None
+        raise OutputDirError.at(
+            "argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})"
+        ) from None
 
 
 def _state(cell: Cell) -> tuple[str, bool]:
-    """("finished" | "resumed from checkpoint-N" | "begins", whether to resume)."""
+    """("finished" | "resumed from checkpoint-N" | "starts", whether to resume)."""
     if _record(cell).get("status") == "finished":
         return "finished", False
     if not cell.folder.is_dir():
-        return "begins", False
+        return "starts", False
     folders.clean_leftovers(cell.folder)
     chosen, _ = select.choose_checkpoint(cell.folder)
-    return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("begins", False)
+    return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("starts", False)
 
 
 def _was_stopped(cell: Cell, since: float) -> bool:
-    """Whether the run that began then was asked to end: a launcher's own exit status does not say."""
+    """Whether the run that started then was asked to stop: a launcher's exit status does not show it."""
     path = cell.folder / record.NAME
     return path.is_file() and path.stat().st_mtime >= since and _record(cell).get("status") == "stopped"
 
@@ -214,17 +217,17 @@ def _record(cell: Cell) -> dict[str, Any]:
 
 
 def _compare(cells: Sequence[Cell], folder: Path, grouped: bool, say: Callable[[str], None]) -> None:
-    """All that finished, the first setting against each other one."""
+    """Compares all that finished: the first setting against each of the others."""
     from hf_recipes.commands.compare import command
 
     done: dict[str, list[str]] = {}
     for cell in cells:
         if _state(cell)[0] == "finished":
             done.setdefault(cell.name.rpartition("/")[0] if grouped else cell.name, []).append(str(cell.folder))
-    lonely = [name for name, runs in done.items() if grouped and len(runs) < 2]
-    if lonely:
-        say(f"\nsweep: not compared, since fewer than two of their seeds finished: {', '.join(lonely)}")
-    chosen = [runs for name, runs in done.items() if name not in lonely]
+    single = [name for name, runs in done.items() if grouped and len(runs) < 2]
+    if single:
+        say(f"\nsweep: not compared, because fewer than two of their seeds finished: {', '.join(single)}")
+    chosen = [runs for name, runs in done.items() if name not in single]
     if len(chosen) < 2:
         say("\nsweep: fewer than two settings to compare")
         return
@@ -234,4 +237,4 @@ def _compare(cells: Sequence[Cell], folder: Path, grouped: bool, say: Callable[[
         for line in command(runs, group="recipe" if grouped else None, output=str(folder)):
             say(line)
     except RecipeError as problem:
-        say(f"sweep: the runs are there, and cannot be compared: {problem}")
+        say(f"sweep: the runs finished, but cannot be compared: {problem}")

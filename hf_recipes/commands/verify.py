@@ -1,7 +1,7 @@
-"""`hf-recipes verify RUN`: are its checkpoints what was written, and do its last steps come out the same again?
+"""`hf-recipes verify RUN`: are its checkpoints as written, and do its last steps give the same numbers again?
 
-The replay resumes from an earlier checkpoint in a folder of its own, makes the steps to a later one, and compares every
-logged figure of these steps and the weights' bytes with what that one holds. On a CPU both must be equal.
+The replay resumes from an earlier checkpoint in a temporary folder, trains up to a later one, and compares every logged
+number of these steps and the bytes of the weights with that checkpoint. On a CPU both must be equal.
 """
 
 from __future__ import annotations
@@ -16,98 +16,101 @@ from typing import Any
 
 from hf_recipes.checkpoints import folders, manifest, select
 from hf_recipes.common.text import megabytes
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import CheckpointError
 
-FIGURES = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
-NEAR = 1e-2  # relative, of a loss that kernels add in another order: what a GPU's replay may differ by
+LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
+NEAR = 1e-2  # relative: a replay on a GPU may differ by this much, since its kernels add in another order
 
 
 def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[str], None] = print) -> bool:
-    """Says what it finds, line by line; whether all is as it was written. Raises RecipeError for a folder of no run.
+    """Prints a line for each checkpoint and one for the replay; returns whether everything is as written.
 
-    `steps`: at least so many are replayed, from an earlier checkpoint if need be; 0 takes the last two checkpoints.
+    `steps`: at least this many are replayed, from an earlier checkpoint if necessary; 0: between the last two
+    checkpoints. Raises CheckpointError for a folder without checkpoints.
     """
     run_dir = Path(folder)
-    found = folders.list_checkpoints(run_dir)
-    if not found:
-        raise RecipeError.at(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
-    good, whole = True, []
-    for path in found:
-        wrong = select.find_errors(path, without_state=True)
-        good = good and not wrong
-        body = None if wrong else manifest.read_manifest(path)
-        if wrong:
-            say(f"{path.name}: {'; '.join(wrong)}")
+    checkpoints = folders.list_checkpoints(run_dir)
+    if not checkpoints:
+        raise CheckpointError.at(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
+    intact, complete = True, []
+    for path in checkpoints:
+        errors = select.find_errors(path, without_state=True)
+        intact = intact and not errors
+        body = None if errors else manifest.read_manifest(path)
+        if errors:
+            say(f"{path.name}: {'; '.join(errors)}")
         elif body is None:
             say(f"{path.name}: {select.NO_MANIFEST}")
         else:
             size = megabytes(manifest.total_bytes(body))
             say(f"{path.name}: {len(body['files'])} files, {size}, as written")
-            whole.append(path)
+            complete.append(path)
     for path in folders.list_leftovers(run_dir):
-        say(f"{path.name}: left by a run that died over it; the next start cleans it")
-    return (_replayed(run_dir, whole, steps, say) and good) if replay else good
+        say(f"{path.name}: left by a run that was killed while writing it; the next run removes it")
+    return (_replay_and_compare(run_dir, complete, steps, say) and intact) if replay else intact
 
 
-def _replayed(run_dir: Path, whole: list[Path], steps: int, say: Callable[[str], None]) -> bool:
-    """`whole`: newest first."""
-    last = whole[0] if whole else None
+def _replay_and_compare(run_dir: Path, complete: list[Path], steps: int, say: Callable[[str], None]) -> bool:
+    """`complete`: the latest first."""
+    last = complete[0] if complete else None
     wanted = max(steps, 1)
-    first = next((path for path in whole[1:] if last and folders.step_of(path) <= folders.step_of(last) - wanted), None)
+    first = next(
+        (path for path in complete[1:] if last and folders.step_of(path) <= folders.step_of(last) - wanted), None
+    )
     recipe = run_dir / "recipe.yaml"
     if last is None or first is None or not recipe.is_file():
         apart = f" {steps} steps apart" if steps else ""
-        lacks = f"two whole checkpoints{apart}" if recipe.is_file() else "recipe.yaml"
+        lacks = f"two complete checkpoints{apart}" if recipe.is_file() else "recipe.yaml"
         say(f"not replayed: {run_dir} has no {lacks}")
         return True
     processes = (manifest.read_manifest(last) or {}).get("world_size")
     if processes != 1:
-        say(f"not replayed: {processes} processes wrote {last.name}, and this is one")
+        say(f"not replayed: {processes} processes wrote {last.name}, and this is one process")
         return True
     with tempfile.TemporaryDirectory(prefix="hf-recipes-verify-") as scratch:
         shutil.copy(recipe, Path(scratch, "recipe.yaml"))
-        again = _replay(Path(scratch), str(first.absolute()), folders.step_of(last))
-        return _same(last, again, folders.step_of(first), say)
+        again = _train_again(Path(scratch), str(first.absolute()), folders.step_of(last))
+        return _compare(last, again, folders.step_of(first), say)
 
 
-def _replay(scratch: Path, start: str, until: int) -> Path:
+def _train_again(scratch: Path, start: str, until: int) -> Path:
     from hf_recipes.pipeline.run import run
     from hf_recipes.recipe.read import read_recipe
 
     path = str(scratch / "recipe.yaml")
     section = read_recipe(path).trainer
-    words = {"output_dir": scratch / "out", "resume_from_checkpoint": start, "report_to": "none"}
-    run(path, [f"{section}.{key}={value}" for key, value in words.items()], planned=False, until=until)
+    overrides = {"output_dir": scratch / "out", "resume_from_checkpoint": start, "report_to": "none"}
+    run(path, [f"{section}.{key}={value}" for key, value in overrides.items()], planned=False, until=until)
     return scratch / "out" / folders.checkpoint_name(until)
 
 
-def _same(last: Path, again: Path, since: int, say: Callable[[str], None]) -> bool:
+def _compare(last: Path, again: Path, since: int, say: Callable[[str], None]) -> bool:
     step = folders.step_of(last)
-    then, now = (_figures(path, since) for path in (last, again))
+    then, now = (_logged_numbers(path, since) for path in (last, again))
     differing = [key for key in then if not _equal(then[key], now.get(key))]
     weights = [path.name for path in last.glob("*.safetensors") if not _same_bytes(path, again / path.name)]
     if not differing and not weights:
-        say(f"replayed steps {since + 1} to {step}: {len(then)} logged figures and all weights are equal, bit for bit")
+        say(f"replayed steps {since + 1} to {step}: {len(then)} logged numbers and all weights are equal, bit for bit")
         return True
-    where, figure = min(differing, default=(step, "weights"))
+    at_step, name = min(differing, default=(step, "weights"))
     worst = max((_relative(then[key], now.get(key)) for key in differing), default=0.0)
     say(
-        f"replayed steps {since + 1} to {step}: {len(differing)} of {len(then)} logged figures differ, by {worst:.1e} "
-        f"at most, first {figure} at step {where}; weights {'differ' if weights else 'are equal'}"
+        f"replayed steps {since + 1} to {step}: {len(differing)} of {len(then)} logged numbers differ, by {worst:.1e} "
+        f"at most, first {name} at step {at_step}; weights {'differ' if weights else 'are equal'}"
     )
     body = manifest.read_manifest(last) or {}
     if str(body.get("device", "")).endswith("(cpu)") or worst > NEAR:
         return False
-    say(f"that is within {NEAR:g}, as kernels of {body.get('device')} may")
+    say(f"this is within {NEAR:g}, which the kernels of {body.get('device')} may cause")
     return True
 
 
-def _figures(checkpoint: Path, since: int) -> dict[tuple[int, str], float]:
+def _logged_numbers(checkpoint: Path, since: int) -> dict[tuple[int, str], float]:
     history: list[dict[str, Any]] = json.loads((checkpoint / folders.TRAINER_STATE).read_text(encoding="utf-8"))[
         "log_history"
     ]
     entries = [entry for entry in history if entry["step"] > since]
-    return {(entry["step"], name): entry[name] for entry in entries for name in FIGURES if name in entry}
+    return {(entry["step"], name): entry[name] for entry in entries for name in LOGGED if name in entry}
 
 
 def _equal(a: float, b: float | None) -> bool:

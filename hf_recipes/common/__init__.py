@@ -1,1 +1,1 @@
-"""What every folder may use: text, files, the device. Imports nothing of this package but errors."""
+"""What every folder may use: text, files, the device. Imports nothing else of this package except errors."""

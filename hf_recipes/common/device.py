@@ -1,4 +1,4 @@
-"""The device of this process, as facts that the checks and the choices read. Light until `this_device` is called."""
+"""The device of this process, for checks and defaults. Only `this_device` imports torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What this run computes on. `processes`: the ranks of the launch; `count`: the cards of this machine."""
+    """What this run computes on. `processes`: the ranks of the launch; `count`: the GPUs of this machine."""
 
     kind: str  # cpu | cuda | mps
     name: str
     count: int = 0
     capability: tuple[int, int] | None = None  # CUDA compute capability
-    memory_bytes: int | None = None  # of one card
+    memory_bytes: int | None = None  # of one GPU
     bf16: bool = False  # fast bf16: tensor cores of compute capability 8.0 and later
     processes: int = 1
 
@@ -54,7 +54,7 @@ def _cpu_name() -> str:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     except OSError:
-        pass  # not Linux: the platform's word is all there is
+        pass  # not Linux: only the platform module knows
     import platform
 
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Text files that are whole or not there, whenever the process is killed. Light."""
+"""Text files that are complete or absent, whenever the process is killed. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 

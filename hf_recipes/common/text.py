@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 GIB = 2**30  # bytes
-HUB_TOKEN = re.compile(
-    r"hf_[A-Za-z0-9]{20,}"
-)  # a Hub access token: refused in recipes, masked in texts, never uploaded
+# A Hub access token: refused in recipes, masked in texts, never uploaded.
+HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 def spoken(seconds: float) -> str:
@@ -38,7 +38,7 @@ def first_line(problem: BaseException) -> str:
 
 
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The name that was probably meant, or "". Case, `_` and `-` count for nothing. `cutoff` is difflib's."""
+    """The name that was probably meant, or "". Case, `_` and `-` are ignored. `cutoff`: as in difflib."""
     from difflib import get_close_matches
 
     plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}
@@ -57,3 +57,18 @@ def said(value: Any) -> str:
 def kind_of(value: Any) -> str:
     """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
     return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+
+
+def as_yaml(value: Any) -> str:
+    """A value as YAML would write it in one line (also valid YAML: strings are quoted where they must be)."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{as_yaml(str(key))}: {as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(as_yaml, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        taken = ("", "null", "true", "false", "yes", "no", "on", "off", "~")
+        plain = re.fullmatch(r"[A-Za-z_./][\w./ -]*", value) and value.lower() not in taken and value == value.strip()
+        return value if plain and not re.fullmatch(r"\.(inf|nan)|[._]\d.*", value.lower()) else json.dumps(value)
+    return repr(value)

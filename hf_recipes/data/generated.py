@@ -1,4 +1,4 @@
-"""Rows made here for `run --smoke`: no file and no network."""
+"""Generated rows for `run --smoke`: no file and no network."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-FIRST = ("the", "a", "of", "and", "to")  # words of generated rows; those of SECOND carry a tag
-
-
+FIRST = ("the", "a", "of", "and", "to")  # the vocabulary of generated rows; those of SECOND have a tag
 SECOND = ("in", "time", "man", "day")
-
-
 THIRD = ("sea", "house", "light", "water", "long", "good", "new", "little", "great", "old", "small")
-
-
 WORDS = (*FIRST, *SECOND, *THIRD)
 
 
-def generated_splits(recipe: Recipe) -> Splits:
+def generate_splits(recipe: Recipe) -> Splits:
     """Rows of the recipe's columns, the same at every call: enough for every rank's steps."""
     from datasets import Dataset
 
@@ -37,7 +31,7 @@ def generated_splits(recipe: Recipe) -> Splits:
 
     def rows(count: int) -> Any:
         columns: dict[str, list] = {}
-        names = {word: recipe.get(f"dataset.{word}", name) for word, name in TASKS[recipe.task].columns.items()}
+        names = {key: recipe.get(f"dataset.{key}", name) for key, name in TASKS[recipe.task].columns.items()}
         texts = [sentence() for _ in range(count)]
         if recipe.task == "causal-lm":
             columns[names["text_column"]] = [" ".join(text) for text in texts]

@@ -1,6 +1,6 @@
-"""load_dataset and load_from_disk under one message: what cannot be read, where, and the mend.
+"""load_dataset and load_from_disk, with one message for what cannot be read: where, and how to fix it.
 
-Upstream says "An error occurred while generating the dataset" and hides the file; here the file is found and, in JSON,
+Upstream says "An error occurred while generating the dataset" and hides the file; here the file is named and, in JSON,
 the line.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,27 +37,27 @@ def file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:
     return {}
 
 
-def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Split name -> rows, as load_dataset(path, **words) gives them, or load_from_disk where `path` is its folder.
+def load(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, Dataset]:
+    """Split name -> rows, as load_dataset(path, **arguments) gives them, or load_from_disk where `path` is its folder.
 
-    One Dataset (a `split` that is a word) is "train". Raises RecipeError for whatever cannot be loaded.
+    One Dataset (a `split` that is a string) is "train". Raises DataError for whatever cannot be loaded.
     """
     import datasets
 
-    split = words.get("split")
+    split = arguments.get("split")
     if isinstance(split, list):
         fix = "write split: {train: ..., validation: ...}"
-        raise RecipeError.at(
-            recipe.location("dataset.split"), "dataset.split is a list: nothing says which part is which", fix
+        raise DataError.at(
+            recipe.location("dataset.split"), "dataset.split is a list: it does not say which part is train", fix
         )
     if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
-        return _saved(recipe, path, words)
+        return _load_saved(recipe, path, arguments)
     shown = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would stand beside ours
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
     try:
-        loaded = datasets.load_dataset(path, **words)
-    except Exception as problem:  # readers raise what they like: StopIteration, ParserError, ...
-        raise _refusal(recipe, path, words, problem) from problem
+        loaded = datasets.load_dataset(path, **arguments)
+    except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
+        raise _explain(recipe, path, arguments, problem) from problem
     finally:
         datasets.logging.set_verbosity(shown)
     if isinstance(loaded, datasets.Dataset):
@@ -65,29 +65,29 @@ def load(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Datas
     return {str(name): part for name, part in loaded.items()}
 
 
-def _saved(recipe: Recipe, path: str, words: Mapping[str, Any]) -> dict[str, Dataset]:
-    """A folder of Dataset.save_to_disk. `split` works as in load_dataset; its other words mean nothing here."""
+def _load_saved(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, Dataset]:
+    """A folder of Dataset.save_to_disk. `split` works as in load_dataset; the other arguments have no effect."""
     import datasets
 
-    where = recipe.location("dataset.path")
-    for name in words:
+    location = recipe.location("dataset.path")
+    for name in arguments:
         if name != "split":
             what = f"dataset.{name} has no effect: {path!r} is a folder written by save_to_disk"
-            raise RecipeError.at(recipe.location(f"dataset.{name}"), what, "leave it out")
+            raise DataError.at(recipe.location(f"dataset.{name}"), what, "leave it out")
     try:
         loaded = datasets.load_from_disk(path)
     except Exception as problem:  # as above
         what = f"{path!r} cannot be read as a folder written by save_to_disk: {first_line(problem)}"
-        raise RecipeError.at(where, what, "write it again") from problem
+        raise DataError.at(location, what, "write it again") from problem
     parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
-    split = words.get("split")
+    split = arguments.get("split")
     if split is None:
         return parts
     roles = split if isinstance(split, Mapping) else {"train": split}
     try:
         return {str(role): _cut(parts, str(spec)) for role, spec in roles.items()}
     except (ValueError, KeyError) as problem:
-        raise RecipeError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
+        raise DataError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}") from problem
 
 
 def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
@@ -99,52 +99,52 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
     return concatenate_datasets([parts[p.splitname].select(range(p.from_ or 0, p.to or 0)) for p in pieces])
 
 
-def _refusal(recipe: Recipe, path: str, words: Mapping[str, Any], problem: BaseException) -> RecipeError:
-    """What load_dataset raised, in one message."""
+def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
+    """The error of load_dataset in one message."""
     import datasets
 
-    where, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")
+    location, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")
     generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
     cause = problem.__cause__ or problem if generating else problem
-    files = list(_files(path, words))
+    files = list(_files(path, arguments))
     names = ", ".join(files[:3]) or path
     if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
         empty = [name for name in files if os.path.getsize(name) == 0]
-        where = recipe.location("dataset.split") if "[" in str(words.get("split")) else of_files
-        return RecipeError.at(
-            where, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "give it some rows"
+        location = recipe.location("dataset.split") if "[" in str(arguments.get("split")) else of_files
+        return DataError.at(
+            location, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "add some rows"
         )
     if isinstance(cause, UnicodeDecodeError):
         name = next((name for name in files if not _is_utf8(name)), path)
-        return RecipeError.at(
+        return DataError.at(
             of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1"
         )
     if path == "json":
         bad = next(filter(None, map(_bad_json, files)), None)
         if bad:
-            return RecipeError.at(of_files, bad, "mend that line, or leave it out")
+            return DataError.at(of_files, bad, "fix that line, or remove it")
     if hasattr(cause, "requested_column_names"):  # datasets' CastError
         first: list[str] = list(cause.requested_column_names)
-        strange = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
-        what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(strange)}"
-        return RecipeError.at(of_files, what, "give all the same columns")
+        others = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
+        what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(others)}"
+        return DataError.at(of_files, what, "give all the same columns")
     if generating or type(cause).__name__.startswith("Arrow"):
-        fix = "is it whole, and of that format?"
-        return RecipeError.at(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", fix)
+        fix = "is the file complete, and in that format?"
+        return DataError.at(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", fix)
     if isinstance(problem, ConnectionError | datasets.exceptions.DatasetNotFoundError):
-        fix = "check the name, and that this machine reaches the Hub; local files are given with path: json, ..."
-        return RecipeError.at(where, f"the data set {path!r} cannot be loaded: {first_line(problem)}", fix)
+        fix = "check the name, and that this machine can reach the Hub; for local files write path: json, ..."
+        return DataError.at(location, f"the data set {path!r} cannot be loaded: {first_line(problem)}", fix)
     if "split" in str(problem) or "nstruction" in str(problem) or "slice" in str(problem):
-        return RecipeError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}")
-    return RecipeError.at(
-        where, f"load_dataset refuses {path!r}: {first_line(problem)}", "see its words in `hf-recipes schema`"
+        return DataError.at(recipe.location("dataset.split"), f"dataset.split: {first_line(problem)}")
+    return DataError.at(
+        location, f"load_dataset rejects {path!r}: {first_line(problem)}", "see its arguments in `hf-recipes schema`"
     )
 
 
-def _files(path: str, words: Mapping[str, Any]) -> Iterator[str]:
+def _files(path: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     """The local files that load_dataset was to read, patterns expanded."""
-    base = os.path.join(path if os.path.isdir(path) else "", words.get("data_dir") or "")
-    for name in dict.fromkeys(file_names(words.get("data_files")).values()):
+    base = os.path.join(path if os.path.isdir(path) else "", arguments.get("data_dir") or "")
+    for name in dict.fromkeys(file_names(arguments.get("data_files")).values()):
         full = os.path.join(base, name)
         found = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
         yield from filter(os.path.isfile, found)
@@ -165,7 +165,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _bad_json(name: str) -> str | None:
-    """ "data/a.jsonl:2 is no JSON: Expecting ',' delimiter (column 13)"; None for a file that Python's json reads."""
+    """ "data/a.jsonl:2 is not JSON: Expecting ',' delimiter (column 13)"; None for a file that Python's json reads."""
     number = 0
     try:
         with _open(name) as lines:
@@ -177,7 +177,7 @@ def _bad_json(name: str) -> str | None:
                 if text:
                     json.loads(text)
     except json.JSONDecodeError as problem:
-        return f"{name}:{number + problem.lineno - 1} is no JSON: {problem.msg} (column {problem.colno})"
+        return f"{name}:{number + problem.lineno - 1} is not JSON: {problem.msg} (column {problem.colno})"
     except (UnicodeDecodeError, OSError):
-        return f"{name}:{number or 1} is no JSON: it is not text"
+        return f"{name}:{number or 1} is not JSON: it is not text"
     return None

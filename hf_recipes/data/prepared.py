@@ -1,12 +1,9 @@
-"""The four tasks as plain facts. Light: nothing here imports torch; each task's file holds what needs it.
-
-Adding a task is one entry in `TASKS` and one file with `prepare(splits, tokenizer, recipe, max_length) -> Prepared`.
-"""
+"""What a task makes of the splits. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,18 +11,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitStats:
+    """Counts of one prepared split; None for what the task does not count."""
+
+    rows: int
+    tokens: int
+    longest: int  # tokens of the longest row
+    documents: int | None = None  # causal-lm: with text
+    empty: int | None = None  # causal-lm: documents without text, left out
+    bytes: int | None = None  # UTF-8 bytes of the text that is predicted
+    label_tokens: int | None = None  # tokens that carry the loss
+    lost_label_tokens: int | None = None  # chat: answer tokens beyond max_length
+    lost_words: int | None = None  # token-classification: words beyond max_length, or without a sub-token
+    cut_rows: int | None = None  # text-classification: texts longer than max_length
+
+    def counts(self) -> dict[str, int]:
+        """The counts that this task has, by name."""
+        return {name: count for name, count in asdict(self).items() if count is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The rows of a split as loaded, and the columns that the task used of them."""
+
+    rows: Dataset
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Splits turned into what a Trainer eats. `evals` holds "eval" (the validation split) and perhaps "test"."""
+    """Splits as a Trainer takes them. `evals` has "eval" (the validation split) and perhaps "test"."""
 
     train: Dataset
     evals: Mapping[str, Dataset]
     collator: Callable[..., Any]
     config: Mapping[str, Any]  # fields of the model's config that the data decides: num_labels, id2label, label2id
     label_names: tuple[str, ...]
-    stats: Mapping[
-        str, Mapping[str, int]
-    ]  # "train" | "eval" | "test" -> counts: rows, tokens, label_tokens, bytes, ...
+    stats: Mapping[str, SplitStats]  # "train" | "eval" | "test"
     ids: Mapping[str, list[str]]  # "eval" | "test" -> one content id a row, in order
     row_bytes: Mapping[str, list[int]]  # "eval" | "test" -> UTF-8 bytes that each row predicts; {} for classifiers
-    sources: Mapping[str, tuple[Dataset, list[str]]]  # split -> the rows as loaded and the columns that were used
-    notes: tuple[str, ...]  # what was done to the rows, said before training
+    sources: Mapping[str, Source]  # "train" | "eval" | "test"
+    notes: tuple[str, ...]  # what was done to the rows; printed before training

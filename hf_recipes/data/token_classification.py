@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
-from hf_recipes.data import splits as data
-from hf_recipes.data.prepared import Prepared
+from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
+from hf_recipes.data.splits import Splits, find_column
 from hf_recipes.data.text_classification import label_id
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
-    """Rows (tokens, tags) to (input_ids, attention_mask, labels): a word's tag stands on its first sub-token, the
+def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
+    """Rows (tokens, tags) to (input_ids, attention_mask, labels): the label of a word's first sub-token is its tag, the
     others are -100. Words beyond `max_length` sub-tokens are cut off and counted.
 
-    Raises RecipeError for an empty row, tokens and tags of different counts, or a tag outside the train split's set.
+    Raises DataError for an empty row, tokens and tags of different counts, or a tag outside the train split's set.
     """
     from transformers import DataCollatorForTokenClassification
 
     if not tokenizer.is_fast:
         what = "token-classification needs a fast tokenizer (word_ids)"
-        raise RecipeError.at(recipe.location("tokenizer"), what, "take a model with a tokenizer.json")
+        raise DataError.at(recipe.location("tokenizer"), what, "use a model with a tokenizer.json")
     parts = splits.by_name()
-    words = data.column(recipe, splits.train, "tokens_column", "tokens")
-    tags = data.column(recipe, splits.train, "tags_column", "tags")
-    where_words, where_tags = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
-    _check_kinds(splits.train, words, tags, where_words, where_tags)
+    words = find_column(recipe, splits.train, "tokens_column", "tokens")
+    tags = find_column(recipe, splits.train, "tags_column", "tags")
+    tokens_location, tags_location = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
+    _check_kinds(splits.train, words, tags, tokens_location, tags_location)
     names = tag_names(splits.train, tags)
     index = {name: i for i, name in enumerate(names)}
 
-    def rows(split: str, part: Dataset) -> Dataset:  # what `encode` holds: as in text_classification
-        data.column(recipe, part, "tokens_column", "tokens")
-        data.column(recipe, part, "tags_column", "tags")
-        _check_kinds(part, words, tags, where_words, where_tags)
+    def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
+        find_column(recipe, part, "tokens_column", "tokens")
+        find_column(recipe, part, "tags_column", "tags")
+        _check_kinds(part, words, tags, tokens_location, tags_location)
         own_names = _feature_names(part, tags)
 
         def encode(batch: dict[str, list], rows: list[int], version: str = __version__) -> dict[str, list]:
             for row, row_words, row_tags in zip(rows, batch[words], batch[tags], strict=True):
-                _check_row(where_words, where_tags, f"row {row} of the {split} split", row_words, row_tags)
+                _check_row(tokens_location, tags_location, f"row {row} of the {split} split", row_words, row_tags)
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
             labels, lost = [], []
             for i, row_tags in enumerate(batch[tags]):
@@ -54,7 +54,7 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
                 if None in ids:
                     what = f"row {rows[i]} of the {split} split has the tag {row_tags[ids.index(None)]!r}, "
                     what += "outside the train split's set"
-                    raise RecipeError.at(where_tags, what, f"the tags are {', '.join(names)}")
+                    raise DataError.at(tags_location, what, f"the tags are {', '.join(names)}")
                 labels.append([ids[w] if f else -100 for w, f in zip(of_word, firsts, strict=True)])
                 lost.append(len(row_tags) - sum(firsts))
             return {**encoded, "labels": labels, "lost": lost}
@@ -64,46 +64,46 @@ def prepare(splits: data.Splits, tokenizer: Any, recipe: Recipe, max_length: int
     encoded = {split: rows(split, part) for split, part in parts.items()}
     stats = {split: _counts(part) for split, part in encoded.items()}
     for split, counts in stats.items():
-        if not counts["label_tokens"]:
-            what = f"no word of the {split} split has a sub-token within {max_length} tokens: all labels are masked"
-            raise RecipeError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
+        if not counts.label_tokens:
+            what = f"the {split} split has no word with a sub-token within {max_length} tokens: all labels are masked"
+            raise DataError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
     notes = tuple(
-        f"{split}: {counts['lost_words']} words stand beyond {max_length} sub-tokens or have none: they are not scored"
+        f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens or have none, and are not scored"
         for split, counts in stats.items()
-        if counts["lost_words"]
+        if counts.lost_words
     )
-    kept = {split: part.remove_columns("lost") for split, part in encoded.items()}
+    ready = {split: part.remove_columns("lost") for split, part in encoded.items()}
     return Prepared(
-        train=kept.pop("train"),
-        evals=kept,
+        train=ready.pop("train"),
+        evals=ready,
         collator=DataCollatorForTokenClassification(tokenizer),
         config={"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": index},
         label_names=names,
         stats=stats,
-        ids={split: row_ids(parts[split], [words, tags]) for split in kept},
+        ids={split: row_ids(parts[split], [words, tags]) for split in ready},
         row_bytes={},
-        sources={split: (part, [words, tags]) for split, part in parts.items()},
+        sources={split: Source(rows=part, columns=(words, tags)) for split, part in parts.items()},
         notes=notes,
     )
 
 
-def _check_kinds(part: Dataset, words: str, tags: str, where_words: str, where_tags: str) -> None:
-    for column, where in ((words, where_words), (tags, where_tags)):
+def _check_kinds(part: Dataset, words: str, tags: str, tokens_location: str, tags_location: str) -> None:
+    for column, location in ((words, tokens_location), (tags, tags_location)):
         kind = part.features[column]
         if not hasattr(kind, "feature") and not isinstance(kind, list):
             shown = getattr(kind, "dtype", type(kind).__name__)
-            what = f"the column {column!r} holds {shown}, not a list a row: a list of words, and one of their tags"
-            raise RecipeError.at(where, what, "split the text into words first")
+            what = f"the column {column!r} holds {shown}, not lists: each row needs a list of words and a list of tags"
+            raise DataError.at(location, what, "split the text into words first")
 
 
-def _check_row(where_words: str, where_tags: str, name: str, words: Any, tags: Any) -> None:
+def _check_row(tokens_location: str, tags_location: str, name: str, words: Any, tags: Any) -> None:
     if not words:
-        raise RecipeError.at(where_words, f"{name} has no tokens", "remove such rows")
+        raise DataError.at(tokens_location, f"{name} has no tokens", "remove such rows")
     if not all(isinstance(word, str) for word in words):
-        raise RecipeError.at(where_words, f"{name} has a token that is no text", "write every token as a text")
+        raise DataError.at(tokens_location, f"{name} has a token that is not text", "write every token as text")
     if len(words) != len(tags or ()):
-        raise RecipeError.at(
-            where_tags, f"{name} has {len(words)} tokens but {len(tags or ())} tags", "give every token one tag"
+        raise DataError.at(
+            tags_location, f"{name} has {len(words)} tokens but {len(tags or ())} tags", "give every token one tag"
         )
 
 
@@ -120,12 +120,12 @@ def tag_names(train: Dataset, tags: str) -> tuple[str, ...]:
     return tuple(map(str, sorted(found - {None}, key=lambda tag: (tag != "O", isinstance(tag, str), tag))))
 
 
-def _counts(part: Dataset) -> dict[str, int]:
+def _counts(part: Dataset) -> SplitStats:
     lengths = [len(ids) for ids in part["input_ids"]]
-    return {
-        "rows": len(lengths),
-        "tokens": sum(lengths),
-        "longest": max(lengths),
-        "label_tokens": sum(label != -100 for labels in part["labels"] for label in labels),
-        "lost_words": sum(part["lost"]),
-    }
+    return SplitStats(
+        rows=len(lengths),
+        tokens=sum(lengths),
+        longest=max(lengths),
+        label_tokens=sum(label != -100 for labels in part["labels"] for label in labels),
+        lost_words=sum(part["lost"]),
+    )

@@ -1,7 +1,7 @@
 """compute_metrics and preprocess_logits_for_metrics of each task, for Trainer and SFTTrainer.
 
-Each gives "loss" too, which Trainer prefixes and puts over its own eval_loss: the exact mean over examples or tokens
-at any batch size and number of processes, where upstream's is a mean of batch means.
+Each returns "loss" too, which Trainer prefixes and writes over its own eval_loss: the exact mean over examples or
+tokens at any batch size and number of processes, where upstream's is a mean of batch means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import DataError, ModelError
 from hf_recipes.evaluation import metrics
 from hf_recipes.evaluation.metrics.functions import IGNORED, mean_nll
 
@@ -28,15 +28,15 @@ def lm_compute_metrics(
     """For ExactEvaluationMixin's rows: {"loss", "perplexity", "bits_per_byte"}, which Trainer prefixes with eval_.
 
     total_bytes: UTF-8 bytes of the text whose tokens are predicted in the one evaluation set; None leaves bits per byte
-    out. loss is the mean over all predicted tokens, in nats. Raises RecipeError if no token is predicted.
+    out. loss is the mean over all predicted tokens, in nats. Raises DataError if no token is predicted.
     """
     names = [name for name in names if name != "bits_per_byte" or total_bytes is not None]
 
     def compute(prediction: Any) -> Metrics:
         rows = prediction.predictions
         if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 2:
-            raise RecipeError.at(
-                "evaluation", "the model gives no [nll_sum, n_tokens] rows", "is it a model of the next token?"
+            raise ModelError.at(
+                "evaluation", "the model returns no [nll_sum, n_tokens] rows", "is it a causal language model?"
             )
         found = {"loss": mean_nll(rows)}
         for name in names:
@@ -49,14 +49,14 @@ def lm_compute_metrics(
 
 def keep_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     """preprocess_logits_for_metrics of text classification: (N, C) logits alone, without hidden states and the like."""
-    kept: torch.Tensor = logits[0] if isinstance(logits, tuple | list) else logits
-    return kept
+    first: torch.Tensor = logits[0] if isinstance(logits, tuple | list) else logits
+    return first
 
 
 def classification_compute_metrics(names: Sequence[str], label_names: Sequence[str]) -> ComputeMetrics:
     """For (N, C) logits and (N,) labels: {"loss"} as the exact mean over examples, and the metrics `names`.
 
-    C is len(label_names); raises RecipeError for another C and for a label outside 0..C-1.
+    C is len(label_names); raises DataError for another C and for a label outside 0..C-1.
     """
 
     def compute(prediction: Any) -> Metrics:
@@ -80,7 +80,7 @@ def tags_and_rows(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torc
 def token_compute_metrics(names: Sequence[str], label_names: Sequence[str]) -> ComputeMetrics:
     """For what `tags_and_rows` gives and (N, S) labels: {"loss"} as the exact mean over tags, and the metrics `names`.
 
-    span_f1 reads tags (label_names[i]), accuracy and f1 the integers; -100 is left out. Raises RecipeError for a label
+    span_f1 reads tags (label_names[i]), accuracy and f1 the integers; -100 is left out. Raises DataError for a label
     outside 0..len(label_names)-1.
     """
 
@@ -100,13 +100,13 @@ def token_compute_metrics(names: Sequence[str], label_names: Sequence[str]) -> C
 
 def tag_names(ids: np.ndarray, gold: np.ndarray, label_names: Sequence[str]) -> list[list[str]]:
     """(N, S) label ids to lists of names, one a row; positions where gold is -100 are left out."""
-    kept = gold != IGNORED
-    return [[label_names[tag] for tag in row[keep]] for row, keep in zip(ids, kept, strict=True)]
+    scored = gold != IGNORED
+    return [[label_names[tag] for tag in row[keep]] for row, keep in zip(ids, scored, strict=True)]
 
 
 @dataclass(kw_only=True)
-class Remembering:
-    """A compute_metrics that keeps the last EvalPrediction, so that per-example scores cost no second evaluation."""
+class RecordingMetrics:
+    """A compute_metrics that stores the last EvalPrediction, so that per-example scores need no second evaluation."""
 
     compute: ComputeMetrics
     last: Any = None  # transformers.EvalPrediction of the latest evaluation, every rank's rows in the data set's order
@@ -126,9 +126,9 @@ def _nll_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _check_labels(gold: np.ndarray, count: int, label_names: Sequence[str]) -> None:
     if count != len(label_names):
-        raise RecipeError.at("evaluation", f"the model has {count} labels, the recipe's data {len(label_names)}")
-    kept = gold[gold != IGNORED]
-    if len(kept) and (kept.min() < 0 or kept.max() >= count):
-        raise RecipeError.at(
-            "evaluation", f"labels reach from {kept.min()} to {kept.max()}, the model has 0 to {count - 1}"
+        raise ModelError.at("evaluation", f"the model has {count} labels, the recipe's data {len(label_names)}")
+    labels = gold[gold != IGNORED]
+    if len(labels) and (labels.min() < 0 or labels.max() >= count):
+        raise DataError.at(
+            "evaluation", f"labels range from {labels.min()} to {labels.max()}, the model has 0 to {count - 1}"
         )

@@ -1,11 +1,11 @@
-"""Per-example scores: one row of Parquet an evaluated example, beside the record; what comparisons of runs resample.
+"""Per-example scores: one row of Parquet an evaluated example, beside the record; comparisons of runs resample them.
 
 Columns by task, after `id` (string, fingerprint of the example's content):
   text-classification   gold, predicted (int32, index into label_names), correct (bool), probabilities (list of float32)
   token-classification  gold, predicted (lists of int32, index into label_names), nll_sum (nats), n_tokens
   causal-lm, chat       nll_sum (float64, nats), n_tokens, n_bytes (UTF-8 bytes of the predicted text; null if unknown)
-What the examples say stands apart (`write_examples`: id, text), since scores go to the Hub and texts do not.
-Light at import; pyarrow is imported where it is used.
+The texts of the examples are in another file (`write_examples`: id, text), since scores are pushed and texts are not.
+Importing this file is fast: pyarrow is imported where it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.common.text import first_line
+from hf_recipes.errors import DataError, RecordError
 from hf_recipes.evaluation.metrics.functions import IGNORED
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1
 _KEY = b"hf_recipes.scores"  # of the metadata in every file of scores
 BATCH_ROWS = 8192
-EXAMPLES = "examples"  # stands for "scores" in the name of the file with the texts
+EXAMPLES = "examples"  # replaces "scores" in the name of the file with the texts
 EXCERPT = 200  # characters
 
 
@@ -54,7 +55,7 @@ def score_batches(
 
     predictions: what Trainer gives compute_metrics: (N, C) logits for text-classification; ((N, S) tags, (N, 2) rows)
     for token-classification; (N, 2) [nll_sum, n_tokens] for causal-lm and chat. label_ids: (N,) or (N, S), -100 is left
-    out; not needed for causal-lm and chat. Raises RecipeError if ids and rows differ in number, KeyError for a task
+    out; not needed for causal-lm and chat. Raises DataError if ids and rows differ in number, KeyError for a task
     without scores.
     """
     convert = _CONVERT[task]
@@ -65,7 +66,7 @@ def score_batches(
         arrays.append(np.asarray(n_bytes))
     if {len(part) for part in arrays} != {len(ids)}:
         counts = ", ".join(str(len(part)) for part in arrays)
-        raise RecipeError.at("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
+        raise DataError.at("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
     for start in range(0, len(ids), batch_rows):
         stop = start + batch_rows
         yield convert(list(ids[start:stop]), *(part[start:stop] for part in arrays))
@@ -74,9 +75,9 @@ def score_batches(
 def write_scores(
     path: str | os.PathLike[str], task: str, batches: Iterable[pa.RecordBatch], *, label_names: Sequence[str] = ()
 ) -> int:
-    """Stream batches into one Parquet file, which appears whole or not at all; returns the number of rows.
+    """Stream batches into one Parquet file, which is complete or absent; returns the number of rows.
 
-    Raises RecipeError if there is no batch at all.
+    Raises DataError if there is no batch at all.
     """
     import pyarrow.parquet as pq
 
@@ -90,7 +91,7 @@ def write_scores(
             writer.write_batch(batch.cast(schema))
             rows += len(batch)
         if writer is None:
-            raise RecipeError.at(os.fspath(path), "the evaluation set is empty: there are no per-example scores")
+            raise DataError.at(os.fspath(path), "the evaluation set is empty: there are no per-example scores")
         writer.close()
         os.replace(part, path)
     finally:
@@ -102,7 +103,7 @@ def write_scores(
 
 
 def read_scores(path: str | os.PathLike[str]) -> Scores:
-    """What `write_scores` wrote. Raises RecipeError for a missing, truncated, foreign or newer file."""
+    """What `write_scores` wrote. Raises RecordError for a missing, truncated, foreign or newer file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,16 +111,16 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
     try:
         table = pq.ParquetFile(name).read()
     except FileNotFoundError:
-        raise RecipeError.at(name, "no such file", "was the run evaluated? its scores lie beside record.json") from None
+        raise RecordError.at(name, "no such file", "was the run evaluated? its scores are beside record.json") from None
     except (OSError, pa.ArrowException) as error:
-        fix = "copy or evaluate it again"
-        raise RecipeError.at(name, f"not a whole Parquet file ({str(error).splitlines()[0]})", fix) from None
+        fix = "copy the file again, or evaluate the run again"
+        raise RecordError.at(name, f"not a complete Parquet file ({first_line(error)})", fix) from None
     written = (table.schema.metadata or {}).get(_KEY)
     if written is None:
-        raise RecipeError.at(name, "a Parquet file, but not of per-example scores")
+        raise RecordError.at(name, "a Parquet file, but not one of per-example scores")
     about = json.loads(written)
     if about["version"] > VERSION:
-        raise RecipeError.at(
+        raise RecordError.at(
             name, f"scores of version {about['version']}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
     return Scores(task=about["task"], label_names=tuple(about["label_names"]), table=table)
@@ -145,7 +146,7 @@ def write_examples(path: str | os.PathLike[str], ids: Sequence[str], texts: Iter
 
 
 def read_examples(path: str | os.PathLike[str], ids: Collection[str]) -> dict[str, str]:
-    """The texts of these ids as far as the file has them; {} without a whole file: a report does without."""
+    """The texts of these ids as far as the file has them; {} without a complete file: a report then has none."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -181,11 +182,11 @@ def _text_classification(ids: list[str], logits: np.ndarray, gold: np.ndarray) -
 def _token_classification(ids: list[str], tags: np.ndarray, rows: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:
     import pyarrow as pa
 
-    kept = gold != IGNORED
-    starts = pa.array(np.concatenate([[0], kept.sum(axis=1).cumsum()]).astype(np.int32))
+    scored = gold != IGNORED
+    starts = pa.array(np.concatenate([[0], scored.sum(axis=1).cumsum()]).astype(np.int32))
 
     def lists(values: np.ndarray) -> pa.ListArray:
-        return pa.ListArray.from_arrays(starts, pa.array(values[kept].astype(np.int32)))
+        return pa.ListArray.from_arrays(starts, pa.array(values[scored].astype(np.int32)))
 
     return pa.record_batch({"id": ids, "gold": lists(gold), "predicted": lists(tags), **_nll(rows)})
 

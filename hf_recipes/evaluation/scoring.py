@@ -1,4 +1,4 @@
-"""A run's evaluation: the task's metrics during training, the last word after it, and per-example scores."""
+"""A run's evaluation: the task's metrics during training and after it, and per-example scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import DataError
 from hf_recipes.evaluation import compute_metrics as of_trainer
-from hf_recipes.evaluation.compute_metrics import Remembering
+from hf_recipes.evaluation.compute_metrics import RecordingMetrics
 from hf_recipes.evaluation.scores import EXAMPLES, score_batches, write_examples, write_scores
 
 if TYPE_CHECKING:
@@ -24,21 +24,23 @@ DECODED = 100  # tokens: more than a report shows
 class Scoring:
     """The metrics of one run's evaluation splits ("eval", and "test" if there is one), and their per-example rows."""
 
-    def __init__(self, task: str, prepared: Prepared, names: Sequence[str], where: str = "metrics"):
-        """`where`: the recipe's place of `metrics`. Raises RecipeError for a metric that these labels cannot have."""
+    def __init__(self, task: str, prepared: Prepared, names: Sequence[str], location: str = "metrics"):
+        """`location`: of `metrics` in the recipe. Raises DataError for a metric that these labels cannot have."""
         if "span_f1" in names:
-            _refuse_tags_without_spans(prepared.label_names, where)
+            _check_span_tags(prepared.label_names, location)
         self.task, self.prepared = task, prepared
-        self.of_split = {split: Remembering(compute=_compute(task, prepared, split, names)) for split in prepared.evals}
+        self.of_split = {
+            split: RecordingMetrics(compute=_compute(task, prepared, split, names)) for split in prepared.evals
+        }
 
     @property
-    def compute_metrics(self) -> Remembering:
+    def compute_metrics(self) -> RecordingMetrics:
         """What the Trainer gets: the metrics of the "eval" split."""
         return self.of_split["eval"]
 
     @property
     def preprocess_logits(self) -> Callable[..., Any] | None:
-        """What is kept of the logits while an evaluation runs; causal LMs keep none (evaluation/exact.py)."""
+        """Reduces the logits during an evaluation; causal LMs need none (evaluation/exact.py)."""
         return {
             "text-classification": of_trainer.keep_logits,
             "token-classification": of_trainer.tags_and_rows,
@@ -47,7 +49,7 @@ class Scoring:
     def evaluate(self, trainer: Trainer) -> dict[str, dict[str, float] | None]:
         """{"before", "eval", "test"}: metrics before training (if the recipe has eval_on_start), and at its end.
 
-        An evaluation that training itself made of the very same weights is not made again.
+        If training has just evaluated the same weights, that evaluation is used.
         """
         history: list[dict[str, Any]] = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
         before = next((entry for entry in history if entry["step"] == 0), None)
@@ -76,17 +78,17 @@ class Scoring:
         """Writes scores.parquet (and scores-test.parquet); returns split -> file name."""
         written = {}
         if trainer.is_world_process_zero():
-            for name in ("scores-test.parquet", f"{EXAMPLES}-test.parquet"):  # an earlier run's, if this one has none
+            for name in ("scores-test.parquet", f"{EXAMPLES}-test.parquet"):  # of an earlier run, if this one has none
                 (folder / name).unlink(missing_ok=True)
-        for split, remembered in self.of_split.items():
-            if remembered.last is None or not trainer.is_world_process_zero():
+        for split, recorded in self.of_split.items():
+            if recorded.last is None or not trainer.is_world_process_zero():
                 continue
             name = "scores.parquet" if split == "eval" else f"scores-{split}.parquet"
             batches = score_batches(
                 self.task,
                 ids=self.prepared.ids[split],
-                predictions=remembered.last.predictions,
-                label_ids=remembered.last.label_ids,
+                predictions=recorded.last.predictions,
+                label_ids=recorded.last.label_ids,
                 n_bytes=self.prepared.row_bytes.get(split),
             )
             write_scores(folder / name, self.task, batches, label_names=self.prepared.label_names)
@@ -96,22 +98,23 @@ class Scoring:
         return written
 
     def _texts(self, split: str, tokenizer: Any) -> Iterator[str]:
-        """What each evaluated row says, for a report's reader."""
+        """The text of each evaluated row, for reports."""
         if TASKS[self.task].generates:
             for batch in self.prepared.evals[split].select_columns(["input_ids"]).iter(1000):
                 yield from (tokenizer.decode(ids[:DECODED]) for ids in batch["input_ids"])
             return
-        rows, columns = self.prepared.sources[split]
-        for batch in rows.select_columns(columns[:1]).iter(1000):
-            yield from (one if isinstance(one, str) else " ".join(map(str, one)) for one in batch[columns[0]])
+        source = self.prepared.sources[split]
+        column = source.columns[0]
+        for batch in source.rows.select_columns([column]).iter(1000):
+            yield from (one if isinstance(one, str) else " ".join(map(str, one)) for one in batch[column])
 
 
-def _refuse_tags_without_spans(names: Sequence[str], where: str) -> None:
-    """Before training: seqeval would say so after it."""
+def _check_span_tags(names: Sequence[str], location: str) -> None:
+    """Before training, because seqeval would report it only after it."""
     for name in names:
         if name != "O" and (len(name) < 3 or name[0] not in "BILOUES" or name[1] != "-"):
             what = f"span_f1 reads tags such as B-PER, I-PER and O, and the data has {name!r}"
-            raise RecipeError.at(where, what, "write metrics: [accuracy], or give the tags their prefixes")
+            raise DataError.at(location, what, "write metrics: [accuracy], or add the prefixes to the tags")
 
 
 def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) -> Callable[[Any], dict[str, float]]:
@@ -119,10 +122,10 @@ def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) ->
         return of_trainer.classification_compute_metrics(names, prepared.label_names)
     if task == "token-classification":
         return of_trainer.token_compute_metrics(names, prepared.label_names)
-    return of_trainer.lm_compute_metrics(prepared.stats[split]["bytes"], names)
+    return of_trainer.lm_compute_metrics(prepared.stats[split].bytes, names)
 
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:
     dropped = ("step", "epoch", "total_flos", "num_input_tokens_seen")
-    kept = {k: v for k, v in entry.items() if k not in dropped and not k.endswith("_model_preparation_time")}
-    return {k: v for k, v in kept.items() if isinstance(v, int | float)}
+    values = {k: v for k, v in entry.items() if k not in dropped and not k.endswith("_model_preparation_time")}
+    return {k: v for k, v in values.items() if isinstance(v, int | float)}

@@ -134,7 +134,7 @@ def _xet_module() -> Any:
 
 @contextlib.contextmanager
 def silence_client() -> Iterator[None]:
-    """One message of ours instead of huggingface_hub's line for every retry and its warning about scores.parquet."""
+    """Hides huggingface_hub's line for every retry and its warning about scores.parquet: one message replaces them."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.presets import PRESETS
-from hf_recipes.common.text import first_line
-from hf_recipes.errors import RecipeError
+from hf_recipes.common.text import first_line, nearest
+from hf_recipes.errors import ModelError
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-SOURCES = ("pretrained_model_name_or_path", "preset", "config")
-
-
-# Architectures whose table of positions begins behind the padding token's id: RoBERTa reads 512 tokens with 514 rows.
+# Architectures whose table of positions starts after the padding token's id: RoBERTa reads 512 tokens with 514 rows.
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
@@ -28,37 +25,37 @@ def from_scratch(recipe: Recipe) -> bool:
 
 
 def model_name(recipe: Recipe) -> str:
-    """The pretrained name, else the preset, else the config's model_type: for records and cards."""
+    """The pretrained name, else the preset, else the config's model_type: for records and model cards."""
     model = recipe.section("model")
     config = model.get("config")
     kind = config.get("model_type", "config") if isinstance(config, Mapping) else config
     return str(model.get("pretrained_model_name_or_path") or model.get("preset") or kind)
 
 
-def unloadable(where: str, what: str, name: Any, problem: Exception) -> RecipeError:
-    """One message for a name that from_pretrained cannot load: a folder that is missing, a Hub out of reach."""
+def load_error(location: str, what: str, name: Any, problem: Exception) -> ModelError:
+    """One message for a name that from_pretrained cannot load: a missing folder, a Hub that cannot be reached."""
     name = str(name)
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not os.path.exists(name):
         folder = os.path.dirname(name.rstrip("/"))
         others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        near = difflib.get_close_matches(os.path.basename(name.rstrip("/")), others, n=1)
+        near = nearest(os.path.basename(name.rstrip("/")), others)
         fix = "paths are relative to the working directory"
         if near:
-            fix = f"did you mean {os.path.join(folder, near[0])!r}?"
-        return RecipeError.at(where, f"there is no {what} folder {name!r} here", fix)
+            fix = f"did you mean {os.path.join(folder, near)!r}?"
+        return ModelError.at(location, f"there is no {what} folder {name!r} here", fix)
     files = ("tokenizer.json", "tokenizer_config.json") if what == "tokenizer" else ("config.json",)
     if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
         fix = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
-        return RecipeError.at(where, f"the folder {name!r} has no {what} ({files[0]} is not there)", fix)
+        return ModelError.at(location, f"the folder {name!r} has no {what} ({files[0]} is missing)", fix)
     if type(problem).__name__ == "SafetensorError":
-        fix = "the file is not whole: copy or download it again"
+        fix = "the file is damaged: copy or download it again"
     elif "unexpected keyword argument" in str(problem):
-        fix = f"take that word out of the {what} section"
+        fix = f"remove that argument from the {what} section"
     elif os.path.isdir(name):
-        fix = f"is it a folder that save_pretrained of a {what} wrote?"
+        fix = f"was the folder written by save_pretrained of a {what}?"
     else:
         fix = "check the name; offline, only a local folder or a model already in the Hub cache loads"
-    return RecipeError.at(where, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", fix)
+    return ModelError.at(location, f"the {what} {name!r} cannot be loaded: {first_line(problem)}", fix)
 
 
 def build_config(recipe: Recipe) -> Any:
@@ -68,11 +65,11 @@ def build_config(recipe: Recipe) -> Any:
     model = recipe.section("model")
     if "pretrained_model_name_or_path" in model:
         name = model["pretrained_model_name_or_path"]
-        words = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
+        arguments = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
         try:
-            return AutoConfig.from_pretrained(name, **words)
+            return AutoConfig.from_pretrained(name, **arguments)
         except (OSError, ValueError) as problem:
-            raise unloadable(
+            raise load_error(
                 recipe.location("model.pretrained_model_name_or_path"), "model", name, problem
             ) from problem
     if "preset" in model:
@@ -83,12 +80,12 @@ def build_config(recipe: Recipe) -> Any:
         try:
             fields = AutoConfig.from_pretrained(model["config"]).to_dict()
         except (OSError, ValueError) as problem:
-            raise unloadable(recipe.location("model.config"), "config", model["config"], problem) from problem
+            raise load_error(recipe.location("model.config"), "config", model["config"], problem) from problem
     fields.update(config_fields(recipe))
     try:
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
+        raise ModelError.at(recipe.location("model"), f"no model can be built from this config: {problem}") from problem
 
 
 def config_fields(recipe: Recipe) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def config_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def longest_input(config: Any) -> int | None:
-    """Positions that the model has, or None where positions are not a table of fixed size."""
+    """Positions that the model has; None if they are not a table of fixed size."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:

@@ -1,6 +1,6 @@
-"""A model cast to fp16 as apex's O2 cast it: fp16 parameters, norms that compute in fp32, heads that return fp32.
+"""Casts a model to fp16 as apex's O2 did: fp16 parameters, norms that compute in fp32, heads that return fp32.
 
-The half of training/master_weights.py that knows models; `prepare_model` is all that others need.
+The part of training/master_weights.py that depends on the model; others need only `prepare_model`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ _PREPARED = "_hf_recipes_half_precision"
 
 
 class _InFp32:
-    """A module as its own `forward` sees it as `self`, except that its floating tensors read as fp32."""
+    """A view of a module for its own `forward`, as `self`: its floating tensors read as fp32."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -70,24 +70,24 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     Buffers keep their dtype, as `from_pretrained(dtype=float16)` leaves them (rotary frequencies are fp32). Tied
     parameters stay tied. Calling it twice changes nothing. The masters start from these rounded weights, as apex's did.
 
-    Raises RecipeError if upstream says that parts of this model must stay fp32, or if a weight does not fit fp16.
+    Raises ModelError if upstream keeps parts of this model in fp32, or if a weight does not fit fp16.
     """
     if getattr(model, _PREPARED, False):
         return model
-    kept = set(model._keep_in_fp32_modules or ()) | set(model._keep_in_fp32_modules_strict or ())
+    fp32_names = set(model._keep_in_fp32_modules or ()) | set(model._keep_in_fp32_modules_strict or ())
     for name, param in model.named_parameters():
-        if any(part in name for part in kept):
-            raise RecipeError.at(
+        if any(part in name for part in fp32_names):
+            raise ModelError.at(
                 "master_weights",
-                f"transformers keeps {name} of {type(model).__name__} in float32, because float16 breaks it",
-                "take out master_weights and set bf16: true",
+                f"transformers keeps {name} of {type(model).__name__} in float32, because it fails in float16",
+                "remove master_weights and set bf16: true",
             )
         half = param.detach().to(torch.float16)
         if not torch.equal(half.isfinite(), param.detach().isfinite()):
-            raise RecipeError.at(
+            raise ModelError.at(
                 "master_weights",
                 f"{name} holds a weight above 65504, the largest number of float16",
-                "take out master_weights and set bf16: true",
+                "remove master_weights and set bf16: true",
             )
         param.data = half
     for module in model.modules():

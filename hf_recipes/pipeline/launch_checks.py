@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, LaunchError
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -103,17 +103,17 @@ def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str]
 
 
 def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None:
-    """The ranks that the launcher started are the ranks that Trainer sees. Raises RecipeError."""
+    """The ranks that the launcher started are the ranks that Trainer sees. Raises LaunchError."""
     from accelerate import PartialState
 
     state = PartialState()
     started = int(environment.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
-        raise RecipeError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
+        raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on cards that this torch sees")
     if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
-        raise RecipeError(
+        raise LaunchError(
             Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
         )
     if getattr(args, "n_gpu", 0) > 1:
-        raise RecipeError.at(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")
+        raise LaunchError.at(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, OutputDirError
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -74,5 +74,5 @@ def writable(folder: str, where: str) -> Path:
     except OSError as problem:
         files = [str(part) for part in (path, *path.parents) if part.is_file()]
         why = f"{files[0]!r} is a file" if files else problem.strerror
-        raise RecipeError.at(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
+        raise OutputDirError.at(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
     return path

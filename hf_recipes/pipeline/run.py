@@ -124,7 +124,7 @@ def _train(
     """From the data to the scores; `record` is filled on the way, so that a failure leaves what is known."""
     from hf_recipes.checkpoints import resume as resuming
     from hf_recipes.compare import intervals
-    from hf_recipes.data.row_checks import refuse_rows
+    from hf_recipes.data.row_checks import check_rows
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build
     from hf_recipes.pipeline import summary
@@ -149,7 +149,7 @@ def _train(
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
     for line in (*lines, *prepared.notes):
         say(line)
-    refuse_rows(recipe, prepared, tokenizer, say)
+    check_rows(recipe, prepared, tokenizer, say)
 
     record["where"] = "model"
     model = build.build_model(recipe, config, tokenizer, prepared.config, say)
@@ -243,16 +243,16 @@ def _publish(recipe: Recipe, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _smoke_splits(recipe: Recipe) -> Any:
-    if not recipe.get("dataset.path", "").startswith("hf_recipes.smoke:"):
+    if not recipe.is_generated:
         return None
-    from hf_recipes.data.generated import generated_splits
+    from hf_recipes.data.generated import generate_splits
 
-    return generated_splits(recipe)
+    return generate_splits(recipe)
 
 
 def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
     if positions is not None and length > positions:
-        dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+        dotted = recipe.max_length_key
         what = f"{length} tokens are more than the model's {positions} positions"
         raise RecipeError.at(recipe.location(dotted), what, f"set {dotted}: {positions} or less")
 

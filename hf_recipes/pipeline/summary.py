@@ -29,7 +29,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     sequences = per_device * args.world_size * accumulation
     rows = len(trainer.train_dataset)
-    tokens = prepared.stats["train"]["tokens"]
+    tokens = prepared.stats["train"].tokens
     steps = steps_of(args, rows) if recipe.training.get("do_train") is not False else 0
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
@@ -48,8 +48,8 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
         "tokenizer": {"class": type(tokenizer).__name__, "vocabulary": len(tokenizer)},
         "data_source": "local" if recipe.get("dataset.data_files") or _local(recipe) else "hub",
         "data": {
-            split: {**prepared.stats[split], "fingerprint": fingerprint(rows_, columns)}
-            for split, (rows_, columns) in prepared.sources.items()
+            split: {**prepared.stats[split].counts(), "fingerprint": fingerprint(source.rows, source.columns)}
+            for split, source in prepared.sources.items()
         },
         "label_names": list(prepared.label_names) or None,
         "batch": {
@@ -66,8 +66,7 @@ def facts(recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, p
 
 
 def _local(recipe: Recipe) -> bool:
-    path = str(recipe.get("dataset.path", ""))
-    return os.path.exists(path) or path.startswith("hf_recipes.smoke:")
+    return recipe.is_generated or os.path.exists(str(recipe.get("dataset.path", "")))
 
 
 def _settings(args: Any) -> dict[str, Any]:

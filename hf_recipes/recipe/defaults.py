@@ -1,4 +1,4 @@
-"""What is chosen for the user, each choice with its reason, said aloud and written into the resolved recipe.
+"""What is chosen for the user, each choice with its reason, printed and written into the resolved recipe.
 
 A choice is made only where the recipe is silent, or where the device cannot do what it says and upstream would
 quietly do something else. Reading the resolved recipe back leaves nothing to choose.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.text import as_yaml
 from hf_recipes.recipe.schema.installed import fields
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def choose(recipe: Recipe, device: Device) -> tuple[Recipe, list[str]]:
     for rule in (_places, _precision, _trainer, _adapter, _quantisation):
         for dotted, value, reason in list(rule(recipe, device)):
             recipe = recipe.with_values({dotted: value}, f"chosen: {reason}")
-            lines.append(f"{dotted}: {_shown(value)} ({reason})")
+            lines.append(f"{dotted}: {as_yaml(value)} ({reason})")
     return recipe, lines
 
 
@@ -36,7 +37,7 @@ def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) 
     """The length that rows are cut to: the recipe's, else the shortest of the model's positions, the tokenizer's
     model_max_length and the task's usual length. Returns it in tokens. A length the model cannot hold is the
     caller's to refuse. `SFTConfig.max_length: null` stays: rows are cut where the model ends, nowhere else."""
-    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    dotted = recipe.max_length_key
     given = recipe.get(dotted)
     if isinstance(given, int):
         return recipe, given, []
@@ -48,12 +49,8 @@ def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) 
     reason = "SFTConfig's default" if recipe.trainer == "SFTConfig" else "none is given"
     if length == reach:
         reason = f"as long as the model and its tokenizer reach; {reason}"
-    # Its place is the section's, where the user would write it: a fault about a chosen length has to name a line.
+    # Its location is the section's, where the user would write it: an error about a chosen length has to name a line.
     return recipe.with_values({dotted: length}, recipe.location(dotted)), length, [f"{dotted}: {length} ({reason})"]
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _places(recipe: Recipe, device: Device) -> Iterator[Choice]:
@@ -61,7 +58,7 @@ def _places(recipe: Recipe, device: Device) -> Iterator[Choice]:
     if not recipe.training.get("output_dir"):
         yield f"{section}.output_dir", f"runs/{Path(recipe.path).stem}", "the recipe's name"
     if device.kind == "cpu" and device.processes > 1 and not recipe.training.get("use_cpu"):
-        reason = f"{device.processes} processes without an accelerator; else each would believe to be alone"
+        reason = f"{device.processes} processes without an accelerator; else each would act as if it were the only one"
         yield f"{section}.use_cpu", True, reason
     elif device.kind == "cpu" and recipe.training.get("bf16") and not recipe.training.get("use_cpu"):
         yield f"{section}.use_cpu", True, "without it TrainingArguments refuses bf16 on a CPU"
@@ -79,7 +76,7 @@ def _precision(recipe: Recipe, device: Device) -> Iterator[Choice]:
         else:
             yield "model.dtype", "float32", "none is stated; from_pretrained would take the checkpoint's"
     if training.get("fp16") and on_cpu and not recipe.get("master_weights"):
-        yield f"{section}.fp16", False, "a CPU trains in fp32 whatever fp16 says: accelerate ignores it there"
+        yield f"{section}.fp16", False, "a CPU trains in fp32 whatever fp16 is set to: accelerate ignores it there"
     if section == "SFTConfig" and "bf16" not in training:
         if on_cpu:
             yield f"{section}.bf16", False, "SFTConfig would turn it on, and a CPU without AMX is ~8 times slower in it"
@@ -87,10 +84,10 @@ def _precision(recipe: Recipe, device: Device) -> Iterator[Choice]:
             yield f"{section}.bf16", False, "fp16 is on"
         else:
             yes = device.bf16
-            reason = "SFTConfig's default" if yes else "SFTConfig would turn it on, and this card has no bf16 units"
+            reason = "SFTConfig's default" if yes else "SFTConfig would turn it on, and this GPU has no bf16 units"
             yield f"{section}.bf16", yes, reason
     if training.get("tf32") and device.kind != "cuda":
-        yield f"{section}.tf32", None, "tf32 is of CUDA cards since Ampere; TrainingArguments would refuse it here"
+        yield f"{section}.tf32", None, "tf32 needs a CUDA GPU since Ampere; TrainingArguments would refuse it here"
     if training.get("torch_compile") and device.kind == "mps":
         yield f"{section}.torch_compile", False, "inductor has no MPS back end that trains"
 
@@ -116,19 +113,19 @@ def _trainer(recipe: Recipe, device: Device) -> Iterator[Choice]:
 def _adapter(recipe: Recipe, device: Device) -> Iterator[Choice]:
     if "LoraConfig" in recipe.sections and "task_type" not in recipe.section("LoraConfig"):
         yield "LoraConfig.task_type", TASKS[recipe.task].peft_task_type, f"task: {recipe.task}"
-    words = recipe.section("LoraConfig")
-    everywhere = words.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates
-    if everywhere and "exclude_modules" not in words:  # peft 0.21 trips over the head of a token classifier
-        yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained whole, without an adapter"
+    given = recipe.section("LoraConfig")
+    everywhere = given.get("target_modules") == "all-linear" and not TASKS[recipe.task].generates
+    if everywhere and "exclude_modules" not in given:  # peft 0.21 trips over the head of a token classifier
+        yield "LoraConfig.exclude_modules", list(NEW_HEADS), "a new head is trained in full, without an adapter"
 
 
 def _quantisation(recipe: Recipe, device: Device) -> Iterator[Choice]:
-    words = recipe.section("BitsAndBytesConfig")
-    if words and not TASKS[recipe.task].generates and "llm_int8_skip_modules" not in words:
+    given = recipe.section("BitsAndBytesConfig")
+    if given and not TASKS[recipe.task].generates and "llm_int8_skip_modules" not in given:
         yield "BitsAndBytesConfig.llm_int8_skip_modules", list(NEW_HEADS), "a new head is trained, so not quantised"
-    if words.get("load_in_4bit"):
-        if "bnb_4bit_quant_type" not in words:
+    if given.get("load_in_4bit"):
+        if "bnb_4bit_quant_type" not in given:
             yield "BitsAndBytesConfig.bnb_4bit_quant_type", "nf4", "bitsandbytes' own default is fp4"
-        if "bnb_4bit_compute_dtype" not in words:
+        if "bnb_4bit_compute_dtype" not in given:
             dtype = "float32" if device.kind == "cpu" else "bfloat16" if device.bf16 else "float16"
             yield "BitsAndBytesConfig.bnb_4bit_compute_dtype", dtype, f"the fast one on this {device.kind}"

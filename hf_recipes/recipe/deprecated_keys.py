@@ -1,19 +1,19 @@
-"""The table of keys that upstream dropped or renamed: one row a key. Light: the standard library only.
+"""The table of keys that upstream dropped or renamed: one row a key. Imports the standard library only.
 
 It is complete for TrainingArguments of transformers 4.40 to 4.57: the 34 keys that any of those eighteen releases
 had and 5.23 has not (read from their sources, like the optimizer names, SFTConfig of trl 0.9 to 1.0 and LoraConfig of
-peft 0.1 to 0.17). `recipe/upgrade.py` applies it: a translation is a visible line, what cannot be translated is a
-fault.
+peft 0.1 to 0.17). `recipe/upgrade.py` applies it: a translation is a visible line, what cannot be translated is an
+error.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from hf_recipes.common.text import as_yaml
 
 TRAINING = ("TrainingArguments", "SFTConfig")
 V5 = "gone between transformers 4.57 and 5.23"
@@ -25,7 +25,7 @@ class Step:
 
     sets: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    refused: str = ""  # a fault instead of a translation
+    refused: str = ""  # an error instead of a translation
     fix: str = ""
     overrides: bool = False  # transformers 4 let the old key win over what the new key says
 
@@ -52,10 +52,10 @@ class Upgrade:
 def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) -> Step:
     steps = section.get("warmup_steps")
     if isinstance(steps, (int, float)) and steps > 0:  # 4.57 training_args.py:2556
-        return Step(note=f"warmup_steps: {shown(steps)} wins, as it did in transformers 4")
+        return Step(note=f"warmup_steps: {as_yaml(steps)} wins, as it did in transformers 4")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value <= 1:
-            return Step(refused=f"warmup_ratio must lie in [0, 1], got {shown(value)}", fix="write warmup_steps")
+            return Step(refused=f"warmup_ratio must lie in [0, 1], got {as_yaml(value)}", fix="write warmup_steps")
         if value == 1:  # 1.0 would be one step: 5.23 training_args.py:2154
             note = "a value below 1 is a share of all steps; 1.0 would be one step"
             return Step(sets={".warmup_steps": 0.999999999}, note=note, overrides=True)
@@ -65,10 +65,10 @@ def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) 
 def _fp16_opt_level(value: Any, section: Mapping[str, Any], sections: Mapping[str, Any]) -> Step:
     level = str(value).upper()
     if level not in ("O0", "O1", "O2", "O3"):
-        return Step(refused=f"fp16_opt_level is one of O0, O1, O2, O3, not {shown(value)}", fix="write fp16: true")
+        return Step(refused=f"fp16_opt_level is one of O0, O1, O2, O3, not {as_yaml(value)}", fix="write fp16: true")
     fp16 = section.get("fp16")
-    whole = "task" in sections and "extends" not in sections  # else a parent may say fp16: true
-    if fp16 is False or (fp16 is None and whole):
+    complete = "task" in sections and "extends" not in sections  # else a parent may say fp16: true
+    if fp16 is False or (fp16 is None and complete):
         return Step(note="without fp16: true it had no effect")
     if level == "O1":
         return Step(note="O1 is what fp16: true does: autocast with loss scaling")
@@ -77,7 +77,7 @@ def _fp16_opt_level(value: Any, section: Mapping[str, Any], sections: Mapping[st
     was = "" if apex else f"; {was}"
     if level == "O0":
         return Step(sets={".fp16": False}, overrides=True, note=f"O0 is pure fp32{was}")
-    bf16 = "; where the card has bf16, bf16: true is recommended"
+    bf16 = "; where the GPU has bf16, bf16: true is recommended"
     what = "fp16 weights and gradients, fp32 master weights, dynamic loss scaling"
     if level == "O3":  # measured: NaN within 25 steps
         what = f"O3 is pure fp16, whose Adam turns to NaN; this is O2: {what}"
@@ -114,20 +114,20 @@ def _fsdp(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) -> Step 
 
 def _debug(_: Any, section: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
     debug = section.get("debug") or ""
-    words = [str(word) for word in (debug if isinstance(debug, list) else str(debug).split())]
-    return Step(sets={".debug": " ".join(dict.fromkeys([*words, "tpu_metrics_debug"]))}, overrides=True)
+    names = [str(name) for name in (debug if isinstance(debug, list) else str(debug).split())]
+    return Step(sets={".debug": " ".join(dict.fromkeys([*names, "tpu_metrics_debug"]))}, overrides=True)
 
 
 def _include_inputs(_: Any, section: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
     given = section.get("include_for_metrics")
-    words = [*given, "inputs"] if isinstance(given, list) else ["inputs"]
-    return Step(sets={".include_for_metrics": list(dict.fromkeys(words))}, overrides=True)
+    names = [*given, "inputs"] if isinstance(given, list) else ["inputs"]
+    return Step(sets={".include_for_metrics": list(dict.fromkeys(names))}, overrides=True)
 
 
 def _tokens_per_second(_: Any, section: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
     counted = section.get("include_num_input_tokens_seen")
     if counted not in (None, False, "no"):
-        return Step(note=f"include_num_input_tokens_seen: {shown(counted)} logs it")
+        return Step(note=f"include_num_input_tokens_seen: {as_yaml(counted)} logs it")
     return Step(sets={".include_num_input_tokens_seen": "all"}, note="logs train_tokens_per_second")
 
 
@@ -156,7 +156,7 @@ def _exported(variable: str) -> Rule:
 
 def _tp_size(value: Any, _: Mapping[str, Any], __: Mapping[str, Any]) -> Step:
     fix = "put parallelism_config with tp_size into the accelerate file"
-    return Step(refused=f"tp_size: {shown(value)} is gone between transformers 4.51 and 4.52", fix=fix)
+    return Step(refused=f"tp_size: {as_yaml(value)} is gone between transformers 4.51 and 4.52", fix=fix)
 
 
 def _foreign_weights(kind: str) -> Rule:
@@ -355,18 +355,3 @@ UPGRADES: tuple[Upgrade, ...] = (
     Upgrade(sections=("",), old="resume_despite", new=("resume_allow",), when=OWN),
 )
 OLD_TOP = tuple(row.old for row in UPGRADES if "" in row.sections)
-
-
-def shown(value: Any) -> str:
-    """A value as YAML would write it in one line (also valid YAML: strings are quoted where they must be)."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{shown(str(key))}: {shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        words = ("", "null", "true", "false", "yes", "no", "on", "off", "~")
-        plain = re.fullmatch(r"[A-Za-z_./][\w./ -]*", value) and value.lower() not in words and value == value.strip()
-        return value if plain and not re.fullmatch(r"\.(inf|nan)|[._]\d.*", value.lower()) else json.dumps(value)
-    return repr(value)

@@ -1,9 +1,4 @@
-"""A recipe file to a frozen `Recipe`, or every fault at once; a `Recipe` back to text.
-
-    file --read--> layers (the file, what it `extends`, the arguments) --upgrade each--> merged --judge--> Recipe
-
-Only the standard library and ruamel.yaml are imported: `hf-recipes check` answers without torch.
-"""
+"""The frozen `Recipe` that everything else reads, and a `Recipe` back to text. recipe/read.py makes one of a file."""
 
 from __future__ import annotations
 
@@ -13,18 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_recipes.errors import Diagnostic
+from hf_recipes.recipe.document import location_of
 from hf_recipes.recipe.schema.own_keys import SECTIONS, TRAINERS
+
+GENERATED = "hf_recipes.smoke:"  # a dataset.path that begins so has no file: its rows are generated (run --smoke)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What one run is told. `sections` holds plain dicts, lists and scalars; nothing in it is an upstream object."""
+    """What one run is asked to do. `sections` holds plain dicts, lists and scalars, and no object of upstream."""
 
     path: str  # as the user gave it
     sections: Mapping[str, Any]  # arguments and `extends` merged, old keys translated
-    locations: Mapping[
-        str, str
-    ]  # "TrainingArguments.seed" -> "recipes/a.yaml:14" or "argument 'TrainingArguments.seed=1'"
+    locations: Mapping[str, str]  # "TrainingArguments.seed" -> "recipes/a.yaml:14" or "argument '...seed=1'"
     translations: tuple[str, ...] = ()  # one visible line for each old key
     warnings: tuple[Diagnostic, ...] = ()  # what may be wrong; shown, and nothing stops
 
@@ -41,6 +37,16 @@ class Recipe:
     def training(self) -> Mapping[str, Any]:
         """The section of the trainer."""
         return self.section(self.trainer)
+
+    @property
+    def max_length_key(self) -> str:
+        """Where the length of a row is written: SFTConfig has its own max_length, else it is the dataset's."""
+        return "SFTConfig.max_length" if self.trainer == "SFTConfig" else "dataset.max_length"
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the rows are generated (`run --smoke`) and not read from files."""
+        return str(self.get("dataset.path", "")).startswith(GENERATED)
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A section, {} if the recipe has none."""
@@ -66,7 +72,7 @@ class Recipe:
         return location_of(self.locations, dotted, self.path)
 
     def with_values(self, values: Mapping[str, Any], location: str) -> Recipe:
-        """A new recipe with dotted keys set, each at `place`. The values are not judged: they are our own choices."""
+        """A new recipe with dotted keys set, each at `location`. The values are not validated: they are our own."""
         sections, locations = copy.deepcopy(dict(self.sections)), dict(self.locations)
         for dotted, value in values.items():
             *parents, last = dotted.split(".")
@@ -80,12 +86,6 @@ class Recipe:
             locations = {key: where for key, where in locations.items() if not key.startswith(f"{dotted}.")}
             locations[dotted] = location
         return replace(self, sections=sections, locations=locations)
-
-
-def location_of(locations: Mapping[str, str], dotted: str, path: str) -> str:
-    while dotted and dotted not in locations:
-        dotted = dotted.rpartition(".")[0]
-    return locations.get(dotted, path)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. Everything but this list stays as it says:
+"""`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. What is not in this list stays as it is:
 
 model        two narrow layers of the same class, random weights (no pretrained ones)
 tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
@@ -10,20 +10,18 @@ places       output_dir gets "-smoke"; nothing is pushed, reported or resumed; a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.presets import PRESETS, SHAPES
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.recipe.model_facts import model_facts
+from hf_recipes.recipe.recipe import GENERATED
 from hf_recipes.recipe.schema.installed import config_fields
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-MARK = "hf_recipes.smoke:"  # a dataset.path with this mark is generated here
-PLACE = "argument '--smoke'"
+LOCATION = "argument '--smoke'"
 STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
 VOCABULARY = 384
 DECIDED = ("vocab_size", "layer_types", "num_labels", "id2label", "label2id")  # by the narrow model, or the rows
@@ -55,9 +53,9 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
         replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
     replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
-    replace("dataset", {**_columns(recipe), "path": MARK + recipe.task}, "dataset: generated rows")
-    length = recipe.get("SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length")
-    dotted = "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length"
+    replace("dataset", {**_columns(recipe), "path": GENERATED + recipe.task}, "dataset: generated rows")
+    dotted = recipe.max_length_key
+    length = recipe.get(dotted)
     short = min(length, LENGTH) if isinstance(length, int) else LENGTH
     if section == "SFTConfig" and training.get("padding_free") and not training.get("packing"):
         values[dotted] = None  # TRL takes no max_length there; the generated rows are short
@@ -90,48 +88,40 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     for name in dropped:
         if name in recipe.sections:
             lines.append(f"without {name}")
-    small = recipe.with_values(values, PLACE)
-    kept = {name: value for name, value in small.sections.items() if name not in dropped}
+    small = recipe.with_values(values, LOCATION)
+    sections = {name: value for name, value in small.sections.items() if name not in dropped}
     return type(recipe)(
         path=recipe.path,
-        sections=kept,
+        sections=sections,
         locations=small.locations,
         translations=recipe.translations,
         warnings=recipe.warnings,
     ), lines
 
 
-def model_type(recipe: Recipe) -> tuple[str, str]:
-    """The recipe's model_type as far as files and tables tell, and how it was found."""
+def _model_type(recipe: Recipe) -> tuple[str, str]:
+    """The recipe's model_type as far as it is known offline, and how it was found."""
     model = recipe.section("model")
-    if "preset" in model:
-        return str(PRESETS[model["preset"]].config["model_type"]), "of the preset"
-    config = model.get("config")
-    if isinstance(config, Mapping):
-        return str(config["model_type"]), "as the recipe says"
-    name = str(model.get("pretrained_model_name_or_path") or config)
-    if name in SHAPES:
-        shape: Any = SHAPES[name]
-        return str(getattr(shape, "config", shape)["model_type"]), f"of {name}"
-    for path in (Path(name) / "config.json", Path(name)):
-        if path.is_file():
-            return str(json.loads(path.read_text(encoding="utf-8"))["model_type"]), f"of {path}"
+    facts = model_facts(model)
+    if facts.model_type:
+        return facts.model_type, facts.source
+    name = model.get("pretrained_model_name_or_path") or model.get("config")
     guess = "llama" if TASKS[recipe.task].generates else "bert"
-    return guess, f"a guess: the class of {name} cannot be told offline"
+    return guess, f"a guess: the architecture of {name} is not known offline"
 
 
 def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], str]:
-    kind, how = model_type(recipe)
+    kind, how = _model_type(recipe)
     known = config_fields(kind) or {}
     fields: dict[str, Any] = {"model_type": kind, **{k: v for k, v in WIDTH.items() if k in known}}
     if "layer_types" in known and "sliding_window" in known:
         fields["layer_types"] = ["sliding_attention", "full_attention"]
-    words = recipe.section("model")
-    kept = {k: v for k, v in words.items() if k in known and k not in WIDTH and k not in DECIDED}
-    tiny: dict[str, Any] = {"config": {**fields, **kept}}
-    if words.get("attn_implementation") in ("eager", "sdpa"):
-        tiny["attn_implementation"] = words["attn_implementation"]
-    tiny["dtype"] = words.get("dtype", "float32") if keep_precision else "float32"
+    model = recipe.section("model")
+    rest = {k: v for k, v in model.items() if k in known and k not in WIDTH and k not in DECIDED}
+    tiny: dict[str, Any] = {"config": {**fields, **rest}}
+    if model.get("attn_implementation") in ("eager", "sdpa"):
+        tiny["attn_implementation"] = model["attn_implementation"]
+    tiny["dtype"] = model.get("dtype", "float32") if keep_precision else "float32"
     if tiny["dtype"] == "float32" and keep_precision and recipe.get("master_weights"):
         del tiny["dtype"]
     return tiny, f"model: two narrow {kind} layers ({how}), random weights"

@@ -9,15 +9,16 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
+from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import Diagnostic, RecipeError
-from hf_recipes.recipe.deprecated_keys import shown
-from hf_recipes.recipe.yaml_reader import Document, read_text
+from hf_recipes.recipe.document import Document
+from hf_recipes.recipe.yaml_reader import read_text
 
 
 class YamlText:
     """One YAML document whose top is a mapping, and edits of it by splicing, each of which gives a new one.
 
-    Raises RecipeError with every fault (file:line) of a text that is not such a document.
+    Raises RecipeError with every error (file:line) of a text that is not such a document.
     """
 
     def __init__(self, text: str, path: str):
@@ -30,7 +31,7 @@ class YamlText:
         document = read_text(self.text, lambda line: f"{self.path}:{line}", self.path)
         if document.errors:
             raise RecipeError(document.errors)
-        if not isinstance(document.value, dict):
+        if not isinstance(document.values, dict):
             raise RecipeError(
                 Diagnostic(location=self.path, message="is not a mapping of sections", fix="begin with 'task:'")
             )
@@ -52,43 +53,43 @@ class YamlText:
         source = self
         fresh: list[tuple[str, Any]] = []  # new keys of the same section: they take the old one's seat
         for dotted, value in sets.items():
-            home, _, word = dotted.rpartition(".")
+            home, _, key = dotted.rpartition(".")
             nested = dotted.removeprefix(f"{section}.").partition(".")[0]
             if source._entry(dotted):
                 source = source._set(dotted, value)
                 renamed = False
             elif home == section:
-                fresh.append((word, value))
+                fresh.append((key, value))
             elif home and isinstance(source._node(home), MappingNode):
-                source = source._insert(home, word, value)
+                source = source._insert(home, key, value)
             elif home.startswith(f"{section}.") and any(name == nested for name, _ in fresh):
-                fresh = [(name, {**held, word: value} if name == nested else held) for name, held in fresh]
+                fresh = [(name, {**inner, key: value} if name == nested else inner) for name, inner in fresh]
             elif home.startswith(f"{section}.") and not source._entry(home):
-                fresh.append((nested, {word: value}))
+                fresh.append((nested, {key: value}))
                 renamed = False
             elif source._entry(home) if home else False:
-                source = source._set(home, {word: value})  # it was null
+                source = source._set(home, {key: value})  # it was null
             else:
-                source = source._insert("", home or word, {word: value} if home else value)
+                source = source._insert("", home or key, {key: value} if home else value)
         if gone:
             return source._replace(leaves, fresh, renamed)
-        for word, value in fresh:
-            source = source._insert(section, word, value)
+        for key, value in fresh:
+            source = source._insert(section, key, value)
         return source
 
     def with_values(self, sets: Mapping[str, Any]) -> YamlText:
         """The text in which each dotted key of `sets` stands with its value, where it stood or at its section's end."""
         source = self
         for dotted, value in sets.items():
-            home, _, word = dotted.rpartition(".")
+            home, _, key = dotted.rpartition(".")
             if source._entry(dotted):
                 source = source._set(dotted, value)
             elif isinstance(source._node(home), MappingNode):
-                source = source._insert(home, word, value)
+                source = source._insert(home, key, value)
             elif source._entry(home):
-                source = source._set(home, {word: value})  # it was null
+                source = source._set(home, {key: value})  # it was null
             else:
-                source = source._insert("", home, {word: value})
+                source = source._insert("", home, {key: value})
         return source
 
     # ---- finding ----
@@ -96,9 +97,9 @@ class YamlText:
     def _entry(self, dotted: str) -> tuple[ScalarNode, Node] | None:
         node: Node = self.root
         found = None
-        for word in dotted.split("."):
+        for name in dotted.split("."):
             entries = node.value if isinstance(node, MappingNode) else ()
-            found = next(((key, value) for key, value in entries if key.value == word), None)
+            found = next(((key, value) for key, value in entries if key.value == name), None)
             if found is None:
                 return None
             node = found[1]
@@ -138,14 +139,14 @@ class YamlText:
         start = self.text.index(":", key.end_mark.index) + 1
         end = self._end(key, node)
         if end > start and node.start_mark.index >= start:
-            return self._spliced(node.start_mark.index, end, shown(value))
-        return self._spliced(start, end, f" {shown(value)}")
+            return self._spliced(node.start_mark.index, end, as_yaml(value))
+        return self._spliced(start, end, f" {as_yaml(value)}")
 
-    def _insert(self, home: str, word: str, value: Any) -> YamlText:
-        """A new entry at the end of a mapping; at the top, a word goes below `task` and a section below `model`."""
+    def _insert(self, home: str, key: str, value: Any) -> YamlText:
+        """A new entry at the end of a mapping; at the top, a key goes below `task` and a section below `model`."""
         mapping = self._node(home)
         assert isinstance(mapping, MappingNode)
-        entry = f"{word}: {shown(value)}"
+        entry = f"{key}: {as_yaml(value)}"
         if mapping.flow_style:
             inside = mapping.end_mark.index - 1
             if not mapping.value:
@@ -177,7 +178,7 @@ class YamlText:
             return self._spliced(start, key.end_mark.index, fresh[0][0])
         separator = ", " if mapping.flow_style else f"{self.newline}{' ' * key.start_mark.column}"
         if fresh:
-            return self._spliced(start, end, separator.join(f"{word}: {shown(value)}" for word, value in fresh))
+            return self._spliced(start, end, separator.join(f"{key}: {as_yaml(value)}" for key, value in fresh))
         if len(mapping.value) == 1:
             return self._spliced(start, end, "" if mapping.flow_style else "{}")
         if mapping.flow_style:

@@ -1,7 +1,7 @@
-"""YAML 1.2 text to plain values, each with its line, and every fault of the text that does not end the reading.
+"""YAML 1.2 text to a Document: plain values, each with its line, and every error that does not end the reading.
 
-The node tree is walked here instead of using a constructor of ruamel.yaml: it stops at the first duplicate key, and it
-turns tags into Python objects. Only dict, list, str, int, float, bool and None come out.
+The node tree is walked here because the constructors of ruamel.yaml stop at the first duplicate key, and turn tags into
+Python objects. Only dict, list, str, int, float, bool and None come out.
 """
 
 from __future__ import annotations
@@ -10,63 +10,50 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_recipes.errors import Diagnostic
+from hf_recipes.recipe.document import Document
 
 MOST_BYTES = 1_000_000  # a recipe has two thousand; a data file given by mistake has more
 MOST_DEPTH = 50
 MOST_VALUES = 20_000  # after aliases are followed: nine lines of aliases can stand for a billion values
 
 _TAG = "tag:yaml.org,2002:"
-_LIMITS_MEND = "a recipe is a page of settings: write the values out, or put the data into a data file"
-
-
-@dataclass(kw_only=True)
-class Document:
-    """One text, read. `value` is None if the text could not be read at all; then `faults` says why."""
-
-    value: Any = None
-    locations: dict[str, str] = field(default_factory=dict)  # "TrainingArguments.seed" -> "recipes/a.yaml:14"
-    errors: list[Diagnostic] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)  # keys whose value is a fault, and is left out
+_LIMITS_FIX = "a recipe is a page of settings: write the values out, or put the data into a data file"
 
 
 _LEFT_OUT: Any = object()
 
 
 def read_file(path: str) -> Document:
-    """A file's values and places. Whatever is wrong with the file is a fault; nothing is raised."""
-    error = (
-        _unreadable(path)
-        if "\0" not in path
-        else Diagnostic(location=repr(path), message="is no path", fix="give a YAML file")
-    )
+    """A file's values and locations. Whatever is wrong with the file is in the errors; nothing is raised."""
+    if "\0" in path:
+        return _failed(path, repr(path), "is not a path", "give a YAML file")
+    error = _unreadable(path)
     if error is not None:
-        return Document(errors=[error])
+        return Document(path=path, errors=(error,))
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as problem:
-        return Document(
-            errors=[
-                Diagnostic(location=path, message=f"cannot be read: {problem.strerror}", fix="check its permissions")
-            ]
-        )
+        return _failed(path, path, f"cannot be read: {problem.strerror}", "check its permissions")
     if len(data) > MOST_BYTES:
-        return Document(errors=[_too_large(path, len(data))])
+        return Document(path=path, errors=(_too_large(path, len(data)),))
     if b"\0" in data:
-        return Document(
-            errors=[Diagnostic(location=path, message="is a binary file, not a recipe", fix="give a YAML file")]
-        )
+        return _failed(path, path, "is a binary file, not a recipe", "give a YAML file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data[: problem.start].count(b"\n") + 1
         what = f"is not UTF-8 text (byte 0x{data[problem.start]:02x})"
-        return Document(errors=[Diagnostic(location=f"{path}:{line}", message=what, fix="save the file as UTF-8")])
-    return read_text(text, lambda line: f"{path}:{line}", nothing=path)
+        return _failed(path, f"{path}:{line}", what, "save the file as UTF-8")
+    return replace(read_text(text, lambda line: f"{path}:{line}", nothing=path), path=path)
+
+
+def _failed(path: str, location: str, message: str, fix: str) -> Document:
+    return Document(path=path, errors=(Diagnostic(location=location, message=message, fix=fix),))
 
 
 def _too_large(path: str, size: int) -> Diagnostic:
@@ -76,8 +63,8 @@ def _too_large(path: str, size: int) -> Diagnostic:
 
 def _unreadable(path: str) -> Diagnostic | None:
     if os.path.isdir(path):
-        held = sorted(n for n in os.listdir(path) if n.endswith((".yaml", ".yml")))
-        fix = f"give one file of it, such as {os.path.join(path, held[0])}" if held else "give a YAML file"
+        names = sorted(n for n in os.listdir(path) if n.endswith((".yaml", ".yml")))
+        fix = f"give one file of it, such as {os.path.join(path, names[0])}" if names else "give a YAML file"
         return Diagnostic(location=path, message="is a directory, not a recipe", fix=fix)
     if not os.path.exists(path):
         from hf_recipes.common.text import nearest
@@ -94,18 +81,17 @@ def _unreadable(path: str) -> Diagnostic | None:
             fix = f"there is no folder {folder!r} either"
         return Diagnostic(location=path, message="no such file", fix=fix)
     if not os.path.isfile(path):
-        return Diagnostic(location=path, message="is no regular file", fix="give a YAML file")
+        return Diagnostic(location=path, message="is not a regular file", fix="give a YAML file")
     size = os.path.getsize(path)
     return _too_large(path, size) if size > MOST_BYTES else None
 
 
 def read_text(text: str, location: Callable[[int], str], nothing: str) -> Document:
-    """Values of a YAML text. `place` says where a line (from 1) is, `nothing` where an empty text is."""
+    """Values of a YAML text. `location` gives the location of a line (from 1), `nothing` that of an empty text."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
-    found = Document()
     yaml = YAML(typ="safe", pure=True, plug_ins=[])
     yaml.max_depth = MOST_DEPTH
     try:
@@ -115,37 +101,34 @@ def read_text(text: str, location: Callable[[int], str], nothing: str) -> Docume
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if "maximum depth" in str(error.problem or ""):
-            what, fix = f"is nested more than {MOST_DEPTH} deep", _LIMITS_MEND
+            what, fix = f"is nested more than {MOST_DEPTH} deep", _LIMITS_FIX
         elif "single document" in str(error.context or ""):
             what, fix = "holds a second document ('---')", "one recipe is one document: give each its own file"
         else:
             what = f"is not YAML: {error.problem or error.context}"
             fix = "check the indentation, the quotes and the brackets here and on the line above"
-        found.errors.append(Diagnostic(location=location(mark.line + 1) if mark else nothing, message=what, fix=fix))
-        return found
+        return _failed("", location(mark.line + 1) if mark else nothing, what, fix)
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         what = f"holds a control character (U+{code:04X})"
-        found.errors.append(Diagnostic(location=location(line), message=what, fix="delete it"))
-        return found
+        return _failed("", location(line), what, "delete it")
     except (YAMLError, RecursionError, ValueError, AssertionError) as error:
         why = str(error).split("\n")[0] or type(error).__name__
-        found.errors.append(
-            Diagnostic(location=nothing, message=f"is not YAML: {why}", fix="check the indentation and the brackets")
-        )
-        return found
+        return _failed("", nothing, f"is not YAML: {why}", "check the indentation and the brackets")
     if node is None:
-        found.errors.append(Diagnostic(location=nothing, message="is empty", fix="a recipe begins with 'task:'"))
-        return found
+        return _failed("", nothing, "is empty", "a recipe begins with 'task:'")
     bomb = _too_many(node)
     if bomb:
-        found.errors.append(Diagnostic(location=location(node.start_mark.line + 1), message=bomb, fix=_LIMITS_MEND))
-        return found
-    walk = _Walk(document=found, location=location)
+        return _failed("", location(node.start_mark.line + 1), bomb, _LIMITS_FIX)
+    walk = _Walk(location=location)
     value = walk.value(node, "")
-    found.value = None if value is _LEFT_OUT else value
-    return found
+    return Document(
+        values=None if value is _LEFT_OUT else value,
+        locations=walk.locations,
+        broken=frozenset(walk.broken),
+        errors=tuple(walk.errors),
+    )
 
 
 def _too_many(root: Any) -> str:
@@ -177,11 +160,15 @@ def _children(node: Any) -> list[Any]:
 
 @dataclass(kw_only=True)
 class _Walk:
-    document: Document
+    """Collects what a walk over the nodes finds."""
+
     location: Callable[[int], str]
+    locations: dict[str, str] = field(default_factory=dict)
+    errors: list[Diagnostic] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
     def error(self, node: Any, what: str, fix: str) -> None:
-        self.document.errors.append(Diagnostic(location=self.location(node.start_mark.line + 1), message=what, fix=fix))
+        self.errors.append(Diagnostic(location=self.location(node.start_mark.line + 1), message=what, fix=fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")
@@ -198,8 +185,8 @@ class _Walk:
             "value",
             "merge",
         ):
-            said = tag.replace(_TAG, "!!")
-            self.error(node, f"the YAML tag {said!r} is not taken", "write a plain value without a tag")
+            shown = tag.replace(_TAG, "!!")
+            self.error(node, f"the YAML tag {shown!r} is not supported", "write a plain value without a tag")
             return self.left_out(dotted)
         if isinstance(node.value, str):
             return self.scalar(node, kind)
@@ -212,11 +199,11 @@ class _Walk:
         return self.left_out(dotted)
 
     def left_out(self, dotted: str) -> Any:
-        self.document.broken.add(dotted)
+        self.broken.add(dotted)
         return _LEFT_OUT
 
     def at(self, node: Any, dotted: str) -> str:
-        self.document.locations[dotted] = self.location(node.start_mark.line + 1)
+        self.locations[dotted] = self.location(node.start_mark.line + 1)
         return dotted
 
     def mapping(self, node: Any, dotted: str) -> dict[Any, Any]:
@@ -267,7 +254,7 @@ class _Walk:
                 return _decimal(text)
         except (ValueError, OverflowError):
             if node.style is None and any(c.isdigit() for c in text):
-                self.error(node, f"{text[:40]!r} is no number", "write a number, or quote it")
+                self.error(node, f"{text[:40]!r} is not a number", "write a number, or quote it")
         if any(0xD800 <= ord(c) < 0xE000 for c in text):
             self.error(node, "a string holds half of a surrogate pair", "write the character itself")
             return text.encode("utf-8", "replace").decode("utf-8")

@@ -291,7 +291,7 @@ class MasterWeightsStep:
                 "master_weights",
                 f"the loss of {type(plain).__name__} is {loss.dtype}: scaled by {self.optimizer.scale:g}, "
                 "it or its gradient is infinite",
-                "take out master_weights and set bf16: true (a head is made to return float32 if it is called "
+                "remove master_weights and set bf16: true (a head is made to return float32 if it is called "
                 f"{', '.join(HEADS)})",
             )
         return loss * self.optimizer.scale

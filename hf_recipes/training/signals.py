@@ -61,4 +61,8 @@ class Listener:
         if not self.received:
             self.received, self._at = number, now
             more = "; once more ends at once" if number == signal.SIGINT else ""
-            self.say(f"\n{signal.Signals(number).name}: this step is finished and saved{more}")
+            line = f"\n{signal.Signals(number).name}: this step is finished and saved{more}"
+            try:
+                self.say(line)
+            except RuntimeError:  # the signal came in the middle of a write to the same stream, which refuses another
+                os.write(2, f"{line}\n".encode())

@@ -19,7 +19,7 @@ import torch
 
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.common.ranks import largest_of_ranks
-from hf_recipes.data.row_checks import insist
+from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import TrainingError
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.trainable_parts import frozen_sums, gradients
@@ -210,7 +210,7 @@ class StepGuard:
         self, name: str, what: str, fix: str, trainer: GuardedTrainer | None = None, window: Window | None = None
     ) -> None:
         """Raises TrainingError, or, where the recipe disables this guard, prints the line once."""
-        for error in insist(self.recipe, name, self._location(name), what, fix, self.say):
+        for error in report_unless_disabled(self.recipe, name, self._location(name), what, fix, self.say):
             raise self._error(name, error.message, error.fix, trainer, window)
         self.checked += FIRST_STEPS
 

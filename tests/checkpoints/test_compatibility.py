@@ -132,7 +132,7 @@ SFT_CASES = {
 }
 
 
-QUICK = ("first epoch", "persistent workers", "length groups", "LoRA, packing, workers")  # the others are `-m slow`
+QUICK = ("persistent workers", "length groups", "LoRA, packing, workers")  # the others are `-m slow`
 
 
 def _marked(cases: Iterable[str]) -> list[Any]:

@@ -245,12 +245,12 @@ def test_verify_replays_the_last_steps_bit_for_bit_and_names_damaged_files(
     assert [line.partition(",")[0] for line in lines[:3]] == [
         f"checkpoint-{step}: {len(list(Path('out/checkpoint-2').iterdir())) - 1} files" for step in (6, 4, 2)
     ]
-    assert lines[3:] == ["replayed steps 5 to 6: 8 logged figures and all weights are equal, bit for bit"]
+    assert lines[3:] == ["replayed steps 5 to 6: 8 logged numbers and all weights are equal, bit for bit"]
     lines.clear()
     Path("out/checkpoint-4/scheduler.pt").unlink()
     assert not verify.verify("out", say=lines.append)  # although the replay, from checkpoint-2, is equal
     assert lines[1] == "checkpoint-4: scheduler.pt is missing"
-    assert lines[3] == "replayed steps 3 to 6: 16 logged figures and all weights are equal, bit for bit"
+    assert lines[3] == "replayed steps 3 to 6: 16 logged numbers and all weights are equal, bit for bit"
 
 
 def test_verify_finds_a_run_that_did_something_else(recipe: str) -> None:
@@ -266,7 +266,7 @@ def test_verify_finds_a_run_that_did_something_else(recipe: str) -> None:
     lines: list[str] = []
     assert not verify.verify("out", say=lines.append)
     assert lines[3] == (
-        "replayed steps 5 to 6: 1 of 8 logged figures differ, by 1.0e-06 at most, first loss at step 6; "
+        "replayed steps 5 to 6: 1 of 8 logged numbers differ, by 1.0e-06 at most, first loss at step 6; "
         "weights are equal"
     )
 
@@ -303,7 +303,7 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
     assert restart.supervise(recipe, [], [], 5, say=lines.append, pause=pauses.append, environment={}) == 0
     assert (seen, pauses) == ([False, False, True, True], [1.0, 2.0, 4.0])
     assert [re.sub(r"after \d+ s", "after N s", line) for line in lines] == [
-        "the run was killed by SIGKILL after N s; start 2 of 6 in 1 s, anew: there is no whole checkpoint yet",
+        "the run was killed by SIGKILL after N s; start 2 of 6 in 1 s, from the beginning (no complete checkpoint yet)",
         "the run was killed by SIGKILL after N s; start 3 of 6 in 2 s, from out/checkpoint-2",
         "the run was killed by SIGKILL after N s; start 4 of 6 in 4 s, from out/checkpoint-4",
     ]
@@ -327,7 +327,7 @@ def test_a_run_that_dies_each_time_is_given_up_after_n_restarts(recipe: str, mon
     ended = restart.supervise(recipe, [], [], 2, say=lines.append, pause=lambda seconds: None, environment={})
     assert (ended, len(calls)) == (1, 3)
     assert lines[1] == (
-        "the run ended with exit code 1 after 0 s; start 3 of 3 in 2 s, anew: there is no whole checkpoint yet"
+        "the run ended with exit code 1 after 0 s; start 3 of 3 in 2 s, from the beginning (no complete checkpoint yet)"
     )
 
 
@@ -335,8 +335,8 @@ def test_restart_under_a_launcher_is_refused(recipe: str) -> None:
     with pytest.raises(RecipeError) as caught:
         restart.supervise(recipe, [], [], 1, environment={"WORLD_SIZE": "2"})
     assert str(caught.value) == (
-        "argument '--restart': --restart watches over one process, and this is one of several of a launcher; "
-        "use the launcher's: accelerate launch --max_restarts N, with --resume"
+        "argument '--restart': --restart works for one process, and a launcher started several; "
+        "use the launcher's own: accelerate launch --max_restarts N, with --resume"
     )
 
 

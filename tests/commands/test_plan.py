@@ -113,7 +113,7 @@ def test_what_the_card_cannot_do_is_refused_as_run_would(write_recipe: Write) ->
     path = write_recipe(GPT.replace("fp16: true", "bf16: true"))
     with pytest.raises(RecipeError) as refusal:
         command(path, (), gpu="t4")
-    assert str(refusal.value).startswith("recipe.yaml:6: bf16: true needs a card of compute capability 8.0; ")
+    assert str(refusal.value).startswith("recipe.yaml:6: bf16: true needs a GPU of compute capability 8.0 or later; ")
 
 
 @pytest.mark.parametrize("name", ["rtx3070", "gemma-270m-optimized", "quickstart", "phi2-m3-safe"])

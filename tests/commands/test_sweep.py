@@ -1,4 +1,4 @@
-"""`hf-recipes sweep`: a grid of ordinary runs that goes on where it was left and ends in a comparison."""
+"""`hf-recipes sweep`: a grid of ordinary runs that can be continued and ends in a comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.commands import sweep as sweeping
-from hf_recipes.commands.sweep import sweep, values_of
+from hf_recipes.commands.sweep import parse_values, sweep
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.training.signals import Stopped
@@ -33,10 +33,10 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
 
     def in_process(command: Sequence[str]) -> int:
-        path, *words = command[command.index("run") + 1 :]
-        begun.append(words[-1] if words[-1] == "--resume" else words[-1].partition("output_dir=")[2])
+        path, *arguments = command[command.index("run") + 1 :]
+        begun.append(arguments[-1] if arguments[-1] == "--resume" else arguments[-1].partition("output_dir=")[2])
         try:
-            run(path, [word for word in words if word != "--resume"], resume="--resume" in words)
+            run(path, [one for one in arguments if one != "--resume"], resume="--resume" in arguments)
         except RecipeError:
             return 2
         except Stopped as stopped:
@@ -48,60 +48,60 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_grid_over_seeds_runs_in_order_and_ends_in_its_comparison(recipe: str, cells: list[str]) -> None:
-    said: list[str] = []
-    assert sweep(recipe, sets=[RATES], seeds=2, say=said.append)
+    lines: list[str] = []
+    assert sweep(recipe, sets=[RATES], seeds=2, say=lines.append)
     assert cells == [f"out-sweep/learning_rate={rate}/seed={seed}" for rate in ("1e-3", "2e-3") for seed in (42, 43)]
     for folder in cells:
         record = json.loads((Path(folder) / "record.json").read_text())
         assert record["status"] == "finished" and f"seed={record['seed']}" in folder
-    assert "learning_rate=2e-3 (2 runs) against learning_rate=1e-3 (2 runs)" in said
+    assert "learning_rate=2e-3 (2 runs) against learning_rate=1e-3 (2 runs)" in lines
     assert all(Path(f"out-sweep/compare.{ending}").is_file() for ending in ("md", "html", "json"))
 
     cells.clear()
-    assert sweep(recipe, sets=[RATES], seeds=2, say=said.append)
-    assert cells == []  # the same command finds all of it done
-    assert sweep(recipe, sets=["TrainingArguments.learning_rate=1e-3,3e-3"], seeds=2, say=said.append)
+    assert sweep(recipe, sets=[RATES], seeds=2, say=lines.append)
+    assert cells == []  # the same command has nothing left to do
+    assert sweep(recipe, sets=["TrainingArguments.learning_rate=1e-3,3e-3"], seeds=2, say=lines.append)
     assert cells == [f"out-sweep/learning_rate=3e-3/seed={seed}" for seed in (42, 43)]  # it may grow
 
 
 def test_a_failed_cell_keeps_its_record_and_the_next_one_runs(recipe: str, cells: list[str]) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     sets = ["TrainingArguments.learning_rate=1e-3,1e30,2e-3"]
-    assert not sweep(recipe, sets=sets, say=said.append)
+    assert not sweep(recipe, sets=sets, say=lines.append)
     assert len(cells) == 3
     failed = json.loads(Path("out-sweep/learning_rate=1e30/seed=42/record.json").read_text())
     assert failed["status"] == "failed" and "the loss is nan" in failed["error"]
-    assert said[-1] == ("\nsweep: 1 of 3 failed: learning_rate=1e30/seed=42; the same command tries them again")
-    assert "learning_rate=2e-3/seed=42 against learning_rate=1e-3/seed=42" in said
+    assert lines[-1] == ("\nsweep: 1 of 3 failed: learning_rate=1e30/seed=42; run the same command to try them again")
+    assert "learning_rate=2e-3/seed=42 against learning_rate=1e-3/seed=42" in lines
 
 
-def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint(
+def test_a_cell_that_was_stopped_resumes_from_its_checkpoint(
     recipe: str, cells: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hf_recipes.training.overrides import Overrides
 
     upstreams = Overrides.training_step
 
-    def stop_at_the_fifth(self: Overrides, *args: object, **words: object) -> object:
+    def stop_at_the_fifth(self: Overrides, *args: object, **options: object) -> object:
         if self.state.global_step == 4:
             self.parts.guard.listener.received = 15
-        return upstreams(self, *args, **words)
+        return upstreams(self, *args, **options)
 
-    said: list[str] = []
+    lines: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(Overrides, "training_step", stop_at_the_fifth)
-        sweep(recipe, sets=[RATES], say=said.append)
-    assert ended.value.code == 143 and said[-1].endswith("the same command goes on")
+        sweep(recipe, sets=[RATES], say=lines.append)
+    assert ended.value.code == 143 and lines[-1].endswith("run the same command to continue")
     cells.clear()
-    assert sweep(recipe, sets=[RATES], say=said.append)
-    assert any("resumed from checkpoint-5" in line for line in said)
+    assert sweep(recipe, sets=[RATES], say=lines.append)
+    assert any("resumed from checkpoint-5" in line for line in lines)
     assert cells == ["--resume", "out-sweep/learning_rate=2e-3/seed=42"]
 
 
-def test_a_run_that_its_launcher_ended_stops_the_sweep(
+def test_a_run_that_its_launcher_stopped_stops_the_sweep(
     recipe: str, cells: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun's exit status is 1, whatever ended its processes: the record says that it was asked to."""
+    """torchrun's exit status is 1, whatever ended its processes: the record shows that it was asked to stop."""
     in_process = sweeping.run_child
 
     def launched(command: Sequence[str]) -> int:
@@ -112,13 +112,13 @@ def test_a_run_that_its_launcher_ended_stops_the_sweep(
         return 1
 
     monkeypatch.setattr(sweeping, "run_child", launched)
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(SystemExit):
-        sweep(recipe, sets=[RATES], config_file="two.yaml", say=said.append)
-    assert len(cells) == 1 and said[-1].endswith("the same command goes on")
+        sweep(recipe, sets=[RATES], config_file="two.yaml", say=lines.append)
+    assert len(cells) == 1 and lines[-1].endswith("run the same command to continue")
 
 
-def test_every_fault_of_every_cell_is_told_before_the_first_one_runs(recipe: str, cells: list[str]) -> None:
+def test_every_error_of_every_cell_is_reported_before_the_first_one_runs(recipe: str, cells: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
         sweep(recipe, sets=["TrainingArguments.learning_rate=1e-3,fast", "TrainingArguments.max_step=1,2"])
     assert len(caught.value.errors) == 3 and "did you mean" in str(caught.value)
@@ -127,30 +127,30 @@ def test_every_fault_of_every_cell_is_told_before_the_first_one_runs(recipe: str
 
 def test_a_folder_with_a_sweep_of_another_recipe_is_refused(recipe: str, cells: list[str]) -> None:
     assert sweep(recipe, ["TrainingArguments.max_steps=1"], sets=["TrainingArguments.seed=1"])
-    with pytest.raises(RecipeError, match="holds a sweep of another recipe, or of this one before it was changed"):
+    with pytest.raises(RecipeError, match="contains a sweep of another recipe, or of an earlier version of this one"):
         sweep(recipe, ["TrainingArguments.max_steps=2"], sets=["TrainingArguments.seed=1"])
 
 
 def test_values_are_divided_by_the_commas_that_divide_them() -> None:
-    assert values_of("LoraConfig.target_modules=[q_proj,v_proj],all-linear") == (
+    assert parse_values("LoraConfig.target_modules=[q_proj,v_proj],all-linear") == (
         "LoraConfig.target_modules",
         ["[q_proj,v_proj]", "all-linear"],
     )
-    assert values_of("a.b='x,y', z") == ("a.b", ["'x,y'", "z"])
+    assert parse_values("a.b='x,y', z") == ("a.b", ["'x,y'", "z"])
     for wrong in ("a.b", "=1", "a.b=", "a.b=1,,2", "a.b=1,1"):
         with pytest.raises(RecipeError):
-            values_of(wrong)
+            parse_values(wrong)
 
 
 def test_a_key_that_is_swept_twice_or_a_seed_that_is_counted_twice_is_refused(recipe: str) -> None:
     with pytest.raises(RecipeError, match="is given twice; one --set with all of its values"):
         sweep(recipe, sets=[RATES, RATES])
-    with pytest.raises(RecipeError, match="says which seeds already"):
+    with pytest.raises(RecipeError, match="already sets the seeds"):
         sweep(recipe, sets=["TrainingArguments.seed=1,2"], seeds=2)
 
 
 def test_a_dry_run_lists_the_cells_and_what_is_left(recipe: str, cells: list[str]) -> None:
-    said: list[str] = []
-    assert sweep(recipe, sets=[RATES, "TrainingArguments.max_steps=1,2"], dry_run=True, say=said.append)
-    assert said[1] == "out-sweep/learning_rate=1e-3-max_steps=2/seed=42  begins"
-    assert len(said) == 4 and cells == [] and not Path("out-sweep").exists()
+    lines: list[str] = []
+    assert sweep(recipe, sets=[RATES, "TrainingArguments.max_steps=1,2"], dry_run=True, say=lines.append)
+    assert lines[1] == "out-sweep/learning_rate=1e-3-max_steps=2/seed=42  starts"
+    assert len(lines) == 4 and cells == [] and not Path("out-sweep").exists()

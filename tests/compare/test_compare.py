@@ -116,8 +116,8 @@ def test_what_is_no_evaluated_run_is_told_in_one_message_each(folder: Path) -> N
     assert "none: no such record" in both and "version 99" in both
     whole = Path("b/scores.parquet").read_bytes()
     Path("b/scores.parquet").write_bytes(whole[: len(whole) // 2])
-    assert _refusal(["a", "b"]).startswith("b/scores.parquet: not a whole Parquet file")
-    assert _refusal(["a"]) == "hf-recipes compare: one run is no comparison; give two or more"
+    assert _refusal(["a", "b"]).startswith("b/scores.parquet: not a complete Parquet file")
+    assert _refusal(["a"]) == "hf-recipes compare: a comparison needs two runs or more; name another run"
     assert "text-classification has no 'bleu' here; it must be one of f1, accuracy" in _refusal(
         ["a", _run("d", 0.8, seed=3)], metric="bleu"
     )

@@ -1,7 +1,7 @@
-"""Bad input through the whole of `hf-recipes run`: one message with the place and the mend, exit code 2, no traceback.
+"""Bad input to `hf-recipes run`: one message with its location and its fix, exit code 2, no traceback.
 
-The model folder of the data tests holds a config and a tokenizer, but weights that fail to load: a fault that is told
-first was found before any model was loaded.
+The model folder of the data tests has a config and a tokenizer, but weights that fail to load: an error that is
+reported instead was found before any model was loaded.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import pytest
 from hf_recipes.cli import main
 from tests.support.tiny_models import CHATML, TEXTS, bpe, save_llama, write_rows
 
-Told = Callable[..., list[str]]
+Refused = Callable[..., list[str]]
 
 
 @pytest.fixture
-def told(folder: Path, write_recipe: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> Told:
-    """Runs a recipe that must fail; returns what was said on stderr. `model` stands on line 2, `dataset` on 3."""
+def refused(folder: Path, write_recipe: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a recipe that must fail; returns the errors on stderr. `model` is on line 2, `dataset` on line 3."""
     save_llama(folder / "model", bpe(chat=CHATML))
     shutil.copytree("model", "broken")
     Path("broken/model.safetensors").write_bytes(b"no weights")
     rows = [{"text": f"{TEXTS[i % 4]} {i}", "label": "ab"[i % 2]} for i in range(12)]
     write_rows("a.jsonl", rows)
 
-    def run(dataset: str, task: str = "text-classification", model: str = "./broken", words: str = "") -> list[str]:
+    def run(dataset: str, task: str = "text-classification", model: str = "./broken", arguments: str = "") -> list[str]:
         section = "SFTConfig" if task == "chat" else "TrainingArguments"
         path = write_recipe(
             f"task: {task}\nmodel: {{pretrained_model_name_or_path: {model}}}\ndataset: {{path: json, {dataset}}}\n"
-            f"{section}: {{output_dir: out, max_steps: 1, report_to: none{words}}}\n"
+            f"{section}: {{output_dir: out, max_steps: 1, report_to: none{arguments}}}\n"
         )
         with pytest.raises(SystemExit) as ended:
             main(["run", path])
         assert ended.value.code == 2
         errors = capfd.readouterr().err
         assert "Traceback" not in errors
-        return [line for line in errors.splitlines() if line.startswith(("recipe.yaml", "argument"))]
+        return [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
 
     return run
 
@@ -63,8 +63,8 @@ def left() -> list[str]:
         ),
     ],
 )
-def test_what_needs_no_data_is_told_before_anything_is_written(told: Told, dataset: str, line: str) -> None:
-    assert told(dataset) == [f"recipe.yaml:{line}"]
+def test_what_needs_no_data_is_reported_before_anything_is_written(refused: Refused, dataset: str, line: str) -> None:
+    assert refused(dataset) == [f"recipe.yaml:{line}"]
     assert left() == []
 
 
@@ -74,7 +74,7 @@ ROWS = {"text": "the sea", "label": "a"}
 @pytest.mark.parametrize(
     ("rows", "dataset", "line"),
     [
-        ([], "data_files: b.jsonl", "b.jsonl is empty; give it some rows"),
+        ([], "data_files: b.jsonl", "b.jsonl is empty; add some rows"),
         (
             [ROWS] * 10,
             "data_files: b.jsonl, text_column: txt",
@@ -93,54 +93,54 @@ ROWS = {"text": "the sea", "label": "a"}
         (
             [ROWS],
             "data_files: {train: a.jsonl, validation: b.jsonl, test: bad.jsonl}",
-            "bad.jsonl:1 is no JSON: Expecting ',' delimiter (column 13); mend that line, or leave it out",
+            "bad.jsonl:1 is not JSON: Expecting ',' delimiter (column 13); fix that line, or remove it",
         ),
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_told_before_the_model_is_loaded(
-    told: Told, rows: list[dict], dataset: str, line: str
+def test_rows_that_cannot_be_trained_on_are_reported_before_the_model_is_loaded(
+    refused: Refused, rows: list[dict], dataset: str, line: str
 ) -> None:
     write_rows("b.jsonl", rows)
     Path("bad.jsonl").write_text('{"text": "a"\n')
-    assert told(dataset) == [f"recipe.yaml:3: {line}"]
+    assert refused(dataset) == [f"recipe.yaml:3: {line}"]
     assert left() == ["record.json"]
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["where"]) == ("failed", "data")
-    assert record["error"] == f"RecipeError: recipe.yaml:3: {line}"
+    assert record["error"] == f"DataError: recipe.yaml:3: {line}"
 
 
-def test_labels_that_are_all_masked_are_told_before_the_model_is_loaded(told: Told) -> None:
+def test_labels_that_are_all_masked_are_reported_before_the_model_is_loaded(refused: Refused) -> None:
     write_rows("b.jsonl", [{"prompt": "the sea " * 30, "completion": "was"}] * 20)
-    assert told("data_files: b.jsonl", task="chat", words=", max_length: 16") == [
+    assert refused("data_files: b.jsonl", task="chat", arguments=", max_length: 16") == [
         "recipe.yaml:4: no row of the train split has an answer token within max_length 16: all labels are masked; "
         "raise SFTConfig.max_length or check the columns"
     ]
 
 
-def test_words_without_tags_are_told_before_the_model_is_loaded(told: Told) -> None:
+def test_words_without_tags_are_reported_before_the_model_is_loaded(refused: Refused) -> None:
     write_rows("b.jsonl", [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, {"tokens": ["a", "b"], "tags": ["O"]}] * 10)
     dataset = "data_files: {train: b.jsonl, validation: b.jsonl}"
-    assert told(dataset, task="token-classification") == [
+    assert refused(dataset, task="token-classification") == [
         "recipe.yaml:3: row 1 of the train split has 2 tokens but 1 tags; give every token one tag"
     ]
 
 
-def test_an_output_dir_that_is_a_file_is_told_and_kept(told: Told) -> None:
+def test_an_output_dir_that_is_a_file_is_reported_and_left_as_it_is(refused: Refused) -> None:
     Path("out").write_text("mine")
-    assert told("data_files: a.jsonl") == [
+    assert refused("data_files: a.jsonl") == [
         "recipe.yaml:4: output_dir 'out' is not writable ('out' is a file); choose another"
     ]
     assert Path("out").read_text() == "mine"
 
 
-def spoil(name: str, **files: bytes | None) -> None:
+def damage(name: str, **files: bytes | None) -> None:
     shutil.copytree("model", name)
     for file, content in files.items():
         path = Path(name, file.replace("__", "."))
         path.unlink() if content is None else path.write_bytes(content)
 
 
-CONFIG_TOLD = "is it a folder that save_pretrained of a model wrote?"
+CONFIG_FIX = "was the folder written by save_pretrained of a model?"
 
 
 @pytest.mark.parametrize(
@@ -148,60 +148,60 @@ CONFIG_TOLD = "is it a folder that save_pretrained of a model wrote?"
     [
         (
             {"model__safetensors": b"garbage" * 50},
-            "the model './spoilt' cannot be loaded: Error while deserializing header: header too large; "
-            "the file is not whole: copy or download it again",
+            "the model './damaged' cannot be loaded: Error while deserializing header: header too large; "
+            "the file is damaged: copy or download it again",
         ),
         (
             {"model__safetensors": None},
-            "the model './spoilt' cannot be loaded: Error no file named model.safetensors, or pytorch_model.bin, "
-            f"found in directory ./spoilt.; {CONFIG_TOLD}",
+            "the model './damaged' cannot be loaded: Error no file named model.safetensors, or pytorch_model.bin, "
+            f"found in directory ./damaged.; {CONFIG_FIX}",
         ),
         (
             {"config__json": b'{"hidden_size": 8}'},
-            "the model './spoilt' cannot be loaded: Unrecognized model in ./spoilt. Should have a `model_type` key in "
-            f"its config.json.; {CONFIG_TOLD}",
+            "the model './damaged' cannot be loaded: Unrecognized model in ./damaged. Should have a `model_type` key "
+            f"in its config.json.; {CONFIG_FIX}",
         ),
         (
             {"config__json": b"{bad"},
-            "the model './spoilt' cannot be loaded: It looks like the config file at './spoilt/config.json' is not a "
-            f"valid JSON file.; {CONFIG_TOLD}",
+            "the model './damaged' cannot be loaded: It looks like the config file at './damaged/config.json' is not a "
+            f"valid JSON file.; {CONFIG_FIX}",
         ),
         (
             {"config__json": None},
-            "the folder './spoilt' has no model (config.json is not there); is it a model's folder?",
+            "the folder './damaged' has no model (config.json is missing); is it a model's folder?",
         ),
         (
             {"tokenizer__json": None, "tokenizer_config__json": None},
-            "the folder './spoilt' has no tokenizer (tokenizer.json is not there); "
+            "the folder './damaged' has no tokenizer (tokenizer.json is missing); "
             "name another one in the tokenizer section",
         ),
         (
             {"tokenizer__json": b"{bad"},
-            "the tokenizer './spoilt' cannot be loaded: Expecting property name enclosed in double quotes: line 1 "
-            "column 2 (char 1); is it a folder that save_pretrained of a tokenizer wrote?",
+            "the tokenizer './damaged' cannot be loaded: Expecting property name enclosed in double quotes: line 1 "
+            "column 2 (char 1); was the folder written by save_pretrained of a tokenizer?",
         ),
     ],
 )
-def test_a_spoilt_model_folder_is_told(told: Told, files: dict[str, bytes | None], line: str) -> None:
-    spoil("spoilt", **files)
-    assert told("data_files: a.jsonl", model="./spoilt")[-1] == f"recipe.yaml:2: {line}"
+def test_a_damaged_model_folder_is_reported(refused: Refused, files: dict[str, bytes | None], line: str) -> None:
+    damage("damaged", **files)
+    assert refused("data_files: a.jsonl", model="./damaged")[-1] == f"recipe.yaml:2: {line}"
     assert left() == ["record.json"]
 
 
-def test_a_model_folder_that_is_not_there_is_told_with_the_nearest_name(told: Told) -> None:
-    assert told("data_files: a.jsonl", model="./modell")[-1] == (
+def test_a_model_folder_that_is_not_there_is_reported_with_the_nearest_name(refused: Refused) -> None:
+    assert refused("data_files: a.jsonl", model="./modell")[-1] == (
         "recipe.yaml:2: there is no model folder './modell' here; did you mean './model'?"
     )
 
 
-def test_a_hub_name_that_cannot_be_reached_is_told(told: Told) -> None:
-    line = told("data_files: a.jsonl", model="nobody/nothing")[-1]
+def test_a_hub_name_that_cannot_be_reached_is_reported(refused: Refused) -> None:
+    line = refused("data_files: a.jsonl", model="nobody/nothing")[-1]
     assert line.startswith("recipe.yaml:2: the model 'nobody/nothing' cannot be loaded: ")
     assert line.endswith("; check the name; offline, only a local folder or a model already in the Hub cache loads")
 
 
-def test_a_head_of_other_labels_and_a_wrong_num_labels_are_told(told: Told) -> None:
-    assert told("data_files: a.jsonl", model="./broken, num_labels: 5") == [
+def test_a_head_of_other_labels_and_a_wrong_num_labels_are_reported(refused: Refused) -> None:
+    assert refused("data_files: a.jsonl", model="./broken, num_labels: 5") == [
         "recipe.yaml:2: model.num_labels is 5, and the train split has 2 labels; leave it out"
     ]
     from transformers import AutoModelForSequenceClassification
@@ -210,7 +210,7 @@ def test_a_head_of_other_labels_and_a_wrong_num_labels_are_told(told: Told) -> N
     logging.disable_default_handler()  # it holds the stream of an earlier test
     AutoModelForSequenceClassification.from_pretrained("model", num_labels=5).save_pretrained("five")
     bpe().save_pretrained("five")
-    assert told("data_files: a.jsonl", model="./five") == [
+    assert refused("data_files: a.jsonl", model="./five") == [
         "recipe.yaml:2: the model './five' has weights of other shapes than its config with this recipe's fields; "
         "for a head with new labels write model.ignore_mismatched_sizes: true"
     ]

@@ -9,27 +9,13 @@ from typing import Any
 
 import pytest
 
-from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
-from tests.support.tiny_models import TEXTS, bpe, prepare, refusal
+from tests.support.tiny_models import TEXTS, bpe, prepare, refusal, wordpiece
 
 Make = Callable[..., Recipe]
 
 
-@pytest.fixture
-def make(write_recipe: Callable[..., str]) -> Make:
-    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
-
-    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
-        model = "model: {config: {model_type: gpt2}}"
-        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
-        tail = "BpeTrainer: {vocab_size: 384}\n"
-        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
-
-    return recipe
-
-
-STRANGE = ["  two blanks first", "naïve café — “quoted”", "emoji 😀👩‍🚀 end", "tail blank ", "日本語のテキスト", "x"]
+UNUSUAL = ["  two blanks first", "naïve café — “quoted”", "emoji 😀👩‍🚀 end", "tail blank ", "日本語のテキスト", "x"]
 
 
 def document(tokenizer: Any, text: str) -> list[int]:
@@ -39,7 +25,7 @@ def document(tokenizer: Any, text: str) -> list[int]:
 @pytest.mark.parametrize("bos", [False, True])
 def test_blocks_hold_the_documents_tokens_in_order_and_only_the_last_rest_is_left_out(make: Make, bos: bool) -> None:
     tokenizer = bpe(bos=bos)
-    texts = [*STRANGE, *TEXTS] * 3
+    texts = [*UNUSUAL, *TEXTS] * 3
     found = prepare(make("causal-lm"), [{"text": text} for text in texts], tokenizer, length=16)
     stream = list(chain.from_iterable(document(tokenizer, text) for text in texts))
     assert list(chain.from_iterable(found.train["input_ids"])) == stream[: len(stream) // 16 * 16]
@@ -47,17 +33,17 @@ def test_blocks_hold_the_documents_tokens_in_order_and_only_the_last_rest_is_lef
     assert list(chain.from_iterable(found.evals["eval"]["input_ids"])) == stream  # evaluation keeps the rest
     assert found.train["labels"] == list(found.train["input_ids"])
     rest = len(stream) % 16
-    assert found.notes == (f"train: {rest} tokens do not fill a block of their own and are left out",)
-    assert found.stats["train"]["tokens"] == len(stream) - rest
+    assert found.notes == (f"train: {rest} tokens at the end do not fill a block and are left out",)
+    assert found.stats["train"].tokens == len(stream) - rest
 
 
 def test_every_byte_of_the_text_is_counted_once(make: Make) -> None:
     random.seed(0)
     letters = "aé日😀 \n\t\u200d👩“"
-    texts = [*STRANGE, *("".join(random.choices(letters, k=random.randint(1, 40))) for _ in range(60))]
+    texts = [*UNUSUAL, *("".join(random.choices(letters, k=random.randint(1, 40))) for _ in range(60))]
     texts = [text for text in texts if text.strip()]
     for bos in (False, True):
-        recipe = make("causal-lm", section="SFTConfig", words="max_length: 512")
+        recipe = make("causal-lm", section="SFTConfig", arguments="max_length: 512")
         found = prepare(recipe, [{"text": text} for text in texts], bpe(bos=bos), length=512)
         tokenizer = bpe(bos=bos)
         for text, counted in zip(texts, found.row_bytes["eval"], strict=True):
@@ -65,21 +51,32 @@ def test_every_byte_of_the_text_is_counted_once(make: Make) -> None:
             assert counted == len(text[first:].encode()), text
 
 
+@pytest.mark.parametrize("eos", [None, "[SEP]"])
+def test_spaces_at_the_end_that_no_token_covers_are_counted(make: Make, eos: str | None) -> None:
+    """A WordPiece has no token for a space; a byte-level tokenizer has one."""
+    tokenizer = wordpiece(["the", "sea"])
+    tokenizer.eos_token = eos
+    recipe = make("causal-lm", section="SFTConfig", arguments="max_length: 32")
+    found = prepare(recipe, [{"text": "the sea  "}, {"text": " the"}], tokenizer, length=32)
+    assert found.row_bytes["eval"] == [len("the sea  "), len(" the")]  # [CLS], of no bytes, is the first token
+    assert found.stats["eval"].bytes == 13
+
+
 def test_bytes_of_pre_tokenized_rows_equal_those_of_their_text(make: Make) -> None:
     tokenizer, recipe = bpe(), make("causal-lm")
-    rows = [{"input_ids": document(tokenizer, text)} for text in [*STRANGE, *TEXTS]]
+    rows = [{"input_ids": document(tokenizer, text)} for text in [*UNUSUAL, *TEXTS]]
     found = prepare(recipe, rows, tokenizer, length=32)
-    of_text = prepare(recipe, [{"text": text} for text in [*STRANGE, *TEXTS]], tokenizer, length=32)
+    of_text = prepare(recipe, [{"text": text} for text in [*UNUSUAL, *TEXTS]], tokenizer, length=32)
     assert list(found.train["input_ids"]) == list(of_text.train["input_ids"])
     begun = [{"input_ids": [tokenizer.bos_token_id, *row["input_ids"]]} for row in rows]  # a first token of no bytes
-    whole = prepare(make("causal-lm", section="SFTConfig"), begun, tokenizer, length=512)
-    assert whole.row_bytes["eval"] == [len(text.encode()) for text in [*STRANGE, *TEXTS]]
+    found = prepare(make("causal-lm", section="SFTConfig"), begun, tokenizer, length=512)
+    assert found.row_bytes["eval"] == [len(text.encode()) for text in [*UNUSUAL, *TEXTS]]
 
 
 def test_sft_pieces_keep_documents_apart_and_lose_nothing(make: Make) -> None:
     tokenizer = bpe()
     texts = [TEXTS[0] * 8, TEXTS[1]]
-    recipe = make("causal-lm", section="SFTConfig", words="max_length: 32")
+    recipe = make("causal-lm", section="SFTConfig", arguments="max_length: 32")
     found = prepare(recipe, [{"text": text} for text in texts], tokenizer, length=32)
     rows = list(found.train["input_ids"])
     assert list(chain.from_iterable(rows)) == [*document(tokenizer, texts[0]), *document(tokenizer, texts[1])]
@@ -92,7 +89,7 @@ def test_long_documents_are_joined_a_million_tokens_at_a_time(make: Make, monkey
     found = prepare(make("causal-lm"), [{"text": text} for text in TEXTS * 20], tokenizer, length=16)
     stream = list(chain.from_iterable(document(tokenizer, text) for text in TEXTS * 20))
     assert list(chain.from_iterable(found.evals["eval"]["input_ids"])) == stream
-    assert 0 < len(stream) - found.stats["train"]["tokens"] < 16 * len(stream) / 100
+    assert 0 < len(stream) - found.stats["train"].tokens < 16 * len(stream) / 100
 
 
 def test_empty_documents_are_counted_and_left_out(make: Make) -> None:
@@ -102,7 +99,7 @@ def test_empty_documents_are_counted_and_left_out(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "dataset", "told"),
+    ("rows", "dataset", "expected"),
     [
         ([{"text": " "}, {"text": ""}], "", "3: the train split has no text: all of its 2 documents are empty"),
         ([{"text": 4}], "", "3: the column 'text' holds int64, not text; name another with dataset.text_column"),
@@ -116,7 +113,7 @@ def test_empty_documents_are_counted_and_left_out(make: Make) -> None:
         (
             [{"ids": "1 2 3"}],
             "input_ids_column: ids",
-            "3: the column 'ids' holds no lists of token ids; name another with dataset.input_ids_column",
+            "3: the column 'ids' does not hold lists of token ids; name another with dataset.input_ids_column",
         ),
         (
             [{"text": "a"}],
@@ -125,7 +122,7 @@ def test_empty_documents_are_counted_and_left_out(make: Make) -> None:
         ),
     ],
 )
-def test_causal_lm_refuses_rows_without_text(make: Make, rows: list, dataset: str, told: str) -> None:
+def test_causal_lm_refuses_rows_without_text(make: Make, rows: list, dataset: str, expected: str) -> None:
     tokenizer = bpe()
-    told = told.replace("300", str(len(tokenizer)))
-    assert refusal(make("causal-lm", dataset), rows, tokenizer, length=32) == f"recipe.yaml:{told}"
+    expected = expected.replace("300", str(len(tokenizer)))
+    assert refusal(make("causal-lm", dataset), rows, tokenizer, length=32) == f"recipe.yaml:{expected}"

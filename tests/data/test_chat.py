@@ -1,4 +1,4 @@
-"""chat: the loss stands on the answers only, as TRL and {% generation %} marks would place it."""
+"""chat: the loss is on the answers only, as TRL and {% generation %} marks would place it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,10 @@ import pytest
 from datasets import Dataset
 
 from hf_recipes.data.prepared import Prepared
-from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama
 
 Make = Callable[..., Recipe]
-
-
-@pytest.fixture
-def make(write_recipe: Callable[..., str]) -> Make:
-    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
-
-    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
-        model = "model: {config: {model_type: gpt2}}"
-        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
-        tail = "BpeTrainer: {vocab_size: 384}\n"
-        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
-
-    return recipe
 
 
 TALK = [
@@ -50,9 +36,9 @@ def upstream_masks(tokenizer: Any, talks: list[list[dict]]) -> list[tuple[list[i
     """What TRL's assistant_only_loss does with a template that has {% generation %} marks."""
     found = []
     for talk in talks:
-        told = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
-        marked = zip(told["input_ids"], told["assistant_masks"], strict=True)
-        found.append((list(told["input_ids"]), [i if mask else -100 for i, mask in marked]))
+        encoded = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+        marked = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+        found.append((list(encoded["input_ids"]), [i if mask else -100 for i, mask in marked]))
     return found
 
 
@@ -73,9 +59,9 @@ def test_masks_equal_those_of_trls_own_trainer(make: Make, folder: Path) -> None
         ([{"messages": TALK}, {"messages": TALK[:2]}], {"assistant_only_loss": True}),
         ([{"prompt": "the sea", "completion": " was calm"}, {"prompt": "a ", "completion": "day"}], {}),
     ]
-    for rows, words in kinds:
-        words = {"output_dir": "out", "use_cpu": True, "bf16": False, "report_to": "none", **words}
-        args = SFTConfig(activation_checkpointing=False, **words)
+    for rows, arguments in kinds:
+        arguments = {"output_dir": "out", "use_cpu": True, "bf16": False, "report_to": "none", **arguments}
+        args = SFTConfig(activation_checkpointing=False, **arguments)
         theirs = SFTTrainer(
             str(folder / "model"), args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
@@ -84,7 +70,7 @@ def test_masks_equal_those_of_trls_own_trainer(make: Make, folder: Path) -> None
         assert chat_rows(found) == list(zip(trl_rows["input_ids"], trl_rows["labels"], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.assets
 def test_masks_equal_generation_marks_in_smollm2s_template(make: Make, root: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -136,21 +122,21 @@ def test_a_conversation_that_the_assistant_opens_keeps_the_templates_system_mess
 
 
 @pytest.mark.parametrize(
-    ("words", "row"),
+    ("arguments", "row"),
     [
         ("assistant_only_loss: false", {"messages": TALK}),
         ("completion_only_loss: false", {"prompt": "the sea", "completion": " was calm"}),
     ],
 )
-def test_loss_on_everything_where_the_recipe_says_so(make: Make, words: str, row: dict) -> None:
-    found = prepare(make("chat", section="SFTConfig", words=words), [row], bpe(chat=CHATML), length=512)
+def test_loss_on_everything_where_the_recipe_says_so(make: Make, arguments: str, row: dict) -> None:
+    found = prepare(make("chat", section="SFTConfig", arguments=arguments), [row], bpe(chat=CHATML), length=512)
     assert found.train["labels"] == list(found.train["input_ids"])
 
 
 def test_the_first_row_is_shown_with_its_answers_marked(make: Make) -> None:
     found = prepare(make("chat", section="SFTConfig"), [{"messages": TALK[:2]}], bpe(chat=CHATML), length=512)
     assert found.notes == (
-        "the first row; loss on the parts marked >>",
+        "the first row; the loss is on the parts marked >>",
         "     <|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user\\nhello<|im_end|>\\n<|im_start|>assistant\\n",
         "  >> good day<|im_end|>",
         "     \\n",
@@ -167,10 +153,10 @@ def test_rows_whose_answer_is_cut_off_are_left_out_and_counted(make: Make) -> No
     found = prepare(make("chat", section="SFTConfig"), rows, tokenizer, length=24)
     assert len(found.train) == 2
     lost = 41 - len([i for i in found.train["labels"][1] if i != -100])
-    share = lost / (lost + found.stats["train"]["label_tokens"])
+    share = lost / (lost + found.stats["train"].label_tokens)
     assert found.notes[:2] == (
         "train: 1 rows left out: no answer within 24 tokens",
-        f"train: {share:.1%} of the answer tokens stand beyond 24 tokens and are cut off",
+        f"train: {share:.1%} of the answer tokens are beyond 24 tokens and are cut off",
     )
 
 
@@ -183,30 +169,30 @@ STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user speak
 
 
 @pytest.mark.parametrize(
-    ("rows", "template", "told"),
+    ("rows", "template", "expected"),
     [
         (
             [{"messages": TALK}],
             FORGETFUL,
-            "row 0 of the train split: the chat template rewrites earlier turns, so the answers cannot be told apart; "
+            "row 0 of the train split: the chat template rewrites earlier turns, so the answers cannot be located; "
             "give single-turn rows, or another template with SFTConfig.chat_template_path",
         ),
         (
             [{"messages": TALK}, {"messages": TALK[1:]}],
             STRICT,
-            "row 1 of the train split: the chat template refuses it: a user speaks first; "
-            "mend the row, or give another template with SFTConfig.chat_template_path",
+            "row 1 of the train split: the chat template rejects it: a user speaks first; "
+            "fix the row, or give another template with SFTConfig.chat_template_path",
         ),
         (
             [{"messages": [{"from": "human", "value": "hello"}]}],
             CHATML,
-            "row 0 of the train split is no conversation: a list of {role, content} is needed; "
-            "say which column holds the messages with dataset.messages_column",
+            "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
+            "name the column of the messages with dataset.messages_column",
         ),
         (
             [{"prompt": "hello", "completion": None}],
             CHATML,
-            "row 0 of the train split: prompt and completion are texts or lists of messages",
+            "row 0 of the train split: prompt and completion must be texts or lists of messages",
         ),
         (
             [{"question": "hello", "answer": "you"}],
@@ -216,22 +202,22 @@ STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user speak
         ),
     ],
 )
-def test_chat_refuses_what_has_no_right_mask(make: Make, rows: list, template: str, told: str) -> None:
-    assert refusal(make("chat", section="SFTConfig"), rows, bpe(chat=template)) == f"recipe.yaml:3: {told}"
+def test_chat_refuses_what_has_no_right_mask(make: Make, rows: list, template: str, expected: str) -> None:
+    assert refusal(make("chat", section="SFTConfig"), rows, bpe(chat=template)) == f"recipe.yaml:3: {expected}"
 
 
 def test_a_conversation_without_an_answer_is_refused_as_one(make: Make) -> None:
-    recipe = make("chat", section="SFTConfig", words="max_length: 16")
+    recipe = make("chat", section="SFTConfig", arguments="max_length: 16")
     row = {"messages": [{"role": "user", "content": "hello"}]}
     assert refusal(recipe, [row], bpe(chat=CHATML), length=16) == (
         "recipe.yaml:3: no row of the train split has an answer: no message has the role 'assistant', or all are "
         "empty; "
-        "the answers' role is 'assistant'; or name the columns"
+        "check the roles, or name the columns"
     )
 
 
 def test_labels_that_are_all_masked_are_refused(make: Make) -> None:
-    recipe = make("chat", section="SFTConfig", words="max_length: 16")
+    recipe = make("chat", section="SFTConfig", arguments="max_length: 16")
     row = {"prompt": "the sea " * 40, "completion": "was"}
     assert refusal(recipe, [row], bpe(chat=CHATML), length=16) == (
         "recipe.yaml:4: no row of the train split has an answer token within max_length 16: all labels are masked; "

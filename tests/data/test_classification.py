@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, List
 
-from hf_recipes.recipe.read import read_recipe
+from hf_recipes.data.text_classification import label_id
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import bpe, prepare, refusal, wordpiece
 
 Make = Callable[..., Recipe]
-
-
-@pytest.fixture
-def make(write_recipe: Callable[..., str]) -> Make:
-    """A recipe: the dataset section stands on line 3, the trainer's on line 4."""
-
-    def recipe(task: str, dataset: str = "", section: str = "TrainingArguments", words: str = "") -> Recipe:
-        model = "model: {config: {model_type: gpt2}}"
-        head = f"task: {task}\n{model}\ndataset: {{path: json{', ' if dataset else ''}{dataset}}}\n"
-        tail = "BpeTrainer: {vocab_size: 384}\n"
-        return read_recipe(write_recipe(f"{head}{section}: {{output_dir: out{', ' if words else ''}{words}}}\n{tail}"))
-
-    return recipe
 
 
 def labelled(*labels: Any) -> list[dict]:
@@ -68,11 +56,11 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
         "train: 1 of 2 texts are cut at 8 tokens",
         "eval: 1 of 2 texts are cut at 8 tokens",
     )
-    assert found.stats["train"]["longest"] == 8
+    assert found.stats["train"].longest == 8
 
 
 @pytest.mark.parametrize(
-    ("rows", "held_out", "told"),
+    ("rows", "held_out", "expected"),
     [
         (
             labelled("a", "b"),
@@ -91,8 +79,8 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
             "row 0 of the eval split has no label (-1); remove such rows, or leave the split out with "
             "split: {train: ..., validation: ...}",
         ),
-        (labelled("a", "a"), None, "the train split has one label only ('a'); a classifier needs two"),
-        (labelled(None, None), None, "the train split has no label at all; a classifier needs two"),
+        (labelled("a", "a"), None, "the train split has one label only ('a'); a classifier needs at least two"),
+        (labelled(None, None), None, "the train split has no label at all; a classifier needs at least two"),
         (
             labelled(["a"], ["b"]),
             None,
@@ -111,9 +99,9 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
     ],
 )
 def test_text_classification_refuses_rows_without_text_or_label(
-    make: Make, rows: list, held_out: Any, told: str
+    make: Make, rows: list, held_out: Any, expected: str
 ) -> None:
-    assert refusal(make("text-classification"), rows, bpe(), held_out=held_out) == f"recipe.yaml:3: {told}"
+    assert refusal(make("text-classification"), rows, bpe(), held_out=held_out) == f"recipe.yaml:3: {expected}"
 
 
 def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
@@ -123,15 +111,61 @@ def test_a_text_of_no_tokens_is_refused(make: Make) -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     rows = [*labelled("a", "b"), {"text": "\u200b", "label": "a"}]
     assert refusal(make("text-classification"), rows, tokenizer) == (
-        "recipe.yaml:3: row 2 of the train split gives no token ('\\u200b'); remove it"
+        "recipe.yaml:3: row 2 of the train split gives no tokens ('\\u200b'); remove it"
     )
+
+
+def test_a_text_of_exactly_max_length_tokens_is_not_cut(make: Make) -> None:
+    tokenizer = bpe()
+    length = len(tokenizer("the sea")["input_ids"])
+    found = prepare(make("text-classification"), labelled("a", "b"), tokenizer, length=length)
+    assert (found.stats["train"].cut_rows, found.notes) == (0, ())
+
+
+def test_a_column_of_too_many_values_is_refused_as_labels(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_recipes.data.text_classification.MOST_LABELS", 3)
+    assert prepare(make("text-classification"), labelled("a", "b", "c"), bpe()).label_names == ("a", "b", "c")
+    assert refusal(make("text-classification"), labelled("a", "b", "c", "d"), bpe()) == (
+        "recipe.yaml:3: the column 'label' has 4 distinct values: these are not labels; "
+        "name another with dataset.label_column"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(12, "a, b, c, d, e, f, g, h, i, j, k, l"), (13, "a, b, c, d, e, f, g, h, i, j, k, l, ...")]
+)
+def test_at_most_twelve_labels_are_listed(make: Make, count: int, shown: str) -> None:
+    train, other = labelled(*"abcdefghijklmnop"[:count]), labelled("z")
+    assert refusal(make("text-classification"), train, bpe(), held_out=other).endswith(f"; the labels are {shown}")
+
+
+def test_a_number_outside_a_class_labels_names_is_no_label() -> None:
+    names = ["no", "yes"]
+    index = {name: i for i, name in enumerate(names)}
+    assert [label_id(value, index, names) for value in (-1, 0, 1, 2)] == [None, 0, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"text": "the sea", "lable": "a"},
+            "the data has no column 'label' (it has text, lable); did you mean 'lable'?",
+        ),
+        ({"txt": "the sea", "label": "a"}, "the data has no column 'text' (it has txt, label); did you mean 'txt'?"),
+        ({"text": 1, "label": "a"}, "the column 'text' holds int64, not text; name another with dataset.text_column"),
+    ],
+)
+def test_an_evaluation_split_with_other_columns_is_refused(make: Make, row: dict, expected: str) -> None:
+    message = refusal(make("text-classification"), labelled("a", "b"), bpe(), held_out=[row])
+    assert message == f"recipe.yaml:3: {expected}"
 
 
 def test_another_learning_rate_does_not_tokenize_the_rows_anew(make: Make, folder: Path) -> None:
     Dataset.from_list(labelled("a", "b")).save_to_disk(str(folder / "rows"))
     fingerprints = set()
     for rate in (1e-3, 1e-4):
-        recipe = make("text-classification", words=f"learning_rate: {rate}")
+        recipe = make("text-classification", arguments=f"learning_rate: {rate}")
         found = prepare(recipe, Dataset.load_from_disk(str(folder / "rows")), bpe())
         fingerprints.add(found.train._fingerprint)
     assert len(fingerprints) == 1
@@ -158,8 +192,8 @@ def test_a_words_tag_stands_on_its_first_sub_token_only(make: Make) -> None:
 def test_words_beyond_max_length_are_counted_and_not_scored(make: Make) -> None:
     tokenizer = wordpiece(["anna", "went", "to", "."])
     found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer, length=6)
-    assert found.notes[0] == "train: 2 words stand beyond 6 sub-tokens or have none: they are not scored"
-    assert found.stats["train"]["label_tokens"] == 4
+    assert found.notes[0] == "train: 2 words are beyond 6 sub-tokens or have none, and are not scored"
+    assert found.stats["train"].label_tokens == 4
 
 
 def test_tags_may_be_numbers_of_a_class_label(make: Make) -> None:
@@ -177,7 +211,7 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "expected"),
     [
         (
             {"tokens": ["a", "b"], "tags": ["O"]},
@@ -187,7 +221,7 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
         ({"tokens": ["a"], "tags": None}, "row 1 of the train split has 1 tokens but 0 tags; give every token one tag"),
         (
             {"tokens": ["a", None], "tags": ["O", "O"]},
-            "row 1 of the train split has a token that is no text; write every token as a text",
+            "row 1 of the train split has a token that is not text; write every token as text",
         ),
         (
             {"tokens": ["a"], "tags": [None]},
@@ -195,9 +229,9 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
         ),
     ],
 )
-def test_token_classification_refuses_rows_that_do_not_fit(make: Make, row: dict, told: str) -> None:
+def test_token_classification_refuses_rows_that_do_not_fit(make: Make, row: dict, expected: str) -> None:
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}, row]
-    assert refusal(make("token-classification"), rows, wordpiece(["a", "b"])) == f"recipe.yaml:3: {told}"
+    assert refusal(make("token-classification"), rows, wordpiece(["a", "b"])) == f"recipe.yaml:3: {expected}"
 
 
 def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_split(make: Make) -> None:
@@ -207,21 +241,65 @@ def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_
         "recipe.yaml:3: row 0 of the eval split has the tag 'B-Y', outside the train split's set; the tags are O, B-X"
     )
     assert refusal(recipe, [{"tokens": "a b", "tags": "O B-X"}], tokenizer) == (
-        "recipe.yaml:3: the column 'tokens' holds string, not a list a row: a list of words, and one of their tags; "
+        "recipe.yaml:3: the column 'tokens' holds string, not lists: each row needs a list of words and a list of "
+        "tags; split the text into words first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"tokens": ["a"], "tag": ["O"]}, "the data has no column 'tags' (it has tokens, tag); did you mean 'tag'?"),
+        (
+            {"token": ["a"], "tags": ["O"]},
+            "the data has no column 'tokens' (it has token, tags); did you mean 'token'?",
+        ),
+        (
+            {"tokens": ["a"], "tags": "O"},
+            "the column 'tags' holds string, not lists: each row needs a list of words and a list of tags; "
+            "split the text into words first",
+        ),
+    ],
+)
+def test_an_evaluation_split_without_words_and_tags_is_refused(make: Make, row: dict, expected: str) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
+    message = refusal(make("token-classification"), rows, wordpiece(["a", "b"]), held_out=[row])
+    assert message == f"recipe.yaml:3: {expected}"
+
+
+def test_one_tag_for_a_whole_row_is_refused(make: Make) -> None:
+    assert refusal(make("token-classification"), [{"tokens": ["a"], "tags": 3}], wordpiece(["a"])) == (
+        "recipe.yaml:3: the column 'tags' holds int64, not lists: each row needs a list of words and a list of tags; "
         "split the text into words first"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("token-classification", "token-classification needs a fast tokenizer (word_ids)"),
+        ("chat", "chat needs a fast tokenizer (for the position of each token in the text)"),
+        ("causal-lm", "causal-lm needs a fast tokenizer (for the position of each token in the text)"),
+    ],
+)
+def test_a_slow_tokenizer_is_refused(make: Make, task: str, what: str) -> None:
+    slow = SimpleNamespace(is_fast=False)
+    recipe = make(task, section="SFTConfig" if task == "chat" else "TrainingArguments")
+    rows = [{"tokens": ["a"], "tags": ["O"], "text": "a", "prompt": "a", "completion": "b"}]
+    message = refusal(recipe, rows, slow)
+    assert message.partition(": ")[2] == f"{what}; use a model with a tokenizer.json"
 
 
 def test_rows_of_which_no_word_is_left_are_refused(make: Make) -> None:
     recipe = make("token-classification", "max_length: 2")
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
     assert refusal(recipe, rows, wordpiece(["a", "b"]), length=2) == (
-        "recipe.yaml:3: no word of the train split has a sub-token within 2 tokens: all labels are masked; "
+        "recipe.yaml:3: the train split has no word with a sub-token within 2 tokens: all labels are masked; "
         "raise dataset.max_length"
     )
 
 
-@pytest.mark.slow
+@pytest.mark.assets
 def test_minilms_tokenizer_aligns_every_word(make: Make, root: Path) -> None:
     from transformers import AutoTokenizer
 

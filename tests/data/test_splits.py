@@ -1,4 +1,4 @@
-"""The `dataset` section: every file format, slices and shares; what is wrong is told with its place and the mend."""
+"""The `dataset` section: every file format, slices and shares; every error has its location and its fix."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_recipes.data import splits as data
 from hf_recipes.data.row_ids import fingerprint
+from hf_recipes.data.splits import file_errors, find_column, find_text_column, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.output_dir import writable
 from hf_recipes.recipe.read import read_recipe
@@ -38,7 +38,7 @@ def make(write_recipe: Callable[..., str]) -> Make:
 
 def message(recipe: Recipe) -> str:
     with pytest.raises(RecipeError) as raised:
-        data.load_splits(recipe)
+        load_splits(recipe)
     return str(raised.value)
 
 
@@ -80,7 +80,7 @@ def write_all(folder: Path) -> None:
 )
 def test_the_same_rows_come_out_of_every_kind_of_file(folder: Path, make: Make, dataset: str) -> None:
     write_all(folder)
-    splits = data.load_splits(make(dataset))
+    splits = load_splits(make(dataset))
     assert (splits.train.num_rows, splits.validation.num_rows, splits.test) == (27, 3, None)
     both = [*splits.train, *splits.validation]
     assert sorted(row["text"] for row in both) == sorted(row["text"] for row in ROWS)
@@ -89,7 +89,7 @@ def test_the_same_rows_come_out_of_every_kind_of_file(folder: Path, make: Make, 
 
 def test_text_files_give_one_row_a_line(folder: Path, make: Make) -> None:
     (folder / "a.txt").write_text("one\ntwo\n\nthree\n", encoding="utf-8")
-    splits = data.load_splits(make("{path: text, data_files: {train: a.txt, validation: a.txt}}"))
+    splits = load_splits(make("{path: text, data_files: {train: a.txt, validation: a.txt}}"))
     assert splits.train["text"] == ["one", "two", "", "three"]
 
 
@@ -97,15 +97,15 @@ def test_slices_say_which_rows_are_trained_on_and_which_are_scored(folder: Path,
     write_all(folder)
     split = '{train: "train[:20]", validation: "train[20:24]", test: "train[-2:]"}'
     for dataset in ("path: json, data_files: a.jsonl", "path: saved", "path: saved_dict"):
-        splits = data.load_splits(make(f"{{{dataset}, split: {split}}}"))
+        splits = load_splits(make(f"{{{dataset}, split: {split}}}"))
         assert splits.train["text"] == [f"text {i}" for i in range(20)]
         assert splits.validation["text"] == [f"text {i}" for i in range(20, 24)]
         assert splits.test is not None and splits.test["text"] == ["text 28", "text 29"]
 
 
-def test_a_test_split_beside_the_train_split_is_kept_for_the_end(folder: Path, make: Make) -> None:
+def test_a_test_split_beside_the_train_split_is_used_only_at_the_end(folder: Path, make: Make) -> None:
     write_all(folder)
-    splits = data.load_splits(make("{path: saved_dict, test_size: 6}"))
+    splits = load_splits(make("{path: saved_dict, test_size: 6}"))
     assert (splits.train.num_rows, splits.validation.num_rows) == (24, 6)
     assert splits.test is not None and splits.by_name().keys() == {"train", "eval", "test"}
 
@@ -113,8 +113,8 @@ def test_a_test_split_beside_the_train_split_is_kept_for_the_end(folder: Path, m
 def test_the_validation_share_is_the_same_at_every_run_and_another_with_another_seed(folder: Path, make: Make) -> None:
     write_all(folder)
 
-    def held_out(words: str) -> list[str]:
-        return data.load_splits(make(f"{{path: json, data_files: a.jsonl, {words}}}")).validation["text"]
+    def held_out(keys: str) -> list[str]:
+        return load_splits(make(f"{{path: json, data_files: a.jsonl, {keys}}}")).validation["text"]
 
     first = list(held_out("test_size: 0.2, seed: 1"))
     assert first == list(held_out("test_size: 0.2, seed: 1"))
@@ -126,7 +126,7 @@ def test_a_stratified_share_has_every_label_as_often_and_leaves_the_labels_as_th
 ) -> None:
     rows = [{"text": f"text {i}", "label": (3, 10, 10)[i % 3]} for i in range(30)]
     write_rows(folder / "a.jsonl", rows)
-    splits = data.load_splits(make("{path: json, data_files: a.jsonl, test_size: 6, stratify_by_column: label}"))
+    splits = load_splits(make("{path: json, data_files: a.jsonl, test_size: 6, stratify_by_column: label}"))
     assert sorted(splits.validation["label"]) == [3, 3, 10, 10, 10, 10]  # as numbers, not as 0 and 1
     assert not set(splits.validation["text"]) & set(splits.train["text"])
     assert splits.notes == ("validation: 6 rows split off the 30 (test_size 6, seed 42, stratified by label)",)
@@ -134,19 +134,19 @@ def test_a_stratified_share_has_every_label_as_often_and_leaves_the_labels_as_th
 
 def test_a_class_label_column_is_stratified_as_it_is(folder: Path, make: Make) -> None:
     Dataset.from_list(ROWS).cast_column("label", ClassLabel(names=["good", "bad"])).save_to_disk(str(folder / "saved"))
-    splits = data.load_splits(make("{path: saved, test_size: 6, stratify_by_column: label}"))
+    splits = load_splits(make("{path: saved, test_size: 6, stratify_by_column: label}"))
     assert sorted(splits.validation["label"]) == [0, 0, 0, 0, 1, 1]
 
 
-def test_splits_that_no_role_names_are_told(folder: Path, make: Make) -> None:
+def test_splits_that_are_not_used_are_reported(folder: Path, make: Make) -> None:
     rows = Dataset.from_list(ROWS)
     DatasetDict(train=rows, unsupervised=rows).save_to_disk(str(folder / "saved"))
-    notes = data.load_splits(make("{path: saved}")).notes
-    assert notes[0] == "not used: unsupervised (dataset.split says which one is train, validation, test)"
+    notes = load_splits(make("{path: saved}")).notes
+    assert notes[0] == "not used: unsupervised (dataset.split chooses train, validation and test)"
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "expected"),
     [
         (
             "{path: json, data_files: b.jsonl}",
@@ -165,7 +165,7 @@ def test_splits_that_no_role_names_are_told(folder: Path, make: Make) -> None:
         ("{path: json, data_files: parts}", "data file 'parts' is a folder; write parts/*"),
         (
             "{path: json, data_dir: part, data_files: one.jsonl}",
-            "dataset.data_dir 'part' is no folder here; did you mean 'parts'?",
+            "dataset.data_dir 'part' is not a folder on this machine; did you mean 'parts'?",
         ),
         (
             "{path: json}",
@@ -183,33 +183,35 @@ def test_splits_that_no_role_names_are_told(folder: Path, make: Make) -> None:
         ),
     ],
 )
-def test_what_the_file_system_tells_is_told_first(folder: Path, make: Make, dataset: str, told: str) -> None:
+def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
+    folder: Path, make: Make, dataset: str, expected: str
+) -> None:
     write_all(folder)
     recipe = make(dataset)
-    assert [str(found) for found in data.file_errors(recipe)] == [f"recipe.yaml:3: {told}"]
+    assert [str(found) for found in file_errors(recipe)] == [f"recipe.yaml:3: {expected}"]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words", "told"),
+    ("name", "content", "arguments", "expected"),
     [
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "b"\n{"text": "c"}\n',
             "path: json",
-            "a.jsonl:2 is no JSON: Expecting ',' delimiter (column 13); mend that line, or leave it out",
+            "a.jsonl:2 is not JSON: Expecting ',' delimiter (column 13); fix that line, or remove it",
         ),
         (
             "a.json",
             b'[{"text": "a"},\n {"text" "b"}]',
             "path: json",
-            "a.json:2 is no JSON: Expecting ':' delimiter (column 10); mend that line, or leave it out",
+            "a.json:2 is not JSON: Expecting ':' delimiter (column 10); fix that line, or remove it",
         ),
-        ("a.jsonl", b"", "path: json", "a.jsonl is empty; give it some rows"),
-        ("a.jsonl", b"\n\n", "path: json", "there are no rows in a.jsonl; give it some rows"),
-        ("a.json", b"[]", "path: json", "there are no rows in a.json; give it some rows"),
-        ("a.csv", b"", "path: csv", "a.csv is empty; give it some rows"),
-        ("a.csv", b"text,label\n", "path: csv", "there are no rows in a.csv; give it some rows"),
-        ("a.txt", b"", "path: text", "a.txt is empty; give it some rows"),
+        ("a.jsonl", b"", "path: json", "a.jsonl is empty; add some rows"),
+        ("a.jsonl", b"\n\n", "path: json", "there are no rows in a.jsonl; add some rows"),
+        ("a.json", b"[]", "path: json", "there are no rows in a.json; add some rows"),
+        ("a.csv", b"", "path: csv", "a.csv is empty; add some rows"),
+        ("a.csv", b"text,label\n", "path: csv", "there are no rows in a.csv; add some rows"),
+        ("a.txt", b"", "path: text", "a.txt is empty; add some rows"),
         (
             "a.csv",
             "text,label\ncafé,1\n".encode("latin-1"),
@@ -227,35 +229,41 @@ def test_what_the_file_system_tells_is_told_first(folder: Path, make: Make, data
             b"PAR1 no",
             "path: parquet",
             "a.parquet cannot be read as parquet: Parquet file size is 7 bytes, smaller than the minimum file footer "
-            "(8 bytes); is it whole, and of that format?",
+            "(8 bytes); is the file complete, and in that format?",
         ),
         (
             "a.csv",
             b'text,label\na,b\n"c,d\ne,f,g,h\n',
             "path: csv",
             "a.csv cannot be read as csv: Error tokenizing data. C error: EOF inside string starting at row 2; "
-            "is it whole, and of that format?",
+            "is the file complete, and in that format?",
         ),
     ],
 )
 def test_an_unreadable_file_is_named_with_its_line_where_it_has_one(
-    folder: Path, make: Make, capfd: pytest.CaptureFixture[str], name: str, content: bytes, words: str, told: str
+    folder: Path,
+    make: Make,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    arguments: str,
+    expected: str,
 ) -> None:
     (folder / name).write_bytes(content)
-    assert message(make(f"{{{words}, data_files: {name}}}")) == f"recipe.yaml:3: {told}"
+    assert message(make(f"{{{arguments}, data_files: {name}}}")) == f"recipe.yaml:3: {expected}"
     assert "Failed to" not in capfd.readouterr().err  # upstream's own lines are not shown beside ours
 
 
-def test_the_bad_file_among_many_is_found(folder: Path, make: Make) -> None:
+def test_the_bad_file_among_many_is_named(folder: Path, make: Make) -> None:
     write_all(folder)
     (folder / "parts" / "three.jsonl").write_text('{"text": "a", "label": "bad"}\n{text: b}\n')
     assert message(make("{path: json, data_files: parts/*.jsonl}")) == (
-        "recipe.yaml:3: parts/three.jsonl:2 is no JSON: Expecting property name enclosed in double quotes (column 2); "
-        "mend that line, or leave it out"
+        "recipe.yaml:3: parts/three.jsonl:2 is not JSON: Expecting property name enclosed in double quotes (column 2); "
+        "fix that line, or remove it"
     )
 
 
-def test_files_with_other_columns_are_told_apart(folder: Path, make: Make) -> None:
+def test_files_with_other_columns_are_reported_with_the_columns_of_both(folder: Path, make: Make) -> None:
     write_rows(folder / "a.jsonl", ROWS)
     write_rows(folder / "b.jsonl", [{"text": "a", "lable": "bad"}])
     assert message(make("{path: json, data_files: {train: a.jsonl, validation: b.jsonl}}")) == (
@@ -265,7 +273,7 @@ def test_files_with_other_columns_are_told_apart(folder: Path, make: Make) -> No
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "expected"),
     [
         (
             "{path: json, data_files: a.jsonl, split: valid}",
@@ -281,7 +289,7 @@ def test_files_with_other_columns_are_told_apart(folder: Path, make: Make) -> No
         ),
         (
             '{path: json, data_files: a.jsonl, split: "train[:0]"}',
-            "there are no rows in a.jsonl; give it some rows",
+            "there are no rows in a.jsonl; add some rows",
         ),
         (
             "{path: saved_dict, split: {validation: test}}",
@@ -301,22 +309,22 @@ def test_files_with_other_columns_are_told_apart(folder: Path, make: Make) -> No
         ),
         (
             "{path: saved, test_size: 30}",
-            "no validation share can be split off: test_size=30 should be either positive and smaller than the number "
+            "cannot split off validation rows: test_size=30 should be either positive and smaller than the number "
             "of samples 30 or a float in the (0, 1) range; give a validation split, more rows, or another test_size",
         ),
         (
             "{path: saved, test_size: 1, stratify_by_column: label}",
-            "no validation share can be split off: The test_size = 1 should be greater or equal to the number of "
+            "cannot split off validation rows: The test_size = 1 should be greater or equal to the number of "
             "classes = 2; give a validation split, more rows, or another test_size",
         ),
     ],
 )
-def test_a_wrong_split_is_told_with_its_place(folder: Path, make: Make, dataset: str, told: str) -> None:
+def test_a_wrong_split_is_reported_with_its_location(folder: Path, make: Make, dataset: str, expected: str) -> None:
     write_all(folder)
-    assert message(make(dataset)) == f"recipe.yaml:3: {told}"
+    assert message(make(dataset)) == f"recipe.yaml:3: {expected}"
 
 
-def test_a_folder_of_save_to_disk_without_its_rows_is_told(folder: Path, make: Make) -> None:
+def test_a_folder_of_save_to_disk_without_its_rows_is_reported(folder: Path, make: Make) -> None:
     write_all(folder)
     next((folder / "saved").glob("*.arrow")).write_bytes(b"no arrow")
     assert message(make("{path: saved}")).startswith(
@@ -324,10 +332,10 @@ def test_a_folder_of_save_to_disk_without_its_rows_is_told(folder: Path, make: M
     )
 
 
-def test_a_name_of_the_hub_that_cannot_be_reached_is_told(make: Make) -> None:
+def test_a_hub_name_that_cannot_be_reached_is_reported(make: Make) -> None:
     assert message(make("{path: nobody/nothing}")) == (
         "recipe.yaml:3: the data set 'nobody/nothing' cannot be loaded: Couldn't reach 'nobody/nothing' on the Hub "
-        "(OfflineModeIsEnabled); check the name, and that this machine reaches the Hub; local files are given with "
+        "(OfflineModeIsEnabled); check the name, and that this machine can reach the Hub; for local files write "
         "path: json, ..."
     )
 
@@ -341,26 +349,26 @@ def test_streaming_is_refused_with_its_reason(make: Make) -> None:
     )
 
 
-def test_a_missing_column_is_told_with_those_that_there_are(make: Make) -> None:
+def test_a_missing_column_is_reported_with_the_columns_of_the_data(make: Make) -> None:
     rows = Dataset.from_list(ROWS)
     recipe = make("{path: json, text_column: txt}")
     with pytest.raises(RecipeError) as raised:
-        data.column(recipe, rows, "text_column", "text")
+        find_column(recipe, rows, "text_column", "text")
     assert str(raised.value) == (
         "recipe.yaml:3: the data has no column 'txt' (it has text, label); did you mean 'text'?"
     )
 
 
-def test_a_column_of_numbers_is_no_text(make: Make) -> None:
+def test_a_column_of_numbers_is_refused_as_text(make: Make) -> None:
     rows = Dataset.from_list([{"text": 1}])
     with pytest.raises(RecipeError) as raised:
-        data.text_column(make("{path: json}"), rows, "text_column", "text")
+        find_text_column(make("{path: json}"), rows, "text_column", "text")
     assert str(raised.value) == (
         "recipe.yaml:3: the column 'text' holds int64, not text; name another with dataset.text_column"
     )
 
 
-def test_an_output_dir_that_is_a_file_is_told_and_left_as_it_is(folder: Path) -> None:
+def test_an_output_dir_that_is_a_file_is_reported_and_left_as_it_is(folder: Path) -> None:
     (folder / "out").write_text("mine")
     for name in ("out", "out/run"):
         with pytest.raises(RecipeError) as raised:

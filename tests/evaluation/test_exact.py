@@ -1,16 +1,10 @@
-"""Evaluation is exact: the same loss at any batch size, trainer and number of processes, and no logits pile up.
-
-Run as a script (torch.distributed.run starts it twice) this file evaluates and writes what it found as JSON.
-"""
+"""Evaluation is exact: the same loss at any batch size, trainer and number of processes, and no logits pile up."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +28,7 @@ from hf_recipes.evaluation.compute_metrics import (
 )
 from hf_recipes.evaluation.exact import SHARDED_CHUNKS, _rows, causal_lm, fix_loss_type
 from hf_recipes.training.overrides import trainer_class
+from tests.support.forks import run_ranks
 
 VOCABULARY = 61
 ROWS = 33  # odd, and no multiple of 7 or 32: every last batch is incomplete
@@ -479,13 +474,9 @@ def evaluate_all(folder: Path) -> None:
     trainer.end()
 
 
-def test_two_processes_find_what_one_finds_and_count_each_example_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_find_what_one_finds_and_count_each_example_once(tmp_path: Path, folder: Path) -> None:
+    ended, output = run_ranks(lambda rank: evaluate_all(tmp_path))
+    assert ended == 0, output[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.pop("world") == 2
     for kind in ("text", "token"):
@@ -496,7 +487,3 @@ def test_two_processes_find_what_one_finds_and_count_each_example_once(tmp_path:
     assert set(found) == set(cases())
     for metrics, rows in found.values():
         check(metrics, rows, wanted)
-
-
-if __name__ == "__main__":
-    evaluate_all(Path(sys.argv[1]))

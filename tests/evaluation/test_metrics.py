@@ -138,12 +138,12 @@ def test_an_empty_split_is_refused_with_the_metrics_name(name: str, inputs: dict
         (
             "span_f1",
             {"predictions": [["NOUN"]], "references": [["O"]]},
-            "metric span_f1: the tag 'NOUN' has no prefix such as 'B-'; use accuracy for tags that are no spans",
+            "metric span_f1: the tag 'NOUN' has no prefix such as 'B-'; use accuracy for tags without spans",
         ),
         (
             "span_f1",
             {"predictions": [["B-A", "E-A"]], "references": [["B-A", "L-A"]]},
-            "metric span_f1: the tags' prefixes B, E, L, O are of no one scheme (IOB2, IOBES, BILOU)",
+            "metric span_f1: the tags' prefixes B, E, L, O do not belong to one scheme (IOB2, IOBES, BILOU)",
         ),
         (
             "bits_per_byte",
@@ -173,11 +173,12 @@ def test_every_metric_loads_as_an_evaluate_module_offline_and_equals_its_functio
 
     script = """
 import importlib, json, sys
-from hf_recipes import metrics
+from hf_recipes.catalog.metrics import METRICS
+from hf_recipes.evaluation import metrics
 found = {}
 for name, inputs in json.loads(sys.argv[1]).items():
-    module, kind, _ = metrics.METRICS[name]
-    used_directly = getattr(importlib.import_module(module), kind)()
+    entry = METRICS[name]
+    used_directly = getattr(importlib.import_module(entry.module), entry.class_name)()
     found[name] = [m.compute(**inputs) for m in (metrics.load(name), used_directly)]
 print(json.dumps(found))
 """
@@ -191,7 +192,7 @@ print(json.dumps(found))
     for name, (loaded, direct) in found.items():
         wanted = metrics.compute(name, **INPUTS[name])
         assert loaded == direct == wanted
-        assert tuple(wanted) == METRICS[name][2]  # the table says what is given
+        assert tuple(wanted) == METRICS[name].keys  # the table names what is computed
 
 
 def test_importing_the_metrics_imports_nothing_heavy() -> None:

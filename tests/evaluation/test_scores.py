@@ -1,4 +1,4 @@
-"""Per-example scores: written in batches, read back as they were, and refused when the file is not whole."""
+"""Per-example scores: written in batches, read back as they were, and refused when the file is not complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation.scores import read_scores, score_batches, write_scores
+from hf_recipes.evaluation import scores as scores_file
+from hf_recipes.evaluation.scores import read_examples, read_scores, score_batches, write_examples, write_scores
 
 ROWS, NAMES = 23, ("O", "B-A", "I-A")
 IDS = example_ids({"text": f"row {i}"} for i in range(ROWS))
@@ -27,9 +28,7 @@ def test_ids_are_of_the_content_whatever_the_order_of_rows_keys_and_processes() 
     shuffled = [dict(reversed(row.items())) for row in random.Random(0).sample(rows, len(rows))]
     assert sorted(example_ids(rows)) == sorted(example_ids(shuffled))
     assert len(set(example_ids(rows))) == 50
-    script = (
-        "import json, sys; from hf_recipes.evaluation.scores import example_ids as i; print(i(json.load(sys.stdin)))"
-    )
+    script = "import json, sys; from hf_recipes.data.row_ids import example_ids as i; print(i(json.load(sys.stdin)))"
     other = subprocess.run([sys.executable, "-c", script], input=json.dumps(rows), capture_output=True, text=True)
     assert other.stdout == f"{example_ids(rows)}\n"
 
@@ -70,7 +69,7 @@ def test_token_classification_keeps_tag_sequences_without_padding(tmp_path: Path
     write_scores(tmp_path / "s.parquet", "token-classification", batches, label_names=NAMES)
     found = read_scores(tmp_path / "s.parquet").table.to_pydict()
     assert found["gold"] == [row[row != -100].tolist() for row in gold]
-    assert found["predicted"] == [row[kept != -100].tolist() for row, kept in zip(tags, gold, strict=True)]
+    assert found["predicted"] == [row[labels != -100].tolist() for row, labels in zip(tags, gold, strict=True)]
     assert found["nll_sum"] == rows[:, 0].tolist() and found["n_tokens"] == [len(row) for row in found["gold"]]
 
 
@@ -95,7 +94,7 @@ def test_a_number_of_ids_that_is_not_that_of_the_rows_is_refused(tmp_path: Path)
     assert str(refused.value) == "per-example scores: 23 ids for arrays of 5 rows"
 
 
-def test_an_evaluation_that_breaks_off_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+def test_an_evaluation_that_is_interrupted_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     path.write_bytes(b"the scores of before")
 
@@ -122,19 +121,58 @@ def test_a_truncated_missing_foreign_or_newer_file_is_refused_with_its_path(tmp_
             read_scores(path)
         return str(refused.value)
 
-    assert message() == f"{path}: no such file; was the run evaluated? its scores lie beside record.json"
+    assert message() == f"{path}: no such file; was the run evaluated? its scores are beside record.json"
     write_scores(path, "chat", score_batches("chat", ids=IDS, predictions=np.zeros((ROWS, 2))))
     whole = path.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert message().startswith(f"{path}: not a whole Parquet file (")
-        assert message().endswith("; copy or evaluate it again")
+        assert message().startswith(f"{path}: not a complete Parquet file (")
+        assert message().endswith("; copy the file again, or evaluate the run again")
     damaged = bytearray(whole)
     damaged[10:200] = b"\0" * 190
     path.write_bytes(damaged)
-    assert message().startswith(f"{path}: not a whole Parquet file (")
+    assert message().startswith(f"{path}: not a complete Parquet file (")
     pq.write_table(pa.table({"id": ["a"]}), path)
-    assert message() == f"{path}: a Parquet file, but not of per-example scores"
+    assert message() == f"{path}: a Parquet file, but not one of per-example scores"
     about = json.dumps({"version": 2, "task": "chat", "label_names": []})
-    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.evaluation.scores": about}), path)
+    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.scores": about}), path)
     assert message() == f"{path}: scores of version 2; this hf_recipes reads up to 1; upgrade hf_recipes"
+
+
+def test_probabilities_of_very_large_and_very_small_logits_are_numbers(tmp_path: Path) -> None:
+    logits = np.array([[1e4, 1e4 + 1, 0], [-1e4, -1e4 - 1, -2e4]], dtype=np.float32)  # exp of each is inf, or 0
+    batches = score_batches("text-classification", ids=["a", "b"], predictions=logits, label_ids=np.array([0, 1]))
+    write_scores(tmp_path / "s.parquet", "text-classification", batches, label_names=NAMES)
+    found = read_scores(tmp_path / "s.parquet").table["probabilities"].to_pylist()
+    low, high = 1 / (1 + np.e), np.e / (1 + np.e)
+    np.testing.assert_allclose(found, [[low, high, 0], [high, low, 0]], atol=1e-6)
+
+
+def test_texts_of_examples_are_read_back_by_their_ids_and_shortened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_file, "BATCH_ROWS", 4)  # several batches, the last one not full
+    path, texts = tmp_path / "examples.parquet", [f"{i} " + "x" * 300 for i in range(ROWS)]
+    texts[5] = "half a character: \ud83d"
+    write_examples(path, IDS, iter(texts))
+    assert read_examples(path, IDS) == {
+        one: text[:200].replace("\ud83d", "?") for one, text in zip(IDS, texts, strict=True)
+    }
+    assert read_examples(path, [IDS[7], "unknown"]) == {IDS[7]: texts[7][:200]}
+    assert list(tmp_path.iterdir()) == [path]
+    assert pq.ParquetFile(path).num_row_groups == 6
+
+
+def test_texts_of_examples_are_complete_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "examples.parquet"
+
+    def interrupted() -> Any:
+        yield "one"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_examples(path, IDS, interrupted())
+    assert list(tmp_path.iterdir()) == []
+    assert read_examples(path, IDS) == {}
+    path.write_bytes(b"PAR1 no")
+    assert read_examples(path, IDS) == {}

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,12 +33,26 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **more}
 
 
+IMPORTS = (
+    "import json, sys, time; from pathlib import Path\nfrom hf_recipes.errors import RecipeError\n"
+    "from hf_recipes.hub.push import *\nfrom hf_recipes.hub.client import Patience\n"
+)
+# Runs each line of its input as code, as `client` does, and prints a line of JSON for it.
+SERVE = """
+import contextlib, io
+for line in sys.stdin:
+    started, printed = time.monotonic(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        exec(json.loads(line))
+    print(json.dumps({**out, "seconds": time.monotonic() - started, "printed": printed.getvalue()}), flush=True)
+"""
+
+
 def client(code: str, home: Path, limit: float = 60, **environment: str) -> dict:
     """Runs code in a process of its own, which sets `out`; with what it printed, what it took, and no traceback."""
     code = (
-        "import json, time; from pathlib import Path\nfrom hf_recipes.errors import RecipeError\n"
-        "from hf_recipes.hub.push import *\nfrom hf_recipes.hub.client import Patience\nstarted = time.monotonic()\n"
-        f"{code}\nout['seconds'] = time.monotonic() - started\nprint(json.dumps(out))"
+        f"{IMPORTS}started = time.monotonic()\n{code}\n"
+        "out['seconds'] = time.monotonic() - started\nprint(json.dumps(out))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -81,6 +96,31 @@ def small_run(folder: Path, **section: object) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return small_run(tmp_path / "mood")
+
+
+@pytest.fixture(scope="module")
+def long_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubDouble, Callable[[str], dict]]]:
+    """A hub, and a function that runs code in one client process of it, one call after another."""
+    home = tmp_path_factory.mktemp("home")
+    with (
+        HubDouble() as hub,
+        subprocess.Popen(
+            [sys.executable, "-c", IMPORTS + SERVE],
+            env=clean_environment(home, **hub.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+
+        def call(code: str) -> dict:
+            process.stdin.write(json.dumps(code) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield hub, call
+        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -324,11 +364,11 @@ def test_a_hub_that_is_down_costs_a_message_with_the_command_that_pushes_later(r
     ],
     ids=lambda value: None if isinstance(value, str) else f"{value.where[:12]}-{value.status}",
 )
-def test_a_hub_that_fails_refuses_or_hangs_is_reported_in_one_sentence(run, tmp_path, trouble, why):
-    with HubDouble() as hub:
-        hub.trouble.append(trouble)
-        patience = HASTY if trouble.status is None else QUICK
-        out = client(after_training(run, patience, repo_id="user/mood"), tmp_path, **hub.environment)
+def test_a_hub_that_fails_refuses_or_hangs_is_reported_in_one_sentence(run, long_client, trouble, why):
+    hub, call = long_client
+    hub.trouble[:] = [trouble]
+    patience = HASTY if trouble.status is None else QUICK
+    out = call(after_training(run, patience, repo_id="user/mood"))
     assert timeless(out["message"]) == not_pushed(run, f"the Hub at {hub.url} {why}")
     assert out["seconds"] < 20
     assert TOKEN not in out["printed"]

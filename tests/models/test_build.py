@@ -147,8 +147,8 @@ def test_a_new_layer_of_the_head_is_trained_and_not_left_random(folder: Path, wr
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad and "lora" not in name}
     assert {name.split(".")[2] for name in trained} == {"classifier", "pre_classifier"}
     assert lines == [
-        "newly initialised, not pretrained: classifier.bias, classifier.weight, pre_classifier.bias and 1 more",
-        "trained whole, beside the adapter: pre_classifier (new, not pretrained)",
+        "newly initialized, not pretrained: classifier.bias, classifier.weight, pre_classifier.bias and 1 more",
+        "fully trained, besides the adapter: pre_classifier (new, not pretrained)",
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_new_layer_of_the_head_is_trained_and_not_left_random(folder: Path, wr
         ),
         (
             "foo.*",
-            "peft refuses: No modules were targeted for adaptation. This might be caused by a combination of "
+            "peft rejects it: No modules were targeted for adaptation. This might be caused by a combination of "
             "mismatched target modules and excluded modules. Please check your `target_modules` and `exclude_modules` "
             "configuration. You may also have only targeted modules that are marked to be saved (`modules_to_save`).; "
             "it has classifier, dense, embedding_transformation, key, query, value; or write all-linear",
@@ -295,7 +295,7 @@ def test_the_embedding_grows_with_the_tokenizer_and_an_adapter_refuses_to(folder
         built(read_recipe(write_recipe(text_of("causal-lm", more=more))))
     assert str(raised.value) == (
         f"recipe.yaml:5: the tokenizer has {rows + 2} tokens, the model's embedding {rows} rows; "
-        "take the model's own tokenizer: an adapter adds no rows"
+        "use the model's own tokenizer: an adapter adds no rows"
     )
 
 
@@ -322,7 +322,7 @@ def test_a_tokenizer_cannot_be_trained_on_token_ids(folder: Path, write_recipe: 
     with pytest.raises(RecipeError) as raised:
         build_tokenizer(recipe, Dataset.from_list([{"input_ids": [1, 2]}]), print)
     assert str(raised.value) == (
-        "recipe.yaml:5: the rows hold no text to train a tokenizer on, but token ids; "
+        "recipe.yaml:5: the rows hold token ids, not text to train a tokenizer on; "
         "name the tokenizer that wrote them in the tokenizer section"
     )
 
@@ -338,7 +338,7 @@ def test_a_tokenizer_is_trained_on_the_texts_and_not_on_their_labels(folder: Pat
     with pytest.raises(RecipeError) as raised:
         build_tokenizer(recipe, Dataset.from_list([{"prose": "ab", "label": 1}]), print)
     assert str(raised.value) == (
-        "recipe.yaml:3: the data has no column 'text' (it has prose, label); say which one with dataset.text_column"
+        "recipe.yaml:3: the data has no column 'text' (it has prose, label); name it with dataset.text_column"
     )
 
 
@@ -351,7 +351,7 @@ def test_a_misspelled_module_to_save_is_refused_where_peft_leaves_it_out(data: N
     )
 
 
-def test_a_model_of_pictures_is_refused_in_words(data: None, write_recipe: Write) -> None:
+def test_a_model_of_images_is_refused(data: None, write_recipe: Write) -> None:
     with pytest.raises(RecipeError) as raised:
         run(
             write_recipe(
@@ -359,8 +359,8 @@ def test_a_model_of_pictures_is_refused_in_words(data: None, write_recipe: Write
             )
         )
     assert str(raised.value) == (
-        "recipe.yaml:2: no model can be made of this config: ViTConfig has no vocabulary, so it reads no text; "
-        "take an architecture that AutoModelForSequenceClassification knows"
+        "recipe.yaml:2: no model can be built from this config: ViTConfig has no vocabulary, so it cannot read text; "
+        "use an architecture that AutoModelForSequenceClassification knows"
     )
 
 
@@ -385,7 +385,7 @@ def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, wr
     lines: list[str] = []
     build_tokenizer(read_recipe(path), None, lines.append)
     assert lines == [
-        "chat template: a plain one of ours ('user:\\n...'), since the tokenizer brings none",
+        "chat template: a plain built-in one ('user:\\n...'), since the tokenizer has none",
     ]
 
 
@@ -398,7 +398,7 @@ def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, wr
         ),
         (
             "SFTConfig.chat_template_path=./model",
-            "'./model' is no template file; give a .jinja file; a tokenizer folder goes into the tokenizer section",
+            "'./model' is not a template file; give a .jinja file; a tokenizer folder goes into the tokenizer section",
         ),
         ("SFTConfig.eos_token=</s>", "'</s>' is not in the tokenizer's vocabulary"),
     ],

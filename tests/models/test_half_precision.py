@@ -128,7 +128,8 @@ def test_a_model_whose_parts_must_stay_fp32_is_refused():
         prepare_model(model)
     assert str(raised.value) == (
         "master_weights: transformers keeps transformer.encoder.block.0.layer.1.DenseReluDense.wo.weight of "
-        "T5ForSequenceClassification in float32, because float16 breaks it; take out master_weights and set bf16: true"
+        "T5ForSequenceClassification in float32, because it fails in float16; remove master_weights and set "
+        "bf16: true"
     )
 
 
@@ -139,5 +140,5 @@ def test_a_weight_that_does_not_fit_fp16_is_refused():
         prepare_model(model)
     assert str(raised.value) == (
         "master_weights: transformer.ln_f.bias holds a weight above 65504, the largest number of float16; "
-        "take out master_weights and set bf16: true"
+        "remove master_weights and set bf16: true"
     )

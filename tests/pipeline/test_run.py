@@ -15,6 +15,7 @@ import pytest
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
+from tests.support.forks import run_forked
 from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
 LANGUAGE_MODEL = """
@@ -171,22 +172,8 @@ def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, m
 
 
 def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: str) -> None:
-    command = [sys.executable, "-m", "hf_recipes.run", recipe, "TrainingArguments.max_steps=100000"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # a job started in the background ignores SIGINT, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "'loss'" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    output = process.stdout.read()
-    assert process.wait(timeout=60) == 130
+    code, output = run_forked(["run", recipe, "TrainingArguments.max_steps=100000"], signal.SIGINT)
+    assert code == 130
     assert "Traceback" not in output
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["where"]) == ("stopped", "training")
@@ -208,7 +195,7 @@ def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callab
         run(path, ["metrics=[span_f1]"])
     assert str(caught.value) == (
         "argument 'metrics=[span_f1]': span_f1 reads tags such as B-PER, I-PER and O, and the data has '0'; "
-        "write metrics: [accuracy], or give the tags their prefixes"
+        "write metrics: [accuracy], or add the prefixes to the tags"
     )
     assert json.loads(Path("out/record.json").read_text())["where"] == "model"
     run(path, ["metrics=[accuracy]"])

@@ -40,7 +40,7 @@ def test_a_bare_recipe_on_a_cpu_says_every_choice(write_recipe: Write) -> None:
         "TrainingArguments.logging_nan_inf_filter: false (upstream's default logs a NaN loss as 0.0)",
         "TrainingArguments.include_num_input_tokens_seen: non_padding (so that tokens per second are logged)",
         "TrainingArguments.dataloader_pin_memory: false (only CUDA copies from pinned memory)",
-        "metrics: ['f1', 'accuracy'] (the task's own)",
+        "metrics: [f1, accuracy] (the task's own)",
     ]
 
 
@@ -63,8 +63,8 @@ def test_what_the_recipe_says_of_quantisation_stays(write_recipe: Write) -> None
 
 def test_a_classifiers_head_gets_neither_adapter_nor_four_bits(write_recipe: Write) -> None:
     lines = chosen(write_recipe, AMPERE, "token-classification", more=LORA + FOUR_BIT)
-    heads = "['classifier', 'pre_classifier', 'score']"
-    assert f"LoraConfig.exclude_modules: {heads} (a new head is trained whole, without an adapter)" in lines
+    heads = "[classifier, pre_classifier, score]"
+    assert f"LoraConfig.exclude_modules: {heads} (a new head is trained in full, without an adapter)" in lines
     assert f"BitsAndBytesConfig.llm_int8_skip_modules: {heads} (a new head is trained, so not quantised)" in lines
 
 
@@ -74,7 +74,7 @@ def test_a_classifiers_head_gets_neither_adapter_nor_four_bits(write_recipe: Wri
         (
             CPU,
             ", fp16: true",
-            "TrainingArguments.fp16: false (a CPU trains in fp32 whatever fp16 says: accelerate ignores it there)",
+            "TrainingArguments.fp16: false (a CPU trains in fp32 whatever fp16 is set to: accelerate ignores it there)",
         ),
         (
             CPU,
@@ -84,12 +84,13 @@ def test_a_classifiers_head_gets_neither_adapter_nor_four_bits(write_recipe: Wri
         (
             TWO_CPUS,
             "",
-            "TrainingArguments.use_cpu: true (2 processes without an accelerator; else each would believe to be alone)",
+            "TrainingArguments.use_cpu: true "
+            "(2 processes without an accelerator; else each would act as if it were the only one)",
         ),
         (
             MPS,
             ", tf32: true",
-            "TrainingArguments.tf32: null (tf32 is of CUDA cards since Ampere; TrainingArguments would refuse it here)",
+            "TrainingArguments.tf32: null (tf32 needs a CUDA GPU since Ampere; TrainingArguments would refuse it here)",
         ),
         (
             MPS,

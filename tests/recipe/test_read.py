@@ -212,10 +212,10 @@ def test_a_key_that_stands_in_the_wrong_section_is_told_where_it_belongs(here):
         changed(line11="  lora_alpha: 3", line12="  max_lenght: 5", line13="  packing: true") + "learning_rate: 1\n"
     )
     assert errors_of(path) == [
-        f"a.yaml:11: TrainingArguments has no 'lora_alpha' ({TRANSFORMERS}); it is a word of LoraConfig",
+        f"a.yaml:11: TrainingArguments has no 'lora_alpha' ({TRANSFORMERS}); it is a key of LoraConfig",
         f"a.yaml:12: TrainingArguments has no 'max_lenght' ({TRANSFORMERS}); did you mean 'max_length' of dataset?",
-        f"a.yaml:13: TrainingArguments has no 'packing' ({TRANSFORMERS}); it is a word of SFTConfig",
-        "a.yaml:15: a recipe has no 'learning_rate'; it is a word of TrainingArguments: write it there",
+        f"a.yaml:13: TrainingArguments has no 'packing' ({TRANSFORMERS}); it is a key of SFTConfig",
+        "a.yaml:15: a recipe has no 'learning_rate'; it is a key of TrainingArguments: write it there",
     ]
 
 
@@ -250,7 +250,7 @@ def test_both_trainers_or_neither_is_a_fault(here):
     assert neither == [
         "a.yaml: the recipe has neither TrainingArguments nor SFTConfig; "
         "write TrainingArguments (Trainer) or SFTConfig (SFTTrainer)",
-        "a.yaml: the recipe has no dataset; write `dataset:` with load_dataset's words, such as path: json",
+        "a.yaml: the recipe has no dataset; write `dataset:` with load_dataset's arguments, such as path: json",
     ]
 
 
@@ -313,8 +313,7 @@ def test_fields_of_the_models_config_are_judged_by_its_class(here):
     )
     recipe = read_recipe(here(text))
     assert list(map(str, recipe.warnings)) == [
-        f"a.yaml:4: model.hidden_dropout_probb is no word that is known here ({TRANSFORMERS}); "
-        "did you mean 'hidden_dropout_prob'?"
+        f"a.yaml:4: model.hidden_dropout_probb is not a known key ({TRANSFORMERS}); did you mean 'hidden_dropout_prob'?"
     ]
 
 
@@ -322,7 +321,7 @@ def test_a_local_config_json_tells_the_fields_of_the_config(here):
     here('{"model_type": "llama", "num_hidden_layers": 2}', "model/config.json")
     text = changed(line3="  pretrained_model_name_or_path: ./model\n  rms_norm_eps: 0.1\n  n_layer: 3")
     [warning] = read_recipe(here(text)).warnings
-    assert str(warning).startswith(f"a.yaml:5: model.n_layer is no word that is known here ({TRANSFORMERS}); ")
+    assert str(warning).startswith(f"a.yaml:5: model.n_layer is not a known key ({TRANSFORMERS}); ")
     assert errors_of(here(changed(line3="  pretrained_model_name_or_path: ./model\n  rms_norm_eps: big"))) == [
         "a.yaml:4: model.rms_norm_eps is 'big' (str); it must be a number, such as 1e-06"
     ]
@@ -331,9 +330,7 @@ def test_a_local_config_json_tells_the_fields_of_the_config(here):
 def test_a_config_json_that_is_none_is_a_doubt_not_a_crash(here):
     here("[1, 2", "model/config.json")
     text = changed(line3="  pretrained_model_name_or_path: ./model\n  n_layer: 3")
-    assert str(read_recipe(here(text)).warnings[0]).startswith(
-        "a.yaml:3: ./model/config.json tells nothing: it is no JSON"
-    )
+    assert str(read_recipe(here(text)).warnings[0]).startswith("a.yaml:3: ./model/config.json is not JSON (")
 
 
 def test_an_inline_config_is_judged(here):
@@ -358,8 +355,7 @@ def test_words_of_the_builder_are_known_and_strange_ones_are_doubted(here):
     text = changed(line5="  path: csv\n  sep: ;\n  skiprows: 1\n  text_colum: body\n  data_dir: a")
     recipe = read_recipe(here(text))
     assert list(map(str, recipe.warnings)) == [
-        f"a.yaml:8: dataset.text_colum is no word that is known here (datasets {version('datasets')}); "
-        "did you mean 'text_column'?"
+        f"a.yaml:8: dataset.text_colum is not a known key (datasets {version('datasets')}); did you mean 'text_column'?"
     ]
     [warning] = read_recipe(here(changed(line5="  path: jsonn"))).warnings
     assert str(warning) == (
@@ -385,7 +381,7 @@ def test_values_of_the_dataset_are_judged(here, line, message):
 def test_words_of_the_tokenizer_are_judged(here):
     recipe = read_recipe(here(VALID + "tokenizer: {padding_side: left, padding_sid: left, do_lower_case: true}\n"))
     assert list(map(str, recipe.warnings)) == [
-        f"a.yaml:15: tokenizer.padding_sid is no word that is known here ({TRANSFORMERS}); did you mean 'padding_side'?"
+        f"a.yaml:15: tokenizer.padding_sid is not a known key ({TRANSFORMERS}); did you mean 'padding_side'?"
     ]
     assert errors_of(here(VALID + "tokenizer: {padding_side: lefft, model_max_length: '8'}\n")) == [
         "a.yaml:15: tokenizer.padding_side is 'lefft'; did you mean 'left'?",
@@ -586,7 +582,7 @@ def test_arguments_have_the_last_word_and_are_read_as_yaml(here):
         ),
         ("TrainingArguments.sed=1", f"TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?"),
         ("TrainingArgument.seed=1", "a recipe has no 'TrainingArgument'; did you mean 'TrainingArguments'?"),
-        ("learning_rate=1", "a recipe has no 'learning_rate'; it is a word of TrainingArguments: write it there"),
+        ("learning_rate=1", "a recipe has no 'learning_rate'; it is a key of TrainingArguments: write it there"),
         ("smoke", "a setting is written Section.key=value; such as TrainingArguments.seed=1"),
         ("metrics", "a setting is written Section.key=value; did you mean 'metrics=...'?"),
         ("Loraconfig", "a setting is written Section.key=value; did you mean 'LoraConfig.key=...'?"),
@@ -692,8 +688,8 @@ def test_a_bomb_is_refused_quickly(here, text, message):
 def test_yaml_tags_are_refused_and_nothing_is_run(here):
     path = here(changed(line10="  output_dir: !!python/object/apply:os.mkdir [owned]", line14="metrics: !mine [f1]"))
     assert errors_of(path) == [
-        "a.yaml:10: the YAML tag '!!python/object/apply:os.mkdir' is not taken; write a plain value without a tag",
-        "a.yaml:14: the YAML tag '!mine' is not taken; write a plain value without a tag",
+        "a.yaml:10: the YAML tag '!!python/object/apply:os.mkdir' is not supported; write a plain value without a tag",
+        "a.yaml:14: the YAML tag '!mine' is not supported; write a plain value without a tag",
     ]
     assert not (here.__closure__[0].cell_contents / "owned").exists()
 
@@ -743,7 +739,7 @@ def test_a_dozen_planted_faults_are_told_in_one_go_each_with_its_line(here):
         "a.yaml:14: TrainingArguments.optim is 'adamw_bnb_8bits'; did you mean 'adamw_bnb_8bit'?",
         f"a.yaml:15: TrainingArguments has no 'max_lenght' ({TRANSFORMERS}); did you mean 'max_length' of dataset?",
         "a.yaml:17: duplicate key 'seed'; it stands on line 16 already: keep one of them",
-        "a.yaml:18: fp16 and bf16 are both true; keep one; bf16 where the card has it",
+        "a.yaml:18: fp16 and bf16 are both true; keep one; bf16 where the GPU has it",
         "a.yaml:20: task text-classification generates no text: sample_prompts has no effect; leave it out",
         "a.yaml:21: a recipe has no 'Lora_Config'; did you mean 'LoraConfig'?",
     ]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.catalog.presets import PRESETS
-from hf_recipes.data.generated import generated_splits
+from hf_recipes.data.generated import generate_splits
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.recipe.smoke import model_type, shrink
+from hf_recipes.recipe.smoke import shrink
 from tests.support.tiny_models import bpe, save_llama
 
 Write = Callable[..., str]
@@ -104,17 +104,17 @@ def of_model(write_recipe: Write, model: str, task: str = "causal-lm") -> Recipe
         ("preset: gemma-270m", "causal-lm", ("gemma3_text", "of the preset")),
         ("config: {model_type: gpt_neox}", "causal-lm", ("gpt_neox", "as the recipe says")),
         ("pretrained_model_name_or_path: gpt2", "causal-lm", ("gpt2", "of gpt2")),
-        ("pretrained_model_name_or_path: ./model", "causal-lm", ("llama", "of model/config.json")),
-        ("config: ./model/config.json", "causal-lm", ("llama", "of model/config.json")),
+        ("pretrained_model_name_or_path: ./model", "causal-lm", ("llama", "of ./model/config.json")),
+        ("config: ./model/config.json", "causal-lm", ("llama", "of ./model/config.json")),
         (
             "pretrained_model_name_or_path: owner/unheard",
             "causal-lm",
-            ("llama", "a guess: the class of owner/unheard cannot be told offline"),
+            ("llama", "a guess: the architecture of owner/unheard is not known offline"),
         ),
         (
             "pretrained_model_name_or_path: owner/unheard",
             "text-classification",
-            ("bert", "a guess: the class of owner/unheard cannot be told offline"),
+            ("bert", "a guess: the architecture of owner/unheard is not known offline"),
         ),
     ],
 )
@@ -122,7 +122,9 @@ def test_the_narrow_model_is_of_the_recipes_class(
     folder: Path, write_recipe: Write, model: str, task: str, found: tuple[str, str]
 ) -> None:
     save_llama(folder / "model", bpe())
-    assert model_type(of_model(write_recipe, model, task)) == found
+    small, lines = shrink(of_model(write_recipe, model, task))
+    assert small.get("model.config.model_type") == found[0]
+    assert lines[0] == f"model: two narrow {found[0]} layers ({found[1]}), random weights"
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
@@ -150,9 +152,9 @@ def test_generated_rows_have_the_recipes_columns_and_train(
     text = f"task: {task}\nmodel: {{pretrained_model_name_or_path: owner/unheard}}\n"
     text += f"dataset: {{path: owner/rows{', ' if dataset else ''}{dataset}}}\n{section}: {{output_dir: out}}\n"
     path = write_recipe(text)
-    splits = generated_splits(shrink(read_recipe(path))[0])
+    splits = generate_splits(shrink(read_recipe(path))[0])
     assert set(splits.train.column_names) == columns
-    assert splits.train[0] == generated_splits(shrink(read_recipe(path))[0]).train[0]
+    assert splits.train[0] == generate_splits(shrink(read_recipe(path))[0]).train[0]
     record = json.loads(run(path, smoke=True).read_text())
     assert (record["status"], record["steps"]) == ("finished", 2)
     assert set(record["metrics"]) == {"before", "eval", "test"}

@@ -7,11 +7,13 @@ import textwrap
 
 import pytest
 
+from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import RecipeError
-from hf_recipes.recipe.deprecated_keys import TRAINING, shown
+from hf_recipes.recipe.deprecated_keys import TRAINING
 from hf_recipes.recipe.deprecated_keys import UPGRADES as EVERY
+from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.read import read_recipe
-from hf_recipes.recipe.upgrade import upgrade_sections, upgrade_text
+from hf_recipes.recipe.upgrade import upgrade_document, upgrade_text
 from hf_recipes.recipe.yaml_reader import read_text
 
 UPGRADES = tuple(row for row in EVERY if row.before is None)  # the others are for an older package than the tests'
@@ -34,19 +36,25 @@ GONE = set(
 )
 
 
-def upgraded(section="TrainingArguments", more=None, **words):
+def translate(sections, locations):
+    """(sections, locations, lines, errors) of a document after translation."""
+    new = upgrade_document(Document(values=sections, locations=locations))
+    return new.values, new.locations, list(new.translations), list(new.errors)
+
+
+def upgraded(section="TrainingArguments", more=None, **arguments):
     """The sections after translation, and the lines."""
-    sections = {"task": "causal-lm", section: words, **(more or {})}
+    sections = {"task": "causal-lm", section: arguments, **(more or {})}
     places = {"task": "a.yaml:1", section: "a.yaml:2"}
-    places |= {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(words, 3)}
-    new, _, lines, errors = upgrade_sections(sections, places)
+    places |= {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(arguments, 3)}
+    new, _, lines, errors = translate(sections, places)
     assert not errors, errors
     return new, lines
 
 
-def refused(section="TrainingArguments", **words):
-    places = {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(words, 3)}
-    new, _, lines, errors = upgrade_sections({"task": "causal-lm", section: words}, places)
+def refused(section="TrainingArguments", **arguments):
+    places = {f"{section}.{key}": f"a.yaml:{line}" for line, key in enumerate(arguments, 3)}
+    new, _, lines, errors = translate({"task": "causal-lm", section: arguments}, places)
     return new, lines, [str(error) for error in errors]
 
 
@@ -206,7 +214,7 @@ SAMPLES = [
 def test_an_old_key_becomes_what_the_installed_class_takes(section, key, value, expected, tmp_path, monkeypatch):
     new, lines = upgraded(section, **{key: value})
     assert new[section] == expected
-    assert len(lines) == 1 and lines[0].startswith(f"a.yaml:3: {key}: {shown(value)} -> ")
+    assert len(lines) == 1 and lines[0].startswith(f"a.yaml:3: {key}: {as_yaml(value)} -> ")
     if "fsdp_config" in expected:
         monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
     import transformers
@@ -241,7 +249,7 @@ def test_new_keys_inherit_the_old_keys_place_and_its_seat_and_the_arguments_are_
     sections = {"SFTConfig": {"seed": 1, "gradient_checkpointing_kwargs": {"use_reentrant": False}, "max_steps": 2}}
     places = {"SFTConfig.seed": "a:2", "SFTConfig.gradient_checkpointing_kwargs": "a:3", "SFTConfig.max_steps": "a:5"}
     places["SFTConfig.gradient_checkpointing_kwargs.use_reentrant"] = "a:4"
-    new, new_places, _, _ = upgrade_sections(sections, places)
+    new, new_places, _, _ = translate(sections, places)
     assert list(new["SFTConfig"]) == ["seed", "activation_checkpointing_kwargs", "max_steps"]
     assert new_places == {
         "SFTConfig.seed": "a:2",
@@ -280,7 +288,7 @@ def test_lora_model_and_sft_words_are_translated_too():
             "loss_type": "chunked_nll",
         },
     }
-    new, _, lines, errors = upgrade_sections(sections, {})
+    new, _, lines, errors = translate(sections, {})
     assert not errors and len(lines) == 16
     assert new == {
         "model": {"dtype": "bfloat16", "attn_implementation": "flash_attention_2"},
@@ -345,7 +353,7 @@ def test_o2_becomes_master_weights_and_says_that_it_did_nothing_in_transformers_
     assert lines == [
         f"a.yaml:4: fp16_opt_level: O2 -> master_weights: true ({V5}; fp16 weights and gradients, fp32 master weights, "
         "dynamic loss scaling; transformers 4 read it only with half_precision_backend: apex, so fp16: true alone "
-        "gives the old run; where the card has bf16, bf16: true is recommended)"
+        "gives the old run; where the GPU has bf16, bf16: true is recommended)"
     ]
 
 
@@ -371,8 +379,8 @@ def test_o1_is_fp16_itself_o0_is_fp32_and_o3_gets_master_weights_because_its_ada
 
 
 def test_an_opt_level_without_fp16_had_no_effect_and_a_child_may_inherit_fp16():
-    for words in ({}, {"fp16": False}, {"bf16": True}):
-        new, lines = upgraded(fp16_opt_level="O2", **words)
+    for arguments in ({}, {"fp16": False}, {"bf16": True}):
+        new, lines = upgraded(fp16_opt_level="O2", **arguments)
         assert "master_weights" not in new and lines[0].endswith("(" + V5 + "; without fp16: true it had no effect)")
     new, _ = upgraded(more={"extends": "parent.yaml"}, fp16_opt_level="O2")
     assert new["master_weights"] is True
@@ -408,7 +416,7 @@ def test_an_old_and_a_new_key_that_agree_become_one_with_a_line():
 def test_master_weights_false_contradicts_o2():
     sections = {"task": "chat", "master_weights": False, "SFTConfig": {"fp16": True, "fp16_opt_level": "O2"}}
     places = {"master_weights": "a.yaml:2", "SFTConfig.fp16_opt_level": "a.yaml:5"}
-    errors = upgrade_sections(sections, places)[3]
+    errors = translate(sections, places)[3]
     assert [str(error) for error in errors] == [
         f"a.yaml:5: fp16_opt_level: O2 ({V5}) contradicts master_weights: false of a.yaml:2; "
         "keep master_weights, the name of today"
@@ -585,7 +593,7 @@ def test_whatever_the_key_and_the_layout_the_rewritten_text_reads_back_and_needs
     value = {"fp16_opt_level": "O2", "tp_size": 0, "push_to_hub_token": None, "from_tf": False, "from_flax": False}.get(
         row.old, value
     )
-    section, entry = row.sections[0], f"{row.old}: {shown(value)}"
+    section, entry = row.sections[0], f"{row.old}: {as_yaml(value)}"
     top = {
         "block": f"task: chat  # a\n# b\n{entry}  # c\n# d\nmetrics: []\n",
         "flow": f"{{task: chat, {entry}, metrics: []}}\n",
@@ -604,7 +612,7 @@ def test_whatever_the_key_and_the_layout_the_rewritten_text_reads_back_and_needs
     new, lines = upgrade_text(text, "a.yaml")
     assert lines
     document = read_text(text, lambda line: f"a.yaml:{line}", "a.yaml")
-    assert read_text(new, str, "").value == upgrade_sections(document.value, document.locations)[0]
+    assert read_text(new, str, "").values == translate(document.values, document.locations)[0]
     assert upgrade_text(new, "a.yaml") == (new, [])
     for comment in ("# a", "# b", "# c", "# d"):
         assert text.count(comment) == new.count(comment)
@@ -721,18 +729,18 @@ def test_values_are_shown_as_yaml_that_reads_back():
         "1",
         "~",
     ):
-        assert read_text(f"k: {shown(value)}", str, "").value == {"k": value}
+        assert read_text(f"k: {as_yaml(value)}", str, "").values == {"k": value}
     for value in ([1, "a, b", None], {"a": {"b: c": [True]}}, ["x]"], {"x": ".5"}, [".inf", ".nan", "0x10", "1_0"]):
-        assert read_text(f"k: {shown(value)}", str, "").value == {"k": value}
+        assert read_text(f"k: {as_yaml(value)}", str, "").values == {"k": value}
 
 
 def test_a_recipe_of_today_runs_on_a_transformers_that_has_the_old_names_alone(monkeypatch):
     from hf_recipes.recipe import upgrade as upgrades
 
     sections = {"task": "causal-lm", "TrainingArguments": {"activation_checkpointing": True}}
-    assert upgrade_sections(sections, {}) == (sections, {}, [], [])
+    assert translate(sections, {}) == (sections, {}, [], [])
     installed = upgrades._installed
     monkeypatch.setattr(upgrades, "_installed", lambda name: (5, 17) if name == "transformers" else installed(name))
-    found, _, lines, errors = upgrade_sections(sections, {})
+    found, _, lines, errors = translate(sections, {})
     assert errors == [] and found["TrainingArguments"] == {"gradient_checkpointing": True}
     assert "activation_checkpointing: true -> gradient_checkpointing: true (new in transformers 5.23)" in str(lines)

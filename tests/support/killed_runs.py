@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 
 from hf_recipes.pipeline.run import run
 from hf_recipes.training import trainer
+from tests.support.forks import fork
 
 
 class KillAt(TrainerCallback):
@@ -30,21 +30,9 @@ class KillAt(TrainerCallback):
 
 def run_forked(work: Callable[[], object], output: str = "child.log") -> int:
     """Runs `work` in a forked process, its output in a file; returns waitpid's status (the signal, or code << 8)."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            work()
-            code = 0
-        except BaseException as problem:
-            os.write(2, f"\n{type(problem).__name__}: {problem}\n".encode())
-        finally:
-            os._exit(code)
+    log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    child = fork(work, log)
+    os.close(log)
     return os.waitpid(child, 0)[1]
 
 

@@ -1,13 +1,7 @@
-"""A machine with little memory: models that raise torch.OutOfMemoryError where a micro-batch has too many rows.
-
-Used in-process (`limited_memory(...)`) and as a script that trains on one of several ranks with too little of it:
-`accelerate launch ... tests/support/limited_memory.py WHEN ROWS RANK RECIPE [arguments of run]`.
-"""
+"""A machine with little memory: models that raise torch.OutOfMemoryError where a micro-batch has too many rows."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,14 +80,3 @@ def limited_memory(when: str, rows: int, *, from_call: int = 1) -> Iterator[list
         torch.optim.AdamW.step = step  # type: ignore[method-assign]
         for kind, upstreams in zip(kinds, before, strict=True):
             kind.forward = upstreams
-
-
-if __name__ == "__main__":
-    from hf_recipes.cli import main
-
-    _, when, rows, rank, *arguments = sys.argv
-    if os.environ.get("RANK") == rank:
-        with limited_memory(when, int(rows)):
-            main(["run", *arguments])
-    else:
-        main(["run", *arguments])

@@ -1,13 +1,9 @@
-"""Small real models, rows and trainers for the tests of models/half_precision.py and training/master_weights.py.
-
-Run as a script (by the DDP test, under torch.distributed.run) it trains one rank and writes what it saw.
-"""
+"""Small real models, rows and trainers for the tests of models/half_precision.py and training/master_weights.py."""
 
 import hashlib
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -196,7 +192,3 @@ def ddp_rank(folder):
     seen |= {"weights": sha256(trainer.model), "skipped": masters.skipped_steps, "scale": masters.scale}
     seen["masters"] = sha256(nn.ParameterList([master for _, master in masters.pairs]))
     Path(folder, f"rank-{rank}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    ddp_rank(sys.argv[1])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_recipes.training.batch_split import count_samples, join_outputs, split_batch
+from hf_recipes.evaluation.exact import LENGTHS
+from hf_recipes.training.batch_split import count_samples, is_flattened, join_outputs, split_batch
 
 
 def flattened(lengths: list[int]) -> dict[str, Any]:
@@ -67,3 +68,58 @@ def test_the_outputs_of_pieces_are_those_of_the_whole_and_the_loss_is_the_mean_o
     )
     assert whole[0] == pytest.approx(1.4) and torch.equal(whole[1], logits) and torch.equal(whole[2], labels)
     assert join_outputs([(None, None, None)], sizes=[1]) == (None, None, None)
+
+
+def test_a_batch_without_tensors_is_one_sample_and_scalars_go_to_every_piece() -> None:
+    assert count_samples({"return_loss": True}) == 1 and split_batch({"return_loss": True}, 4) == [
+        {"return_loss": True}
+    ]
+    batch = {"count": torch.tensor(7), "input_ids": torch.zeros(4, 3), "other": torch.arange(3)}
+    first, second = split_batch(batch, 2)
+    assert (first["count"], second["count"]) == (7, 7) and torch.equal(second["other"], torch.arange(3))
+    assert [len(part["input_ids"]) for part in split_batch(batch, 0)] == [4]
+
+
+def test_only_one_row_with_positions_and_without_a_mask_is_flattened() -> None:
+    batch = flattened([2, 3])
+    assert is_flattened(batch)
+    assert not is_flattened({**batch, "attention_mask": torch.ones(1, 5)})
+    assert not is_flattened({"input_ids": batch["input_ids"]})
+    assert not is_flattened({"position_ids": batch["position_ids"]})
+    assert not is_flattened({**batch, "input_ids": torch.zeros(2, 5)})
+
+
+def test_a_flattened_batch_is_cut_at_the_borders_nearest_to_equal_shares() -> None:
+    def sizes(lengths: list[int], pieces: int) -> list[int]:
+        return [part["input_ids"].shape[1] for part in split_batch(flattened(lengths), pieces)]
+
+    assert sizes([1, 1, 1, 1, 8], 2) == [4, 8]
+    assert sizes([5, 5, 2], 2) == [5, 7]
+    assert sizes([1, 7, 1, 3], 3) == [1, 7, 4]  # shares end at 4 and 8
+    assert sizes([3, 1, 4], 1) == [8] and sizes([3, 1, 4], 0) == [8]
+    assert sizes([3, 1, 4], 2) == [4, 4] and sizes([3, 1, 4], 9) == [3, 1, 4]
+
+
+def test_an_example_of_several_documents_is_kept_together_in_evaluation() -> None:
+    batch = {**flattened([2, 3, 1, 4]), LENGTHS: torch.tensor([5, 5])}
+    assert count_samples(batch) == 2
+    first, second = split_batch(batch, 4)
+    assert torch.equal(first[LENGTHS], torch.tensor([5])) and torch.equal(second[LENGTHS], torch.tensor([5]))
+    assert first["cu_seq_lens_q"].tolist() == [0, 2, 5] and second["cu_seq_lens_k"].tolist() == [0, 1, 5]
+    assert (first["max_length_q"], second["max_length_k"]) == (3, 4)
+
+
+def test_the_numbers_of_documents_begin_anew_in_each_piece() -> None:
+    lengths = [2, 3]
+    batch = {**flattened(lengths), "seq_idx": torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.int32)}
+    first, second = split_batch(batch, 2)
+    assert first["seq_idx"].tolist() == [[0, 0]] and second["seq_idx"].tolist() == [[0, 0, 0]]
+    plain = {name: batch[name] for name in ("input_ids", "position_ids", "max_length_q")}
+    assert split_batch(plain, 2)[1]["max_length_q"] == 3  # without the borders it stays as it is
+
+
+def test_outputs_of_several_tensors_are_joined_each() -> None:
+    one, two = torch.ones(2, 3), torch.zeros(1, 3)
+    _, logits, labels = join_outputs([(None, (one, one), None), (torch.tensor(1.0), (two, two), two)], sizes=[2, 1])
+    assert isinstance(logits, tuple) and all(torch.equal(part, torch.cat([one, two])) for part in logits)
+    assert labels is None

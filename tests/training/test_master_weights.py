@@ -4,9 +4,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +13,13 @@ from transformers import set_seed
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.training.master_weights import OPTIMIZERS, LossScaling, MasterWeights, prepare_model
+from tests.support.forks import run_ranks
 from tests.support.master_weights_runs import (
     Count,
     Watch,
     arguments,
     bert,
+    ddp_rank,
     gpt2,
     logged,
     master_trainer,
@@ -319,20 +318,16 @@ def test_a_model_that_computes_its_loss_in_fp16_is_refused_with_how_to_fix_it(tm
         master_trainer(model=model, args=arguments(tmp_path), train_dataset=rows(8, classes=True)).train()
     assert str(raised.value) == (
         "master_weights: the loss of BertForSequenceClassification is torch.float16: scaled by 65536, it or its "
-        "gradient is infinite; take out master_weights and set bf16: true (a head is made to return float32 if it is "
+        "gradient is infinite; remove master_weights and set bf16: true (a head is made to return float32 if it is "
         "called classifier, score, qa_outputs, classification_head, logits_proj)"
     )
 
 
-def test_two_ddp_processes_train_as_one_with_twice_the_batch_and_agree_on_a_skipped_step(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    here = [str(Path(__file__).resolve().parents[1] / "support/master_weights_runs.py")]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    for command in (launch + here + [str(tmp_path / "two")], [sys.executable, *here, str(tmp_path / "one")]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+def test_two_ddp_processes_train_as_one_with_twice_the_batch_and_agree_on_a_skipped_step(tmp_path, folder):
+    for name, count in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        ended, output = run_ranks(lambda rank, name=name: ddp_rank(tmp_path / name), count)
+        assert ended == 0, output[-3000:]
     one = json.loads((tmp_path / "one" / "rank-0.json").read_text())
     first, second = (json.loads((tmp_path / "two" / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     for word in ("weights", "masters", "skipped", "scale", "grad_norm"):

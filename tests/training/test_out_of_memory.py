@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from hf_recipes.cli import main
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
+from tests.support.forks import run_ranks
 from tests.support.limited_memory import limited_memory
 from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 
@@ -87,11 +87,26 @@ def logged(name: str) -> list[float]:
     return [entry[name] for entry in record()["log_history"] if name in entry]
 
 
-def with_room(recipe: str, words: list[str]) -> dict[str, list[float]]:
-    run(recipe, words)
-    found = {name: logged(name) for name in ("loss", "grad_norm", "eval_loss", "num_tokens", "mean_token_accuracy")}
-    shutil.move("out", "room")
-    return found
+RunWithRoom = Callable[[str, list[str]], dict[str, list[float]]]
+
+
+@pytest.fixture(scope="module")
+def with_room(tmp_path_factory: pytest.TempPathFactory) -> RunWithRoom:
+    """The folder `room` of a run that never ran out of memory, and what it logged; one run a recipe and its words."""
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def straight(recipe: str, words: list[str]) -> dict[str, list[float]]:
+        key = (Path(recipe).read_text(), *words)
+        if key not in runs:
+            run(recipe, words)
+            runs[key] = tmp_path_factory.mktemp("straight") / "out"
+            shutil.move("out", runs[key])
+        shutil.copytree(runs[key], "room")
+        entries = json.loads(Path("room/record.json").read_text())["log_history"]
+        names = ("loss", "grad_norm", "eval_loss", "num_tokens", "mean_token_accuracy")
+        return {name: [entry[name] for entry in entries if name in entry] for name in names}
+
+    return straight
 
 
 # when, rows that fit, first training forward that fails (4 a step: the 7th is number 3 of 4 in the second step)
@@ -103,10 +118,19 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["trainer", "sft"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        *(("trainer", place) for place in PLACES),
+        *(pytest.param("sft", place, marks=[pytest.mark.slow] if "number" in place else []) for place in PLACES),
+    ],
+)
 def test_a_step_that_is_out_of_memory_is_retried_in_pieces_and_the_run_ends_as_if_there_had_been_room(
-    kind: str, place: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    place: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    with_room: RunWithRoom,
 ) -> None:
     recipe, (when, rows, call, pieces) = request.getfixturevalue(kind), PLACES[place]
     room = with_room(recipe, [])
@@ -122,7 +146,7 @@ def test_a_step_that_is_out_of_memory_is_retried_in_pieces_and_the_run_ends_as_i
     assert f"in {pieces} pieces; effective batch size, schedule and samples are unchanged" in capsys.readouterr().out
 
 
-def test_the_split_is_saved_in_a_checkpoint_and_not_tried_again(trainer: str) -> None:
+def test_the_split_is_saved_in_a_checkpoint_and_not_tried_again(trainer: str, with_room: RunWithRoom) -> None:
     room = with_room(trainer, [])
     with limited_memory("forward", 2):
         run(trainer, ["TrainingArguments.max_steps=4"])
@@ -132,7 +156,7 @@ def test_the_split_is_saved_in_a_checkpoint_and_not_tried_again(trainer: str) ->
     assert len(room["loss"]) == len(logged("loss"))
 
 
-def test_out_of_memory_in_the_optimizers_step_is_never_retried(trainer: str) -> None:
+def test_out_of_memory_in_the_optimizers_step_is_never_retried(trainer: str, with_room: RunWithRoom) -> None:
     with limited_memory("optimizer", 1, from_call=4), pytest.raises(RecipeError) as caught:
         run(trainer)
     message = str(caught.value)
@@ -140,19 +164,19 @@ def test_out_of_memory_in_the_optimizers_step_is_never_retried(trainer: str) -> 
     assert message.endswith("--resume continues from checkpoint-2, which is complete")
     assert (record()["status"], record()["steps"]) == ("out of memory", 3)
     run(trainer, resume=True)
-    resumed, tokens = logged("loss"), record()["tokens"]
     shutil.move("out", "resumed")
-    run(trainer)
-    assert apart("out", "resumed") == 0.0 and logged("loss") == resumed and record()["tokens"] == tokens
+    room = with_room(trainer, [])
+    shutil.move("resumed", "out")
+    assert apart("out", "room") == 0.0 and logged("loss") == room["loss"]
+    assert record()["tokens"] == json.loads(Path("room/record.json").read_text())["tokens"]
 
 
 @pytest.mark.parametrize("kind", ["trainer", "sft"])
 def test_an_evaluation_that_is_out_of_memory_is_made_in_pieces_with_the_same_scores(
-    kind: str, request: pytest.FixtureRequest
+    kind: str, request: pytest.FixtureRequest, with_room: RunWithRoom
 ) -> None:
     recipe = request.getfixturevalue(kind)
-    run(recipe)
-    shutil.move("out", "room")
+    with_room(recipe, [])
     with limited_memory("evaluation", 3):
         run(recipe)
     with_less, room = record(), json.loads(Path("room/record.json").read_text())
@@ -163,7 +187,7 @@ def test_an_evaluation_that_is_out_of_memory_is_made_in_pieces_with_the_same_sco
 
 
 def test_rows_that_are_packed_without_padding_are_split_at_document_borders(
-    sft: str, capsys: pytest.CaptureFixture[str]
+    sft: str, capsys: pytest.CaptureFixture[str], with_room: RunWithRoom
 ) -> None:
     words = ["SFTConfig.packing=true", "SFTConfig.max_length=64"]
     room = with_room(sft, words)
@@ -174,7 +198,7 @@ def test_rows_that_are_packed_without_padding_are_split_at_document_borders(
 
 
 def test_the_balancing_loss_of_experts_counts_once_for_a_split_micro_batch(
-    folder: Path, write_recipe: Callable[..., str]
+    folder: Path, write_recipe: Callable[..., str], with_room: RunWithRoom
 ) -> None:
     bpe().save_pretrained("tokenizer")
     Path("text.txt").write_text("\n".join(TEXTS * 30))
@@ -212,30 +236,33 @@ def test_with_dropout_the_log_reports_that_the_masks_differ(trainer: str, capsys
     assert record()["status"] == "finished"
 
 
-def launched(root: Path, when: str, recipe: str) -> subprocess.CompletedProcess[str]:
-    """Two processes, of which the second has room for two rows only."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
-    command += [str(root / "accelerate_configs/cpu_2.yaml"), str(root / "tests/support/limited_memory.py")]
-    command += [when, "2", "1", recipe]
-    where = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run(command, env=where, capture_output=True, text=True, timeout=300)
+def launched(when: str, recipe: str) -> tuple[int, str]:
+    """Exit code and output of two processes, of which the second has room for two rows only."""
+
+    def rank(number: int) -> None:
+        with limited_memory(when, 2) if number == 1 else contextlib.nullcontext():
+            main(["run", recipe])
+
+    return run_ranks(rank)
 
 
-def test_the_second_of_two_processes_splits_alone_in_the_forward(trainer: str, root: Path) -> None:
-    assert launched(root, "nowhere", trainer).returncode == 0
+def test_the_second_of_two_processes_splits_alone_in_the_forward(trainer: str) -> None:
+    ended, output = launched("nowhere", trainer)
+    assert ended == 0, output[-3000:]
     losses = logged("loss")
     shutil.move("out", "room")
-    ended = launched(root, "forward", trainer)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    Path("ranks.log").unlink()
+    ended, output = launched("forward", trainer)
+    assert ended == 0, output[-3000:]
     assert apart("room", "out") < NEAR
     assert logged("loss") == pytest.approx(losses, rel=1e-4)
-    assert "in 2 pieces" in ended.stdout + ended.stderr
+    assert "in 2 pieces" in output
 
 
-def test_in_a_backward_that_reduces_both_processes_end_with_one_message(trainer: str, root: Path) -> None:
+def test_in_a_backward_that_reduces_both_processes_end_with_one_message(trainer: str) -> None:
     recipe = "one.yaml"
     Path(recipe).write_text(Path(trainer).read_text().replace("gradient_accumulation_steps: 4", ""))
-    ended = launched(root, "backward", recipe)
-    assert ended.returncode != 0
-    assert "out of memory in the backward that reduces gradients" in ended.stdout + ended.stderr
+    ended, output = launched("backward", recipe)
+    assert ended != 0
+    assert "out of memory in the backward that reduces gradients" in output
     assert record()["status"] == "out of memory"

@@ -1,7 +1,7 @@
-"""Our `evaluate` modules, which work offline: `evaluate.load("f1")` by name fetches code from the Hub, these are here.
+"""`evaluate` modules that work offline: `evaluate.load("f1")` by name downloads code from the Hub; these are local.
 
 Each metric is one plain function in `functions.py`, used while training (`compute`), and one `evaluate.Metric` around
-it in a file of its own (`load`). Importing this package is light: `evaluate` costs 6 s and is imported by `load` only.
+it in a file of its own (`load`). Importing this package is fast: only `load` imports `evaluate`, which takes 6 s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hf_recipes.catalog.metrics import METRICS
 def compute(name: str, **inputs: Any) -> dict[str, float]:
     """The metric `name` of `inputs`, as plain floats; see the function of that name in functions.py for the inputs.
 
-    The keys are those of METRICS[name]. Raises KeyError for a name that METRICS lacks, RecipeError if nothing can be
+    The keys are METRICS[name].keys. Raises KeyError for a name that METRICS lacks, DataError if nothing can be
     scored. Imports scikit-learn or seqeval if the metric needs it (about 0.5 s once), never `evaluate`.
     """
     from hf_recipes.evaluation.metrics import functions
@@ -28,7 +28,7 @@ def compute(name: str, **inputs: Any) -> dict[str, float]:
 
 def path(name: str) -> str:
     """The file of the metric, for `evaluate.load(path(name))`. Raises KeyError for a name that METRICS lacks."""
-    spec = find_spec(METRICS[name][0])
+    spec = find_spec(METRICS[name].module)
     assert spec is not None and spec.origin is not None  # the table names files of this package
     return spec.origin
 

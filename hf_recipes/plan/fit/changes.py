@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_recipes.plan.fit.verdict import MARGIN, Judged
 from hf_recipes.plan.trace.short_run import accumulation_of
-from hf_recipes.recipe.schema.installed import checkpointing_word
+from hf_recipes.recipe.schema.installed import checkpointing_key
 
 BATCH = frozenset({"batch"})
 RECOMPUTED = 0.4  # of the bytes that are no weights or states: a guess of what checkpointing leaves
@@ -130,7 +130,7 @@ def _guesses(judged: Judged, probe: Judged | None) -> tuple[int, ...]:
 
 def more_time(judged: Judged) -> Iterator[Option]:
     recipe, section = judged.recipe, judged.recipe.trainer
-    word = checkpointing_word(section)
+    word = checkpointing_key(section)
     on = recipe.training.get("activation_checkpointing", recipe.training.get("gradient_checkpointing"))
     if on is None and section == "SFTConfig":
         return  # its default is on
@@ -184,8 +184,8 @@ def _other_rounding(judged: Judged) -> Iterator[Option]:
 
 def _other_result(judged: Judged) -> Iterator[Option]:
     """Another result: shorter rows, an adapter, an adapter on quantised weights."""
-    recipe, section = judged.recipe, judged.recipe.trainer
-    dotted = "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length"
+    recipe = judged.recipe
+    dotted = recipe.max_length_key
     for share in (0.75, 0.5, 0.25):
         shorter = max(64, int(judged.seen.length * share) // 64 * 64)
         if shorter < judged.seen.length:

@@ -124,6 +124,6 @@ def _read(path: str) -> Mapping[str, Any]:
             where, f"{path!r} cannot be read ({problem.strerror})", "name one of accelerate_configs/"
         ) from None
     found = read_text(text, lambda line: f"{path}:{line}", path)
-    if found.errors or not isinstance(found.value, dict):
+    if found.errors or not isinstance(found.values, dict):
         raise RecipeError.at(path, "is no accelerate config", "write one with `accelerate config`")
-    return found.value
+    return found.values

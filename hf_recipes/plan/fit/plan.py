@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.device import Device
 from hf_recipes.data.load import file_names
-from hf_recipes.data.splits import FILE_BUILDERS, file_errors
+from hf_recipes.data.splits import file_errors
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
 from hf_recipes.plan.fit.parallel import SINGLE, Layout
@@ -18,6 +18,7 @@ from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.rules.device import gpu_errors
+from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS
 
 READ_BYTES = 64 * 2**20  # local data up to this size is read without being asked: some seconds
 
@@ -116,7 +117,7 @@ def read_lengths(recipe: Recipe, *, insist: bool = False) -> tuple[Lengths | Non
 
 def _is_read(recipe: Recipe) -> tuple[bool, str]:
     path = recipe.get("dataset.path")
-    if not isinstance(path, str) or path.startswith("hf_recipes.smoke:"):
+    if not isinstance(path, str) or recipe.is_generated:
         return False, ""
     if path not in FILE_BUILDERS and not os.path.isdir(path):
         return False, f"length: max_length, since the data ({path}) is not on this machine"

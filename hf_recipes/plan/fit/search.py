@@ -105,7 +105,7 @@ def words_of(recipe: Recipe, micro_batch: int, length: int, effective: int, eval
     words: dict[str, Any] = {
         f"{section}.per_device_train_batch_size": micro_batch,
         f"{section}.gradient_accumulation_steps": max(1, round(effective / micro_batch)),
-        "SFTConfig.max_length" if section == "SFTConfig" else "dataset.max_length": length,
+        recipe.max_length_key: length,
     }
     if eval_batch > micro_batch:
         words[f"{section}.per_device_eval_batch_size"] = micro_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
@@ -133,11 +133,17 @@ def as_json(judged: Judged) -> dict[str, Any]:
 
 
 def svg(judged: Judged) -> str:
-    """The card as one bar from left to right, a colour a part, with a legend; a red line where the usable memory ends
-    if what is needed is more. Self-contained, readable in light and dark."""
-    table = [(name, size) for name, size in rows(judged) if name != "free" and size > 0]
+    """The GPU's memory at the peak as an SVG chart."""
+    title = f"{judged.recipe.path}: {judged.verdict} on {judged.gpu.name}"
+    return memory_chart(title, rows(judged), judged.gpu.memory_bytes)
+
+
+def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int) -> str:
+    """The memory as one bar from left to right, a colour a part, with a legend; a red line where the GPU's memory ends.
+    `parts`: names and bytes, as `rows` gives them. Self-contained, readable in light and dark."""
+    table = [(name, size) for name, size in parts if name != "free" and size > 0]
     needed = sum(size for _, size in table)
-    scale = 700 / max(needed, judged.gpu.memory_bytes)
+    scale = 700 / max(needed, memory_bytes)
     left, bars, legend = 10.0, [], []
     for index, (name, size) in enumerate(table):
         colour = COLOURS[index % len(COLOURS)]
@@ -147,16 +153,15 @@ def svg(judged: Judged) -> str:
         legend.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
         legend.append(f'<text x="{x + 18}" y="{y}">{escape(name)}: {amount(size)}</text>')
         left += width
-    edge = 10 + judged.gpu.memory_bytes * scale
+    edge = 10 + memory_bytes * scale
     height = 110 + 20 * ((len(table) - 1) // 3)
-    title = f"{judged.recipe.path}: {judged.verdict} on {judged.gpu.name}"
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 730 {height}" font-family="sans-serif"',
             ' font-size="13">',
             "<style>text { fill: #222 } @media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>",
             f'<text x="10" y="20">{escape(title)}</text>',
-            f'<rect x="10" y="34" width="{judged.gpu.memory_bytes * scale:.1f}" height="36" fill="#8884"/>',
+            f'<rect x="10" y="34" width="{memory_bytes * scale:.1f}" height="36" fill="#8884"/>',
             *bars,
             f'<line x1="{edge:.1f}" x2="{edge:.1f}" y1="30" y2="74" stroke="#c00" stroke-width="2"/>',
             *legend,

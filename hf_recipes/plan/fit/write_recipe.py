@@ -17,7 +17,7 @@ def rewritten(source: str, target: str, words: Mapping[str, Any]) -> str:
     """The text of `source` with dotted `words` set; `extends` is made to hold from `target`'s folder."""
     text = YamlText(Path(source).read_text(encoding="utf-8"), source)
     found = text.with_values(words)
-    parent = text.document.value.get("extends")
+    parent = text.document.values.get("extends")
     if isinstance(parent, str):
         absolute = os.path.join(os.path.dirname(os.path.abspath(source)), parent)
         relative = os.path.relpath(absolute, os.path.dirname(os.path.abspath(target)))

@@ -14,7 +14,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.plan.trace.field_effects import traced_words
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.recipe.schema.installed import checkpointing_word
+from hf_recipes.recipe.schema.installed import checkpointing_key
 
 CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
 AS_IT_IS = "as it is"
@@ -121,7 +121,7 @@ def _changes(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _cell(recipe: Recipe, variant: str, words: Mapping[str, Any], gib: int | None) -> Cell:
-    names = {"section": recipe.trainer, "checkpointing": checkpointing_word(recipe.trainer)}
+    names = {"section": recipe.trainer, "checkpointing": checkpointing_key(recipe.trainer)}
     words = {name.format(**names): value for name, value in words.items()}
     stem = Path(recipe.path).stem
     size = f"--{gib}gib" if gib else ""

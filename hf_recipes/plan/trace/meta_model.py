@@ -14,39 +14,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_recipes.catalog.presets import PRESETS, SHAPES
+from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import RecipeError
 from hf_recipes.models import build
-from hf_recipes.models.config import SOURCES, config_fields, from_scratch
+from hf_recipes.models.config import config_fields, from_scratch
+from hf_recipes.recipe.model_facts import model_facts
+from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-LOADING = ("dtype", "attn_implementation", "revision", "trust_remote_code", "low_cpu_mem_usage", "device_map")
-# Folders that recipes/data/prepare.py makes -> the published shape of what lies in them: a recipe can be planned first.
-PREPARED = {
-    "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",
-    "runs/assets/smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
-}
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
 def config_words(recipe: Recipe) -> dict[str, Any]:
     """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
     model = recipe.section("model")
-    if "preset" in model:
-        return {**PRESETS[model["preset"]].config, **config_fields(recipe)}
-    if isinstance(model.get("config"), Mapping):
-        return {**model["config"], **config_fields(recipe)}
+    facts = model_facts(model)
+    if facts.model_type:
+        return {**facts.config, **config_fields(recipe)}
     dotted = "pretrained_model_name_or_path" if "pretrained_model_name_or_path" in model else "config"
     name = str(model[dotted])
-    for path in (Path(name) / "config.json", Path(name)):
-        if path.is_file():
-            return {**json.loads(path.read_text(encoding="utf-8")), **config_fields(recipe)}
-    shape = SHAPES.get(PREPARED.get(name.rstrip("/"), name))
-    if shape is not None:
-        return {**shape.config, **config_fields(recipe)}
     cached = _cached(name)
     if cached is not None:
         return {**cached, **config_fields(recipe)}
@@ -79,7 +68,9 @@ def config_of(recipe: Recipe) -> Any:
     try:
         return AutoConfig.for_model(words.pop("model_type"), **words)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(recipe.location("model"), f"no model can be made of this config: {problem}") from problem
+        raise RecipeError.at(
+            recipe.location("model"), f"no model can be built from this config: {problem}"
+        ) from problem
 
 
 def vocabulary(recipe: Recipe, config: Any) -> int:
@@ -117,13 +108,13 @@ def meta_model(
     words["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
     transformers.set_seed(recipe.training.get("seed", 42))
     with torch.device(device):
-        model = build._fresh(recipe, auto, config, tokenizer, fields, words)
+        model = build.build_from_config(recipe, auto, config, tokenizer, fields, words)
         if recipe.section("BitsAndBytesConfig"):
             quantise(model, recipe.section("BitsAndBytesConfig"))
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
-            model = build._adapted(recipe, model, [] if from_scratch(recipe) else _new(model), say)
+            model = build.add_adapter(recipe, model, [] if from_scratch(recipe) else _new(model), say)
     model.train()
     return model
 

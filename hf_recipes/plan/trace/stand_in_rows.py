@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.data.prepared import Prepared
+from hf_recipes.data.prepared import Prepared, SplitStats
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +66,9 @@ def prepared_rows(
         collator=collator,
         config=config,
         label_names=tuple(named.values()),
-        stats={name: {"rows": rows, "tokens": rows * length, "bytes": rows * length} for name in ("train", "eval")},
+        stats=dict.fromkeys(
+            ("train", "eval"), SplitStats(rows=rows, tokens=rows * length, longest=length, bytes=rows * length)
+        ),
         ids={},
         row_bytes={},
         sources={},

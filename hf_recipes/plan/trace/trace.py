@@ -111,7 +111,7 @@ def trace_here(
 
 def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
     """The recipe with the length of its longest row, which is `length` if one is given."""
-    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    dotted = recipe.max_length_key
     positions = longest_input(config)
     if length is not None:
         if positions is not None and length > positions:

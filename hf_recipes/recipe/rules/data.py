@@ -1,4 +1,4 @@
-"""Rows: the `dataset` section, data loaders, packing, what SFTConfig says about rows."""
+"""Rows: the `dataset` section, data loaders, packing, what SFTConfig has about rows."""
 
 from __future__ import annotations
 
@@ -6,103 +6,118 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, given, number, on, tell, tell_at, value, word
+from hf_recipes.recipe.rules.rule import (
+    Rule,
+    argument,
+    is_given,
+    is_true,
+    number_of,
+    report_argument,
+    report_key,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-# Words of SFTConfig about rows that come to SFTTrainer tokenized and labelled, as ours do.
+# Keys of SFTConfig about rows that come to SFTTrainer tokenized and labelled, as ours do.
 WITHOUT_EFFECT = {
     "dataset_text_field": "write dataset.text_column",
     "dataset_num_proc": "rows are tokenized in batches by one process",
     "dataset_kwargs": "rows are prepared before SFTTrainer gets them",
     "eval_packing": "evaluation rows are never packed",
-    "model_init_kwargs": "write its words into the model section",
+    "model_init_kwargs": "write its keys into the model section",
 }
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
 def workers_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1805 refuses prefetch_factor; torch refuses persistent_workers, at train() only."""
-    if number(recipe, "dataloader_num_workers") != 0:
+    if number_of(recipe, "dataloader_num_workers") != 0:
         return
-    if given(recipe, "dataloader_prefetch_factor"):
+    if is_given(recipe, "dataloader_prefetch_factor"):
         what = "dataloader_prefetch_factor needs workers, and dataloader_num_workers is 0"
-        yield tell(recipe, "dataloader_prefetch_factor", what, "write dataloader_num_workers: 2, or leave it out")
-    if on(recipe, "dataloader_persistent_workers"):
+        yield report_argument(
+            recipe, "dataloader_prefetch_factor", what, "write dataloader_num_workers: 2, or leave it out"
+        )
+    if is_true(recipe, "dataloader_persistent_workers"):
         what = "dataloader_persistent_workers needs workers, and dataloader_num_workers is 0"
-        yield tell(recipe, "dataloader_persistent_workers", what, "write dataloader_num_workers: 2, or leave it out")
+        yield report_argument(
+            recipe, "dataloader_persistent_workers", what, "write dataloader_num_workers: 2, or leave it out"
+        )
 
 
 def columns_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
-    """Column words are per task; two kinds of rows at once leave one unread."""
+    """Column keys are per task; two kinds of rows at once leave one unread."""
     from hf_recipes.catalog.tasks import TASKS
 
-    task, held = TASKS[recipe.task], recipe.section("dataset")
+    task, given = TASKS[recipe.task], recipe.section("dataset")
     others = {name for other in TASKS.values() for name in other.columns} - set(task.columns)
-    for name in held:
+    for name in given:
         if name in others:
             what = f"dataset.{name} is not for task {task.name}"
-            yield tell_at(recipe, f"dataset.{name}", what, f"its columns are {', '.join(task.columns)}")
+            yield report_key(recipe, f"dataset.{name}", what, f"its columns are {', '.join(task.columns)}")
     for first, second in (("messages_column", "prompt_column"), ("input_ids_column", "text_column")):
-        if {first, second} <= set(task.columns) and held.get(first) is not None and held.get(second) is not None:
+        if {first, second} <= set(task.columns) and given.get(first) is not None and given.get(second) is not None:
             what = f"dataset.{second} has no effect beside dataset.{first}"
-            yield tell_at(recipe, f"dataset.{second}", what, "keep one of them")
+            yield report_key(recipe, f"dataset.{second}", what, "keep one of them")
 
 
 def two_lengths(recipe: Recipe) -> Iterator[Diagnostic]:
     """SFTConfig has its own max_length; two of them could differ."""
     if recipe.trainer == "SFTConfig" and recipe.get("dataset.max_length") is not None:
         what = "dataset.max_length stands beside SFTConfig, which has its own max_length"
-        yield tell_at(recipe, "dataset.max_length", what, "write SFTConfig.max_length instead")
+        yield report_key(recipe, "dataset.max_length", what, "write SFTConfig.max_length instead")
 
 
 def files_that_are_no_names(recipe: Recipe) -> Iterator[Diagnostic]:
     """load_dataset: "'int' object has no attribute 'decode'"."""
-    for dotted, held in _ends(recipe.get("dataset.data_files"), "dataset.data_files"):
-        if not isinstance(held, str):
-            shown = "null" if held is None else repr(held)
-            yield tell_at(recipe, dotted, f"{dotted} is {shown}, not the name of a file", "write a path or a pattern")
+    for dotted, given in _ends(recipe.get("dataset.data_files"), "dataset.data_files"):
+        if not isinstance(given, str):
+            shown = "null" if given is None else repr(given)
+            yield report_key(
+                recipe, dotted, f"{dotted} is {shown}, not the name of a file", "write a path or a pattern"
+            )
 
 
-def _ends(held: Any, dotted: str) -> Iterator[tuple[str, Any]]:
+def _ends(given: Any, dotted: str) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of everything in data_files that is no list and no mapping."""
-    if isinstance(held, Mapping):
-        for split, part in held.items():
+    if isinstance(given, Mapping):
+        for split, part in given.items():
             yield from _ends(part, f"{dotted}.{split}")
-    elif isinstance(held, list):
-        for part in held:
+    elif isinstance(given, list):
+        for part in given:
             yield from _ends(part, dotted)
-    elif held is not None or "." in dotted.removeprefix("dataset."):
-        yield dotted, held
+    elif given is not None or "." in dotted.removeprefix("dataset."):
+        yield dotted, given
 
 
 def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """The first token of a row is predicted by nothing: rows of one token have no loss at all."""
     from hf_recipes.catalog.tasks import TASKS
 
-    dotted = "SFTConfig.max_length" if recipe.trainer == "SFTConfig" else "dataset.max_length"
+    dotted = recipe.max_length_key
     if TASKS[recipe.task].generates and recipe.get(dotted) == 1:
-        yield tell_at(recipe, dotted, f"{dotted}: 1 leaves no token to predict", "write some hundreds")
+        yield report_key(recipe, dotted, f"{dotted}: 1 leaves no token to predict", "write a few hundred")
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
     """Rows are counted, packed and fingerprinted; upstream would want max_steps, and resumes inexactly."""
     if recipe.get("dataset.streaming") is True:
         what = "dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory"
-        yield tell_at(recipe, "dataset.streaming", what, "leave it out")
+        yield report_key(recipe, "dataset.streaming", what, "leave it out")
 
 
 def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Diagnostic]:
     """A validation share is split off only where there is no validation split."""
-    held = recipe.section("dataset")
-    splits = [part for part in (held.get("data_files"), held.get("split")) if isinstance(part, Mapping)]
+    given = recipe.section("dataset")
+    splits = [part for part in (given.get("data_files"), given.get("split")) if isinstance(part, Mapping)]
     if not any("validation" in part for part in splits):
         return
     for name in ("test_size", "stratify_by_column", "seed"):
-        if name in held:
+        if name in given:
             what = f"dataset.{name} has no effect: a validation split is given"
-            yield tell_at(recipe, f"dataset.{name}", what, "leave it out")
+            yield report_key(recipe, f"dataset.{name}", what, "leave it out")
 
 
 def packing_that_fails(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -110,84 +125,86 @@ def packing_that_fails(recipe: Recipe) -> Iterator[Diagnostic]:
     if recipe.trainer != "SFTConfig":
         return
     unlimited = "max_length" in recipe.training and recipe.training["max_length"] is None
-    if on(recipe, "packing") and unlimited:
-        yield tell(recipe, "max_length", "packing: true needs max_length, and it is null", "write max_length: 1024")
-    if on(recipe, "padding_free") and not on(recipe, "packing") and not unlimited:
-        what = "padding_free: true without packing: true does not heed max_length"
-        yield tell(recipe, "padding_free", what, "write packing: true, or max_length: null")
+    if is_true(recipe, "packing") and unlimited:
+        yield report_argument(
+            recipe, "max_length", "packing: true needs max_length, and it is null", "write max_length: 1024"
+        )
+    if is_true(recipe, "padding_free") and not is_true(recipe, "packing") and not unlimited:
+        what = "padding_free: true without packing: true ignores max_length"
+        yield report_argument(recipe, "padding_free", what, "write packing: true, or max_length: null")
 
 
 def documents_that_see_each_other(recipe: Recipe) -> Iterator[Diagnostic]:
     """masking_utils.py:876: with a cache no mask keeps packed documents apart (measured: logits move by 0.46)."""
     if (
         recipe.trainer == "SFTConfig"
-        and on(recipe, "use_cache")
-        and (on(recipe, "packing") or on(recipe, "padding_free"))
+        and is_true(recipe, "use_cache")
+        and (is_true(recipe, "packing") or is_true(recipe, "padding_free"))
     ):
         what = "use_cache: true with packing or padding_free: packed documents would see each other"
-        yield tell(recipe, "use_cache", what, "leave use_cache out")
+        yield report_argument(recipe, "use_cache", what, "leave use_cache out")
 
 
 def documents_that_are_cut(recipe: Recipe) -> Iterator[Diagnostic]:
     """Measured: `wrapped` joins documents into one sequence: the second one's logits move by 0.46."""
-    if recipe.task != "chat" or word(recipe, "packing_strategy") != "wrapped":  # causal-lm means to join documents
+    if recipe.task != "chat" or text_of(recipe, "packing_strategy") != "wrapped":  # causal-lm means to join documents
         return
-    if on(recipe, "packing"):
+    if is_true(recipe, "packing"):
         what = "packing_strategy: wrapped lets a conversation see the one before it in its block"
-        yield tell(recipe, "packing_strategy", what, "bfd and bfd_split keep them apart")
+        yield report_argument(recipe, "packing_strategy", what, "bfd and bfd_split keep them apart")
 
 
 def packing_that_is_off(recipe: Recipe) -> Iterator[Diagnostic]:
-    if recipe.trainer == "SFTConfig" and given(recipe, "packing_strategy") and not on(recipe, "packing"):
+    if recipe.trainer == "SFTConfig" and is_given(recipe, "packing_strategy") and not is_true(recipe, "packing"):
         what = "packing_strategy has no effect: packing is not true"
-        yield tell(recipe, "packing_strategy", what, "write packing: true, or leave it out")
+        yield report_argument(recipe, "packing_strategy", what, "write packing: true, or leave it out")
 
 
-def words_about_rows(recipe: Recipe) -> Iterator[Diagnostic]:
-    """SFTTrainer gets rows tokenized and labelled by this package, so these words of SFTConfig reach nothing."""
+def arguments_about_rows(recipe: Recipe) -> Iterator[Diagnostic]:
+    """SFTTrainer gets rows tokenized and labelled by this package, so these keys of SFTConfig have no effect."""
     if recipe.trainer != "SFTConfig":
         return
     for name, fix in WITHOUT_EFFECT.items():
-        if given(recipe, name):
-            yield tell(recipe, name, f"SFTConfig.{name} has no effect here", fix)
+        if is_given(recipe, name):
+            yield report_argument(recipe, name, f"SFTConfig.{name} has no effect here", fix)
     if recipe.task != "chat":
         for name in OF_CHAT:
-            if given(recipe, name):
-                yield tell(
+            if is_given(recipe, name):
+                yield report_argument(
                     recipe, name, f"SFTConfig.{name} has no effect: task {recipe.task} has no chat", "leave it out"
                 )
-    if word(recipe, "truncation_mode") == "keep_end":
+    if text_of(recipe, "truncation_mode") == "keep_end":
         what = "SFTConfig.truncation_mode: keep_end has no effect here: long rows lose their end"
-        yield tell(recipe, "truncation_mode", what, "leave it out; trl 2.0 drops it")
+        yield report_argument(recipe, "truncation_mode", what, "leave it out; trl 2.0 drops it")
 
 
 def columns_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
     """Every task hands over the columns that its model takes, so there is none to remove."""
-    if value(recipe, "remove_unused_columns") is False:
+    if argument(recipe, "remove_unused_columns") is False:
         what = "remove_unused_columns: false has no effect: rows hold only what the model takes"
-        yield tell(recipe, "remove_unused_columns", what, "leave it out")
+        yield report_argument(recipe, "remove_unused_columns", what, "leave it out")
 
 
 def assistant_loss_without_chat(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:935: "You set `assistant_only_loss=True`, but the dataset is not conversational"."""
-    if recipe.trainer == "SFTConfig" and recipe.task != "chat" and on(recipe, "assistant_only_loss"):
+    if recipe.trainer == "SFTConfig" and recipe.task != "chat" and is_true(recipe, "assistant_only_loss"):
         what = f"assistant_only_loss: true: task {recipe.task} has no assistant"
-        yield tell(recipe, "assistant_only_loss", what, "leave it out, or write task: chat")
+        yield report_argument(recipe, "assistant_only_loss", what, "leave it out, or write task: chat")
 
 
 def fused_twice(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1137: Liger's fused loss would replace the forward that SFTTrainer fuses itself."""
     fused = recipe.get(f"{recipe.trainer}.liger_kernel_config.fused_linear_cross_entropy") is True
-    if recipe.trainer == "SFTConfig" and on(recipe, "use_liger_kernel") and fused:
+    if recipe.trainer == "SFTConfig" and is_true(recipe, "use_liger_kernel") and fused:
         what = "liger_kernel_config.fused_linear_cross_entropy: true: SFTTrainer has a fused head of its own"
-        yield tell(recipe, "liger_kernel_config", what, "leave it out")
+        yield report_argument(recipe, "liger_kernel_config", what, "leave it out")
 
 
 def smoothing_that_costs_a_pass(recipe: Recipe) -> Iterator[Diagnostic]:
     """trl sft_trainer.py:1060: deprecated, goes in trl 2.0."""
-    if recipe.trainer == "SFTConfig" and (number(recipe, "label_smoothing_factor") or 0) > 0:
+    if recipe.trainer == "SFTConfig" and (number_of(recipe, "label_smoothing_factor") or 0) > 0:
         what = "label_smoothing_factor makes SFTTrainer run each forward twice; trl 2.0 drops it"
-        yield tell(recipe, "label_smoothing_factor", what, "leave it out")
+        yield report_argument(recipe, "label_smoothing_factor", what, "leave it out")
 
 
 ERRORS: tuple[Rule, ...] = (
@@ -206,7 +223,7 @@ WARNINGS: tuple[Rule, ...] = (
     share_beside_a_validation_file,
     documents_that_are_cut,
     packing_that_is_off,
-    words_about_rows,
+    arguments_about_rows,
     columns_that_are_not_there,
     smoothing_that_costs_a_pass,
 )

@@ -7,75 +7,91 @@ from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, given, has, number, on, tell, tell_at, value, word, words
+from hf_recipes.recipe.rules.rule import (
+    Rule,
+    argument,
+    has_section,
+    is_given,
+    is_true,
+    number_of,
+    report_argument,
+    report_key,
+    strings_in,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
-
 
 def best_model_and_its_checkpoints(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1752: "--load_best_model_at_end requires the save and eval strategy to match"."""
-    if not on(recipe, "load_best_model_at_end"):
+    if not is_true(recipe, "load_best_model_at_end"):
         return
-    evaluate, save = word(recipe, "eval_strategy"), word(recipe, "save_strategy")
+    evaluate, save = text_of(recipe, "eval_strategy"), text_of(recipe, "save_strategy")
     where = "load_best_model_at_end"
     if evaluate == "no":
         what = "load_best_model_at_end without evaluation knows no best: eval_strategy is no"
-        yield tell(recipe, where, what, f"write eval_strategy: {save if save in ('steps', 'epoch') else 'epoch'}")
+        yield report_argument(
+            recipe, where, what, f"write eval_strategy: {save if save in ('steps', 'epoch') else 'epoch'}"
+        )
     elif save != "best" and evaluate and save and evaluate != save:
         what = f"load_best_model_at_end needs eval_strategy and save_strategy to be the same: {evaluate}, {save}"
-        yield tell(recipe, where, what, f"write save_strategy: {evaluate}, or best")
+        yield report_argument(recipe, where, what, f"write save_strategy: {evaluate}, or best")
     elif evaluate == save == "steps":
         yield from _multiples(recipe)
 
 
 def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
     """save_steps must be a multiple of eval_steps, which falls back to logging_steps."""
-    every, kept = number(recipe, "eval_steps") or number(recipe, "logging_steps"), number(recipe, "save_steps")
-    if not every or not kept:
+    every, saved = (
+        number_of(recipe, "eval_steps") or number_of(recipe, "logging_steps"),
+        number_of(recipe, "save_steps"),
+    )
+    if not every or not saved:
         return
-    shares = (every < 1) + (kept < 1)
+    shares = (every < 1) + (saved < 1)
     scale = 1_000_000 if shares else 1  # upstream's own way around 0.3 % 0.1
-    if shares == 1 or round(kept * scale) % round(every * scale):
-        name = "eval_steps" if given(recipe, "eval_steps") else "eval_steps (by logging_steps)"
-        what = f"load_best_model_at_end needs save_steps: {kept} to be a multiple of {name}: {every}"
+    if shares == 1 or round(saved * scale) % round(every * scale):
+        name = "eval_steps" if is_given(recipe, "eval_steps") else "eval_steps (by logging_steps)"
+        what = f"load_best_model_at_end needs save_steps: {saved} to be a multiple of {name}: {every}"
         fix = "write save_steps and eval_steps so that it is"
-        yield tell(recipe, "save_steps" if given(recipe, "save_steps") else "load_best_model_at_end", what, fix)
+        yield report_argument(
+            recipe, "save_steps" if is_given(recipe, "save_steps") else "load_best_model_at_end", what, fix
+        )
 
 
 def saving_the_best(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:689: save_strategy best needs metric_for_best_model; without evaluation nothing is saved."""
-    if word(recipe, "save_strategy") != "best":
+    if text_of(recipe, "save_strategy") != "best":
         return
-    if word(recipe, "eval_strategy") == "no":
+    if text_of(recipe, "eval_strategy") == "no":
         what = "save_strategy: best saves nothing: eval_strategy is no"
-        yield tell(recipe, "save_strategy", what, "write eval_strategy: epoch or steps")
-    if not word(recipe, "metric_for_best_model") and not on(recipe, "load_best_model_at_end"):
+        yield report_argument(recipe, "save_strategy", what, "write eval_strategy: epoch or steps")
+    if not text_of(recipe, "metric_for_best_model") and not is_true(recipe, "load_best_model_at_end"):
         what = "save_strategy: best needs metric_for_best_model"
-        yield tell(recipe, "save_strategy", what, "write metric_for_best_model: loss")
+        yield report_argument(recipe, "save_strategy", what, "write metric_for_best_model: loss")
 
 
 def early_stopping(recipe: Recipe) -> Iterator[Diagnostic]:
-    """trainer_callback.py:751: two bare assertions, at the first step of training."""
-    if not has(recipe, "EarlyStoppingCallback"):
+    """trainer_callback.py:751: two assertions without a message, at the first step of training."""
+    if not has_section(recipe, "EarlyStoppingCallback"):
         return
     where = "EarlyStoppingCallback"
-    if word(recipe, "eval_strategy") == "no":
+    if text_of(recipe, "eval_strategy") == "no":
         what = "EarlyStoppingCallback looks at evaluations, and eval_strategy is no"
-        yield tell_at(recipe, where, what, "write eval_strategy: epoch or steps")
-    by_loss = word(recipe, "lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")  # upstream sets loss for these
-    if not word(recipe, "metric_for_best_model") and not on(recipe, "load_best_model_at_end") and not by_loss:
+        yield report_key(recipe, where, what, "write eval_strategy: epoch or steps")
+    by_loss = text_of(recipe, "lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy")  # upstream sets loss for these
+    if not text_of(recipe, "metric_for_best_model") and not is_true(recipe, "load_best_model_at_end") and not by_loss:
         what = "EarlyStoppingCallback needs metric_for_best_model"
-        yield tell_at(recipe, where, what, "write metric_for_best_model, or load_best_model_at_end: true (by loss)")
+        yield report_key(recipe, where, what, "write metric_for_best_model, or load_best_model_at_end: true (by loss)")
 
 
-def early_stopping_keeps_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
+def early_stopping_ends_with_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
     """trainer_callback.py:748 warns: "Once training is finished, the best model will not be loaded automatically"."""
-    if has(recipe, "EarlyStoppingCallback") and not on(recipe, "load_best_model_at_end"):
+    if has_section(recipe, "EarlyStoppingCallback") and not is_true(recipe, "load_best_model_at_end"):
         what = "EarlyStoppingCallback without load_best_model_at_end: true ends with the last model, not the best"
-        yield tell_at(recipe, "EarlyStoppingCallback", what, "write load_best_model_at_end: true")
+        yield report_key(recipe, "EarlyStoppingCallback", what, "write load_best_model_at_end: true")
 
 
 def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -83,12 +99,12 @@ def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     from hf_recipes.catalog.tasks import TASKS
 
     allowed = TASKS[recipe.task].metrics
-    held = recipe.get("metrics")
-    for name in held if isinstance(held, list) else []:
+    given = recipe.get("metrics")
+    for name in given if isinstance(given, list) else []:
         if isinstance(name, str) and name not in allowed:
             near = nearest(name, allowed)
             fix = f"did you mean {near!r}?" if near else f"it has {', '.join(allowed)}"
-            yield tell_at(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", fix)
+            yield report_key(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", fix)
 
 
 def _measured(recipe: Recipe) -> dict[str, str]:
@@ -97,17 +113,17 @@ def _measured(recipe: Recipe) -> dict[str, str]:
     from hf_recipes.catalog.tasks import TASKS
 
     task = TASKS[recipe.task]
-    held = recipe.get("metrics")
-    chosen = words(held) if isinstance(held, list) else list(task.default_metrics)
+    given = recipe.get("metrics")
+    chosen = strings_in(given) if isinstance(given, list) else list(task.default_metrics)
     found = {"loss": ""}
     for name in task.metrics:
-        found |= dict.fromkeys(METRICS[name][2], "" if name in chosen else name)
+        found |= dict.fromkeys(METRICS[name].keys, "" if name in chosen else name)
     return found
 
 
 def best_by_what(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:3443: a KeyError at the first evaluation. Both f1 and eval_f1 are understood."""
-    name = word(recipe, "metric_for_best_model").removeprefix("eval_")
+    name = text_of(recipe, "metric_for_best_model").removeprefix("eval_")
     if not name:
         return
     found = _measured(recipe)
@@ -115,26 +131,28 @@ def best_by_what(recipe: Recipe) -> Iterator[Diagnostic]:
         names = [key for key, missing in found.items() if not missing]
         near = nearest(name, names)
         fix = f"did you mean {near!r}?" if near else f"this task measures {', '.join(names)}"
-        yield tell(recipe, "metric_for_best_model", f"metric_for_best_model: {name!r} is not measured", fix)
+        yield report_argument(recipe, "metric_for_best_model", f"metric_for_best_model: {name!r} is not measured", fix)
     elif found[name]:
         what = f"metric_for_best_model: {name!r} is not measured"
-        yield tell(recipe, "metric_for_best_model", what, f"add {found[name]!r} to metrics")
+        yield report_argument(recipe, "metric_for_best_model", what, f"add {found[name]!r} to metrics")
 
 
 def best_in_which_direction(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1592: greater_is_better is true unless the name ends in "loss": for perplexity too."""
-    name = word(recipe, "metric_for_best_model").removeprefix("eval_")
+    name = text_of(recipe, "metric_for_best_model").removeprefix("eval_")
     if name not in _measured(recipe):
         return
+    from hf_recipes.catalog.metrics import LOWER_IS_BETTER
+
     lower = name in LOWER_IS_BETTER
     greater = recipe.training.get("greater_is_better")
     if not isinstance(greater, bool):
         greater = not name.endswith("loss")
     if lower == greater:
-        said = "" if "greater_is_better" in recipe.training else " (upstream's default for this name)"
-        what = f"greater_is_better: {str(greater).lower()}{said} takes the worst {name} for the best"
+        note = "" if "greater_is_better" in recipe.training else " (upstream's default for this name)"
+        what = f"greater_is_better: {str(greater).lower()}{note} takes the worst {name} for the best"
         key = "greater_is_better" if "greater_is_better" in recipe.training else "metric_for_best_model"
-        yield tell(recipe, key, what, f"write greater_is_better: {str(not lower).lower()}")
+        yield report_argument(recipe, key, what, f"write greater_is_better: {str(not lower).lower()}")
 
 
 def evaluation_without_metrics(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -142,63 +160,71 @@ def evaluation_without_metrics(recipe: Recipe) -> Iterator[Diagnostic]:
     eval_do_concat_batches: false hands it lists of batches."""
     reasons = {
         "prediction_loss_only": (True, "leaves the metrics out"),
-        "batch_eval_metrics": (True, "wants metrics in pieces; ours are of the whole set, and need no logits"),
+        "batch_eval_metrics": (True, "wants metrics in parts; ours are of the complete set, and need no logits"),
         "eval_do_concat_batches": (False, "hands the metrics lists of batches"),
     }
     for key, (bad, reason) in reasons.items():
-        if key in recipe.training and value(recipe, key) is bad:
-            yield tell(recipe, key, f"{key}: {str(bad).lower()} {reason}", "leave it out")
+        if key in recipe.training and argument(recipe, key) is bad:
+            yield report_argument(recipe, key, f"{key}: {str(bad).lower()} {reason}", "leave it out")
 
 
 def intervals_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
     """eval_steps counts only under eval_strategy: steps, save_steps only under save_strategy: steps."""
     for kind in ("eval", "save", "logging"):
-        strategy = word(recipe, f"{kind}_strategy")
-        if given(recipe, f"{kind}_steps") and strategy and strategy != "steps":
-            if kind == "logging" and word(recipe, "eval_strategy") == "steps":
+        strategy = text_of(recipe, f"{kind}_strategy")
+        if is_given(recipe, f"{kind}_steps") and strategy and strategy != "steps":
+            if kind == "logging" and text_of(recipe, "eval_strategy") == "steps":
                 continue  # eval_steps may come from it
             what = f"{kind}_steps has no effect: {kind}_strategy is {strategy}"
-            yield tell(recipe, f"{kind}_steps", what, f"write {kind}_strategy: steps, or leave {kind}_steps out")
+            yield report_argument(
+                recipe, f"{kind}_steps", what, f"write {kind}_strategy: steps, or leave {kind}_steps out"
+            )
 
 
 def resuming_without_the_optimizer(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:3923: without optimizer.pt a resumed run has, silently, a fresh optimizer and schedule."""
-    if on(recipe, "save_only_model") and given(recipe, "resume_from_checkpoint"):
+    if is_true(recipe, "save_only_model") and is_given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint with save_only_model: its checkpoints hold no optimizer and no schedule"
-        yield tell(recipe, "save_only_model", what, "leave save_only_model out, or start from the weights anew")
+        yield report_argument(
+            recipe, "save_only_model", what, "leave save_only_model out, or start again from the weights"
+        )
 
 
 def resuming_without_training(recipe: Recipe) -> Iterator[Diagnostic]:
     """A checkpoint is loaded by train(): without it the model that `model` names would be evaluated instead."""
-    if recipe.training.get("do_train") is False and given(recipe, "resume_from_checkpoint"):
+    if recipe.training.get("do_train") is False and is_given(recipe, "resume_from_checkpoint"):
         what = "resume_from_checkpoint has no effect with do_train: false: the checkpoint would not be evaluated"
-        yield tell(recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint")
+        yield report_argument(
+            recipe, "resume_from_checkpoint", what, "write model.pretrained_model_name_or_path: the checkpoint"
+        )
 
 
 def resuming_with_other_rows(recipe: Recipe) -> Iterator[Diagnostic]:
-    """ignore_data_skip starts the epoch's rows anew: some are seen twice, others never."""
-    if on(recipe, "ignore_data_skip"):
-        what = "ignore_data_skip: true: a resumed run sees other rows than an unbroken one"
-        yield tell(recipe, "ignore_data_skip", what, "leave it out")
+    """ignore_data_skip starts the epoch's rows again: some are seen twice, others never."""
+    if is_true(recipe, "ignore_data_skip"):
+        what = "ignore_data_skip: true: a resumed run sees other rows than an uninterrupted one"
+        yield report_argument(recipe, "ignore_data_skip", what, "leave it out")
 
 
 def nan_that_is_hidden(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:1912: a NaN loss is logged as 0.0. Absent, this package turns the filter off."""
     if recipe.training.get("logging_nan_inf_filter") is True:
         what = "logging_nan_inf_filter: true logs a NaN loss as 0.0"
-        yield tell(recipe, "logging_nan_inf_filter", what, "leave it out: this package turns it off")
+        yield report_argument(recipe, "logging_nan_inf_filter", what, "leave it out: this package turns it off")
 
 
-def words_of_other_scripts(recipe: Recipe) -> Iterator[Diagnostic]:
+def flags_of_other_scripts(recipe: Recipe) -> Iterator[Diagnostic]:
     """Flags for example scripts, "not directly used by Trainer": a run always evaluates, the test split too."""
     if recipe.training.get("do_predict") is True:
         what = "do_predict has no effect: a test split is always evaluated after training"
-        yield tell(recipe, "do_predict", what, "leave it out")
+        yield report_argument(recipe, "do_predict", what, "leave it out")
     if recipe.training.get("do_eval") is False:
-        yield tell(recipe, "do_eval", "do_eval: false has no effect: a run ends with evaluation", "leave it out")
-    if given(recipe, "include_for_metrics") and recipe.training["include_for_metrics"] != []:
+        yield report_argument(
+            recipe, "do_eval", "do_eval: false has no effect: a run ends with evaluation", "leave it out"
+        )
+    if is_given(recipe, "include_for_metrics") and recipe.training["include_for_metrics"] != []:
         what = "include_for_metrics costs memory, and no metric of ours reads it"
-        yield tell(recipe, "include_for_metrics", what, "leave it out")
+        yield report_argument(recipe, "include_for_metrics", what, "leave it out")
 
 
 ERRORS: tuple[Rule, ...] = (
@@ -213,9 +239,9 @@ ERRORS: tuple[Rule, ...] = (
     resuming_without_training,
 )
 WARNINGS: tuple[Rule, ...] = (
-    early_stopping_keeps_the_last,
+    early_stopping_ends_with_the_last,
     intervals_that_are_ignored,
     resuming_with_other_rows,
     nan_that_is_hidden,
-    words_of_other_scripts,
+    flags_of_other_scripts,
 )

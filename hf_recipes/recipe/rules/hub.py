@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, given, on, tell, word
+from hf_recipes.recipe.rules.rule import Rule, is_given, is_true, report_argument, text_of
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -21,43 +21,45 @@ TOPOLOGY = {
 
 
 def topology_in_a_recipe(recipe: Recipe) -> Iterator[Diagnostic]:
-    """A recipe's fsdp overrides the accelerate file's values in silence, fsdp with deepspeed is refused
+    """A recipe's fsdp overrides the accelerate file's values without a message, fsdp with deepspeed is refused
     (5.23 trainer.py:475), and without a launcher so is fsdp alone (trainer.py:478). One place decides: the file."""
     for name, file in TOPOLOGY.items():
-        if given(recipe, name):
-            what = f"{name} says how a run is spread over cards, which is the accelerate file's to say"
-            yield tell(recipe, name, what, f"leave it out and launch with --config_file {file}")
+        if is_given(recipe, name):
+            what = f"{name} says how a run is spread over GPUs, which belongs into the accelerate file"
+            yield report_argument(recipe, name, what, f"leave it out and launch with --config_file {file}")
 
 
 def report_to_null(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1601: null becomes [None], which Trainer refuses as an integration."""
     if "report_to" in recipe.training and recipe.training["report_to"] is None:
-        yield tell(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
+        yield report_argument(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
 
 
 def pushing_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
     """Without training nothing is saved."""
-    if on(recipe, "push_to_hub") and recipe.training.get("do_train") is False:
+    if is_true(recipe, "push_to_hub") and recipe.training.get("do_train") is False:
         what = "push_to_hub: true with do_train: false: nothing is trained, so there is nothing to push"
-        yield tell(recipe, "push_to_hub", what, "leave it out")
+        yield report_argument(recipe, "push_to_hub", what, "leave it out")
 
 
 def pushing_where(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 trainer.py:4253: without hub_model_id the repository is named after output_dir."""
-    if on(recipe, "push_to_hub") and not word(recipe, "hub_model_id"):
-        name = os.path.basename(os.path.normpath(word(recipe, "output_dir") or "trainer_output"))
+    if is_true(recipe, "push_to_hub") and not text_of(recipe, "hub_model_id"):
+        name = os.path.basename(os.path.normpath(text_of(recipe, "output_dir") or "trainer_output"))
         what = f"push_to_hub without hub_model_id: the repository is called {name!r}, after output_dir"
-        yield tell(recipe, "push_to_hub", what, "write hub_model_id: <user>/<name>")
+        yield report_argument(recipe, "push_to_hub", what, "write hub_model_id: <user>/<name>")
 
 
 def pushing_when(recipe: Recipe) -> Iterator[Diagnostic]:
-    """This package pushes once, after training: uploads in between fail without a word."""
-    if given(recipe, "hub_strategy") and word(recipe, "hub_strategy") not in ("end", "every_save"):
-        what = f"hub_strategy: {word(recipe, 'hub_strategy')} has no effect: checkpoints stay in output_dir"
-        yield tell(recipe, "hub_strategy", what, "leave it out: the finished model is pushed once, after training")
-    if given(recipe, "hub_always_push"):
+    """This package pushes once, after training: uploads in between fail without a message."""
+    if is_given(recipe, "hub_strategy") and text_of(recipe, "hub_strategy") not in ("end", "every_save"):
+        what = f"hub_strategy: {text_of(recipe, 'hub_strategy')} has no effect: checkpoints stay in output_dir"
+        yield report_argument(
+            recipe, "hub_strategy", what, "leave it out: the finished model is pushed once, after training"
+        )
+    if is_given(recipe, "hub_always_push"):
         what = "hub_always_push has no effect: the finished model is pushed once, after training"
-        yield tell(recipe, "hub_always_push", what, "leave it out")
+        yield report_argument(recipe, "hub_always_push", what, "leave it out")
 
 
 ERRORS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, pushing_nothing)

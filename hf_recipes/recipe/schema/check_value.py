@@ -1,4 +1,4 @@
-"""One value against its `Field`: what is wrong with it and how to mend it. Knows no files and no sections."""
+"""One value against its `Field`: what is wrong with it and how to fix it. Knows no files and no sections."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def wanted(field: Field) -> str:
-    """What a field takes, in words: "an int or a list of str"."""
+    """What a field takes: "an int or a list of str"."""
     kinds = [k for k in field.kinds if not (k == "int" and "float" in field.kinds)]
-    words = [_ARTICLES[k] + (f" of {'/'.join(field.items)}" if k == "list" and field.items else "") for k in kinds]
+    kinds_text = [_ARTICLES[k] + (f" of {'/'.join(field.items)}" if k == "list" and field.items else "") for k in kinds]
     if field.choices and not field.open_choices and len(field.choices) <= 12 and "str" in kinds:
-        words[kinds.index("str")] = "one of " + ", ".join(repr(c) for c in field.choices)
-    return " or ".join(words)
+        kinds_text[kinds.index("str")] = "one of " + ", ".join(repr(c) for c in field.choices)
+    return " or ".join(kinds_text)
 
 
 def problem(field: Field, value: Any) -> tuple[str, str] | None:
-    """(what the value is, the mend) or None if the field takes it. The caller puts the field's name before `what`.
+    """(what the value is, how to fix it) or None if the field takes it. The caller puts the field's name before `what`.
 
-    A quoted number is a string and a whole float is a float: upstream would take both unchecked and fail, or not, hours
-    later.
+    A quoted number is a string, and 2.0 is a float: upstream would take both unchecked and fail, or not, hours later.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {said(value)}", "it must be a finite number"
@@ -46,11 +45,11 @@ def problem(field: Field, value: Any) -> tuple[str, str] | None:
             return None
         return "is null", f"it must be {wanted(field)}; leave the key out for upstream's default"
     if not _fits(value, field.kinds):
-        return f"is {said(value)} ({kind_of(value)})", _type_mend(field, value)
+        return f"is {said(value)} ({kind_of(value)})", _type_fix(field, value)
     if isinstance(value, str):
         bad = _choice(field, value)
         return (
-            (bad[0], _type_mend(field, value))
+            (bad[0], _type_fix(field, value))
             if bad and _is_number(value) and {"int", "float"} & {*field.kinds}
             else bad
         )
@@ -82,11 +81,11 @@ def _choice(field: Field, value: str) -> tuple[str, str] | None:
         return f"is {said(value)}", f"did you mean {near!r}?"
     if len(field.choices) <= 16:
         return f"is {said(value)}", "it must be one of " + ", ".join(repr(c) for c in field.choices)
-    return f"is {said(value)}", f"it must be one of {len(field.choices)} words: see `hf-recipes schema`"
+    return f"is {said(value)}", f"it must be one of {len(field.choices)} values: see `hf-recipes schema`"
 
 
-def _type_mend(field: Field, value: Any) -> str:
-    """The mend of a wrong type: the same value rightly written where that is plain, else what the field takes."""
+def _type_fix(field: Field, value: Any) -> str:
+    """How to fix a wrong type: the same value rightly written where that is plain, else what the field takes."""
     if isinstance(value, list) and len(value) == 1 and _fits(value[0], field.kinds):
         return f"write {said(value[0])} without the brackets"
     if isinstance(value, str):
@@ -110,11 +109,11 @@ def _is_number(text: str) -> bool:
 
 def _unquoted(text: str) -> Any:
     """The number or truth value that a quoted string would be without its quotes, or None."""
-    word = text.strip()
-    if word.lower() in ("true", "yes", "on", "false", "no", "off"):
-        return word.lower() in ("true", "yes", "on")
-    if re.fullmatch(r"[-+]?\d+", word):
-        return int(word) if len(word) < 20 else None
-    if re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?", word):
-        return float(word)
+    bare = text.strip()
+    if bare.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return bare.lower() in ("true", "yes", "on")
+    if re.fullmatch(r"[-+]?\d+", bare):
+        return int(bare) if len(bare) < 20 else None
+    if re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?", bare):
+        return float(bare)
     return None

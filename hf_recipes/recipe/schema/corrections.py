@@ -1,4 +1,4 @@
-"""Where upstream's sources say less than the truth: lying annotations, choices named elsewhere, late ranges.
+"""Where upstream's sources say less than the truth: wrong annotations, choices named elsewhere, late ranges.
 
 Rows of SFTConfig are looked up before those of TrainingArguments, whose fields it has.
 tests/recipe/schema/test_schema.py holds every row to the installed classes: a row whose field is gone fails there, not
@@ -33,7 +33,7 @@ CORRECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "include_num_input_tokens_seen": {"choices": ("all", "non_padding", "no")},  # named in the help only
         "log_level": {"choices": _LEVELS},  # the metadata holds trainer_log_levels.keys(), no literal
         "log_level_replica": {"choices": _LEVELS},
-        "debug": {  # "" is its default; several words stand in one string, with spaces
+        "debug": {  # "" is its default; several names stand in one string, with spaces
             "choices": ("underflow_overflow", "tpu_metrics_debug"),
             "open_choices": r"((underflow_overflow|tpu_metrics_debug)( |$))*",
         },
@@ -157,7 +157,7 @@ LIMITS: Mapping[str, Mapping[str, Limits]] = {
     },
 }
 
-# Words of upstream's functions that a file cannot hold (tensors, callables, process groups) or that belong elsewhere.
+# Arguments of upstream that a file cannot hold (tensors, callables, process groups) or that belong elsewhere.
 NOT_IN_A_FILE: Mapping[str, Mapping[str, str]] = {
     "model": {
         "state_dict": "",
@@ -187,7 +187,7 @@ NOT_IN_A_FILE: Mapping[str, Mapping[str, str]] = {
 }
 
 # Keywords of tokenizer classes that AutoTokenizer.from_pretrained hands on, and that no signature of the base names.
-TOKENIZER_WORDS: Mapping[str, tuple[str, ...]] = {
+TOKENIZER_KEYS: Mapping[str, tuple[str, ...]] = {
     "add_prefix_space": ("bool",),
     "add_bos_token": ("bool",),
     "add_eos_token": ("bool",),
@@ -198,8 +198,8 @@ TOKENIZER_WORDS: Mapping[str, tuple[str, ...]] = {
     "legacy": ("bool",),
 }
 
-# Words that every config takes beside its fields: older spellings that transformers 5 still reads.
-CONFIG_WORDS: Mapping[str, tuple[str, ...]] = {
+# Keys that every config takes beside its fields: older spellings that transformers 5 still reads.
+CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
     "num_labels": ("int",),
     "model_type": ("str",),
     "rope_theta": ("float",),

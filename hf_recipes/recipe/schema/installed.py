@@ -1,44 +1,22 @@
-"""Keys, types and choices of the installed upstream classes, read from their sources without importing them.
+"""Keys, types and choices of the installed upstream classes. Imports neither torch nor transformers.
 
-`fields(section)` is what a section takes today, in this environment; `json_schema()` says the same to an editor.
+`fields(section)` is what a section takes today, in this environment; `json_schema()` says the same to an editor. They
+are read from the sources of the installed packages once, and then from this package's cache on disk.
 """
 
 from __future__ import annotations
 
-import ast
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
 
-from hf_recipes.recipe.schema import static_source
-from hf_recipes.recipe.schema.corrections import CONFIG_WORDS, CORRECTIONS, LIMITS, NOT_IN_A_FILE, TOKENIZER_WORDS
-from hf_recipes.recipe.schema.fields import (
-    Field,
-    documented,
-    from_dataclass,
-    from_signature,
-    from_words,
-    literal,
-    with_help,
-)
-from hf_recipes.recipe.schema.own_keys import DATASET, MODEL
+from hf_recipes.recipe.schema import disk_cache
+from hf_recipes.recipe.schema.fields import Field
+from hf_recipes.recipe.schema.packages import VERSIONED, package_folder, version
 
-__all__ = ["Field", "builder_fields", "builders", "config_fields", "fields", "model_types", "versions"]
+__all__ = ["Field", "builder_fields", "builders", "config_fields", "fields", "model_types", "version", "versions"]
 
-_ENUMS = {  # where the enums of upstream's annotations stand
-    "SchedulerType": ("transformers", "trainer_utils.py"),
-    "IntervalStrategy": ("transformers", "trainer_utils.py"),
-    "SaveStrategy": ("transformers", "trainer_utils.py"),
-    "HubStrategy": ("transformers", "trainer_utils.py"),
-    "OptimizerNames": ("transformers", "training_args.py"),
-    "DebugOption": ("transformers", "debug_utils.py"),
-    "TaskType": ("peft", "utils/peft_types.py"),
-    "PeftType": ("peft", "utils/peft_types.py"),
-}
-_MAPPINGS = "models/auto/auto_mappings.py"
 PACKAGES = {  # section -> the package whose version decides what it takes
     "model": "transformers",
     "tokenizer": "transformers",
@@ -53,174 +31,34 @@ PACKAGES = {  # section -> the package whose version decides what it takes
 }
 
 
-@cache
-def _enum(name: str) -> tuple[str, ...] | None:
-    return (static_source.enum_values(*_ENUMS[name], name) or None) if name in _ENUMS else None
-
-
 def versions() -> dict[str, str]:
     """Installed versions of the packages that a run rests on; those that are absent are left out."""
-    found = {package: static_source.version(package) for package in static_source.VERSIONED}
+    found = {package: version(package) for package in VERSIONED}
     return {package: version for package, version in found.items() if version}
 
 
 @cache
 def fields(section: str) -> Mapping[str, Field]:
     """What a section takes, by name. Raises KeyError for a name that is no section, RecipeError without its package."""
-    found = _READERS[section]()
-    for name in NOT_IN_A_FILE.get(section, {}):
-        found.pop(name, None)
-    for base in ("TrainingArguments", "SFTConfig") if section == "SFTConfig" else (section,):
-        found = _corrected(found, base)
-    return MappingProxyType(found)
+
+    def read() -> dict[str, Field]:
+        from hf_recipes.recipe.schema.read_upstream import read_section
+
+        return read_section(section)
+
+    if section not in PACKAGES:
+        raise KeyError(section)
+    return _fields(f"section-{section}", read)
 
 
-def checkpointing_word(section: str) -> str:
+def checkpointing_key(section: str) -> str:
     """activation_checkpointing, or its name before transformers 5.23."""
     return "activation_checkpointing" if "activation_checkpointing" in fields(section) else "gradient_checkpointing"
 
 
-def _corrected(found: Mapping[str, Field], section: str) -> dict[str, Field]:
-    fixes, limits = CORRECTIONS.get(section, {}), LIMITS.get(section, {})
-    kept = dict(found)
-    for name in (n for n in found if n in fixes or n in limits):
-        more: dict[str, Any] = {**fixes.get(name, {}), **({"limits": limits[name]} if name in limits else {})}
-        kept[name] = replace(found[name], **more)
-    return kept
-
-
-def _training_arguments() -> dict[str, Field]:
-    found = from_dataclass(static_source.class_body("transformers", "training_args.py", "TrainingArguments"), _enum)
-    integrations = static_source.table_keys(
-        "transformers", "integrations/integration_utils.py", "INTEGRATION_TO_CALLBACK"
-    )
-    if "report_to" in found and integrations:
-        found["report_to"] = replace(found["report_to"], choices=("none", "all", *integrations))
-    return found
-
-
-def _sft_config() -> dict[str, Field]:
-    found = dict(_training_arguments())
-    for path, name in (("trainer/base_config.py", "_BaseConfig"), ("trainer/sft_config.py", "SFTConfig")):
-        for field in from_dataclass(static_source.class_body("trl", path, name), _enum).values():
-            old = found.get(field.name)  # a redeclared field keeps the choices that trl's shorter annotation leaves out
-            if old is not None:
-                choices, deprecated = field.choices or old.choices, field.deprecated or old.deprecated
-                field = replace(field, choices=choices, deprecated=deprecated)
-            found[field.name] = field
-    return found
-
-
-def _lora_config() -> dict[str, Field]:
-    found: dict[str, Field] = {}
-    for path, name in (
-        ("config.py", "PeftConfigMixin"),
-        ("config.py", "PeftConfig"),
-        ("tuners/lora/config.py", "LoraConfig"),
-    ):
-        found |= from_dataclass(static_source.class_body("peft", path, name), _enum)
-    return found
-
-
-def _init_words(package: str, path: str, name: str) -> dict[str, Field]:
-    """Fields of a class's __init__, with the help of the class's docstring."""
-    init = static_source.statement(package, path, f"{name}.__init__")
-    return with_help(
-        from_signature(init, _enum), documented(static_source.docstring(static_source.class_head(package, path, name)))
-    )
-
-
-def _bits_and_bytes_config() -> dict[str, Field]:
-    return _init_words("transformers", "utils/quantization_config.py", "BitsAndBytesConfig")
-
-
-def _early_stopping() -> dict[str, Field]:
-    return _init_words("transformers", "trainer_callback.py", "EarlyStoppingCallback")
-
-
-def _open_words(node: ast.stmt | None, entries: Mapping[str, tuple[str, str]]) -> dict[str, Field]:
-    """Fields of the names that a function pops from its open keywords."""
-    found: dict[str, Field] = {}
-    for name, value in static_source.popped(node):
-        if not name.startswith("_") and name not in found:
-            known, default = literal(value)
-            found[name] = replace(from_words(name, entries.get(name)), has_default=known, default=default)
-    return found
-
-
-def _generation_config() -> dict[str, Field]:
-    path, name = "generation/configuration_utils.py", "GenerationConfig"
-    init = static_source.statement("transformers", path, f"{name}.__init__")
-    return _open_words(init, documented(static_source.docstring(static_source.class_head("transformers", path, name))))
-
-
-def _model() -> dict[str, Field]:
-    node = static_source.statement("transformers", "modeling_utils.py", "PreTrainedModel.from_pretrained")
-    entries = documented(static_source.docstring(node))
-    found = _open_words(node, entries) | with_help(from_signature(node, _enum), entries)
-    found["code_revision"] = Field(
-        name="code_revision", kinds=("str",), optional=True
-    )  # AutoModel's, for code of the Hub
-    kernels = static_source.table_keys("transformers", "modeling_utils.py", "AttentionInterface._global_mapping")
-    if "attn_implementation" in found and kernels:
-        found["attn_implementation"] = replace(found["attn_implementation"], choices=("eager", *kernels))
-    return found | MODEL
-
-
-def _tokenizer() -> dict[str, Field]:
-    path, name = "tokenization_utils_base.py", "PreTrainedTokenizerBase"
-    node = static_source.statement("transformers", path, f"{name}.from_pretrained")
-    init = static_source.statement("transformers", path, f"{name}.__init__")
-    special = static_source.statement("transformers", path, f"{name}.SPECIAL_TOKENS_ATTRIBUTES")
-    _, tokens = literal(special.value if isinstance(special, ast.Assign) else None)
-    auto = static_source.statement("transformers", "models/auto/tokenization_auto.py", "AutoTokenizer.from_pretrained")
-    entries = documented(static_source.docstring(node))
-    found = (
-        _open_words(init, entries)
-        | _open_words(auto, documented(static_source.docstring(auto)))
-        | _open_words(node, entries)
-    )
-    found |= {t: Field(name=t, kinds=("str",), optional=True) for t in tokens or ()}
-    found |= {w: Field(name=w, kinds=kinds, optional=True) for w, kinds in TOKENIZER_WORDS.items()}
-    found["code_revision"] = Field(name="code_revision", kinds=("str",), optional=True)
-    found["gguf_file"] = Field(name="gguf_file", kinds=("str",), optional=True)
-    return found | with_help(from_signature(node, _enum), entries)
-
-
-def _dataset() -> dict[str, Field]:
-    found: dict[str, Field] = {}
-    for path, name in (("arrow_dataset.py", "Dataset.train_test_split"), ("load.py", "load_dataset")):
-        node = static_source.statement("datasets", path, name)
-        found |= with_help(from_signature(node, _enum), documented(static_source.docstring(node)))
-    return found | DATASET
-
-
-def _bpe_trainer() -> dict[str, Field]:
-    node = static_source.statement("tokenizers", "trainers/__init__.pyi", "BpeTrainer")
-    body = node.body if isinstance(node, ast.ClassDef) else []
-    entries = documented(static_source.docstring(node).replace(":obj:", ""))
-    new = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "__new__"), None)
-    found = with_help(from_signature(new, _enum), entries)
-    return found or {name: from_words(name, entry) for name, entry in entries.items()}  # older stubs have no signature
-
-
-_READERS = {
-    "model": _model,
-    "tokenizer": _tokenizer,
-    "dataset": _dataset,
-    "TrainingArguments": _training_arguments,
-    "SFTConfig": _sft_config,
-    "LoraConfig": _lora_config,
-    "BitsAndBytesConfig": _bits_and_bytes_config,
-    "BpeTrainer": _bpe_trainer,
-    "EarlyStoppingCallback": _early_stopping,
-    "GenerationConfig": _generation_config,
-}
-
-
 def builders() -> tuple[str, ...]:
     """Names that load_dataset takes as `path` for files of a format: json, csv, parquet, text, ..."""
-    folder = os.path.join(static_source.package_folder("datasets"), "packaged_modules")
+    folder = os.path.join(package_folder("datasets"), "packaged_modules")
     return tuple(sorted(f.name for f in os.scandir(folder) if f.is_dir() and not f.name.startswith("_")))
 
 
@@ -229,41 +67,42 @@ def builder_fields(builder: str) -> Mapping[str, Field] | None:
     """Fields of a packaged builder's config (json, csv, text, ...), or None for a path that names no such builder."""
     if builder not in builders():
         return None
-    found = from_dataclass(static_source.class_body("datasets", "builder.py", "BuilderConfig"), _enum)
-    path = f"packaged_modules/{builder}/{builder}.py"
-    for line in static_source.text("datasets", path).splitlines():
-        if line.startswith("class ") and "Config(" in line:
-            name, base = line[6:].split("(")[0], line.split("(")[1].rstrip("):")
-            if base.startswith("folder_based_builder."):
-                parent = "packaged_modules/folder_based_builder/folder_based_builder.py"
-                found |= from_dataclass(static_source.class_body("datasets", parent, "FolderBasedBuilderConfig"), _enum)
-            found |= from_dataclass(static_source.class_body("datasets", path, name), _enum)
-    return MappingProxyType(_corrected(found, "dataset"))
+
+    def read() -> dict[str, Field]:
+        from hf_recipes.recipe.schema.read_upstream import read_builder
+
+        return read_builder(builder)
+
+    return _fields(f"builder-{builder}", read)
 
 
 @cache
 def model_types() -> Mapping[str, str]:
     """model_type -> name of its config class, of the installed transformers."""
-    node = static_source.statement("transformers", _MAPPINGS, "CONFIG_MAPPING_NAMES")
-    node = node or static_source.statement("transformers", "models/auto/configuration_auto.py", "CONFIG_MAPPING_NAMES")
-    call = node.value if isinstance(node, ast.Assign) else None
-    pairs = literal(call.args[0] if isinstance(call, ast.Call) and call.args else None)[1]
-    return MappingProxyType(dict(pairs or ()))
+
+    def read() -> dict[str, str]:
+        from hf_recipes.recipe.schema.read_upstream import read_model_types
+
+        return read_model_types()
+
+    return MappingProxyType(disk_cache.cached("model-types", read))
 
 
 def config_class(model_type: str) -> str:
     """Name of the config class of a model_type; "" for an unknown one."""
-    found = static_source.pair_of("transformers", _MAPPINGS, "CONFIG_MAPPING_NAMES", model_type)
-    return found or model_types().get(model_type, "")
+    return model_types().get(model_type, "")
 
 
+@cache
 def common_config_fields() -> Mapping[str, Field]:
-    """Fields that every model's config has: what can be said of a config that lies on the Hub."""
-    found = from_dataclass(
-        static_source.class_body("transformers", "configuration_utils.py", "PreTrainedConfig"), _enum
-    )
-    found |= {word: Field(name=word, kinds=kinds, optional=True) for word, kinds in CONFIG_WORDS.items()}
-    return _corrected(found, "config")
+    """Fields that every model's config has: what is known of a config that lies on the Hub."""
+
+    def read() -> dict[str, Field]:
+        from hf_recipes.recipe.schema.read_upstream import read_common_config
+
+        return read_common_config()
+
+    return _fields("config", read)
 
 
 @cache
@@ -272,32 +111,16 @@ def config_fields(model_type: str) -> Mapping[str, Field] | None:
     name = config_class(model_type)
     if not name:
         return None
-    own = _class_fields(_config_file(model_type), name)
-    return MappingProxyType(_corrected({**common_config_fields(), **own}, "config"))
+
+    def read() -> dict[str, Field]:
+        from hf_recipes.recipe.schema.read_upstream import read_config
+
+        return read_config(model_type, name)
+
+    return _fields(f"config-{model_type}", read)
 
 
-def _class_fields(path: str, name: str) -> dict[str, Field]:
-    node = static_source.statement("transformers", path, name)
-    if not isinstance(node, ast.ClassDef):
-        return {}
-    found: dict[str, Field] = {}
-    for base in node.bases:
-        if isinstance(base, ast.Name) and base.id != name and "PreTrained" not in base.id:
-            found |= _class_fields(path, base.id)  # a parent of the same file
-    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    found |= from_signature(init, _enum) | from_dataclass(node.body, _enum)  # older configs have a signature instead
-    for item in node.body:
-        if (
-            isinstance(item, ast.Assign)
-            and isinstance(item.targets[0], ast.Name)
-            and item.targets[0].id == "attribute_map"
-        ):
-            for alias, real in (literal(item.value)[1] or {}).items():
-                found.setdefault(alias, replace(found[real], name=alias) if real in found else Field(name=alias))
-    return found
-
-
-def _config_file(model_type: str) -> str:
-    folder = static_source.pair_of("transformers", _MAPPINGS, "SPECIAL_MODEL_TYPE_TO_MODULE_NAME", model_type)
-    folder = folder or model_type.replace("-", "_")
-    return f"models/{folder}/configuration_{folder}.py"
+def _fields(name: str, read: Callable[[], Mapping[str, Field]]) -> Mapping[str, Field]:
+    rows = disk_cache.cached(name, lambda: [field.to_json() for field in read().values()])
+    found = (Field.from_json(row) for row in rows)
+    return MappingProxyType({field.name: field for field in found})

@@ -10,12 +10,12 @@ from hf_recipes.recipe.schema.own_keys import OPEN_SECTIONS, SECTION_HELP, SECTI
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a recipe for the installed versions: an editor completes keys and marks faults.
+    """JSON Schema (draft 2020-12) of a recipe for the installed versions: an editor completes keys and marks errors.
 
     Open sections take further keys, as upstream's functions do; closed ones do not.
     """
     installed = versions()
-    said = ", ".join(f"{p} {installed[p]}" for p in ("transformers", "trl", "peft", "datasets") if p in installed)
+    packages = ", ".join(f"{p} {installed[p]}" for p in ("transformers", "trl", "peft", "datasets") if p in installed)
     sections = {
         name: {
             "type": ["object", "null"],  # null takes a section of the recipe that `extends` names away
@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     top["task"]["enum"] = list(TASKS)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"hf_recipes recipe ({said})",
+        "title": f"hf_recipes recipe ({packages})",
         "type": "object",
         "properties": {**top, **sections},
         "additionalProperties": False,
@@ -85,11 +85,11 @@ def _property(field: Field) -> dict[str, Any]:
 def _range(field: Field) -> dict[str, Any]:
     limits = field.limits
     assert limits is not None
-    words = {
+    bounds = {
         "minimum": limits.least,
         "maximum": limits.most,
         "exclusiveMinimum": limits.above,
         "exclusiveMaximum": limits.below,
     }
-    bound = {word: value for word, value in words.items() if value is not None}
+    bound = {name: value for name, value in bounds.items() if value is not None}
     return {"anyOf": [bound, {"enum": list(limits.also)}]} if limits.also else bound

@@ -1,7 +1,7 @@
-"""The words of a recipe that are ours, in one place. Every other word, and its documentation, is upstream's.
+"""The keys of a recipe that are ours, in one place. Every other key, and its documentation, is upstream's.
 
-`TOP` stands at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the words of from_pretrained and
-load_dataset. Each has its help here; the JSON Schema, the documentation and the messages read it.
+`TOP` stands at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the arguments of from_pretrained
+and load_dataset. Each has its help here; the JSON Schema, the documentation and the messages read it.
 """
 
 from __future__ import annotations
@@ -9,42 +9,42 @@ from __future__ import annotations
 from hf_recipes.recipe.schema.fields import Field, Limits
 
 
-def _word(name: str, kinds: str, help: str, **more: object) -> Field:
+def _key(name: str, kinds: str, help: str, **more: object) -> Field:
     return Field(name=name, kinds=tuple(kinds.split("|")), help=help, ours=True, optional=True, **more)  # type: ignore[arg-type]
 
 
-def _table(*words: Field) -> dict[str, Field]:
-    return {word.name: word for word in words}
+def _table(*keys: Field) -> dict[str, Field]:
+    return {key.name: key for key in keys}
 
 
 TOP = _table(
-    _word("task", "str", "What is trained: it decides the Auto class, the columns, the collator and the metrics."),
-    _word(
+    _key("task", "str", "What is trained. It decides the Auto class, the columns, the collator and the metrics."),
+    _key(
         "extends",
         "str",
-        "Another recipe, relative to this file. Both are merged deeply; this file wins; a list replaces.",
+        "Another recipe, relative to this file. Both are merged key by key; this file wins; lists are replaced.",
     ),
-    _word("metrics", "list", "What the evaluation reports; the task's own metrics if absent.", items=("str",)),
-    _word(
+    _key("metrics", "list", "What the evaluation reports. Without it: the task's own metrics.", items=("str",)),
+    _key(
         "master_weights",
         "bool",
         "O2: 16-bit weights and gradients in the model, fp32 master weights in the optimizer. Needs fp16: true.",
     ),
-    _word("sample_prompts", "list", "Texts that the model continues or answers at each evaluation.", items=("str",)),
-    _word(
+    _key("sample_prompts", "list", "Prompts that the model continues or answers at each evaluation.", items=("str",)),
+    _key(
         "resume_allow",
         "list",
         "Differences from the checkpoint that a resumed run accepts: recipe, data, processes, state (it has none).",
         items=("str",),
         choices=("recipe", "data", "processes", "state"),
     ),
-    _word(
+    _key(
         "on_nonfinite",
         "str",
-        "A loss or gradient that is not finite: stop (default), skip the step, or rollback to the last checkpoint.",
+        "If a loss or gradient is not finite: stop (default), skip the step, or rollback to the last checkpoint.",
         choices=("stop", "skip", "rollback"),
     ),
-    _word(
+    _key(
         "disable_guards",
         "list",
         "Guards to switch off. The message of a guard gives its name.",
@@ -63,29 +63,29 @@ TOP = _table(
 )
 
 MODEL = _table(
-    _word("preset", "str", "Start from scratch with a shape of the table of presets, such as gpt-small."),
-    _word(
+    _key("preset", "str", "Start from scratch with a shape of the table of presets, such as gpt-small."),
+    _key(
         "config",
         "str|dict",
-        "Start from scratch: a config.json, its folder, a Hub id, or the config's words inline with model_type.",
+        "Start from scratch: a config.json, its folder, a Hub id, or the config's arguments inline with model_type.",
     ),
 )
 
 DATASET = _table(
-    _word(
+    _key(
         "max_length",
         "int",
-        "Tokens of a row: longer ones are cut, blocks of causal-lm have this length. SFTConfig has its own max_length.",
+        "Tokens of a row. Longer rows are cut; blocks of causal-lm have this length. SFTConfig has its own max_length.",
         limits=Limits(least=1),
     ),
-    _word("text_column", "str", "Column of the text."),
-    _word("label_column", "str", "Column of the class of a text."),
-    _word("tokens_column", "str", "Column of the list of words of a row (token-classification)."),
-    _word("tags_column", "str", "Column of the list of tags of a row, one a word (token-classification)."),
-    _word("prompt_column", "str", "Column of the prompt (chat)."),
-    _word("completion_column", "str", "Column of the answer to the prompt (chat)."),
-    _word("messages_column", "str", "Column of the list of messages, each with role and content (chat)."),
-    _word("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
+    _key("text_column", "str", "Column of the text."),
+    _key("label_column", "str", "Column of the class of a text."),
+    _key("tokens_column", "str", "Column of the list of words of a row (token-classification)."),
+    _key("tags_column", "str", "Column of the list of tags of a row, one for each word (token-classification)."),
+    _key("prompt_column", "str", "Column of the prompt (chat)."),
+    _key("completion_column", "str", "Column of the answer to the prompt (chat)."),
+    _key("messages_column", "str", "Column of the list of messages, each with role and content (chat)."),
+    _key("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
 )
 
 TRAINERS = ("TrainingArguments", "SFTConfig")  # a recipe has exactly one of them
@@ -100,30 +100,27 @@ SECTIONS = (
     "EarlyStoppingCallback",
     "GenerationConfig",
 )
-OPEN_SECTIONS = (
-    "model",
-    "tokenizer",
-    "dataset",
-)  # their upstream functions take open keywords: a strange word is a doubt
+OPEN_SECTIONS = ("model", "tokenizer", "dataset")  # their upstream functions take **kwargs: an unknown key is a warning
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")  # `model` has exactly one of them
-SECRETS = (
+FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # values of dataset.path that read data_files
+SECRETS = (  # refused wherever they stand
     "token",
     "hub_token",
     "push_to_hub_token",
     "use_auth_token",
     "api_key",
     "password",
-)  # refused wherever they stand
+)
 
 SECTION_HELP = {
-    "model": "Words of AutoModelFor<task>.from_pretrained, or preset/config; the rest are fields of the config.",
-    "tokenizer": "Words of AutoTokenizer.from_pretrained. Absent: the model's own.",
-    "dataset": "Words of load_dataset, its builder and train_test_split, and ours that say what the columns mean.",
+    "model": "Arguments of AutoModelFor<task>.from_pretrained, or preset/config; other keys are fields of the config.",
+    "tokenizer": "Arguments of AutoTokenizer.from_pretrained. Without this section: the model's own tokenizer.",
+    "dataset": "Arguments of load_dataset, its builder and train_test_split, and our keys for the columns.",
     "TrainingArguments": "transformers.TrainingArguments: the run is trained by Trainer.",
     "SFTConfig": "trl.SFTConfig: the run is trained by SFTTrainer.",
     "LoraConfig": "peft.LoraConfig: an adapter is trained instead of the model.",
     "BitsAndBytesConfig": "transformers.BitsAndBytesConfig: the frozen model is loaded in 8 or 4 bits.",
-    "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer trained on the data, kept with the run.",
+    "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer, trained on the data.",
     "EarlyStoppingCallback": "transformers.EarlyStoppingCallback.",
     "GenerationConfig": "transformers.GenerationConfig, for sample_prompts.",
 }

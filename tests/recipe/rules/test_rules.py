@@ -210,7 +210,7 @@ def test_words_that_leave_the_metrics_out_are_refused(ask):
     """transformers 5.23 trainer.py: compute_metrics is not called, or called in another way."""
     assert ask("prediction_loss_only: true\nbatch_eval_metrics: true\neval_do_concat_batches: false")[0] == [
         "5: prediction_loss_only: true leaves the metrics out; leave it out",
-        "6: batch_eval_metrics: true wants metrics in pieces; ours are of the whole set, and need no logits; "
+        "6: batch_eval_metrics: true wants metrics in parts; ours are of the complete set, and need no logits; "
         "leave it out",
         "7: eval_do_concat_batches: false hands the metrics lists of batches; leave it out",
     ]
@@ -230,11 +230,11 @@ def test_resuming_needs_the_optimizers_state(ask):
     """transformers 5.23 trainer.py:3923: without optimizer.pt it resumes silently with a fresh one."""
     assert ask("save_only_model: true\nresume_from_checkpoint: true")[0] == [
         "5: resume_from_checkpoint with save_only_model: its checkpoints hold no optimizer and no schedule; "
-        "leave save_only_model out, or start from the weights anew"
+        "leave save_only_model out, or start again from the weights"
     ]
     assert ask("save_only_model: true\nignore_data_skip: true") == (
         [],
-        ["6: ignore_data_skip: true: a resumed run sees other rows than an unbroken one; leave it out"],
+        ["6: ignore_data_skip: true: a resumed run sees other rows than an uninterrupted one; leave it out"],
     )
 
 
@@ -257,9 +257,9 @@ def test_a_hidden_nan_and_flags_of_example_scripts_are_doubted(ask):
 
 def test_fp16_and_bf16_exclude_each_other(ask, arguments):
     """transformers 5.23 training_args.py:1785: "At most one of fp16 and bf16 can be True, but not both"."""
-    assert ask("fp16: true\nbf16: true")[0] == ["5: fp16 and bf16 are both true; keep one; bf16 where the card has it"]
+    assert ask("fp16: true\nbf16: true")[0] == ["5: fp16 and bf16 are both true; keep one; bf16 where the GPU has it"]
     assert ask("bf16_full_eval: true\nfp16_full_eval: true")[0] == [
-        "6: fp16_full_eval and bf16_full_eval are both true; keep one; bf16 where the card has it"
+        "6: fp16_full_eval and bf16_full_eval are both true; keep one; bf16 where the GPU has it"
     ]
     with pytest.raises(ValueError, match="At most one of fp16 and bf16 can be True"):
         arguments(fp16=True, bf16=True)
@@ -280,7 +280,7 @@ def test_fp16_is_refused_for_gemma_2_and_3(ask, model):
     top = "tokenizer: {pretrained_model_name_or_path: google/gemma-3-270m}" if model.startswith("{") else ""
     assert ask("fp16: true", top, task="causal-lm", model=model)[0] == [
         "5: fp16: true with a Gemma: activations of Gemma 2 and 3 pass 65504, the largest fp16 (transformers#39972); "
-        "write bf16: true (fp32 where the card has no bf16)"
+        "write bf16: true (fp32 where the GPU has no bf16)"
     ]
     assert ask("bf16: true", top, task="causal-lm", model=model)[0] == []
 
@@ -354,7 +354,7 @@ MASTERS = "master_weights: true"
         ("fp16: true", "", "google/gemma-2b", "9: master_weights with a Gemma: activations of Gemma 2 and 3 pass "
          "65504, the largest fp16 (transformers#39972); write bf16: true instead"),
         ("fp16: true\noptim: adafactor", "", "gpt2", "6: master_weights with optim: adafactor: only adamw_torch, "
-         "adamw_torch_fused, adamw_bnb_8bit are tested on fp32 masters; take one of them"),
+         "adamw_torch_fused, adamw_bnb_8bit are tested on fp32 masters; use one of them"),
         ("fp16: true", "", "{pretrained_model_name_or_path: gpt2, dtype: bfloat16}", "2: master_weights with dtype: "
          "bfloat16: the model's own weights are float16 then; write dtype: float32, or leave it out"),
     ],
@@ -372,7 +372,8 @@ def test_master_weights_are_refused_with_quantised_and_sharded_weights(ask):
     assert "9: master_weights with BitsAndBytesConfig: quantised weights are not trained, so they have no masters; " \
         "leave master_weights out" in errors  # fmt: skip
     assert (
-        "9: master_weights with fsdp: it keeps whole fp32 copies, fsdp shards them; write bf16: true instead" in errors
+        "9: master_weights with fsdp: it needs complete fp32 copies, fsdp shards them; write bf16: true instead"
+        in errors
     )
 
 
@@ -405,7 +406,7 @@ def test_a_warm_up_that_the_schedule_ignores_is_refused(ask):
     assert ask("lr_scheduler_type: constant")[0] == []
     assert scheduled("constant").get_last_lr() == [1.0]  # no warm-up
     assert scheduled("constant_with_warmup").get_last_lr() == [0.0]
-    for name in set(optimising.SCHEDULER_WORDS) - set(optimising.NO_WARMUP):
+    for name in set(optimising.SCHEDULER_ARGUMENTS) - set(optimising.NO_WARMUP):
         words = {"cosine_with_min_lr": {"min_lr": 0.1}, "cosine_warmup_with_min_lr": {"min_lr": 0.1}}.get(name, {})
         words |= {"num_decay_steps": 10} if name == "warmup_stable_decay" else {}
         assert scheduled(name, **words).get_last_lr()[0] <= 0.1  # these do warm up
@@ -437,8 +438,8 @@ def test_the_words_of_every_schedule_are_upstreams():
 
     classes = {"reduce_lr_on_plateau": ReduceLROnPlateau, "greedy": GreedyLR}  # their functions take **kwargs
     ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    assert set(optimising.SCHEDULER_WORDS) == {name.value for name in SchedulerType}
-    for name, words in optimising.SCHEDULER_WORDS.items():
+    assert set(optimising.SCHEDULER_ARGUMENTS) == {name.value for name in SchedulerType}
+    for name, words in optimising.SCHEDULER_ARGUMENTS.items():
         made_by = classes.get(name, TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)])
         assert set(words) == set(inspect.signature(made_by).parameters) - ours, name
 
@@ -458,7 +459,7 @@ def test_strange_words_for_a_schedule_are_refused_with_the_right_one(ask):
         "write lr_scheduler_kwargs: {min_lr_rate: 0.1}"
     ]
     assert ask("lr_scheduler_type: linear\nlr_scheduler_kwargs: {num_cycles: 2}")[0] == [
-        "6: lr_scheduler_type: linear has no num_cycles; it has no words of its own"
+        "6: lr_scheduler_type: linear has no num_cycles; it has no arguments of its own"
     ]
     assert ask("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_ende: 0}")[0] == [
         "6: lr_scheduler_type: polynomial has no lr_ende; did you mean 'lr_end'?"
@@ -487,7 +488,7 @@ def test_strange_words_for_checkpointing_are_refused_as_torch_does_in_the_first_
     assert ask(held)[0] == ["6: activation_checkpointing_kwargs has no 'use_reentrent'; did you mean 'use_reentrant'?"]
     with pytest.raises(ValueError, match="Unexpected keyword arguments: use_reentrent"):
         checkpoint(torch.sin, torch.ones(1), use_reentrant=True, use_reentrent=True)
-    assert {*optimising.CHECKPOINTING_WORDS, "context_fn"} == {  # the last is a function: no file can hold it
+    assert {*optimising.CHECKPOINTING_ARGUMENTS, "context_fn"} == {  # the last is a function: no file can hold it
         *set(inspect.signature(checkpoint).parameters) - {"function", "args", "kwargs"},
         "preserve_rng_state",
     }
@@ -504,10 +505,10 @@ def test_a_data_file_that_is_no_name_is_refused(ask):
 def test_rows_of_one_token_are_refused_for_a_language_model(ask):
     top = "dataset: {path: text, data_files: {train: a.txt}, max_length: 1}"
     assert ask(top=top, task="causal-lm")[0] == [
-        "7: dataset.max_length: 1 leaves no token to predict; write some hundreds"
+        "7: dataset.max_length: 1 leaves no token to predict; write a few hundred"
     ]
     assert ask("max_length: 1", task="chat", trainer="SFTConfig")[0] == [
-        "5: SFTConfig.max_length: 1 leaves no token to predict; write some hundreds"
+        "5: SFTConfig.max_length: 1 leaves no token to predict; write a few hundred"
     ]
     assert ask(top=top)[0] == []  # a classifier needs one token
 
@@ -583,7 +584,7 @@ def test_optim_args_that_the_optimizer_ignores_are_refused(ask, arguments):
         "6: optim: sgd ignores nestrov in optim_args; did you mean 'nesterov'?"
     ]
     assert ask("optim: sgd\noptim_args: momentum 0.9")[0] == [
-        "6: optim_args: 'momentum 0.9' is no list of key=value; write it as 'key=value, key=value'"
+        "6: optim_args: 'momentum 0.9' is not a list of key=value; write it as 'key=value, key=value'"
     ]
     assert ask("optim: sgd\noptim_args: momentum=0.9")[0] == []
     from transformers import Trainer
@@ -883,7 +884,7 @@ def test_packing_words_that_trl_refuses_late_are_refused_early(ask, sft):
         "6: packing: true needs max_length, and it is null; write max_length: 1024"
     ]
     assert ask("padding_free: true", **SFT)[0] == [
-        "5: padding_free: true without packing: true does not heed max_length; write packing: true, or max_length: null"
+        "5: padding_free: true without packing: true ignores max_length; write packing: true, or max_length: null"
     ]
     assert ask("padding_free: true\nmax_length: null", **SFT)[0] == []
     with pytest.raises(ValueError, match="When `padding_free=True` without packing, `max_length` is not enforced"):
@@ -932,7 +933,7 @@ def test_words_about_rows_that_reach_nothing_are_doubted(ask):
     training += "\neval_packing: true"
     assert ask(training, **SFT)[1] == [
         "5: SFTConfig.dataset_text_field has no effect here; write dataset.text_column",
-        "6: SFTConfig.model_init_kwargs has no effect here; write its words into the model section",
+        "6: SFTConfig.model_init_kwargs has no effect here; write its keys into the model section",
         "7: SFTConfig.completion_only_loss has no effect: task causal-lm has no chat; leave it out",
         "8: SFTConfig.eval_packing has no effect here; evaluation rows are never packed",
     ]
@@ -952,9 +953,9 @@ def test_words_about_rows_that_reach_nothing_are_doubted(ask):
 def test_topology_belongs_into_the_accelerate_file(ask):
     """transformers 5.23 trainer.py:475 and :478; A recipe's fsdp overrides the file's values in silence."""
     assert ask("fsdp: true\ndeepspeed: ds.json")[0] == [
-        "5: fsdp says how a run is spread over cards, which is the accelerate file's to say; "
+        "5: fsdp says how a run is spread over GPUs, which belongs into the accelerate file; "
         "leave it out and launch with --config_file accelerate_configs/fsdp2.yaml",
-        "6: deepspeed says how a run is spread over cards, which is the accelerate file's to say; "
+        "6: deepspeed says how a run is spread over GPUs, which belongs into the accelerate file; "
         "leave it out and launch with --config_file accelerate_configs/deepspeed_zero3.yaml",
     ]
     assert ask("fsdp: false")[0] == []
@@ -992,8 +993,8 @@ def test_precisions_that_the_card_has_not_are_refused():
     """transformers 5.23 training_args.py:1682: "--tf32 requires Ampere or a newer GPU arch"."""
     words = {"SFTConfig": {"tf32": True, "bf16": True}}
     assert device_errors(T4, words) == [
-        "a.yaml: tf32: true needs a card of compute capability 8.0; Tesla T4 has 7.5; leave tf32 out",
-        "a.yaml: bf16: true needs a card of compute capability 8.0; Tesla T4 has 7.5; "
+        "a.yaml: tf32: true needs a GPU of compute capability 8.0 or later; Tesla T4 has 7.5; leave tf32 out",
+        "a.yaml: bf16: true needs a GPU of compute capability 8.0 or later; Tesla T4 has 7.5; "
         "write fp16: true (for a Gemma, neither)",
     ]
     assert device_errors(A100, words) == device_errors(CPU, words) == device_errors(MPS, words) == []
@@ -1022,7 +1023,7 @@ def test_fp16_on_quantised_weights_under_sfttrainer_is_refused_on_a_card():
     assert device_errors(T4, words) == [
         "a.yaml: fp16: true with BitsAndBytesConfig: SFTTrainer's adapters are bf16, which torch's scaler cannot "
         "unscale; "
-        "write bf16: true, or bf16: false without fp16 where the card has no bf16"
+        "write bf16: true, or bf16: false without fp16 where the GPU has no bf16"
     ]
     assert device_errors(CPU, words) == []
 
@@ -1036,13 +1037,13 @@ def test_packages_that_are_not_installed_are_a_doubt_for_check_and_a_fault_for_r
     assert device_errors(A100, words) == [
         "a.yaml: use_liger_kernel: true needs liger-kernel, which is not installed here; pip install liger-kernel"
     ]
-    assert "a.yaml: use_liger_kernel: true: Liger's Triton kernels need a CUDA card, this is a CPU; " \
+    assert "a.yaml: use_liger_kernel: true: Liger's Triton kernels need a CUDA GPU, this is a CPU; " \
         "leave use_liger_kernel out" in device_errors(CPU, words)  # fmt: skip
     model = {"pretrained_model_name_or_path": "gpt2", "attn_implementation": "flash_attention_2"}
     assert device_errors(T4, {"SFTConfig": {}, "model": model}) == [
         "a.yaml: attn_implementation: flash_attention_2 needs flash-attn, which is not installed here; "
         "pip install flash-attn",
-        "a.yaml: attn_implementation: flash_attention_2 needs a CUDA card of compute capability 8.0; this is Tesla T4; "
+        "a.yaml: attn_implementation: flash_attention_2 needs a CUDA GPU of compute capability 8.0; this is Tesla T4; "
         "write attn_implementation: sdpa",
     ]
 
@@ -1063,16 +1064,16 @@ def test_the_reporters_are_upstreams():
 
 def test_what_only_the_device_can_answer_is_listed(ask):
     recipe = recipe_of({"SFTConfig": {"tf32": True, "torch_compile": True, "optim": "adamw_bnb_8bit"}})
-    assert all_rules.device_questions(recipe) == [
-        "bf16: has the card it (compute capability 8.0: RTX 30, A100 and later)? A CPU is slow in it",
-        "tf32: is it a CUDA card since Ampere? Elsewhere it is dropped (and the run says so) or refused",
-        "optim: adamw_bnb_8bit: is it an Apple GPU? The 8-bit and paged kernels are not there yet",
-        "torch_compile: does this model compile there? The first steps take minutes",
-        "memory: do model and batch fit the card? `hf-recipes plan` tells",
+    assert all_rules.device_requirements(recipe) == [
+        "bf16 needs compute capability 8.0 or later (RTX 30, A100 and newer); a CPU is slow in it",
+        "tf32 needs a CUDA GPU of compute capability 8.0 or later; a CPU run drops it, and prints that",
+        "optim: adamw_bnb_8bit has no 8-bit and no paged kernels on an Apple GPU yet",
+        "torch_compile takes minutes for the first steps, and not every model compiles",
+        "memory: `hf-recipes plan` shows whether model and batch fit the GPU",
     ]
-    assert all_rules.device_questions(recipe_of({"TrainingArguments": {"fp16": True}})) == [
-        "fp16: is there an accelerator? A CPU trains in fp32 instead, and the run says so",
-        "memory: do model and batch fit the card? `hf-recipes plan` tells",
+    assert all_rules.device_requirements(recipe_of({"TrainingArguments": {"fp16": True}})) == [
+        "fp16 needs a GPU; a CPU trains in fp32 instead, and the run prints that",
+        "memory: `hf-recipes plan` shows whether model and batch fit the GPU",
     ]
 
 
@@ -1095,7 +1096,7 @@ def test_no_value_of_a_wrong_type_breaks_a_rule(task):
             recipe = recipe_of(everything)
             for told in (all_rules.errors(recipe), all_rules.warnings(recipe), all_rules.device_errors(recipe, T4)):
                 assert all(error.message and error.location for error in told)
-            all_rules.device_questions(recipe)
+            all_rules.device_requirements(recipe)
 
 
 @pytest.mark.parametrize("rule", [*all_rules.ERRORS, *all_rules.WARNINGS], ids=lambda rule: rule.__name__)
@@ -1115,7 +1116,7 @@ def test_the_checks_import_nothing_heavy():
         "from hf_recipes.recipe.recipe import Recipe\n"
         "base = {'task': 'chat', 'model': {}, 'dataset': {}, 'SFTConfig': {'metric_for_best_model': 'loss'}}\n"
         "recipe = Recipe(path='a', sections=base, locations={})\n"
-        "rules.errors(recipe), rules.warnings(recipe), rules.device_questions(recipe)\n"
+        "rules.errors(recipe), rules.warnings(recipe), rules.device_requirements(recipe)\n"
         "print([m for m in ('torch', 'transformers', 'trl', 'peft', 'numpy', 'datasets') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -15,9 +15,10 @@ import pytest
 
 from hf_recipes.catalog.model_shapes import READ_BY_GETATTR
 from hf_recipes.catalog.presets import PRESETS, SHAPES
-from hf_recipes.recipe.schema import installed, static_source
+from hf_recipes.recipe.schema import installed, packages, static_source
 from hf_recipes.recipe.schema.corrections import CORRECTIONS, LIMITS, NOT_IN_A_FILE
-from hf_recipes.recipe.schema.fields import Field, Limits, documented, from_words
+from hf_recipes.recipe.schema.fields import Field, Limits
+from hf_recipes.recipe.schema.from_source import documented, from_entry
 from hf_recipes.recipe.schema.json_schema import json_schema
 from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, OPEN_SECTIONS, SECTIONS, TOP
 
@@ -320,7 +321,7 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    caches = (static_source.package_folder, static_source.text, static_source.statement, static_source.class_head)
+    caches = (packages.package_folder, packages._text)
 
     def write(source):
         for cached in caches:
@@ -379,8 +380,8 @@ def test_a_type_in_a_docstring_becomes_kinds():
         "    mode (`SomeEnum`, *optional*): A mode.\n"
     )
     assert entries["stop"] == ("`str or list[str]`, *optional*", "A string or several.")
-    assert from_words("stop", entries["stop"]).kinds == ("str", "list")
-    assert from_words("stop", entries["stop"]).items == ("str",)
-    assert from_words("size", entries["size"]).kinds == ("int",)
-    assert from_words("mode", entries["mode"]).kinds == ()
-    assert from_words("other", None) == Field(name="other", optional=True)
+    assert from_entry("stop", entries["stop"]).kinds == ("str", "list")
+    assert from_entry("stop", entries["stop"]).items == ("str",)
+    assert from_entry("size", entries["size"]).kinds == ("int",)
+    assert from_entry("mode", entries["mode"]).kinds == ()
+    assert from_entry("other", None) == Field(name="other", optional=True)
