@@ -169,14 +169,14 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
 
     def scarce(*words: Any) -> Any:
         trainer = real(*words[:4], "cpu", words[5])
-        step, calls = trainer._in_pieces, iter(range(100))
+        step, calls = trainer.parts.retry._in_pieces, iter(range(100))
 
         def once(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 0:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return step(*args, **kwargs)
 
-        trainer._in_pieces = once
+        trainer.parts.retry._in_pieces = once
         return trainer
 
     monkeypatch.setattr(gpu, "stand_in_trainer", scarce)
