@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_recipes import record as records
 from hf_recipes.commands.compare import command
+from hf_recipes.common.environment import current_commit, package_version, timestamp
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.evaluation.scores import score_batches, write_scores
+from hf_recipes.record import RunRecord, Status, read_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/compare_cost.json"
@@ -58,8 +59,8 @@ def compared() -> list[dict[str, Any]]:
                     folder = Path(scratch) / f"run-{i}"
                     folder.mkdir()
                     make(folder, ids, level, i + 1)
-                    record = {"schema": records.SCHEMA, "task": task, "scores": {"eval": "scores.parquet"}}
-                    records.write(folder, record | {"status": "finished"})
+                    scores = {"eval": "scores.parquet"}
+                    write_record(folder, RunRecord(task=task, status=Status.FINISHED, scores=scores))
                     runs.append(str(folder))
                 began = time.perf_counter()
                 command(runs, resamples=RESAMPLES, output=f"{scratch}/report")
@@ -77,17 +78,17 @@ def scored() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         words = {"output_dir": scratch, "max_steps": 1, "warmup_steps": 0, "eval_strategy": "no", "save_strategy": "no"}
         path = run("recipes/quickstart.yaml", [f"TrainingArguments.{key}={value}" for key, value in words.items()])
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path)
     return {
-        "rows": record["data"]["eval"]["rows"],
-        "evaluation_seconds": record["metrics"]["eval"]["eval_runtime"],
-        "scores_seconds": record["time"]["scores_seconds"],
+        "rows": record.data["eval"].rows,
+        "evaluation_seconds": record.metrics.of("eval")["eval_runtime"],
+        "scores_seconds": record.time.scores_seconds,
     }
 
 
 def main() -> None:
-    found = {"compare": compared(), "scores": scored(), "versions": {"numpy": records._version("numpy")}}
-    found |= {"commit": records.commit(), "when": records.now(), "machine": f"{os.cpu_count()} cores"}
+    found = {"compare": compared(), "scores": scored(), "versions": {"numpy": package_version("numpy")}}
+    found |= {"commit": current_commit(), "when": timestamp(), "machine": f"{os.cpu_count()} cores"}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from hf_recipes.catalog import gpus
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan import reserved, trace
+from hf_recipes.plan import replay_trace, trace_recipe
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 
@@ -135,10 +135,10 @@ def settings() -> dict[str, tuple[Recipe, tuple[int, int]]]:
 
 def observe(recipe: Recipe, capability: tuple[int, int]) -> dict[str, Any]:
     """One trace as the record keeps it: bytes, FLOPs of an optimizer step, and how exact it is."""
-    seen = trace(recipe, capability=capability)
+    seen = trace_recipe(recipe, capability=capability)
     return {
         "allocated": seen.allocated,
-        "reserved": reserved(seen).peak,
+        "reserved": replay_trace(seen).peak,
         "phase": seen.phase,
         "at": seen.at,
         "parts": dict(seen.parts),
@@ -190,7 +190,7 @@ def figures(seen: dict[str, Any]) -> dict[str, str]:
         found[f"n.{name}"] = f"{one['parameters']:,}"
     for name, preset in PRESETS.items():
         found[f"n.preset.{name}"] = f"{preset.parameters:,}"
-    for name, gpu in gpus.GPUS.items():
+    for name, gpu in gpus.known_gpus().items():
         found[f"usable.{name}"] = _gib(gpus.usable_bytes(gpu))
     for part, size in seen["medium_fp32_8"]["parts"].items():
         found[f"part.{part}"] = f"{size / GB:.2f} GB"
@@ -220,7 +220,10 @@ def _gpt_figures(seen: dict[str, Any]) -> dict[str, str]:
     token_small = small["flops"] / (small["micro_batch"] * small["length"] * small["accumulation"])
     token_large = large["flops"] / (large["micro_batch"] * large["length"] * large["accumulation"])
     slow, fast = (token_small * WIKITEXT_WORDS / (hours * 3600) for hours in (6, 4))
-    peak, four = gpus.GPUS["rtx-4080"].half_flops or math.nan, 4 * (gpus.GPUS["a100-40gb"].half_flops or math.nan)
+    peak, four = (
+        gpus.known_gpus()["rtx-4080"].half_flops or math.nan,
+        4 * (gpus.known_gpus()["a100-40gb"].half_flops or math.nan),
+    )
     losses = (10.82, 5.15, 3.88, 3.23, 2.99, 2.87, 2.85, 2.923, 2.847)
     return {
         "scores.layer": f"{scores / GB:.2f} GB",
@@ -257,7 +260,7 @@ def _gpt_figures(seen: dict[str, Any]) -> dict[str, str]:
 def _bert_figures(seen: dict[str, Any]) -> dict[str, str]:
     full, small = seen["bert_fp16_64x128"], seen["bert_fp16_64x128_8bit"]
     epoch = full["flops"] / (full["micro_batch"] * full["accumulation"]) * 20_000
-    rate, peak = epoch / (35 * 60), gpus.GPUS["rtx-3070"].half_flops or math.nan
+    rate, peak = epoch / (35 * 60), gpus.known_gpus()["rtx-3070"].half_flops or math.nan
     return {
         "bert.opt32": f"{full['parts']['optimizer'] / GIB:.2f} GiB",
         "bert.opt8": f"{small['parts']['optimizer'] / GIB:.2f} GiB",
@@ -274,7 +277,7 @@ HEAD = """# The guides' claims beside what plan says
 
 Five published guides give memory, time and size of their runs. How do these compare with plan, and with arithmetic?
 "GiB" is what CUDA's allocator reserves at the peak, without the context, for the plain loss of `Trainer` unless "ours"
-or "our recipe" stands there. A share of 8 GiB is of the sold size. Nothing here was measured on a GPU; how close plan
+or "our recipe" is given. A share of 8 GiB is of the sold size. Nothing here was measured on a GPU; how close plan
 comes to measured peaks: [plan-accuracy.md](plan-accuracy.md). Written by `python benchmarks/guides_audit.py` from
 [its record](../benchmarks/results/guides_audit.json); a test holds this page to it.
 """

@@ -6,7 +6,7 @@
 
 A block begins with a marker that names its command, `<!-- output: hf-recipes check docs/examples/typo.yaml -->`, and
 ends with `<!-- end -->`. Commands run offline, without a GPU, in the repository's root, with this checkout's package.
-tests/test_docs.py runs the quick ones; those that trace a model (`hf-recipes plan`) are in its slow test.
+tests/test_docs.py runs the quick ones; those that load a model (`plan`, `run`) are in its slow test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- output: (?P<command>[^\n]+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
-SLOW = re.compile(r"hf-recipes plan\b")
+SLOW = re.compile(r"hf-recipes (plan|run) ")
 AGE = re.compile(r" +(age|\d+ (s|min|h|d))$", re.MULTILINE)  # the last column of `hf-recipes runs`
 PRELUDE = 'hf-recipes() { "$DOCS_PYTHON" -m hf_recipes "$@"; }\n'
 

@@ -51,15 +51,16 @@ def measure() -> dict[str, Any]:
 def _lab() -> dict[str, Any]:
     import peaks_lab
 
-    began, allocated, held = time.perf_counter(), [], []
+    began, allocated, reserved = time.perf_counter(), list[dict[str, Any]](), list[dict[str, Any]]()
     for cell in peaks_lab.rows():
-        name, predicted, measured = peaks_lab.name(cell), peaks_lab.peak(cell), cell["measured"]
-        for rows, size, key in ((allocated, predicted[0], "allocated_bytes"), (held, predicted[1], "reserved_bytes")):
-            rows.append({"name": name, "measured_bytes": measured[key], "predicted_bytes": size})
+        name, predicted, measured = peaks_lab.name(cell), peaks_lab.peak(cell), cell.measured
+        assert measured is not None
+        allocated.append({"name": name, "measured_bytes": measured.allocated_bytes, "predicted_bytes": predicted[0]})
+        reserved.append({"name": name, "measured_bytes": measured.reserved_bytes, "predicted_bytes": predicted[1]})
     seconds = round(time.perf_counter() - began, 1)
     return {
         name: {"rows": rows, "refused": [], "seconds": seconds}
-        for name, rows in (("lab_allocated", allocated), ("lab_reserved", held))
+        for name, rows in (("lab_allocated", allocated), ("lab_reserved", reserved))
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hf_recipes.plan import reserved
+from hf_recipes.plan import replay_trace
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.recipe.recipe import Recipe
@@ -40,7 +40,7 @@ def peak(row: dict[str, Any], context_mib: int) -> tuple[int, Trace]:
     """(bytes that nvidia-smi would show, the trace) for a row of published/bert_large.json."""
     with _software_of_2022():
         found = trace_here(recipe_of(row), capability=CAPABILITY, evaluation=False)
-    return reserved(found).peak + context_mib * 2**20, found
+    return replay_trace(found).peak + context_mib * 2**20, found
 
 
 class AdamW2022(torch.optim.Optimizer):

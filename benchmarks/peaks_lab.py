@@ -1,15 +1,14 @@
-"""The lab's cells on a whole card: each recipe as its record has it, planned again by the code as it is now."""
+"""The lab's cells on a full GPU: each recipe as its record has it, planned again by the code as it is now."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from hf_recipes.catalog.gpus import find
-from hf_recipes.plan import reserved, trace
-from hf_recipes.plan.fit.verdict import device_words
+from hf_recipes.catalog.gpus import find_gpu
+from hf_recipes.plan import replay_trace, trace_recipe
+from hf_recipes.plan.fit.verdict import tracer_arguments
+from hf_recipes.plan.lab_record import LabRecord, read_records
 from hf_recipes.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "results" / "lab"
@@ -23,22 +22,20 @@ CORRECTED = (
 )
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """Cells that ended, each recipe's on the whole card."""
-    for path in sorted(FOLDER.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            cell = json.loads(line)
-            if cell.get("gib") is None and cell.get("measured", {}).get("outcome") == "finished":
-                yield cell
+def rows() -> Iterator[LabRecord]:
+    """Cells that finished, each recipe's on the full GPU."""
+    for cell in read_records(FOLDER):
+        if cell.gib is None and cell.measured is not None and cell.measured.finished:
+            yield cell
 
 
-def peak(cell: dict[str, Any]) -> tuple[int, int]:
+def peak(cell: LabRecord) -> tuple[int, int]:
     """(allocated, reserved) bytes of this cell, predicted."""
-    recipe = Recipe(path=cell["recipe"], sections=cell["sections"], locations={})
-    held = reserved(trace(recipe, **device_words(find(cell["gpu"]))))
-    return held.allocated, held.peak
+    recipe = Recipe(path=cell.recipe, sections=dict(cell.sections or {}), locations={})
+    found = replay_trace(trace_recipe(recipe, **tracer_arguments(find_gpu(cell.gpu))))
+    return found.allocated, found.peak
 
 
-def name(cell: dict[str, Any]) -> str:
-    note = ", corrected plan" if cell["cell"] in CORRECTED else ""
-    return f"{cell['cell'].removesuffix('--as-it-is')} ({cell['gpu']}{note})"
+def name(cell: LabRecord) -> str:
+    note = ", corrected plan" if cell.cell in CORRECTED else ""
+    return f"{str(cell.cell).removesuffix('--as-it-is')} ({cell.gpu}{note})"

@@ -12,8 +12,8 @@ from watch import watching
 
 from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE, replay
-from hf_recipes.plan.trace.meta_model import static_tensors
-from hf_recipes.plan.trace.tracker import Unfollowed
+from hf_recipes.plan.trace.meta_model import tensors_before_training
+from hf_recipes.plan.trace.tracker import UntraceableError
 
 CAPABILITY = (8, 9)  # L40S
 SHORT = 128  # tokens of the shortest batches
@@ -28,7 +28,7 @@ def peak(row: dict[str, Any], length: int) -> int:
     method = (row["peft_config"] or {}).get("peft_type", "full fine-tuning")
     try:
         return replay(_events(row, length)).peak
-    except (Unfollowed, NotImplementedError, RuntimeError, ValueError) as problem:
+    except (UntraceableError, NotImplementedError, RuntimeError, ValueError) as problem:
         raise Refused(f"{method}: {(str(problem).strip().splitlines() or [''])[0][:160]}") from problem
 
 
@@ -45,7 +45,7 @@ def _events(row: dict[str, Any], length: int) -> list[tuple[int, int]]:
         tracker.events.clear()
         tracker.storages.clear()
         tracker._alive.clear()
-        for tensor in static_tensors(model):
+        for tensor in tensors_before_training(model):
             tracker.track(tensor, "loaded")
         optimizer = _optimizer(model, train)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -56,10 +56,10 @@ def chart(scheme: str) -> str:
 def report() -> str:
     """The HTML report of the record."""
     from hf_recipes.compare.runs import read_runs
-    from hf_recipes.report.of_run import document
+    from hf_recipes.report.of_run import build_report
     from hf_recipes.report.page import page
 
-    return page(document(replace(read_runs([str(RECORD)])[0], name=NAME)))
+    return page(build_report(replace(read_runs([str(RECORD)])[0], name=NAME)))
 
 
 def checksum(text: str) -> str:

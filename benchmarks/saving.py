@@ -129,15 +129,15 @@ def _ratio(taken: list[float], base: list[float]) -> dict[str, float]:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    from hf_recipes import record
+    from hf_recipes.common.environment import current_commit, package_version, timestamp
 
     found: dict[str, Any] = {"sizes": {}}
     for name in SIZES:
         with tempfile.TemporaryDirectory(prefix="saving-", dir=ROOT) as scratch:
             found["sizes"][name] = measure(name, Path(scratch))
         print(name, json.dumps(found["sizes"][name]), flush=True)
-    versions = {name: record._version(name) for name in ("hf_recipes", "torch", "transformers")}
-    found |= {"versions": versions, "commit": record.commit(), "when": record.now(), "cores": os.cpu_count()}
+    versions = {name: package_version(name) for name in ("hf_recipes", "torch", "transformers")}
+    found |= {"versions": versions, "commit": current_commit(), "when": timestamp(), "cores": os.cpu_count()}
     RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -52,6 +52,7 @@ def split_steps() -> list[dict[str, Any]]:
     from tests.test_out_of_memory import SFT, TRAINER, texts
 
     from hf_recipes.pipeline.run import run
+    from hf_recipes.record import read_record
     from tests.support.limited_memory import limited_memory
     from tests.support.tiny_models import CHATML, bpe, save_bert, save_llama, wordpiece, write_rows
 
@@ -78,17 +79,17 @@ def split_steps() -> list[dict[str, Any]]:
             shutil.rmtree("out", ignore_errors=True)
             with limited_memory(when, rows, from_call=call), contextlib.redirect_stdout(io.StringIO()):
                 run("recipe.yaml")
-            record = json.loads(Path("out/record.json").read_text())
+            record, room = (read_record(Path(folder, "record.json")) for folder in ("out", "room"))
             a, b = weights("room"), weights("out")
-            scores = [json.loads(Path(f, "record.json").read_text())["metrics"]["eval"] for f in ("room", "out")]
+            losses = [one.metrics.of("eval")["eval_loss"] for one in (room, record)]
             found.append(
                 {
                     "trainer": trainer,
                     "place": place,
-                    "pieces": max((one["pieces"] for one in record["out_of_memory"]), default=1),
-                    "steps_lost": 6 - record["steps"],
+                    "pieces": max((one.pieces for one in record.out_of_memory), default=1),
+                    "steps_lost": 6 - (record.steps or 0),
                     "largest_weight_difference": max(float((a[n] - b[n]).abs().max()) for n in a),
-                    "eval_loss_difference": abs(scores[0]["eval_loss"] - scores[1]["eval_loss"]),
+                    "eval_loss_difference": abs(losses[0] - losses[1]),
                 }
             )
             print(found[-1], flush=True)

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import peaks
+import record_page
 import torture_page
 
-from hf_recipes.plan.measure import runner as lab_runner
+from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
+from hf_recipes.record import ModelFacts, RunRecord, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> metric
@@ -35,41 +37,35 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def records() -> list[tuple[str, dict[str, Any]]]:
+def records() -> list[tuple[str, RunRecord]]:
     """(file name, record) of every committed run, by recipe and start."""
-    found = [(p.name, json.loads(p.read_text(encoding="utf-8"))) for p in (ROOT / "recipes/results").glob("*.json")]
-    return sorted(found, key=lambda pair: (pair[1]["recipe"]["path"], pair[1]["seed"] == 42, pair[0]))
+    found = [(p.name, read_record(p)) for p in (ROOT / "recipes/results").glob("*.json")]
+    return sorted(found, key=lambda pair: (pair[1].recipe.path, pair[1].seed == 42, pair[0]))
 
 
 def measured() -> str:
     """One row a record: the task's headline metric before and after, steps, time, speed, machine."""
     rows = []
     for name, record in records():
-        metric = HEADLINE[record["task"]]
-        before, after = (record["metrics"].get(k) or {} for k in ("before", "eval"))
+        metric, model = HEADLINE[record.task], record.model or ModelFacts()
+        before, after = (record.metrics.of(split) for split in ("before", "eval"))
         was, now = before.get(f"eval_{metric}"), after.get(f"eval_{metric}")
+        space = "\N{NO-BREAK SPACE}"
+        trained = f" ({model.trainable_parameters / 1e6:.2f}M trained)" if model.adapter else ""
         rows.append(
             [
-                f"[{Path(record['recipe']['path']).stem}]({record['recipe']['path']})",
-                record["task"],
-                f"{record['model']['parameters'] / 1e6:.1f}M"
-                + (
-                    f" ({record['model']['trainable_parameters'] / 1e6:.2f}M trained)"
-                    if record["model"]["adapter"]
-                    else ""
-                ),
-                metric.replace("_", " "),
-                f"{number(was)} → **{number(now)}**",
-                str(record["seed"]),
-                str(record["steps"]),
-                f"{record['time']['train_seconds']:.0f} s",
-                f"{record['tokens_per_second']:,.0f}",
-                f"{record['device']['name']} ({record['device']['kind']})",
-                f"[{record['started'][:10]}](recipes/results/{name})",
+                f"[{Path(record.recipe.path).stem}]({record.recipe.path})",
+                f"{model.parameters / 1e6:.1f}M{trained}",
+                metric.replace("_", space),
+                f"{number(was)} → **{number(now)}**".replace(" ", space),
+                str(record.seed),
+                str(record.steps),
+                f"{record.time.train_seconds:.0f}{space}s",
+                f"{record.tokens_per_second:,.0f}",
+                f"[{record.device.kind.upper()}](recipes/results/{name})",
             ]
         )
-    head = ["recipe", "task", "parameters", "metric", "before → after", "seed", "steps"]
-    head += ["training", "tokens/s", "on", "record"]
+    head = ["recipe", "parameters", "metric", "before → after", "seed", "steps", "training", "tokens/s", "record"]
     return table(head, rows)
 
 
@@ -86,11 +82,17 @@ def why() -> str:
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
     largest = max(one["largest_weight_difference"] for one in split)
+    checks = results("check_speed")["commands"]
+
+    def slowest(state: str) -> float:
+        return max(one["cpu_seconds"] for name, one in checks.items() if name.startswith(f"{state} "))
+
     rows = [
         [
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
-            "[five mistakes, one call](#is-my-recipe-right)",
+            f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
+            f"{slowest('first'):.2f} s ([record](benchmarks/results/check_speed.json))",
         ],
         [
             "Does it fit, how long will it take?",
@@ -122,9 +124,9 @@ def why() -> str:
 
 def gpu_state() -> str:
     """README's sentence of what has run on a GPU."""
-    cells = [cell for cell in lab_runner.read(ROOT / "recipes/results/lab") if "measured" in cell]
-    whole = {cell["recipe"] for cell in cells if cell.get("gib") is None and cell["measured"]["outcome"] == "finished"}
-    gpus = sorted({cell["gpu"] for cell in cells})
+    cells = [(cell, cell.measured) for cell in read_records(ROOT / "recipes/results/lab") if cell.measured is not None]
+    whole = {cell.recipe for cell, measured in cells if cell.gib is None and measured.finished}
+    gpus = sorted({cell.gpu for cell, _ in cells})
     return (
         f"The [lab](docs/lab.md#what-an-h100-showed) ran five training steps of {len(whole)} recipes on a GPU "
         f"({', '.join(gpus)}) beside plan's predictions. No run has been trained to its end on a GPU, and nothing has "
@@ -145,7 +147,7 @@ def launches() -> str:
 
 def recipes_page() -> str:
     """recipes/README.md: every recipe with its purpose and its newest record."""
-    newest = {record["recipe"]["path"]: (name, record) for name, record in records()}
+    newest = {record.recipe.path: (name, record) for name, record in records()}
     rows = []
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         recipe = read_recipe(str(path))
@@ -153,8 +155,8 @@ def recipes_page() -> str:
         result = "–"
         if f"recipes/{path.name}" in newest:
             name, record = newest[f"recipes/{path.name}"]
-            metric = HEADLINE[record["task"]]
-            after = (record["metrics"].get("eval") or {}).get(f"eval_{metric}")
+            metric = HEADLINE[record.task]
+            after = record.metrics.of("eval").get(f"eval_{metric}")
             result = f"[{metric.replace('_', ' ')} {number(after)}](results/{name})"
         rows.append([f"[{path.stem}]({path.name})", recipe.task, purpose, result])
     return (
@@ -167,14 +169,14 @@ def recipes_page() -> str:
     )
 
 
-def words_page() -> str:
+def keys_page() -> str:
     """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
-    for place, words in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
-        rows += [[f"`{place + '.' if place else ''}{name}`", word.help or ""] for name, word in words.items()]
-    sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
-    keys = table(["key", "meaning"], rows)
-    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{keys}"
+    for section, keys in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
+        rows += [[f"`{section + '.' if section else ''}{name}`", key.help or ""] for name, key in keys.items()]
+    sections = [[f"`{name}`", text.replace("<", "&lt;")] for name, text in own_keys.SECTION_HELP.items()]
+    own = table(["key", "meaning"], rows)
+    return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{own}"
 
 
 def simulated() -> str:
@@ -231,10 +233,10 @@ def fault_tolerance() -> dict[str, str]:
 def lab_verdicts() -> str:
     """plan's verdict of each size, and how it ended."""
     ends: dict[tuple[str, str], dict[str, int]] = {}
-    for cell in lab_runner.read(ROOT / "recipes/results/lab"):
-        if cell.get("gib") is not None and "measured" in cell:
-            counts = ends.setdefault((cell["gpu"], cell["predicted"]["verdict"]), {})
-            counts[cell["measured"]["outcome"]] = counts.get(cell["measured"]["outcome"], 0) + 1
+    for cell in read_records(ROOT / "recipes/results/lab"):
+        if cell.gib is not None and cell.predicted is not None and cell.measured is not None:
+            counts = ends.setdefault((cell.gpu, cell.predicted.verdict), {})
+            counts[cell.measured.outcome] = counts.get(cell.measured.outcome, 0) + 1
     rows = [
         [gpu, verdict, *(str(c.get(end, 0)) for end in ("finished", "out of memory"))]
         for (gpu, verdict), c in sorted(ends.items())
@@ -246,15 +248,17 @@ def lab_gpus() -> str:
     """The calibrations."""
     rows = []
     for path in sorted((ROOT / "recipes/results/lab").glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for gpu in (line for line in lines if line["kind"] == "card"):
-            used = [line["measured"]["context_bytes"] for line in lines if "measured" in line and line["gib"] is None]
-            rates = " / ".join(f"{gpu['flops'][kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
-            context = f"{gpu['context_bytes'] / 2**20:.0f}, {min(used) / 2**20:.0f} in use"
-            rows.append(
-                [gpu["name"], gpu["versions"]["torch"], context, f"{gpu['cublas_bytes'] / 2**20:.0f}", rates]
-                + [f"{gpu['bandwidth'] / 1e12:.2f}", f"{gpu['launch_seconds'] * 1e6:.1f}"]
-            )
+        gpu = read_calibration(path)
+        if gpu is None:
+            continue
+        alone = [cell.measured for cell in read_cells(path) if cell.measured is not None and cell.gib is None]
+        used = min(one.context_bytes for one in alone if one.context_bytes is not None)
+        rates = " / ".join(f"{gpu.flops[kind] / 1e12:.0f}" for kind in ("bf16", "fp16", "tf32", "fp32"))
+        context = f"{gpu.context_bytes / 2**20:.0f}, {used / 2**20:.0f} in use"
+        rows.append(
+            [gpu.name, str(gpu.versions["torch"]), context, f"{gpu.cublas_bytes / 2**20:.0f}", rates]
+            + [f"{gpu.bandwidth / 1e12:.2f}", f"{gpu.launch_seconds * 1e6:.1f}"]
+        )
     head = ["GPU", "torch", "context MiB", "cuBLAS MiB", "TFLOP/s bf16 / fp16 / tf32 / fp32", "TB/s", "launch us"]
     return table(head, rows)
 
@@ -278,11 +282,12 @@ def pages() -> dict[Path, str]:
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches()},
-        "docs/recipe.md": {"words": words_page()},
+        "docs/recipe.md": {"keys": keys_page()},
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
 

@@ -527,13 +527,13 @@ def main() -> None:
     print(json.dumps(found["totals"], indent=1))
     if short:
         return
-    from hf_recipes import record as records
+    from hf_recipes.common.environment import current_commit, package_version, timestamp
 
-    versions = {name: records._version(name) for name in ("hf_recipes", "torch", "transformers", "trl", "peft")}
+    versions = {name: package_version(name) for name in ("hf_recipes", "torch", "transformers", "trl", "peft")}
     found |= {
         "versions": versions,
-        "commit": records.commit(),
-        "when": records.now(),
+        "commit": current_commit(),
+        "when": timestamp(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "seconds": time.monotonic() - began,
     }

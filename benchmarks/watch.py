@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from hf_recipes.plan.trace.autocast import Simulation, in_place_of_autocast
+from hf_recipes.plan.trace.autocast import Simulation, replace_autocast
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
-from hf_recipes.plan.trace.peak import Account, account
+from hf_recipes.plan.trace.peak import PeakSummary, summarize_peak
 from hf_recipes.plan.trace.tracker import Tracker
-from hf_recipes.plan.trace.upstream_patches import on_meta
+from hf_recipes.plan.trace.upstream_patches import patch_upstream_for_meta
 
 
 @contextmanager
@@ -19,13 +19,13 @@ def watching(capability: tuple[int, int], *, uniform: bool = True) -> Iterator[T
     tracker = Tracker(device="meta", uniform=uniform, workspaces=CudaWorkspaces(capability))
     simulation = Simulation(tracker, capability)
     with ExitStack() as stack:
-        stack.enter_context(on_meta(cuda=True))
-        stack.enter_context(in_place_of_autocast(simulation, "cuda"))
+        stack.enter_context(patch_upstream_for_meta(cuda=True))
+        stack.enter_context(replace_autocast(simulation, "cuda"))
         stack.enter_context(simulation)
         stack.enter_context(tracker)
         yield tracker
 
 
-def account_of(tracker: Tracker, since: int = 0) -> Account:
+def account_of(tracker: Tracker, since: int = 0) -> PeakSummary:
     """The peak of what was recorded from the event `since` on; what lived before counts, too."""
-    return account(tracker.events, tracker.storages, tracker.backward_begins, None, rounded, since)
+    return summarize_peak(tracker.events, tracker.storages, tracker.backward_begins, None, rounded, since)

@@ -124,7 +124,7 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any)
 @click.option("--predict", metavar="GPU", help="Only predict, for a GPU that is not here (h100).")
 def lab(**options: Any) -> None:
     """Measure recipes on this GPU and compare with plan. Writes a record for each."""
-    from hf_recipes.plan.measure.runner import lab as measure
+    from hf_recipes.plan.measure.runner import run_lab as measure
 
     measure(**options, say=click.echo)
 

@@ -1,159 +1,356 @@
-"""record.json: what one run was and did, with provenance. Written at the end of every run, also of one that failed.
+"""record.json: what one run was and did, with its provenance. Imports neither torch nor transformers.
 
-Keys (all may be null): schema, status ("running" never stays: finished | stopped | out of memory | failed), where,
-task, recipe {path, text, sections, upstream_defaults}, choices, translations, notes, model, tokenizer, data, batch,
-steps, epochs, time, tokens_per_second, memory, metrics {before, eval, test}, scores, intervals {split: {metric:
-value, low, high}}, log_history, versions, commit, device, seed, started, ended, out_of_memory [steps from which on
-micro-batches were made in pieces], guards {skipped_steps, rolled_back}. Bytes are bytes, seconds are seconds; a
-number that is not finite is the text "nan" or "inf", since JSON has none.
+Written at the end of every run, also of one that failed. `read_record` reads what every version wrote so far. Each
+field's comment is its line in docs/record.md, which `python benchmarks/record_page.py` writes.
 """
 
 from __future__ import annotations
 
-import datetime
+import dataclasses
 import json
-import math
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_recipes import __version__
 from hf_recipes.common.files import put
+from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
+from hf_recipes.errors import RecordError
 
-if TYPE_CHECKING:
-    from hf_recipes.common.device import Device
-    from hf_recipes.recipe.recipe import Recipe
-
-SCHEMA = 1
+SCHEMA = 2  # 1, until commit 587a747: `stage` was called `where`, and there were no sessions
 NAME = "record.json"
-FAILED = "record-failed.json"  # of a run that never began, in the folder of one that ended well
-BEGINNING = ("start", "data", "model")  # where nothing has been trained yet
-PACKAGES = (
-    "hf_recipes",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "trl",
-    "bitsandbytes",
-    "datasets",
-    "evaluate",
-    "tokenizers",
-    "safetensors",
-    "scikit-learn",
-    "seqeval",
-    "numpy",
-)
+FAILED_NAME = "record-failed.json"  # of a run that failed at its start, in the folder of one that finished
 
 
-def opening(recipe: Recipe, device: Device, choices: list[str]) -> dict[str, Any]:
-    """What is known of a run when it starts."""
-    return {
-        "schema": SCHEMA,
-        "status": "failed",  # until the end is reached
-        "where": "start",
-        "task": recipe.task,
-        "recipe": described(recipe),
-        "choices": list(choices),
-        "translations": list(recipe.translations),
-        "notes": [],
-        "versions": {**{name: _version(name) for name in PACKAGES}, "python": sys.version.split()[0]},
-        "commit": commit(),
-        "device": {k: v for k, v in asdict(device).items() if k != "processes"},
-        "started": now(),
-    }
+class Status(StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    OUT_OF_MEMORY = "out of memory"
+    FAILED = "failed"
 
 
-def described(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as text and as values."""
-    from hf_recipes.recipe.recipe import dump_recipe
+class Stage(StrEnum):
+    """How far a run came."""
 
-    return {"path": recipe.path, "text": dump_recipe(recipe), "sections": recipe.sections}
+    START = "start"
+    DATA = "data"
+    MODEL = "model"
+    TRAINING = "training"
+    SAVING = "saving"
+    EVALUATION = "evaluation"
+    END = "end"
 
 
-def _version(name: str) -> str | None:
-    if name == "hf_recipes":  # it runs from a copy of the repository, too
-        return __version__
+BEFORE_TRAINING = (Stage.START, Stage.DATA, Stage.MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """The resolved recipe."""
+
+    path: str = ""  # the file that was given
+    text: str = ""  # the resolved recipe as YAML: it reads back to the same run
+    sections: Mapping[str, Any] = field(default_factory=dict)  # the same as values
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The section of the trainer's arguments."""
+        found: Mapping[str, Any] = self.sections.get("SFTConfig") or self.sections.get("TrainingArguments") or {}
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """What the run computed on."""
+
+    kind: str = ""  # cpu, cuda or mps
+    name: str = ""  # the CPU's or GPU's name
+    count: int = 0  # GPUs of the machine
+    capability: tuple[int, int] | None = None  # CUDA compute capability
+    memory_bytes: int | None = None  # of one GPU
+    bf16: bool = False  # whether bf16 is fast here
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The model that was trained or evaluated."""
+
+    class_: str = ""  # its class in transformers
+    name: str = ""  # pretrained name or path, preset, or model_type
+    source: str | None = None  # hub, local or scratch
+    from_scratch: bool = False  # whether it started from random weights
+    num_labels: int | None = None  # of a classifier
+    parameters: int = 0  # all of them
+    trainable_parameters: int = 0  # those that are trained
+    adapter: bool = False  # whether a LoRA adapter is trained
+    dtype: str = ""  # of the weights
+    attention: str | None = None  # the attention implementation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """The tokenizer."""
+
+    class_: str = ""  # its class in transformers
+    vocabulary: int = 0  # its tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """One split, after its preparation for the task; a count that the task does not have is null."""
+
+    rows: int = 0  # rows, or blocks of text
+    tokens: int = 0  # tokens in all rows
+    longest: int | None = None  # tokens of the longest row
+    cut_rows: int | None = None  # rows that were cut at max_length
+    documents: int | None = None  # texts before they were joined to blocks
+    empty: int | None = None  # empty texts that were left out
+    label_tokens: int | None = None  # tokens that carry the loss
+    lost_label_tokens: int | None = None  # such tokens beyond max_length
+    lost_words: int | None = None  # tagged words beyond max_length
+    bytes: int | None = None  # UTF-8 bytes of the text that is predicted
+    fingerprint: str = ""  # hash of the columns that were used
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one optimizer step trains on."""
+
+    per_device: int = 0  # sequences of a micro-batch on one device
+    processes: int = 0  # processes that train together
+    accumulation: int = 0  # micro-batches of a step
+    sequences_per_step: int = 0  # the product of the three
+    tokens_per_step: int = 0  # of sequences of average length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of this session."""
+
+    train_seconds: float | None = None  # training without its evaluations
+    eval_seconds: float | None = None  # evaluations during training
+    scores_seconds: float | None = None  # writing per-example scores, and their intervals
+    total_seconds: float | None = None  # from the data to the scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Peaks of the process, in bytes."""
+
+    peak_rss_bytes: int | None = None  # memory of the process
+    peak_allocated_bytes: int | None = None  # tensors on the GPU
+    peak_reserved_bytes: int | None = None  # what torch's allocator took of the GPU
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """On the GPU if there is one, else of the process."""
+        return self.peak_reserved_bytes or self.peak_rss_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastFacts:
+    """The training time that `plan` expected; without a GPU only the measured step."""
+
+    seconds: tuple[float, float] | None = None  # shortest and longest
+    why: str | None = None  # why there is no forecast
+    step_seconds: float | None = None  # of one step, by the GPU's peak rates
+    formula: int | None = None  # version of that calculation
+    steps: int | None = None  # optimizer steps
+    epochs: float | None = None  # passes over the data
+    parts: Mapping[str, Any] = field(default_factory=dict)  # seconds by part
+    basis: str | None = None  # what the range rests on
+    notes: tuple[str, ...] = ()  # what it leaves out
+    measured_step_seconds: float | None = None  # a step as it was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """The checkpoint that this session resumed from."""
+
+    from_: str = ""  # its folder
+    step: int = 0  # optimizer steps that it had made
+    passed_over: tuple[str, ...] = ()  # later checkpoints that were not complete, each with the reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One process from its start to its end. A run has several if it was resumed."""
+
+    started: str | None = None  # UTC; null where only a checkpoint shows the session
+    ended: str | None = None  # UTC; of a killed session: when its last checkpoint was saved
+    first_step: int | None = None  # first optimizer step that it made; null if it made none
+    last_step: int | None = None  # last one
+    machine: str = ""  # device name and kind
+    status: Status | None = None  # how it ended; null: it was killed and could not say
+    stage: Stage | None = None  # where it ended
+    error: str | None = None  # the message of what ended it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitStep:
+    """From this step on, micro-batches were computed in smaller pieces, since one was out of memory."""
+
+    step: int = 0  # optimizer step
+    phase: str = ""  # training or evaluation
+    pieces: int = 1  # pieces of a micro-batch from there on
+    rank: int = 0  # the process
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardEvents:
+    """Steps whose loss or gradient was not finite."""
+
+    skipped_steps: tuple[int, ...] = ()  # skipped (on_nonfinite: skip)
+    rolled_back: int = 0  # returns to the last checkpoint (on_nonfinite: rollback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What evaluations reported, by metric name ("eval_f1"); null where none was made."""
+
+    before: Mapping[str, float] | None = None  # validation split, before training
+    eval: Mapping[str, float] | None = None  # validation split, at the end
+    test: Mapping[str, float] | None = None  # test split, at the end
+
+    def of(self, split: str) -> Mapping[str, float]:
+        """Of "before", "eval" or "test"; empty where none was made."""
+        found: Mapping[str, float] | None = getattr(self, split, None)
+        return found or {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInterval:
+    """95 % interval of a metric, by the bootstrap of the examples."""
+
+    value: float  # the metric
+    low: float  # lower end
+    high: float  # upper end
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run."""
+
+    schema: int = SCHEMA  # version of this format
+    task: str  # causal-lm, chat, text-classification or token-classification
+    status: Status = Status.FAILED  # how the last session ended
+    stage: Stage = Stage.START  # where it ended
+    error: str | None = None  # the message of what ended it
+    run: str | None = None  # an id that all sessions of the run and its checkpoints share
+    sessions: tuple[Session, ...] = ()  # oldest first; a run that was never resumed has one
+    started: str | None = None  # UTC, of the last session
+    ended: str | None = None  # UTC, of the last session
+    recipe: RecipeFacts = RecipeFacts()  # the resolved recipe
+    choices: tuple[str, ...] = ()  # what was chosen for the user, each with its reason
+    translations: tuple[str, ...] = ()  # keys of older versions, and what they became
+    notes: tuple[str, ...] = ()  # what was printed about rows, tokenizer, model, resuming and guards
+    versions: Mapping[str, str | None] = field(default_factory=dict)  # packages; null: not installed
+    commit: str | None = None  # git commit of the working directory; "+": with changes
+    device: DeviceFacts = DeviceFacts()  # what it computed on
+    model: ModelFacts | None = None  # the model
+    tokenizer: TokenizerFacts | None = None  # the tokenizer
+    data_source: str | None = None  # local or hub
+    data: Mapping[str, DataFacts] = field(default_factory=dict)  # by split: train, eval, test
+    label_names: tuple[str, ...] = ()  # of a classifier, in the order of their numbers
+    batch: Batch | None = None  # what one step trains on
+    seed: int | None = None  # of the run
+    planned_steps: int | None = None  # optimizer steps that the recipe asks for
+    upstream_defaults: Mapping[str, Any] = field(default_factory=dict)  # every field of the training arguments
+    plan: Mapping[str, Any] | None = None  # on a GPU: what `hf-recipes plan --json` prints
+    forecast: ForecastFacts = ForecastFacts()  # expected time, and the measured step
+    resumption: str | None = None  # whether resuming this run would be exact
+    resumed: Resumption | None = None  # the checkpoint that this session resumed from
+    steps: int | None = None  # optimizer steps, earlier sessions included
+    epochs: float | None = None  # passes over the data
+    tokens: int | None = None  # trained tokens, earlier sessions included
+    total_flos: float | None = None  # floating-point operations, as Trainer counts them
+    time: Timing = Timing()  # seconds of this session
+    tokens_per_second: float | None = None  # of training, evaluations left out
+    train_loss: float | None = None  # mean over the run
+    log_history: tuple[Mapping[str, Any], ...] = ()  # Trainer's log entries
+    best_checkpoint: str | None = None  # by metric_for_best_model
+    out_of_memory: tuple[SplitStep, ...] = ()  # micro-batches that had to be split
+    guards: GuardEvents = GuardEvents()  # steps that were not finite
+    metrics: Metrics = Metrics()  # what evaluations reported
+    scores: Mapping[str, str] = field(default_factory=dict)  # split -> file of per-example scores
+    intervals: Mapping[str, Mapping[str, MetricInterval]] | None = None  # split -> metric -> 95 % interval
+    memory: Memory = Memory()  # peaks of the process
+
+
+def read_record(path: Path, *, strict: bool = False) -> RunRecord:
+    """A record of this or an earlier version. `strict`: a key that the types lack is an error. Raises RecordError."""
     try:
-        return version(name)
-    except PackageNotFoundError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError.at(str(path), "no such record", "a run writes record.json into its output_dir") from None
+    except IsADirectoryError:
+        raise RecordError.at(str(path), "is a folder without a record.json") from None
+    except (OSError, ValueError) as problem:
+        raise RecordError.at(str(path), f"is no complete record ({str(problem).splitlines()[0]})") from None
+    return parse_record(value, str(path), strict=strict)
+
+
+def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecord:
+    """The same of JSON that is read already; `location` stands before a message."""
+    if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or "task" not in value:
+        raise RecordError.at(location, "is no record of a run", "restore the file, or give a run's folder")
+    if value["schema"] > SCHEMA:
+        what = f"a record of version {value['schema']}; this hf_recipes reads up to {SCHEMA}"
+        raise RecordError.at(location, what, "upgrade hf_recipes")
+    unknown: list[str] = []
+    try:
+        record = from_json(RunRecord, _upgrade(value), unknown=unknown)
+    except TypedJsonError as problem:
+        raise RecordError.at(location, f"is no record of a run ({problem})", "restore the file") from None
+    if strict and unknown:
+        raise RecordError.at(location, f"has keys that hf_recipes/record.py lacks: {', '.join(unknown)}")
+    return record if record.sessions else dataclasses.replace(record, sessions=(_only_session(record),))
+
+
+def find_record(folder: Path, name: str = NAME) -> RunRecord | None:
+    """The record of a run's folder; None where there is none that can be read."""
+    try:
+        return read_record(folder / name)
+    except RecordError:
         return None
 
 
-def commit() -> str | None:
-    """The commit of the working directory's repository, with "+" if the tree differs from it; None outside one."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+def write_record(folder: Path, record: RunRecord, name: str = NAME) -> Path:
+    """Writes the record completely or not at all; returns its path."""
+    return put(folder / name, json.dumps(to_json(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def parse_forecast(value: Mapping[str, Any]) -> ForecastFacts:
+    """The forecast of `plan` as the record has it."""
+    return from_json(ForecastFacts, value)
 
 
-def memory(device: Device) -> dict[str, int | None]:
-    """Peaks of this process since its start, in bytes."""
-    import resource
-
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    found: dict[str, int | None] = {
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
-        "peak_allocated_bytes": None,
-        "peak_reserved_bytes": None,
-    }
-    if device.kind == "cuda":
-        import torch
-
-        found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-        found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+def _upgrade(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of any earlier version in the keys of this one."""
+    found = dict(value)
+    if found["schema"] < 2 and "where" in found:
+        found["stage"] = found.pop("where")
     return found
 
 
-def name_for(folder: Path, record: Mapping[str, Any]) -> str:
-    """record.json; record-failed.json where that would replace the record of the finished run whose model lies here."""
-    if record["status"] == "finished" or record["where"] not in BEGINNING:
-        return NAME
-    try:
-        earlier = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return NAME
-    return FAILED if isinstance(earlier, dict) and earlier.get("status") == "finished" else NAME
+def _only_session(record: RunRecord) -> Session:
+    """The session of a record that was written before there were sessions."""
+    trained = bool(record.steps)
+    return Session(
+        started=record.started,
+        ended=record.ended,
+        first_step=1 + (record.resumed.step if record.resumed else 0) if trained else None,
+        last_step=record.steps if trained else None,
+        machine=describe_machine(record.device),
+        status=record.status,
+        stage=record.stage,
+        error=record.error,
+    )
 
 
-def tells_of_another_rank(folder: Path, since: float) -> bool:
-    """Whether another process of this run (begun at `since`) has said already that it ran out of memory."""
-    path = folder / NAME
-    try:
-        told = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_mtime >= since else {}
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("status") == "out of memory"
-
-
-def write(folder: Path, record: Mapping[str, Any], name: str = NAME) -> Path:
-    """Writes the record whole or not at all."""
-    return put(folder / name, json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; what is none of them becomes its text."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(v) for v in value]
-    if isinstance(value, bool) or value is None or isinstance(value, int | str):
-        return value
-    if hasattr(value, "item"):  # a NumPy or torch scalar
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return str(value)
+def describe_machine(device: DeviceFacts) -> str:
+    """ "NVIDIA A10G (cuda)"."""
+    return f"{device.name} ({device.kind})" if device.name else device.kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,22 @@ os.environ.pop("HF_TOKEN", None)
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+DRAWN = ("report", "test_docs.py", "test_tables.py")  # folders and files whose subject is drawings
+
+
+@pytest.fixture(autouse=True)
+def _quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a tiny run's time is matplotlib's, for a report that no test but those of reports looks at; a fifth is
+    accelerate's garbage collection, which walks all that was imported."""
+    if not set(DRAWN) & set(request.path.parts):
+        from hf_recipes.report import plots
+
+        for name in ("curves", "differences", "reliability", "confusion", "parts"):
+            monkeypatch.setattr(plots, name, lambda *args, **kwargs: "<svg></svg>")
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

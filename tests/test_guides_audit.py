@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_recipes.plan import trace
+from hf_recipes.plan import trace_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = json.loads((ROOT / "benchmarks/results/guides_audit.json").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def test_the_record_has_every_setting_and_plan_refused_none(audit, monkeypatch) 
 def test_plan_still_says_what_the_page_prints(audit, monkeypatch, name) -> None:
     monkeypatch.chdir(ROOT)
     recipe, capability = audit.settings()[name]
-    seen = trace(recipe, capability=capability)
+    seen = trace_recipe(recipe, capability=capability)
     assert seen.allocated == pytest.approx(RECORD[name]["allocated"], rel=0.01)
     assert seen.parameters == RECORD[name]["parameters"]
 

@@ -2,7 +2,7 @@
 
 The others stand where they are closed: GPT-2's mis-scaled loss (transformers PR #46204) and inexact evaluation in
 evaluation/test_exact.py, launches in pipeline/test_launch_checks.py, settings that contradict or do nothing in
-test_checks*.py, swallowed typos of BitsAndBytesConfig in recipe/test_read.py.
+recipe/rules, swallowed typos of BitsAndBytesConfig in recipe/test_read.py.
 """
 
 from __future__ import annotations

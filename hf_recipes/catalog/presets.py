@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.catalog.model_shapes import CONFIG, MORE
+from hf_recipes.catalog.model_shapes import SOURCE, published_shapes
 
 GPT2_VOCAB_SIZE = 50257  # openai-community/gpt2's tokenizer: 256 bytes + 50,000 merges + <|endoftext|>
 
@@ -19,7 +19,7 @@ GPT2_VOCAB_SIZE = 50257  # openai-community/gpt2's tokenizer: 256 bytes + 50,000
 class Preset:
     """One model family's shape. `parameters` counts each tied matrix once, for the class that `auto_class` names."""
 
-    config: Mapping[str, Any]  # upstream's config words, model_type and every field that has a shape
+    config: Mapping[str, Any]  # upstream's config arguments, model_type and every field that has a shape
     parameters: int
     auto_class: str = "AutoModelForCausalLM"
     source: str
@@ -184,13 +184,13 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 _BERT_BASE = Preset(
-    config=_bert(768, 12, 12, 3072),
+    config=_bert(hidden_size=768, layers=12, heads=12, intermediate_size=3072),
     parameters=109_482_240,
     auto_class="AutoModel",
     source="config.json of google-bert/bert-base-uncased",
 )
 _BERT_LARGE = Preset(
-    config=_bert(1024, 24, 16, 4096),
+    config=_bert(hidden_size=1024, layers=24, heads=16, intermediate_size=4096),
     parameters=335_141_888,
     auto_class="AutoModel",
     source="config.json of google-bert/bert-large-uncased",
@@ -202,39 +202,39 @@ _DISTILBERT_BASE = Preset(
     source="config.json of distilbert/distilbert-base-uncased",
 )
 _GPT2 = Preset(
-    config=_gpt(768, 12, 12, 3072, 1024),
+    config=_gpt(n_embd=768, n_head=12, n_layer=12, n_inner=3072, n_positions=1024),
     parameters=124_439_808,
     source="config.json of openai-community/gpt2",
 )
 _GEMMA = Preset(config=_GEMMA_3_270M, parameters=268_098_176, source="config.json of google/gemma-3-270m")
 
 _LLAMA_1B = Preset(
-    config=_llama3(2048, 16, 32, 8192, 32.0, True),
+    config=_llama3(hidden_size=2048, layers=16, heads=32, intermediate_size=8192, factor=32.0, tied=True),
     parameters=1_235_814_400,
     source="config.json of meta-llama/Llama-3.2-1B",
 )
 _LLAMA_3B = Preset(
-    config=_llama3(3072, 28, 24, 8192, 32.0, True),
+    config=_llama3(hidden_size=3072, layers=28, heads=24, intermediate_size=8192, factor=32.0, tied=True),
     parameters=3_212_749_824,
     source="config.json of meta-llama/Llama-3.2-3B",
 )
 _LLAMA_8B = Preset(
-    config=_llama3(4096, 32, 32, 14336, 8.0, False),
+    config=_llama3(hidden_size=4096, layers=32, heads=32, intermediate_size=14336, factor=8.0, tied=False),
     parameters=8_030_261_248,
     source="config.json of meta-llama/Llama-3.1-8B",
 )
 
 
 def _more() -> dict[str, Preset]:
-    """The rows of catalog/model_shapes.py, one Preset for all names of a model."""
+    """The rows of catalog/model_shapes.json, one Preset for all names of a model."""
     found: dict[str, Preset] = {}
-    for names, (config, parameters, auto_class) in MORE.items():
-        one = Preset(config=config, parameters=parameters, auto_class=auto_class, source=CONFIG)
-        found |= dict.fromkeys(names, one)
+    for shape in published_shapes():
+        one = Preset(config=shape.config, parameters=shape.parameters, auto_class=shape.counted_as, source=SOURCE)
+        found |= dict.fromkeys(shape.names, one)
     return found
 
 
-# Published shapes of the models that the recipes and the guides name, so that a file can be judged offline.
+# Published shapes of the models that the recipes and the guides name, so that a file can be checked offline.
 SHAPES: Mapping[str, Preset] = {
     "bert-base-uncased": _BERT_BASE,
     "google-bert/bert-base-uncased": _BERT_BASE,
@@ -243,7 +243,7 @@ SHAPES: Mapping[str, Preset] = {
     "distilbert-base-uncased": _DISTILBERT_BASE,
     "distilbert/distilbert-base-uncased": _DISTILBERT_BASE,
     "sentence-transformers/all-MiniLM-L6-v2": Preset(
-        config=_bert(384, 6, 12, 1536),
+        config=_bert(hidden_size=384, layers=6, heads=12, intermediate_size=1536),
         parameters=22_713_216,
         auto_class="AutoModel",
         source="config.json of sentence-transformers/all-MiniLM-L6-v2",

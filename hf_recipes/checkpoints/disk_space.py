@@ -9,7 +9,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from hf_recipes.common.text import megabytes
+from hf_recipes.common.text import format_bytes
 
 MARGIN = 1.05
 RESERVE = 2**20  # bytes beside a checkpoint: the record, the log
@@ -20,7 +20,7 @@ def find_shortage(folder: Path, needed: int) -> str | None:
     """How much `needed` bytes lack, as text; None if they fit."""
     free = shutil.disk_usage(folder).free
     wanted = int(needed * MARGIN) + RESERVE
-    return None if free >= wanted else f"it needs {megabytes(wanted)} and {megabytes(free)} are free"
+    return None if free >= wanted else f"it needs {format_bytes(wanted)} and {format_bytes(free)} are free"
 
 
 def is_disk_full(problem: BaseException, folder: Path) -> bool:

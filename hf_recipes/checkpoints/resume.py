@@ -10,12 +10,14 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, manifest, select
 from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
 from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
+from hf_recipes.record import Resumption, RunRecord, Status, find_record
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -128,7 +130,7 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
 
 
 def describe_run(
-    recipe: Recipe, args: Any, record: Mapping[str, Any], device: Device, chosen: ResumePoint | None
+    recipe: Recipe, args: Any, record: RunRecord, device: Device, chosen: ResumePoint | None
 ) -> dict[str, Any]:
     """What every manifest of the run says of it: one id through all its resumptions, recipe, data, versions, device.
 
@@ -139,27 +141,26 @@ def describe_run(
     facts = {
         "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
         "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
-        "data": {split: part["fingerprint"] for split, part in record["data"].items()},
-        **compatibility.describe_environment(device, record["versions"], torch.get_num_threads()),
+        "data": {split: part.fingerprint for split, part in record.data.items()},
+        **compatibility.describe_environment(device, record.versions, torch.get_num_threads()),
     }
     found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return found
 
 
-def record_resumption(
-    record: dict[str, Any],
+def add_resumption(
+    record: RunRecord,
     facts: Mapping[str, Any],
     recipe: Recipe,
     args: Any,
     device: Device,
     chosen: ResumePoint | None,
-) -> None:
-    """Writes the run's id into the record, what it resumed from, and what resuming it would equal."""
+) -> RunRecord:
+    """The record with the run's id, what it resumed from, and what resuming it would equal."""
     reasons = compatibility.list_inexact_reasons(recipe.trainer, args, device)
-    record["run"] = facts["run"]
-    record["resumption"] = compatibility.describe_exactness(reasons, facts["threads"])
-    if chosen:
-        record["resumed"] = {"from": chosen.path, "step": chosen.step, "passed_over": list(chosen.skipped)}
+    exactness = compatibility.describe_exactness(reasons, facts["threads"])
+    resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.skipped) if chosen else None
+    return replace(record, run=facts["run"], resumption=exactness, resumed=resumed)
 
 
 def check_same_run(
@@ -168,15 +169,15 @@ def check_same_run(
     facts: Mapping[str, Any],
     args: Any,
     model: Any,
-    record: Mapping[str, Any],
+    record: RunRecord,
     folder: Path,
 ) -> list[str]:
     """Lines about the resumption. Raises CheckpointError for a checkpoint of another recipe, other data, another number
     of processes or another model, and for a run that is finished."""
-    lines = [f"resuming from {chosen.path}, step {chosen.step} of {record['planned_steps']}"]
+    lines = [f"resuming from {chosen.path}, step {chosen.step} of {record.planned_steps}"]
     lines += _compare(recipe, chosen, facts, args.world_size)
     check_same_model(recipe, chosen.path, model)
-    if is_training_done(recipe, chosen, record["planned_steps"], folder):
+    if is_training_done(recipe, chosen, record.planned_steps or 0, folder):
         lines.append("all its steps are done: only saving and evaluation are left")
     return lines
 
@@ -221,11 +222,8 @@ def is_training_done(recipe: Recipe, chosen: ResumePoint, steps: int, folder: Pa
     """Whether only saving and evaluation are left. Raises CheckpointError if they have been done, too."""
     if chosen.step < steps:
         return False
-    try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    if record.get("status") != "finished" or (chosen.run and record.get("run") != chosen.run):
+    record = find_record(folder)
+    if record is None or record.status != Status.FINISHED or (chosen.run and record.run != chosen.run):
         return True
     what = f"{chosen.path!r} has {chosen.step} steps and the recipe asks for {steps}: nothing is left to train"
     key = "max_steps" if (recipe.training.get("max_steps") or 0) > 0 else "num_train_epochs"

@@ -8,7 +8,6 @@ Imports neither torch nor transformers: only the child does.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.errors import LaunchError
+from hf_recipes.record import Status, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, and refused.
 SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
@@ -93,11 +93,10 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
 def _is_finished(output_dir: Path) -> bool:
     """Whether the newest checkpoint's run has its record: it crashed while it wrote its model card or pushed."""
     chosen, _ = select.choose_checkpoint(output_dir)
-    try:
-        record = json.loads((output_dir / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    record = find_record(output_dir)
+    if chosen is None or record is None:
         return False
-    return chosen is not None and record.get("status") == "finished" and record.get("run") == chosen.run
+    return record.status == Status.FINISHED and record.run == chosen.run
 
 
 def _find_start(output_dir: Path) -> tuple[bool, str]:

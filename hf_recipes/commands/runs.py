@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_recipes import record as records
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import GIB
-from hf_recipes.compare.runs import read_record
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import RecipeError, RecordError
+from hf_recipes.record import NAME, MetricInterval, RunRecord, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record does not say."""
+    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record lacks."""
 
     run: str
     status: str
@@ -54,10 +54,10 @@ SORTS: dict[str, Callable[[Listed], Any]] = {
 def command(
     folder: str, *, sort: str = "age", as_json: bool = False, now: datetime.datetime | None = None
 ) -> list[str]:
-    """What to print. Raises RecipeError for a folder that is not there, or that holds no record."""
+    """What to print. Raises RecordError for a folder that is missing or has no record."""
     found, warnings = listed(Path(folder), now or datetime.datetime.now(datetime.UTC))
     if not found and not warnings:
-        raise RecipeError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
+        raise RecordError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
@@ -68,73 +68,67 @@ def command(
 def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str]]:
     """The runs, and a line for each record that cannot be read."""
     if not folder.is_dir():
-        raise RecipeError.at(str(folder), "no such folder", "give the one that holds the runs, such as runs")
+        raise RecordError.at(str(folder), "no such folder", "name the folder of the runs, such as runs")
     found, warnings = [], []
     for path in sorted(folder.rglob("*.json")):
-        if path.name != records.NAME and not (path.parent.name == "results" and "--" in path.name):
+        if path.name != NAME and not (path.parent.name == "results" and "--" in path.name):
             continue
         try:
             record = read_record(path)
         except RecipeError as problem:
             warnings.append(f"left out: {problem.errors[0]}")
             continue
-        shown = path.parent if path.name == records.NAME else path.with_suffix("")
+        shown = path.parent if path.name == NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
-        found.append(_listed(name, record, now, _interval(path.parent, record)))
+        found.append(_describe_run(name, record, now, _find_interval(path.parent, record)))
     return found, warnings
 
 
-def _interval(folder: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The main metric's, from the record; of an older one from its scores, as far as they are there."""
-    kept, scores = record.get("intervals"), record.get("scores") or {}
-    if kept is None and "eval" in scores and (folder / str(scores["eval"])).is_file():
-        from hf_recipes.compare import intervals
+def _find_interval(folder: Path, record: RunRecord) -> MetricInterval | None:
+    """The main metric's, from the record; of an older record from its scores, if they are there."""
+    found, name = record.intervals, record.scores.get("eval", "")
+    if found is None and name and (folder / name).is_file():
+        from hf_recipes.compare.intervals import intervals_of_run
 
         with contextlib.suppress(RecipeError):  # a damaged file: then without
-            kept = intervals.of_run(folder, {**record, "scores": {"eval": str(scores["eval"])}})
-    found: Mapping[str, Any] = ((kept or {}).get("eval") or {}).get(_main(record)) or {}
-    return found
+            found = intervals_of_run(folder, replace(record, scores={"eval": name}))
+    return ((found or {}).get("eval") or {}).get(_main_metric(record))
 
 
-def _main(record: Mapping[str, Any]) -> str:
+def _main_metric(record: RunRecord) -> str:
     """The first of the task's metrics that the run reports; "" if it reports none."""
-    task, reported = TASKS.get(str(record.get("task"))), (record.get("metrics") or {}).get("eval") or {}
-    return next((name for name in (task.metrics if task else ()) if _is_number(reported.get(f"eval_{name}"))), "")
+    task, reported = TASKS.get(record.task), record.metrics.of("eval")
+    names = task.metrics if task else ()
+    return next((name for name in names if math.isfinite(reported.get(f"eval_{name}", math.nan))), "")
 
 
-def _listed(name: str, record: Mapping[str, Any], now: datetime.datetime, interval: Mapping[str, Any]) -> Listed:
-    metric = _main(record)
-    value = ((record.get("metrics") or {}).get("eval") or {}).get(f"eval_{metric}")
-    memory, ended = record.get("memory") or {}, record.get("ended")
+def _describe_run(name: str, record: RunRecord, now: datetime.datetime, interval: MetricInterval | None) -> Listed:
+    metric = _main_metric(record)
     try:
-        age = (now - datetime.datetime.fromisoformat(str(ended))).total_seconds()
+        age = (now - datetime.datetime.fromisoformat(str(record.ended))).total_seconds()
     except ValueError:
         age = None
     return Listed(
         run=name,
-        status=str(record.get("status")),
-        task=str(record.get("task")),
-        model=(record.get("model") or {}).get("name"),
+        status=record.status.value,
+        task=record.task,
+        model=(record.model.name or None) if record.model else None,
         metric=metric or None,
-        value=_or_none(value),
-        low=_or_none(interval.get("low")),
-        high=_or_none(interval.get("high")),
+        value=_finite(record.metrics.of("eval").get(f"eval_{metric}")),
+        low=_finite(interval.low) if interval else None,
+        high=_finite(interval.high) if interval else None,
         higher_is_better=metric not in LOWER_IS_BETTER if metric else None,
-        peak_bytes=memory.get("peak_reserved_bytes") or memory.get("peak_rss_bytes"),
-        tokens_per_second=_or_none(record.get("tokens_per_second")),
-        steps=record.get("steps"),
-        seed=record.get("seed"),
-        ended=ended,
+        peak_bytes=record.memory.peak_bytes,
+        tokens_per_second=_finite(record.tokens_per_second),
+        steps=record.steps,
+        seed=record.seed,
+        ended=record.ended,
         age_seconds=age,
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _or_none(value: Any) -> Any:
-    return value if _is_number(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _rank(one: Listed) -> float:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_recipes import record
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
 from hf_recipes.common.files import put
 from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
+from hf_recipes.record import NAME, Status, find_record
 
 PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default
@@ -192,7 +192,7 @@ def _check_folder(base: Recipe, folder: Path) -> None:
 
 def _state(cell: Cell) -> tuple[str, bool]:
     """("finished" | "resumed from checkpoint-N" | "starts", whether to resume)."""
-    if _record(cell).get("status") == "finished":
+    if _status(cell) == Status.FINISHED:
         return "finished", False
     if not cell.folder.is_dir():
         return "starts", False
@@ -203,17 +203,14 @@ def _state(cell: Cell) -> tuple[str, bool]:
 
 def _was_stopped(cell: Cell, since: float) -> bool:
     """Whether the run that started then was asked to stop: a launcher's exit status does not show it."""
-    path = cell.folder / record.NAME
-    return path.is_file() and path.stat().st_mtime >= since and _record(cell).get("status") == "stopped"
+    path = cell.folder / NAME
+    return path.is_file() and path.stat().st_mtime >= since and _status(cell) == Status.STOPPED
 
 
-def _record(cell: Cell) -> dict[str, Any]:
-    """{} where there is none that can be read."""
-    try:
-        found = json.loads((cell.folder / record.NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _status(cell: Cell) -> Status | None:
+    """None where there is no record that can be read."""
+    found = find_record(cell.folder)
+    return found.status if found is not None else None
 
 
 def _compare(cells: Sequence[Cell], folder: Path, grouped: bool, say: Callable[[str], None]) -> None:

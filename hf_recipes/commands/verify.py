@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.checkpoints import folders, manifest, select
-from hf_recipes.common.text import megabytes
+from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import CheckpointError
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
@@ -42,7 +42,7 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
         elif body is None:
             say(f"{path.name}: {select.NO_MANIFEST}")
         else:
-            size = megabytes(manifest.total_bytes(body))
+            size = format_bytes(manifest.total_bytes(body))
             say(f"{path.name}: {len(body['files'])} files, {size}, as written")
             complete.append(path)
     for path in folders.list_leftovers(run_dir):

@@ -12,7 +12,7 @@ GIB = 2**30  # bytes
 HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """ "2 h 40 min", "14 min", "38 s"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -20,16 +20,12 @@ def spoken(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def amount(size: int) -> str:
+def format_bytes(size: float) -> str:
     """Bytes for a reader: "7.55 GiB", "84.0 MiB", "712 bytes"; the sign is kept."""
     for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(size) >= 0.1 * scale and abs(size) >= 1024:
             return f"{size / scale:,.{2 if unit == 'GiB' else 1}f} {unit}"
-    return f"{size} bytes"
-
-
-def megabytes(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+    return f"{size:.0f} bytes"
 
 
 def first_line(problem: BaseException) -> str:

@@ -135,7 +135,7 @@ def _documents(
     """One row a document: `input_ids` with the end token, and each token's `bytes` of text."""
     eos = tokenizer.eos_token_id
     location = recipe.location("dataset.input_ids_column" if tokenized else "dataset.text_column")
-    sizes = _vocabulary_bytes(tokenizer) if tokenized else []
+    sizes = vocabulary_bytes(tokenizer) if tokenized else []
 
     # upstream's cache finds its rows by what these functions close over: not the recipe, but our version.
     def measure(batch: dict[str, list], version: str = __version__) -> dict[str, list]:
@@ -176,7 +176,7 @@ def _ended(ids: list[int], sizes: list[int], text: str, eos: int | None) -> tupl
     return ids, sizes
 
 
-def _vocabulary_bytes(tokenizer: Any) -> list[int]:
+def vocabulary_bytes(tokenizer: Any) -> list[int]:
     """UTF-8 bytes of text of each token id; special tokens have none.
 
     A byte-level token has one character per byte; SentencePiece writes a space as U+2581, a lone byte as

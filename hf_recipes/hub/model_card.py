@@ -1,7 +1,7 @@
 """The model card of a run, the README.md that the Hub shows: a pure function of record.json.
 
 `model_card(record)` turns values into text; it reads, sends and loads nothing (huggingface_hub's YAML writer is the
-only import, 0.2 s). A record of a failed run has gaps: every key may be absent or None, and its line is then left out.
+only import, 0.2 s). A record of a failed run has gaps: their lines are left out.
 
 The front matter is made by `huggingface_hub.ModelCardData`, not by `Trainer.create_model_card`: Trainer writes a
 model-index only when it knows task, data set and metric, and drops every metric that is not in
@@ -19,6 +19,7 @@ from typing import Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import GIB, HUB_TOKEN
 from hf_recipes.recipe.schema.own_keys import SECRETS
+from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
 # Keys that Trainer writes beside the metrics; they are about speed, not quality.
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
@@ -45,16 +46,22 @@ BUILDERS = (
 HUB_ID = re.compile(r"(?:[\w-][\w.-]{0,95}/)?[\w-][\w.-]{0,95}", re.ASCII)
 
 
-def model_card(record: Mapping[str, Any], *, is_local: Callable[[str], bool] = os.path.exists) -> str:
+def model_card(
+    record: RunRecord,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    is_local: Callable[[str], bool] = os.path.exists,
+) -> str:
     """README.md of a run: YAML front matter, then what it is, metrics, recipe, facts, loading and limits.
 
-    record: record.json as a mapping; every key may be absent or None.
+    repo_id: its repository; the recipe's hub_model_id if absent. license: the Hub's id of one.
     is_local: whether the name of a model or data set is a path on this machine rather than a Hub id (the record may
-        have the answer: `model.source`, `data.source` = "hub" or anything else). A local path is not a base_model: the
+        have the answer: `model.source`, `data_source` = "hub" or anything else). A local path is not a base_model: the
         Hub rejects a model card whose base_model is not an id.
     Returns text that `huggingface_hub.ModelCard` parses; access tokens are masked as `hf_***`.
     """
-    facts = _Facts(record, is_local)
+    facts = _Facts(record, repo_id, license, is_local)
     parts = [f"---\n{_front_matter(facts)}\n---", f"# {facts.title}", _summary(facts), _metrics(facts)]
     parts += [_recipe(facts), _training(facts), _versions(facts), _data(facts), _loading(facts), _limits(facts)]
     return HUB_TOKEN.sub("hf_***", "\n\n".join(part for part in parts if part)) + "\n"
@@ -63,30 +70,32 @@ def model_card(record: Mapping[str, Any], *, is_local: Callable[[str], bool] = o
 class _Facts:
     """The record, and the few values that several parts of the model card need."""
 
-    def __init__(self, record: Mapping[str, Any], is_local: Callable[[str], bool]):
-        self.record, self.is_local = record, is_local
-        self.task = str(self.at("task") or "")
-        task = TASKS.get(self.task)
+    def __init__(
+        self, record: RunRecord, repo_id: str | None, license: str | None, is_local: Callable[[str], bool]
+    ) -> None:
+        self.record, self.license, self.is_local = record, license, is_local
+        self.model = record.model or ModelFacts()
+        task = TASKS.get(record.task)
         self.pipeline_tag = task.pipeline_tag if task else ""
         self.auto_class = task.auto_class if task else ""
-        self.task_title = task.title if task else self.task
-        self.sections: Mapping[str, Any] = self.at("recipe", "sections") or {}
+        self.task_title = task.title if task else record.task
+        self.sections = record.recipe.sections
         self.trainer = "SFTConfig" if "SFTConfig" in self.sections else "TrainingArguments"
-        self.adapter = bool(self.at("model", "adapter"))
-        self.repo_id = self.at("repo_id") or self.at("recipe", "sections", self.trainer, "hub_model_id")
-        folder = str(self.at("recipe", "sections", self.trainer, "output_dir") or "").rstrip("/").split("/")[-1]
-        self.title = str(self.repo_id or folder or self.at("model", "name") or "model").split("/")[-1]
+        self.adapter = self.model.adapter
+        self.dtype = self.model.dtype.removeprefix("torch.")
+        self.repo_id = repo_id or self.setting(self.trainer, "hub_model_id")
+        folder = str(self.setting(self.trainer, "output_dir") or "").rstrip("/").split("/")[-1]
+        self.title = str(self.repo_id or folder or self.model.name or "model").split("/")[-1]
 
-    def at(self, *keys: str) -> Any:
-        value: Any = self.record
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+    def setting(self, section: str, key: str) -> Any:
+        """A value of the resolved recipe; None where it has none."""
+        found = self.sections.get(section)
+        return found.get(key) if isinstance(found, Mapping) else None
 
     @property
     def base_model(self) -> str | None:
         """The pretrained model, as the recipe names it; None if the run started from random weights."""
-        return self.at("recipe", "sections", "model", "pretrained_model_name_or_path")
+        return self.setting("model", "pretrained_model_name_or_path")
 
     def hub_id(self, name: Any, source: Any) -> str | None:
         """`name`, if it is an id on the Hub."""
@@ -98,16 +107,15 @@ class _Facts:
 
     @property
     def dataset_id(self) -> str | None:
-        path = self.at("recipe", "sections", "dataset", "path")
-        return None if path in BUILDERS else self.hub_id(path, self.at("data_source"))
+        path = self.setting("dataset", "path")
+        return None if path in BUILDERS else self.hub_id(path, self.record.data_source)
 
     @property
     def dataset_name(self) -> str:
         """The data set for a reader: its id, or the names of its files without their folders."""
-        dataset = self.at("recipe", "sections", "dataset") or {}
-        files = dataset.get("data_files")
+        files = self.setting("dataset", "data_files")
         names = [files] if isinstance(files, str) else list(_leaves(files))
-        path = str(dataset.get("path") or "")
+        path = str(self.setting("dataset", "path") or "")
         bases = [str(name).rstrip("/").split("/")[-1] for name in (names or [path])]
         return self.dataset_id or ", ".join(base for base in bases if base) or "the run's own data"
 
@@ -117,14 +125,14 @@ def _front_matter(facts: _Facts) -> str:
 
     results = _eval_results(facts)
     kind = ["lora"] if facts.adapter else []
-    tags = ["hf_recipes", *([facts.task] if facts.task != facts.pipeline_tag and facts.task else []), *kind]
+    tags = ["hf_recipes", *([facts.record.task] if facts.record.task not in ("", facts.pipeline_tag) else []), *kind]
     tags += ["trl", "sft"] if facts.trainer == "SFTConfig" else []
     data = ModelCardData(
-        base_model=facts.hub_id(facts.base_model, facts.at("model", "source")),
+        base_model=facts.hub_id(facts.base_model, facts.model.source),
         datasets=[facts.dataset_id] if facts.dataset_id else None,
         eval_results=results or None,
         library_name="peft" if facts.adapter else "transformers",
-        license=facts.at("license"),
+        license=facts.license,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=facts.title if results else None,
         pipeline_tag=facts.pipeline_tag or None,
@@ -142,22 +150,22 @@ def _eval_results(facts: _Facts) -> list[Any]:
             task_type=facts.pipeline_tag or "other",
             dataset_type=facts.dataset_id or "local",
             dataset_name=facts.dataset_name,
-            dataset_config=facts.at("recipe", "sections", "dataset", "name"),
+            dataset_config=facts.setting("dataset", "name"),
             dataset_split=split,
-            dataset_revision=facts.at("recipe", "sections", "dataset", "revision"),
+            dataset_revision=facts.setting("dataset", "revision"),
             metric_type=name,
             metric_name=name.replace("_", " "),
             metric_value=value,
         )
         for split, key in (("validation", "eval"), ("test", "test"))
-        for name, value in _measured(facts.at("metrics", key)).items()
-        if _is_number(value) and math.isfinite(value)
+        for name, value in _quality(facts.record.metrics.of(key)).items()
+        if math.isfinite(value)
     ]
 
 
 def _summary(facts: _Facts) -> str:
-    name, parameters = facts.base_model or facts.at("model", "name"), facts.at("model", "parameters")
-    trained = facts.at("model", "trainable_parameters")
+    model, record = facts.model, facts.record
+    name, parameters, trained = facts.base_model or model.name, model.parameters, model.trainable_parameters
     what = f"A {_adapter_kind(facts)} adapter" if facts.adapter else "A model"
     if facts.task_title:
         what += f" for {facts.task_title}"
@@ -165,23 +173,22 @@ def _summary(facts: _Facts) -> str:
         what += f", {'on' if facts.adapter else 'fine-tuned from'} `{name}`"
     elif name:
         what += f", trained from random weights (`{name}`)"
-    shape = [f"`{facts.at('model', 'class')}`"] if facts.at("model", "class") else []
+    shape = [f"`{model.class_}`"] if model.class_ else []
     shape += [f"{_number(parameters)} parameters"] if parameters else []
     shape += [f"{_number(trained)} trainable"] if trained and trained != parameters else []
-    shape += [str(facts.at("model", "dtype")).removeprefix("torch.")] if facts.at("model", "dtype") else []
+    shape += [facts.dtype] if facts.dtype else []
     what += (f" ({', '.join(shape)})" if shape else "") + ". Made with hf_recipes from the recipe below."
-    status = facts.at("status")
-    if status in (None, "finished"):
+    if record.status == Status.FINISHED:
         return what
-    stage = f" ({facts.at('where')})" if facts.at("where") else ""
-    return f"> **This run did not finish: {status}{stage}.** These files are its state when it stopped.\n\n{what}"
+    stopped = f"> **This run did not finish: {record.status} ({record.stage}).**"
+    return f"{stopped} These files are its state when it stopped.\n\n{what}"
 
 
 def _metrics(facts: _Facts) -> str:
     columns = {
-        "before training": _measured(facts.at("metrics", "before")),
-        "after (validation)": _measured(facts.at("metrics", "eval")),
-        "after (test)": _measured(facts.at("metrics", "test")),
+        "before training": _quality(facts.record.metrics.of("before")),
+        "after (validation)": _quality(facts.record.metrics.of("eval")),
+        "after (test)": _quality(facts.record.metrics.of("test")),
     }
     columns = {title: values for title, values in columns.items() if values}
     if not columns:
@@ -192,81 +199,66 @@ def _metrics(facts: _Facts) -> str:
 
 
 def _recipe(facts: _Facts) -> str:
-    text = facts.at("recipe", "text")
+    text = facts.record.recipe.text
     if not text and facts.sections:
         from huggingface_hub.utils import yaml_dump
 
         text = yaml_dump(_plain(facts.sections), sort_keys=False)
     if not text:
         return ""
-    text = mask_secrets(str(text)).strip("\n")
+    text = mask_secrets(text).strip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    lines = [str(line) for line in [*(facts.at("translations") or []), *(facts.at("choices") or [])]]
+    lines = [*facts.record.translations, *facts.record.choices]
     notes = "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
     return f"## Recipe\n\n{fence}yaml\n{text}\n{fence}{mask_secrets(notes)}"
 
 
 def _training(facts: _Facts) -> str:
-    at = facts.at
+    record, device, memory, timing = facts.record, facts.record.device, facts.record.memory, facts.record.time
+    train = record.data.get("train")
     rows = [
-        ("steps", _number(at("steps"))),
-        ("epochs", _number(at("epochs"))),
-        ("batch", _batch(at("batch"))),
-        ("training tokens in the data", _number(at("data", "train", "tokens"))),
-        ("tokens per second", _number(at("tokens_per_second"))),
-        *(
-            (f"{name} time", _seconds(at("time", f"{key}_seconds")))
-            for name, key in (("training", "train"), ("evaluation", "eval"), ("total", "total"))
-        ),
-        (
-            "device",
-            " x ".join(str(at("device", key)) for key in ("count", "name") if at("device", key))
-            or str(at("device", "kind") or ""),
-        ),
-        ("peak memory allocated on the device", _gib(at("memory", "peak_allocated_bytes"))),
-        ("peak memory reserved on the device", _gib(at("memory", "peak_reserved_bytes"))),
-        ("peak memory of the process", _gib(at("memory", "peak_rss_bytes"))),
-        ("seed", str(at("seed") if at("seed") is not None else "")),
-        ("started, ended", ", ".join(str(at(key)) for key in ("started", "ended") if at(key))),
-        ("commit of hf_recipes", str(at("commit") or "")),
+        ("steps", _number(record.steps)),
+        ("epochs", _number(record.epochs)),
+        ("batch", _batch(record.batch) if record.batch else ""),
+        ("training tokens in the data", _number(train.tokens or None) if train else ""),
+        ("tokens per second", _number(record.tokens_per_second)),
+        ("training time", _seconds(timing.train_seconds)),
+        ("evaluation time", _seconds(timing.eval_seconds)),
+        ("total time", _seconds(timing.total_seconds)),
+        ("device", " x ".join(str(one) for one in (device.count, device.name) if one) or device.kind),
+        ("peak memory allocated on the device", _gib(memory.peak_allocated_bytes)),
+        ("peak memory reserved on the device", _gib(memory.peak_reserved_bytes)),
+        ("peak memory of the process", _gib(memory.peak_rss_bytes)),
+        ("seed", "" if record.seed is None else str(record.seed)),
+        ("started, ended", ", ".join(one for one in (record.started, record.ended) if one)),
+        ("commit of hf_recipes", record.commit or ""),
     ]
     shown = [[name, value] for name, value in rows if value]
     return "## Training\n\n" + _table(["fact", "value"], shown) if shown else ""
 
 
-def _batch(batch: Any) -> str:
+def _batch(batch: Batch) -> str:
     """ "4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step"."""
-    if not isinstance(batch, Mapping):
-        return ""
-    factors = (("per_device", "per device"), ("processes", "processes"), ("accumulation", "accumulation"))
-    text = " x ".join(f"{_number(batch[key])} {name}" for key, name in factors if batch.get(key) is not None)
-    if batch.get("sequences_per_step") is not None:
-        tokens = f" ({_number(batch['tokens_per_step'])} tokens)" if batch.get("tokens_per_step") else ""
-        text += f"{' = ' if text else ''}{_number(batch['sequences_per_step'])} sequences{tokens} a step"
+    factors = ((batch.per_device, "per device"), (batch.processes, "processes"), (batch.accumulation, "accumulation"))
+    text = " x ".join(f"{_number(value)} {name}" for value, name in factors if value)
+    if batch.sequences_per_step:
+        tokens = f" ({_number(batch.tokens_per_step)} tokens)" if batch.tokens_per_step else ""
+        text += f"{' = ' if text else ''}{_number(batch.sequences_per_step)} sequences{tokens} a step"
     return text
 
 
 def _versions(facts: _Facts) -> str:
-    versions = facts.at("versions")
-    if not isinstance(versions, Mapping) or not versions:
+    versions = facts.record.versions
+    if not versions:
         return ""
     return "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def _data(facts: _Facts) -> str:
     rows = []
-    for split in ("train", "eval", "test"):
-        data = facts.at("data", split)
-        if isinstance(data, Mapping):
-            fingerprint = data.get("fingerprint")
-            rows.append(
-                [
-                    split,
-                    _number(data.get("rows")),
-                    _number(data.get("tokens")),
-                    f"`{fingerprint}`" if fingerprint else "",
-                ]
-            )
+    for split, data in facts.record.data.items():
+        fingerprint = f"`{data.fingerprint}`" if data.fingerprint else ""
+        rows.append([split, _number(data.rows), _number(data.tokens), fingerprint])
     if not rows:
         return ""
     return f"## Data\n\n{facts.dataset_name}\n\n" + _table(["split", "rows", "tokens", "fingerprint"], rows)
@@ -283,13 +275,12 @@ def _loading(facts: _Facts) -> str:
         if facts.repo_id
         else 'model_id = "path/to/this/folder"  # or its id on the Hub'
     )
-    labels = facts.at("model", "num_labels") or facts.at("recipe", "sections", "model", "num_labels")
+    labels = facts.model.num_labels or facts.setting("model", "num_labels")
     # peft loads the base model with its own config, which has two labels unless num_labels is given.
     is_classifier = facts.auto_class != TASKS["causal-lm"].auto_class
     arguments = f", num_labels={labels}" if facts.adapter and labels and is_classifier else ""
-    dtype = str(facts.at("model", "dtype") or "").removeprefix("torch.")
-    if facts.adapter and dtype:  # else the base model is loaded in its checkpoint's dtype, and the numbers differ
-        arguments += f', dtype="{dtype}"'
+    if facts.adapter and facts.dtype:  # else the base model is loaded in its checkpoint's dtype, and the numbers differ
+        arguments += f', dtype="{facts.dtype}"'
     if facts.adapter:
         cls = facts.auto_class.replace("AutoModel", "AutoPeftModel")
         imports = [f"from peft import {cls}", "from transformers import AutoTokenizer"]
@@ -315,9 +306,10 @@ def _loading(facts: _Facts) -> str:
 
 
 def _limits(facts: _Facts) -> str:
-    seed = f" (seed {facts.at('seed')})" if facts.at("seed") is not None else ""
+    record = facts.record
+    seed = f" (seed {record.seed})" if record.seed is not None else ""
     lines = [f"The numbers come from one run with one seed{seed}. How much they vary between seeds was not measured."]
-    if facts.at("metrics", "eval") and not facts.at("metrics", "test"):
+    if record.metrics.eval and not record.metrics.test:
         lines.append(
             "They come from the validation split, which may also have chosen the checkpoint; there was no test split."
         )
@@ -333,21 +325,15 @@ def mask_secrets(text: str) -> str:
 
 
 def _adapter_kind(facts: _Facts) -> str:
-    dora = facts.at("recipe", "sections", "LoraConfig", "use_dora")
-    bits = facts.at("recipe", "sections", "BitsAndBytesConfig", "load_in_4bit")
+    dora = facts.setting("LoraConfig", "use_dora")
+    bits = facts.setting("BitsAndBytesConfig", "load_in_4bit")
     return ("Q" if bits else "") + ("DoRA" if dora else "LoRA")
 
 
-def _measured(metrics: Any) -> dict[str, Any]:
+def _quality(metrics: Mapping[str, float]) -> dict[str, float]:
     """Trainer's metrics without prefixes: {"eval_f1": 0.9, "eval_runtime": 2.1, "epoch": 1} -> {"f1": 0.9}."""
-    if not isinstance(metrics, Mapping):
-        return {}
-    short = {re.sub(r"^(?:eval|test)_", "", str(key)): value for key, value in metrics.items()}
-    return {key: value for key, value in short.items() if key not in (*NOT_METRICS, "epoch") and _is_number(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    short = {re.sub(r"^(?:eval|test)_", "", key): value for key, value in metrics.items()}
+    return {key: value for key, value in short.items() if key not in (*NOT_METRICS, "epoch")}
 
 
 def _leaves(value: Any) -> Iterable[str]:
@@ -366,17 +352,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _number(value: Any) -> str:
-    """1234567 -> "1,234,567"; 0.94671 -> "0.9467"; 1992.3 -> "1,992"; nan -> "nan"; anything else -> ""."""
-    if not _is_number(value):
+def _number(value: float | None) -> str:
+    """1234567 -> "1,234,567"; 0.94671 -> "0.9467"; 1992.3 -> "1,992"; nan -> "nan"; None -> ""."""
+    if value is None:
         return ""
     if isinstance(value, int) or not math.isfinite(value):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _seconds(value: Any) -> str:
-    if not _is_number(value):
+def _seconds(value: float | None) -> str:
+    if value is None:
         return ""
     if value < 60:
         return f"{value:.1f} s"
@@ -384,8 +370,8 @@ def _seconds(value: Any) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def _gib(value: Any) -> str:
-    return f"{value / GIB:.2f} GiB" if _is_number(value) and value else ""
+def _gib(value: int | None) -> str:
+    return f"{value / GIB:.2f} GiB" if value else ""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

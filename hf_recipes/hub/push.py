@@ -10,7 +10,6 @@ huggingface_hub; it is never in a message and never in an uploaded file.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -35,6 +34,7 @@ from hf_recipes.hub.client import (
     silence_client,
 )
 from hf_recipes.hub.model_card import model_card
+from hf_recipes.record import NAME, find_record, read_record
 
 # Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
@@ -322,11 +322,8 @@ def _format_result(result: PushResult) -> str:
 
 def _read_hub_settings(run_dir: Path) -> Mapping[str, Any]:
     """The trainer's section of the recipe in record.json: hub_model_id, hub_private_repo, hub_revision."""
-    with contextlib.suppress(OSError, RecipeError):
-        recipe = _json(run_dir / "record.json").get("recipe")
-        sections = (recipe.get("sections") if isinstance(recipe, Mapping) else None) or {}
-        return sections.get("SFTConfig") or sections.get("TrainingArguments") or {}
-    return {}
+    record = find_record(run_dir)
+    return record.recipe.training if record is not None else {}
 
 
 def _check_repo_id(repo_id: str) -> None:
@@ -343,8 +340,7 @@ def _check_repo_id(repo_id: str) -> None:
 def _write_card(run_dir: Path, files: tuple[str, ...], repo_id: str) -> tuple[str, ...]:
     if "README.md" in files or "record.json" not in files:
         return files
-    record = _json(run_dir / "record.json")
-    put(run_dir / "README.md", model_card({**record, "repo_id": repo_id}))
+    put(run_dir / "README.md", model_card(read_record(run_dir / NAME), repo_id=repo_id))
     return tuple(sorted([*files, "README.md"]))
 
 

@@ -1,7 +1,7 @@
-"""What lies in output_dir already and would be lost, or be taken for this run's. Light.
+"""Files that are already in output_dir and would be lost, or be mistaken for files of this run.
 
-A second run into one folder writes over the first one's files; what it would not write over must not stay beside them,
-and what no run wrote is not ours to replace.
+A second run into one folder writes over the first one's files; a file that it would not write over must not stay
+beside them, and a file that no run wrote is never replaced. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hf_recipes.errors import Diagnostic, OutputDirError
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-OURS = "Made with hf_recipes"  # stands in every model card (hub/model_card.py) and report
+OURS = "Made with hf_recipes"  # in every model card (hub/model_card.py) and report
 PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
 
 
-def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
+def find_foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.location(f"{recipe.trainer}.output_dir")
     held = folder / "recipe.yaml"
@@ -48,8 +48,8 @@ def foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
 
 
 def _replaceable(text: str) -> bool:
-    """Whether nobody wrote it: it is ours, or empty, or the template that peft puts beside an adapter before our card
-    takes its place (a run may die between the two)."""
+    """Whether no user wrote it: it is from a run, or empty, or the template that peft puts beside an adapter before the
+    model card replaces it (a run may crash between the two)."""
     return OURS in text or not text.strip() or all(mark in text for mark in PEFTS)
 
 
@@ -63,7 +63,7 @@ def _written_here(path: Path) -> bool:
     return text == dump_recipe(read_recipe(str(path)))
 
 
-def writable(folder: str, where: str) -> Path:
+def make_output_dir(folder: str, where: str) -> Path:
     """Makes the output folder, or says why it cannot be written, before any model is loaded."""
     path = Path(folder)
     try:

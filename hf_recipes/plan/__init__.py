@@ -1,18 +1,27 @@
 """Peak memory of a recipe before it runs: its own Trainer on meta tensors, every storage's birth and death recorded.
 
-    seen = trace(recipe, capability=(8, 6))              # -> Trace: exact allocated peak, by part, and the event log
-    reserved(seen, capacity=7 * 2**30)                   # -> Reserved: the allocator replayed with that much memory
+    trace = trace_recipe(recipe, capability=(8, 6))      # -> Trace: exact allocated peak, by part, and the event log
+    replay_trace(trace, capacity=7 * 2**30)              # -> Reserved: the allocator replayed with that much memory
 
-Light: torch is imported only where the tracing happens, which is a child process (tracing patches torch).
+Imports neither torch nor transformers: the tracing is in a child process, since it patches torch.
 
-    recipe ── tracing.py (our builders, on meta) ──► events.py under autocast.py's rules ──► result.Trace
-    Trace ── allocator.py ──► Reserved ── verdict.py (a card) ──► Judged ──► show.py, advice.py, frontier.py
-"""
+recipe ── trace/trace.py (our builders, on meta) ──► trace/tracker.py under autocast.py's rules ──► result.Trace Trace
+── trace/cuda_allocator.py ──► Reserved ── fit/verdict.py (a GPU) ──► Fit ──► fit/show.py, advice.py, search.py"""
 
 from __future__ import annotations
 
-from hf_recipes.plan.trace.cuda_allocator import reserved
-from hf_recipes.plan.trace.result import PARTS, Holding, Lengths, Reserved, Trace, Work
-from hf_recipes.plan.trace.worker import trace, trace_all
+from hf_recipes.plan.trace.cuda_allocator import replay_trace
+from hf_recipes.plan.trace.result import PARTS, Lengths, Reserved, StorageGroup, Trace, Work
+from hf_recipes.plan.trace.worker import trace_recipe, trace_recipes
 
-__all__ = ["PARTS", "Holding", "Lengths", "Reserved", "Trace", "Work", "reserved", "trace", "trace_all"]
+__all__ = [
+    "PARTS",
+    "Lengths",
+    "Reserved",
+    "StorageGroup",
+    "Trace",
+    "Work",
+    "replay_trace",
+    "trace_recipe",
+    "trace_recipes",
+]

@@ -64,7 +64,7 @@ def _recipe_of(document: Document) -> Recipe:
 
 
 def _without_nulls(document: Document) -> Document:
-    """Null for a key of ours, or for the model's source, says nothing: it takes a parent's value away."""
+    """Null for a key of this package, or for the model's source, only takes a parent's value away."""
     sections = dict(document.values)
     inside: dict[str, Iterable[str]] = {"model": SOURCES, "dataset": DATASET}
     for name, keys in inside.items():

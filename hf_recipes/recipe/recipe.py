@@ -72,7 +72,7 @@ class Recipe:
         return location_of(self.locations, dotted, self.path)
 
     def with_values(self, values: Mapping[str, Any], location: str) -> Recipe:
-        """A new recipe with dotted keys set, each at `location`. The values are not validated: they are our own."""
+        """A new recipe with dotted keys set, each at `location`. The values are not validated."""
         sections, locations = copy.deepcopy(dict(self.sections)), dict(self.locations)
         for dotted, value in values.items():
             *parents, last = dotted.split(".")

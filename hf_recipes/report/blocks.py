@@ -34,7 +34,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A word of judging.py ("better", "worse", "cannot tell", "no difference") and its sentence."""
+    """A verdict of compare/verdict.py ("better", "worse", "cannot tell", "no difference") and its sentence."""
 
     word: str
     text: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_recipes.common.text import spoken
+from hf_recipes.common.text import format_duration
 
 WARM_UP = 3  # first steps of a session: kernels are chosen and memory is taken
 FIRST_REPORT = 20  # steps after which the time left is printed
@@ -50,7 +50,9 @@ class StepTimer(TrainerCallback):
             return
         plan = ""
         if self.forecast is not None:
-            plan = f" (plan's estimate: {spoken(self.forecast[0])} to {spoken(self.forecast[1])} in all)"
+            plan = (
+                f" (plan's estimate: {format_duration(self.forecast[0])} to {format_duration(self.forecast[1])} in all)"
+            )
         if before is None or left * mean > 60:
-            self.say(f"forecast: {spoken(left * mean)} of training left, {mean:.3g} s per step{plan}")
+            self.say(f"forecast: {format_duration(left * mean)} of training left, {mean:.3g} s per step{plan}")
         self.reported_step_seconds = mean

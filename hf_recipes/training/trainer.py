@@ -197,13 +197,3 @@ def callbacks(
             )
         )
     return found
-
-
-def steps_of(args: Any, rows: int) -> int:
-    """As Trainer counts them: batches of all devices, then accumulation, then epochs, each rounded up."""
-    if args.max_steps > 0:
-        return int(args.max_steps)
-    batch = args.per_device_train_batch_size * args.world_size
-    batches = rows // batch if args.dataloader_drop_last else -(-rows // batch)
-    an_epoch = max(1, -(-batches // args.gradient_accumulation_steps))
-    return int(-(-an_epoch * args.num_train_epochs // 1))

@@ -1,41 +1,41 @@
-"""The table of cards: what a user types, what the driver says, and amounts of memory as they are written."""
+"""The table of GPUs: what a user types, what the driver says, and amounts of memory as they are written."""
 
 from __future__ import annotations
 
 import pytest
 
-from hf_recipes.catalog.gpus import CONTEXT_BYTES, GIB, GPUS, find, parse_bytes, recognise, usable_bytes
+from hf_recipes.catalog.gpus import CONTEXT_BYTES, GIB, find_gpu, known_gpus, parse_bytes, recognise_gpu, usable_bytes
 from hf_recipes.errors import RecipeError
 
-CUDA = [gpu for gpu in GPUS.values() if not gpu.unified]
+CUDA = [gpu for gpu in known_gpus().values() if not gpu.unified]
 
 
-def test_a_card_is_called_full_before_its_sold_size_is() -> None:
+def test_a_gpu_is_called_full_before_its_sold_size_is() -> None:
     """24 GB are sold with an A10G and 22 GiB seen by torch: by the sold size, too much would be called "fits"."""
-    assert usable_bytes(find("a10g")) < 22 * GIB
+    assert usable_bytes(find_gpu("a10g")) < 22 * GIB
     for gpu in CUDA:
         assert gpu.visible_bytes is not None and gpu.visible_source, gpu.name
         assert 0.90 * gpu.memory_bytes < gpu.visible_bytes < gpu.memory_bytes, gpu.name
         assert usable_bytes(gpu) <= gpu.visible_bytes - CONTEXT_BYTES, gpu.name
 
 
-def test_an_assumed_size_is_never_more_than_the_card_that_it_is_taken_from() -> None:
+def test_an_assumed_size_is_never_more_than_the_gpu_that_it_is_taken_from() -> None:
     for gpu in CUDA:
         _, _, name = gpu.visible_source.partition("assumed as of ")
-        twin = GPUS.get(name.split(";")[0].split(",")[0].strip())
+        twin = known_gpus().get(name.split(";")[0].split(",")[0].strip())
         if twin is not None:
             assert gpu.seen_bytes <= twin.seen_bytes, gpu.name
 
 
-def test_the_cards_of_the_guides_are_there() -> None:
+def test_the_gpus_of_the_guides_are_there() -> None:
     geforce = "rtx-3060 rtx-3060-8gb rtx-3070 rtx-3090 rtx-4070-laptop rtx-4070 rtx-4080 rtx-4090"
     for name in f"{geforce} a4000 a5000 a10g t4 a100-40gb a100-80gb m3-18gb h100 h200".split():
-        assert find(name.upper()).source
+        assert find_gpu(name.upper()).source
 
 
 @pytest.mark.parametrize("gpu", [gpu for gpu in CUDA if gpu.half_flops and gpu.tf32_flops], ids=lambda gpu: gpu.name)
 def test_rates_are_dense_and_accumulate_in_fp32(gpu) -> None:
-    """GeForce: 2 to 1 over fp32; workstation cards 4 to 1; tf32 is half of half precision everywhere. A rate with
+    """GeForce: 2 to 1 over fp32; workstation GPUs 4 to 1; tf32 is half of half precision everywhere. A rate with
     sparsity, or one that accumulates in fp16, would be twice that."""
     assert gpu.half_flops / gpu.tf32_flops == pytest.approx(2, rel=0.02)
     if "GeForce" in gpu.title:
@@ -44,8 +44,13 @@ def test_rates_are_dense_and_accumulate_in_fp32(gpu) -> None:
         assert gpu.half_flops / gpu.fp32_flops == pytest.approx(4, rel=0.02)
 
 
-def test_no_card_before_ampere_computes_in_bf16() -> None:
-    assert {gpu.name for gpu in GPUS.values() if not gpu.bf16} == {"rtx-2080-ti", "t4", "v100-16gb", "v100-32gb"}
+def test_no_gpu_before_ampere_computes_in_bf16() -> None:
+    assert {gpu.name for gpu in known_gpus().values() if not gpu.bf16} == {
+        "rtx-2080-ti",
+        "t4",
+        "v100-16gb",
+        "v100-32gb",
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,13 +76,13 @@ def test_no_card_before_ampere_computes_in_bf16() -> None:
         ("NVIDIA GeForce RTX 3060", 6 * GIB, None),
     ],
 )
-def test_the_present_card_is_recognised_by_its_whole_name_and_its_memory(driver_name, memory, name) -> None:
-    assert recognise(driver_name, memory) is (GPUS[name] if name else None)
+def test_the_present_gpu_is_recognised_by_its_whole_name_and_its_memory(driver_name, memory, name) -> None:
+    assert recognise_gpu(driver_name, memory) is (known_gpus()[name] if name else None)
 
 
 @pytest.mark.parametrize("gpu", CUDA, ids=lambda gpu: gpu.name)
-def test_every_card_is_recognised_as_itself(gpu) -> None:
-    assert recognise(gpu.title, gpu.visible_bytes) is gpu
+def test_every_gpu_is_recognised_as_itself(gpu) -> None:
+    assert recognise_gpu(gpu.title, gpu.visible_bytes) is gpu
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,8 @@ def test_what_is_no_amount_of_memory_says_how_to_write_one(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
     assert str(caught.value) == (
-        f"argument '--memory': {text!r} is no amount of memory; write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
+        f"argument '--memory': {text!r} is not an amount of memory; "
+        "write it as 8GiB (8 x 1024**3 bytes) or 8GB (8 x 10**9)"
     )
 
 
@@ -112,9 +118,9 @@ def test_zero_is_no_memory_at_all(text) -> None:
 
 
 @pytest.mark.parametrize("text", ["99999999GiB", "9" * 400 + "GiB", "9" * 9000 + "GB"])
-def test_more_memory_than_any_card_has_is_refused(text) -> None:
+def test_more_memory_than_any_gpu_has_is_refused(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
     assert str(caught.value) == (
-        f"argument '--memory': {text[:40]!r} is more than any card has; the largest here has 141GiB"
+        f"argument '--memory': {text[:40]!r} is more than any GPU has; the largest here has 141GiB"
     )

@@ -127,7 +127,7 @@ def test_a_missing_checkpoint_is_reported_before_the_data_are_read(recipe: str) 
     assert refusal(recipe, "dataset.text_column=nowhere") == (
         f"{LOCATION}there is no checkpoint in 'out' to resume from; start without it"
     )
-    assert json.loads(Path("out/record.json").read_text())["where"] == "start"
+    assert json.loads(Path("out/record.json").read_text())["stage"] == "start"
 
 
 def test_upstreams_own_checkpoint_is_taken_if_complete_and_reported_as_unproven(

@@ -178,7 +178,7 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
     )
     assert select.find_errors(small_disk / f"checkpoint-{last}") == []
     record = json.loads((small_disk / "record.json").read_text())
-    assert (record["status"], record["where"], record["steps"]) == ("failed", "training", last + 2)
+    assert (record["status"], record["stage"], record["steps"]) == ("failed", "training", last + 2)
     assert folders.list_leftovers(small_disk) == []
 
 

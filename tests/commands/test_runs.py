@@ -7,36 +7,40 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hf_recipes import record
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.cli import SORTS as OFFERED
 from hf_recipes.commands.runs import SORTS, command
 from hf_recipes.compare.measures import MEASURES
 from hf_recipes.errors import RecipeError
+from hf_recipes.record import Memory, MetricInterval, Metrics, ModelFacts, RunRecord, Status, write_record
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
 
 
-def _record(name: str, task: str, hours: float, **words: object) -> None:
+def _record(name: str, task: str, hours: float, **facts: Any) -> None:
     folder = Path(name)
     folder.mkdir(parents=True)
     ended = (NOW - datetime.timedelta(hours=hours)).isoformat()
-    found = {"schema": record.SCHEMA, "task": task, "status": "finished", "ended": ended, "model": {"name": "m"}}
-    record.write(folder, found | words)
+    model = ModelFacts(name="m")
+    facts = {"task": task, "status": Status.FINISHED, "ended": ended, "model": model, **facts}
+    write_record(folder, RunRecord(**facts))
 
 
 @pytest.fixture
 def three(folder: Path) -> None:
-    interval = {"eval": {"f1": {"value": 0.9, "low": 0.88, "high": 0.92}}}
-    metrics = {"eval": {"eval_f1": 0.9}}
-    memory = {"peak_rss_bytes": 2**30, "peak_reserved_bytes": 3 * 2**30}
+    interval = {"eval": {"f1": MetricInterval(value=0.9, low=0.88, high=0.92)}}
+    metrics = Metrics(eval={"eval_f1": 0.9})
+    memory = Memory(peak_rss_bytes=2**30, peak_reserved_bytes=3 * 2**30)
     _record("runs/a", "text-classification", 30, metrics=metrics, intervals=interval, memory=memory)
-    _record("runs/deep/b", "text-classification", 0.05, metrics={"eval": {"eval_f1": 0.95}}, tokens_per_second=1234.5)
-    _record("runs/c", "chat", 5, status="out of memory", metrics={})
+    _record(
+        "runs/deep/b", "text-classification", 0.05, metrics=Metrics(eval={"eval_f1": 0.95}), tokens_per_second=1234.5
+    )
+    _record("runs/c", "chat", 5, status=Status.OUT_OF_MEMORY)
 
 
 def test_runs_are_listed_newest_first_with_metric_interval_memory_speed_and_age(three: None) -> None:
@@ -60,8 +64,8 @@ def test_runs_are_sorted_best_first_and_those_without_a_figure_last(three: None)
 def test_a_record_that_cannot_be_read_is_named_and_the_others_are_listed(three: None) -> None:
     Path("runs/cut").mkdir()
     Path("runs/cut/record.json").write_text('{"schema": 1, "ta')
-    said = command("runs", now=NOW)
-    assert len(said) == 5 and said[-1].startswith("left out: runs/cut/record.json: is no whole record")
+    lines = command("runs", now=NOW)
+    assert len(lines) == 5 and lines[-1].startswith("left out: runs/cut/record.json: is no complete record")
 
 
 def test_a_folder_without_runs_says_so(folder: Path) -> None:
@@ -71,20 +75,24 @@ def test_a_folder_without_runs_says_so(folder: Path) -> None:
 
 
 def test_tags_that_are_no_spans_are_listed_by_their_accuracy(folder: Path) -> None:
-    metrics = {"eval": {"eval_loss": 0.5, "eval_accuracy": 0.75}}
+    metrics = Metrics(eval={"eval_loss": 0.5, "eval_accuracy": 0.75})
     _record("runs/tags", "token-classification", 1, metrics=metrics)
     assert "accuracy 0.75" in command("runs", now=NOW)[1]
 
 
-def test_the_lists_directions_and_orders_are_those_of_the_comparison_and_of_the_command_line() -> None:
-    every = {measure.name: measure for measures in MEASURES.values() for measure in measures}
-    reported = {name for task in TASKS.values() for name in task.metrics}
-    assert {name for name in reported if not every[name].higher_is_better} == reported & LOWER_IS_BETTER
+def test_less_is_better_of_losses_perplexity_and_bits_per_byte_only() -> None:
+    compared = {measure.name: measure for measures in MEASURES.values() for measure in measures}
+    assert {"loss", "perplexity", "bits_per_byte"} == LOWER_IS_BETTER
+    assert {name for name, measure in compared.items() if not measure.higher_is_better} == LOWER_IS_BETTER - {"loss"}
+    assert {name for task in TASKS.values() for name in task.metrics} <= set(compared)
+
+
+def test_the_command_line_offers_every_order_of_the_list() -> None:
     assert tuple(SORTS) == OFFERED
 
 
 def test_the_committed_records_are_listed_without_torch(root: Path) -> None:
-    words = ["-X", "importtime", "-m", "hf_recipes", "runs", "recipes", "--sort", "metric"]
-    ended = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True)
+    arguments = ["-X", "importtime", "-m", "hf_recipes", "runs", "recipes", "--sort", "metric"]
+    ended = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0 and "quickstart--cpu" in ended.stdout
     assert not any(line.endswith((" torch", " scipy", " pyarrow")) for line in ended.stderr.splitlines())

@@ -105,7 +105,7 @@ def test_rows_that_cannot_be_trained_on_are_reported_before_the_model_is_loaded(
     assert refused(dataset) == [f"recipe.yaml:3: {line}"]
     assert left() == ["record.json"]
     record = json.loads(Path("out/record.json").read_text())
-    assert (record["status"], record["where"]) == ("failed", "data")
+    assert (record["status"], record["stage"]) == ("failed", "data")
     assert record["error"] == f"DataError: recipe.yaml:3: {line}"
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hf_recipes.data.causal_lm import vocabulary_bytes
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import TEXTS, bpe, prepare, refusal, wordpiece
 
@@ -90,6 +92,81 @@ def test_long_documents_are_joined_a_million_tokens_at_a_time(make: Make, monkey
     stream = list(chain.from_iterable(document(tokenizer, text) for text in TEXTS * 20))
     assert list(chain.from_iterable(found.evals["eval"]["input_ids"])) == stream
     assert 0 < len(stream) - found.stats["train"].tokens < 16 * len(stream) / 100
+
+
+def test_counts_of_blocks_are_those_of_the_rows(make: Make) -> None:
+    tokenizer = bpe()
+    texts = [*TEXTS, ""]
+    found = prepare(make("causal-lm"), [{"text": text} for text in texts], tokenizer, length=16)
+    tokens = sum(len(document(tokenizer, text)) for text in TEXTS)
+    train, other = found.stats["train"], found.stats["eval"]
+    assert (train.rows, train.tokens, train.longest) == (tokens // 16, tokens // 16 * 16, 16)
+    assert (train.documents, train.empty, train.bytes) == (len(TEXTS), 1, None)
+    rest = tokens % 16
+    assert (other.rows, other.tokens) == (tokens // 16 + (rest > 1), tokens - (rest == 1))
+    assert other.bytes == sum(found.row_bytes["eval"])
+    assert len(found.ids["eval"]) == other.rows and set(found.evals["eval"].column_names) == {"input_ids", "labels"}
+    short = prepare(make("causal-lm", section="SFTConfig"), [{"text": "the sea"}], tokenizer, length=512)
+    assert short.stats["train"].longest == len(document(tokenizer, "the sea"))
+
+
+def test_a_rest_of_one_token_predicts_nothing_and_is_left_out(make: Make) -> None:
+    tokenizer = bpe()
+    length = len(document(tokenizer, TEXTS[0])) - 1
+    recipe = make("causal-lm", section="SFTConfig", arguments=f"max_length: {length}")
+    found = prepare(recipe, [{"text": TEXTS[0]}], tokenizer, length=length)
+    assert [len(ids) for ids in found.evals["eval"]["input_ids"]] == [length]
+    assert found.notes == tuple(
+        f"{split}: 1 tokens at the end do not fill a block and are left out" for split in ("train", "eval")
+    )
+    longer = prepare(recipe, [{"text": TEXTS[0]}], tokenizer, length=length - 1)
+    assert [len(ids) for ids in longer.evals["eval"]["input_ids"]] == [length - 1, 2]
+
+
+def test_an_end_token_that_the_tokenizer_wrote_is_not_written_twice(make: Make) -> None:
+    tokenizer = wordpiece(["the", "sea"])
+    tokenizer.eos_token = "[SEP]"
+    recipe = make("causal-lm", section="SFTConfig")
+    found = prepare(recipe, [{"text": "the sea"}], tokenizer, length=32)
+    assert tokenizer.convert_ids_to_tokens(found.train["input_ids"][0]) == ["[CLS]", "the", "sea", "[SEP]"]
+
+
+def test_texts_without_a_token_are_refused(make: Make) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = bpe()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    rows = [{"text": "\u200b"}] * 3
+    for section in ("TrainingArguments", "SFTConfig"):
+        assert refusal(make("causal-lm", section=section), rows, tokenizer, length=32) == (
+            "recipe.yaml:3: the train split's texts give no tokens; is this the right tokenizer?"
+        )
+
+
+def test_bytes_of_token_ids_are_those_of_every_kind_of_vocabulary() -> None:
+    words = wordpiece(["the", "naïve"])
+    sizes = dict(zip(words.convert_ids_to_tokens(range(len(words))), vocabulary_bytes(words), strict=True))
+    assert (sizes["the"], sizes["naïve"], sizes["##a"], sizes["[SEP]"]) == (3, 6, 1, 0)
+    pieces = SimpleNamespace(
+        all_special_ids=[0],
+        added_tokens_decoder={5: None},
+        is_fast=False,
+        convert_ids_to_tokens=lambda ids: ["<s>", "\u2581the", "<0x0A>", "é", None, "<é>"],
+    )
+    assert vocabulary_bytes(Sized(pieces, 6)) == [0, 4, 1, 2, 0, 4]
+
+
+class Sized:
+    """A SentencePiece tokenizer as far as its vocabulary goes."""
+
+    def __init__(self, inner: Any, length: int) -> None:
+        self.inner, self.length = inner, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 def test_empty_documents_are_counted_and_left_out(make: Make) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.recipe.recipe import Recipe
-from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama
+from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama, wordpiece
 
 Make = Callable[..., Recipe]
 
@@ -101,7 +101,50 @@ def test_prompt_and_completion_put_the_loss_on_the_completion_and_its_end(make: 
     assert found.row_bytes["eval"] == [len(" was calm")]
 
 
-def test_a_blank_at_the_end_of_the_prompt_does_not_hide_the_answers_first_word(make: Make) -> None:
+@pytest.mark.parametrize("prompt", ["a", ""])
+def test_the_counts_of_an_answer_leave_out_a_token_that_nothing_predicts(make: Make, prompt: str) -> None:
+    tokenizer = bpe(chat=CHATML)
+    completion = "sea was calm"
+    ids = tokenizer(completion)["input_ids"]
+    found = prepare(make("chat", section="SFTConfig"), [{"prompt": prompt, "completion": completion}], tokenizer)
+    first = "" if prompt else tokenizer.decode(ids[:1])  # the first token of a row is given, not predicted
+    assert found.row_bytes["eval"] == [len(completion) - len(first)]
+    stats = found.stats["train"]
+    assert stats.label_tokens == len(ids) + 1 - (not prompt)
+    assert (stats.rows, stats.tokens, stats.longest) == (1, *[len(ids) + 1 + len(tokenizer(prompt)["input_ids"])] * 2)
+    assert (stats.bytes, stats.lost_label_tokens) == (len(completion) - len(first), 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "other", "expected"),
+    [
+        (
+            {"messages": TALK},
+            {"talks": TALK},
+            "the data has no column 'messages' (it has talks); name it with dataset.messages_column",
+        ),
+        (
+            {"prompt": "the sea", "completion": " was calm"},
+            {"prompt": "the sea", "answer": " was calm"},
+            "the data has no column 'completion' (it has prompt, answer); name it with dataset.completion_column",
+        ),
+    ],
+)
+def test_an_evaluation_split_with_other_columns_is_refused(make: Make, rows: dict, other: dict, expected: str) -> None:
+    recipe = make("chat", section="SFTConfig")
+    assert refusal(recipe, [rows], bpe(chat=CHATML), 512, held_out=[other]) == f"recipe.yaml:3: {expected}"
+
+
+def test_an_end_token_that_the_tokenizer_wrote_carries_the_loss_and_is_not_written_twice(make: Make) -> None:
+    tokenizer = wordpiece(["the", "sea"])
+    tokenizer.eos_token = "[SEP]"
+    found = prepare(make("chat", section="SFTConfig"), [{"prompt": "the", "completion": " sea"}], tokenizer)
+    (ids, labels) = chat_rows(found)[0]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "sea", "[SEP]"]
+    assert labels == [-100, -100, *ids[2:]]
+
+
+def test_a_space_at_the_end_of_the_prompt_does_not_hide_the_answers_first_word(make: Make) -> None:
     tokenizer = bpe(chat=CHATML)
     found = prepare(make("chat", section="SFTConfig"), [{"prompt": "the sea ", "completion": "was"}], tokenizer)
     assert answers(found, tokenizer) == [" was<|endoftext|>"]
@@ -188,6 +231,17 @@ STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user speak
             CHATML,
             "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
             "name the column of the messages with dataset.messages_column",
+        ),
+        (
+            [{"messages": [TALK[0], {"role": "assistant", "content": None}]}],
+            CHATML,
+            "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
+            "name the column of the messages with dataset.messages_column",
+        ),
+        (
+            [{"prompt": TALK[:1], "completion": "hello"}],
+            CHATML,
+            "row 0 of the train split: prompt and completion must be texts or lists of messages",
         ),
         (
             [{"prompt": "hello", "completion": None}],

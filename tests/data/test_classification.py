@@ -161,7 +161,7 @@ def test_an_evaluation_split_with_other_columns_is_refused(make: Make, row: dict
     assert message == f"recipe.yaml:3: {expected}"
 
 
-def test_another_learning_rate_does_not_tokenize_the_rows_anew(make: Make, folder: Path) -> None:
+def test_another_learning_rate_does_not_tokenize_the_rows_again(make: Make, folder: Path) -> None:
     Dataset.from_list(labelled("a", "b")).save_to_disk(str(folder / "rows"))
     fingerprints = set()
     for rate in (1e-3, 1e-4):
@@ -267,7 +267,7 @@ def test_an_evaluation_split_without_words_and_tags_is_refused(make: Make, row: 
     assert message == f"recipe.yaml:3: {expected}"
 
 
-def test_one_tag_for_a_whole_row_is_refused(make: Make) -> None:
+def test_one_tag_for_all_words_of_a_row_is_refused(make: Make) -> None:
     assert refusal(make("token-classification"), [{"tokens": ["a"], "tags": 3}], wordpiece(["a"])) == (
         "recipe.yaml:3: the column 'tags' holds int64, not lists: each row needs a list of words and a list of tags; "
         "split the text into words first"

@@ -88,7 +88,12 @@ def small_run(folder: Path, **section: object) -> Path:
     (folder / "model.safetensors").write_bytes(safetensors({"format": "pt"}))
     (folder / "config.json").write_text('{"model_type": "gpt2"}\n')
     (folder / "training_args.bin").write_bytes(b"\x80\x04K\x01.")
-    record = {"task": "causal-lm", "recipe": {"sections": {"TrainingArguments": section}}}
+    record = {
+        "schema": 1,
+        "status": "finished",
+        "task": "causal-lm",
+        "recipe": {"sections": {"TrainingArguments": section}},
+    }
     (folder / "record.json").write_text(json.dumps(record))
     return folder
 
@@ -153,7 +158,7 @@ def test_a_pushed_model_and_adapter_load_back_by_the_code_in_the_model_card_with
     assert found["tokens"] == [1, 4, 6, 9]
 
 
-def test_only_model_tokenizer_card_record_and_recipe_arrive(pushed_pair):
+def test_only_model_tokenizer_model_card_record_and_recipe_arrive(pushed_pair):
     hub, _, _ = pushed_pair
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     about = {".gitattributes", "README.md", "record.json", "recipe.yaml"}
@@ -168,7 +173,7 @@ def test_only_model_tokenizer_card_record_and_recipe_arrive(pushed_pair):
     }
 
 
-def test_the_card_on_the_hub_names_f1_and_perplexity(pushed_pair):
+def test_the_model_card_on_the_hub_names_f1_and_perplexity(pushed_pair):
     hub, _, _ = pushed_pair
     card = ModelCard(hub.repos["user/tiny-lora"].files()["README.md"].decode())
     assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {"f1": 0.9467, "perplexity": 31.5}
@@ -545,7 +550,7 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(run: Path, tm
         ),
         (
             lambda run: (run / "record.json").write_text("[]"),
-            "{run}/record.json: is not a JSON object; restore it or delete it",
+            "{run}/record.json: is no record of a run; restore the file, or give a run's folder",
         ),
         (
             lambda run: run.rename(run.with_name("elsewhere")),

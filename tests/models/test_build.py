@@ -90,7 +90,7 @@ def test_lora_and_dora_train_on_every_task_and_a_classifiers_head_beside_them(
 
 
 @pytest.mark.parametrize(
-    ("task", "quantised"),
+    ("task", "quantized"),
     [
         ("chat", "{load_in_4bit: true, bnb_4bit_use_double_quant: true}"),
         ("chat", "{load_in_8bit: true}"),
@@ -100,12 +100,12 @@ def test_lora_and_dora_train_on_every_task_and_a_classifiers_head_beside_them(
         ("text-classification", "{load_in_8bit: true}"),
     ],
 )
-def test_qlora_trains_on_a_cpu_with_either_trainer(data: None, write_recipe: Write, task: str, quantised: str) -> None:
-    more = f"LoraConfig: {{r: 4, target_modules: all-linear}}\nBitsAndBytesConfig: {quantised}"
+def test_qlora_trains_on_a_cpu_with_either_trainer(data: None, write_recipe: Write, task: str, quantized: str) -> None:
+    more = f"LoraConfig: {{r: 4, target_modules: all-linear}}\nBitsAndBytesConfig: {quantized}"
     record = json.loads(run(write_recipe(text_of(task, more=more))).read_text())
     assert record["status"] == "finished"
     chosen = " ".join(record["choices"])
-    if "4bit" in quantised:
+    if "4bit" in quantized:
         assert "BitsAndBytesConfig.bnb_4bit_quant_type: nf4 (bitsandbytes' own default is fp4)" in chosen
         assert "BitsAndBytesConfig.bnb_4bit_compute_dtype: float32 (the fast one on this cpu)" in chosen
     tensors = load_file("out/adapter_model.safetensors")
@@ -114,7 +114,7 @@ def test_qlora_trains_on_a_cpu_with_either_trainer(data: None, write_recipe: Wri
     assert any("score.weight" in name for name in tensors) == (task not in ("chat", "causal-lm"))
 
 
-def test_an_evaluation_in_between_does_not_change_what_quantised_training_learns(
+def test_an_evaluation_in_between_does_not_change_what_quantized_training_learns(
     data: None, write_recipe: Write
 ) -> None:
     # bitsandbytes 0.50.2 nn/modules.py:617: on a CPU with AVX512-BF16 an evaluation repacks the weights for a kernel
@@ -129,7 +129,7 @@ def test_an_evaluation_in_between_does_not_change_what_quantised_training_learns
     assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[0][0] > 0
 
 
-def test_the_base_is_really_quantised_and_its_new_head_is_not(data: None, write_recipe: Write) -> None:
+def test_the_base_is_really_quantized_and_its_new_head_is_not(data: None, write_recipe: Write) -> None:
     from bitsandbytes.nn import Linear4bit
 
     more = "LoraConfig: {r: 4, target_modules: all-linear}\nBitsAndBytesConfig: {load_in_4bit: true}"
@@ -153,7 +153,7 @@ def test_a_new_layer_of_the_head_is_trained_and_not_left_random(folder: Path, wr
 
 
 @pytest.mark.parametrize(
-    ("targets", "told"),
+    ("targets", "expected"),
     [
         (
             "[qury, valu]",
@@ -169,8 +169,8 @@ def test_a_new_layer_of_the_head_is_trained_and_not_left_random(folder: Path, wr
         ),
     ],
 )
-def test_targets_that_match_nothing_are_told_with_the_nearest_name(
-    folder: Path, write_recipe: Write, targets: str, told: str
+def test_targets_that_match_nothing_are_reported_with_the_nearest_name(
+    folder: Path, write_recipe: Write, targets: str, expected: str
 ) -> None:
     fields = {"intra_bottleneck_size": 64, "embedding_size": 64, "true_hidden_size": 64, "num_feedforward_networks": 1}
     save_bert(folder / "model", bpe(), "mobilebert", **fields)  # an architecture that `check` has no table of
@@ -179,10 +179,10 @@ def test_targets_that_match_nothing_are_told_with_the_nearest_name(
     )
     with pytest.raises(RecipeError) as raised:
         built(recipe, {"num_labels": 2})
-    assert str(raised.value) == f"recipe.yaml:5: {told}"
+    assert str(raised.value) == f"recipe.yaml:5: {expected}"
 
 
-def test_one_target_of_two_that_is_not_there_is_told_aloud(folder: Path, write_recipe: Write) -> None:
+def test_one_missing_target_of_two_is_reported_and_left_out(folder: Path, write_recipe: Write) -> None:
     save_llama(folder / "model", bpe())
     more = "LoraConfig: {target_modules: [q_proj, query]}"
     _, lines = built(read_recipe(write_recipe(text_of("chat", more=more))))
@@ -193,7 +193,7 @@ def test_one_target_of_two_that_is_not_there_is_told_aloud(folder: Path, write_r
 
 
 @pytest.mark.parametrize(
-    ("words", "dtype", "line"),
+    ("arguments", "dtype", "line"),
     [
         ("", torch.float32, "model.dtype: float32 (none is stated; from_pretrained would take the checkpoint's)"),
         (", dtype: bfloat16", torch.bfloat16, None),
@@ -202,12 +202,12 @@ def test_one_target_of_two_that_is_not_there_is_told_aloud(folder: Path, write_r
     ],
 )
 def test_a_bf16_checkpoint_is_loaded_as_the_recipe_says(
-    folder: Path, write_recipe: Write, words: str, dtype: Any, line: str | None
+    folder: Path, write_recipe: Write, arguments: str, dtype: Any, line: str | None
 ) -> None:
     save_llama(folder / "model", bpe(), dtype="bfloat16")
-    recipe = read_recipe(write_recipe(text_of("causal-lm", LLAMA + words + "}")))
+    recipe = read_recipe(write_recipe(text_of("causal-lm", LLAMA + arguments + "}")))
     assert built(recipe)[0].dtype == dtype
-    assert [said for said in choose(recipe, CPU)[1] if said.startswith("model.dtype")] == ([line] if line else [])
+    assert [one for one in choose(recipe, CPU)[1] if one.startswith("model.dtype")] == ([line] if line else [])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -218,14 +218,14 @@ def test_attention_is_what_the_recipe_says(data: None, write_recipe: Write, atte
     assert built(read_recipe(write_recipe(text)))[0].config._attn_implementation == attention
 
 
-def test_flash_attention_that_is_not_installed_is_told_before_anything_is_written(
+def test_flash_attention_that_is_not_installed_is_reported_before_anything_is_written(
     data: None, write_recipe: Write
 ) -> None:
     text = text_of("causal-lm", LLAMA + ", attn_implementation: flash_attention_2}")
     with pytest.raises(RecipeError) as raised:
         run(write_recipe(text))
-    told = str(raised.value).splitlines()
-    assert told[0] == (
+    lines = str(raised.value).splitlines()
+    assert lines[0] == (
         "recipe.yaml:2: attn_implementation: flash_attention_2 needs flash-attn, which is not installed here; "
         "pip install flash-attn"
     )
@@ -379,8 +379,8 @@ def test_robertas_positions_begin_behind_its_padding() -> None:
 def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, write_recipe: Write) -> None:
     Path("mine.jinja").write_text("{{ messages[0]['content'] }}")
     path = write_recipe(text_of("chat"))
-    words = ["SFTConfig.chat_template_path=mine.jinja", "SFTConfig.eos_token=<|im_end|>"]
-    tokenizer = build_tokenizer(read_recipe(path, words), None, print)
+    overrides = ["SFTConfig.chat_template_path=mine.jinja", "SFTConfig.eos_token=<|im_end|>"]
+    tokenizer = build_tokenizer(read_recipe(path, overrides), None, print)
     assert (tokenizer.chat_template, tokenizer.eos_token) == ("{{ messages[0]['content'] }}", "<|im_end|>")
     lines: list[str] = []
     build_tokenizer(read_recipe(path), None, lines.append)
@@ -390,7 +390,7 @@ def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, wr
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         (
             "SFTConfig.chat_template_path=no.jinja",
@@ -403,9 +403,9 @@ def test_a_chat_template_and_an_end_token_of_the_recipe_are_taken(data: None, wr
         ("SFTConfig.eos_token=</s>", "'</s>' is not in the tokenizer's vocabulary"),
     ],
 )
-def test_a_chat_template_or_end_token_that_is_not_there_is_told(
-    data: None, write_recipe: Write, override: str, told: str
+def test_a_missing_chat_template_or_end_token_is_reported(
+    data: None, write_recipe: Write, override: str, expected: str
 ) -> None:
     with pytest.raises(RecipeError) as raised:
         build_tokenizer(read_recipe(write_recipe(text_of("chat")), [override]), None, print)
-    assert str(raised.value) == f"argument '{override}': {told}"
+    assert str(raised.value) == f"argument '{override}': {expected}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.pipeline.output_dir import foreign_files
+from hf_recipes.pipeline.output_dir import find_foreign_files
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import dump_recipe
@@ -91,11 +91,11 @@ def test_a_failed_attempt_leaves_the_finished_runs_record(recipe: str) -> None:
     before = Path("out/record.json").read_text()
     assert refusal(recipe, "dataset.label_column=mood") == (
         "argument 'dataset.label_column=mood': the data has no column 'mood' (it has text, label); "
-        "say which one with dataset.label_column"
+        "name it with dataset.label_column"
     )
     assert Path("out/record.json").read_text() == before
     failed = json.loads(Path("out/record-failed.json").read_text())
-    assert (failed["status"], failed["where"]) == ("failed", "data")
+    assert (failed["status"], failed["stage"]) == ("failed", "data")
 
 
 def test_scores_of_a_test_split_that_is_gone_do_not_stay(recipe: str) -> None:
@@ -126,7 +126,7 @@ def test_the_command_that_pushes_can_be_pasted_whatever_the_folder_is_called(
 
 def test_a_run_that_diverged_says_so(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(recipe, ["TrainingArguments.learning_rate=1e30", "TrainingArguments.max_steps=4", "on_nonfinite=skip"])
-    told = "  the loss is no finite number: the run diverged; lower learning_rate, or raise warmup_steps\n"
+    told = "  the loss is not finite: the run diverged; lower learning_rate, or raise warmup_steps\n"
     assert told in capsys.readouterr().out
 
 
@@ -205,4 +205,4 @@ def test_the_recipe_that_an_older_version_left_in_its_folder_can_be_run_again_th
     old = dump_recipe(read_recipe(recipe)).replace("disable_guards", "train_despite")
     assert "train_despite" in old
     Path("out/recipe.yaml").write_text(old)
-    assert list(foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []
+    assert list(find_foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []

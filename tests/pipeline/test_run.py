@@ -148,7 +148,7 @@ def test_a_failure_after_the_start_writes_its_record_with_the_place(recipe: str)
     with pytest.raises(RecipeError):
         run(recipe, ["dataset.text_column=prose"])
     record = json.loads(Path("out/record.json").read_text())
-    assert (record["status"], record["where"]) == ("failed", "data")
+    assert (record["status"], record["stage"]) == ("failed", "data")
     assert "no column 'prose'" in record["error"]
     assert [path.name for path in Path("out").iterdir()] == ["record.json"]
 
@@ -168,7 +168,7 @@ def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, m
         "allocate 2.00 GiB.; take a shorter max_length, "
     )
     record = json.loads(Path("out/record.json").read_text())
-    assert (record["status"], record["where"]) == ("out of memory", "training")
+    assert (record["status"], record["stage"]) == ("out of memory", "training")
 
 
 def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: str) -> None:
@@ -176,11 +176,11 @@ def test_ctrl_c_ends_with_exit_code_130_and_a_record_that_says_stopped(recipe: s
     assert code == 130
     assert "Traceback" not in output
     record = json.loads(Path("out/record.json").read_text())
-    assert (record["status"], record["where"]) == ("stopped", "training")
+    assert (record["status"], record["stage"]) == ("stopped", "training")
     assert 10 <= record["steps"] < 100000  # the loss is logged every 10 steps
     assert next(entry["step"] for entry in record["log_history"] if "loss" in entry) == 10
     assert f"\nstopped in training after {record['steps']} steps; record out/record.json\n" in output
-    whole, _, command = output.partition(" is whole; to go on from it:\n")
+    whole, _, command = output.partition(" is complete; to resume from it:\n")
     assert whole.endswith(f"out/checkpoint-{record['steps']}")
     assert command.splitlines()[0].endswith(f" run {recipe} TrainingArguments.max_steps=100000 --resume")
 
@@ -197,7 +197,7 @@ def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callab
         "argument 'metrics=[span_f1]': span_f1 reads tags such as B-PER, I-PER and O, and the data has '0'; "
         "write metrics: [accuracy], or add the prefixes to the tags"
     )
-    assert json.loads(Path("out/record.json").read_text())["where"] == "model"
+    assert json.loads(Path("out/record.json").read_text())["stage"] == "model"
     run(path, ["metrics=[accuracy]"])
 
 

@@ -33,7 +33,7 @@ def test_every_published_row_is_predicted_or_refused_by_name():
         assert len(RESULTS[key]["rows"]) + len(RESULTS[key]["refused"]) == len(published["rows"])
 
 
-def test_every_cell_that_ended_on_a_whole_card_is_in_the_table():
+def test_every_cell_that_finished_on_a_full_gpu_is_in_the_table():
     import peaks_lab
 
     assert [row["name"] for row in RESULTS["lab_reserved"]["rows"]] == [
@@ -41,11 +41,11 @@ def test_every_cell_that_ended_on_a_whole_card_is_in_the_table():
     ]
 
 
-def test_no_cell_of_a_real_card_was_called_fits_and_ran_out_of_memory():
+def test_no_cell_of_a_real_gpu_was_predicted_to_fit_and_ran_out_of_memory():
     from hf_recipes.plan.measure import runner
 
-    found = runner.read(BENCHMARKS.parent / "recipes" / "results" / "lab")
-    assert sum("measured" in record for record in found) >= 24 and runner.false_fits(found) == []
+    found = runner.read_records(BENCHMARKS.parent / "recipes" / "results" / "lab")
+    assert sum(record.measured is not None for record in found) >= 24 and runner.false_fits(found) == []
 
 
 def test_the_errors_are_what_was_promised():
@@ -71,7 +71,7 @@ def test_a_kernel_peak_is_found_again_to_the_byte():
 
 
 def test_no_published_row_is_called_fits_where_it_would_not():
-    """Judged on a card that has one byte less than what was measured."""
+    """Fit on a GPU that has one byte less than what was measured."""
     from hf_recipes.plan.fit.verdict import MARGIN
 
     rows = [row for key in RESULTS for row in RESULTS[key]["rows"]]

@@ -98,7 +98,7 @@ def test_the_same_numbers_give_the_same_plots_in_colours_of_the_page() -> None:
         svg = draw()
         assert svg == draw() and svg.startswith("<svg") and "var(--a, #2f6fb0)" in svg
         assert not any(marker in svg for marker in plots.VARIABLES) and "<metadata>" not in svg
-        assert "prefers-color-scheme: dark" in plots.alone(svg)
+        assert "prefers-color-scheme: dark" in plots.make_standalone(svg)
     assert len(drawn[0]()) < 60_000  # thousands of steps are thinned
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_fails_leaves_a_report_of_what_is_known(classes: str) -> None
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(
     classes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(of_run, "document", lambda run: 1 / 0)
+    monkeypatch.setattr(of_run, "build_report", lambda run: 1 / 0)
     run(classes)
     assert json.loads(Path("out/record.json").read_text())["status"] == "finished"
     assert "report: could not be written (ZeroDivisionError: division by zero)" in capsys.readouterr().out

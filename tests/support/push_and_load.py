@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from hf_recipes.hub.model_card import model_card
 from hf_recipes.hub.push import push_after_training
+from hf_recipes.record import parse_record
 
 MUST_STAY = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "notes.txt",
              "trainer_state.json", "runs/events.out.tfevents.1", "checkpoint-2/model.safetensors",
@@ -39,7 +40,7 @@ def run_folder(folder: Path, name: str, task: str, base: str | None) -> Path:
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record))
     (folder / "recipe.yaml").write_text(record["recipe"]["text"])
-    (folder / "README.md").write_text(model_card(record))
+    (folder / "README.md").write_text(model_card(parse_record(record, "record.json")))
     return folder
 
 

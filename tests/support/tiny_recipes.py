@@ -16,11 +16,11 @@ from hf_recipes.recipe.recipe import Recipe
 
 LENGTH = 32
 CHILD = worker._ask
-GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 500}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 500}
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 128,
@@ -30,7 +30,7 @@ LLAMA = {
 BERT = {
     "model_type": "bert",
     "hidden_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 128,
     "vocab_size": 500,
@@ -38,7 +38,7 @@ BERT = {
 GEMMA = {
     "model_type": "gemma3_text",
     "hidden_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 1,
     "head_dim": 16,
@@ -57,20 +57,25 @@ def tiny(
     sft: bool = False,
     model: dict[str, Any] | None = None,
     sections: dict[str, Any] | None = None,
-    **words: Any,
+    **arguments: Any,
 ) -> Recipe:
-    """A recipe of four rows of 32 tokens; `words` go into the trainer's section."""
-    words = {"output_dir": "runs/tiny", "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, **words}
+    """A recipe of four rows of 32 tokens; `arguments` go into the trainer's section."""
+    arguments = {
+        "output_dir": "runs/tiny",
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        **arguments,
+    }
     dataset: dict[str, Any] = {"path": "generated"}
     if sft:
-        words.setdefault("max_length", LENGTH)
+        arguments.setdefault("max_length", LENGTH)
     else:
         dataset["max_length"] = LENGTH
     named = {
         "task": task,
         "model": {"config": config, **(model or {})},
         "dataset": dataset,
-        "SFTConfig" if sft else "TrainingArguments": words,
+        "SFTConfig" if sft else "TrainingArguments": arguments,
         **(sections or {}),
     }
     return Recipe(path="tiny.yaml", sections=named, locations={})
@@ -104,3 +109,10 @@ def real_child(traces_in_this_process: None) -> Iterator[None]:
         patch.setattr(worker, "_ask", CHILD)
         yield
     worker.close()
+
+
+def wait_for_traces() -> None:
+    """Until traces that were begun ahead in this process are over: they patch torch meanwhile."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join()

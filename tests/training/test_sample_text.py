@@ -52,7 +52,7 @@ def test_a_prompt_without_a_token_is_refused_before_training(recipe: str) -> Non
     assert str(caught.value) == (
         "argument \"sample_prompts=['']\": the sample prompt '' gives no token to go on from; write some text"
     )
-    assert json.loads(Path("out/record.json").read_text())["where"] == "model"
+    assert json.loads(Path("out/record.json").read_text())["stage"] == "model"
 
 
 def test_what_generation_refuses_is_refused_before_training(recipe: str) -> None:

@@ -1,6 +1,7 @@
-"""Changes that may make a recipe fit, with what each costs and a guess of what it leaves. Light; traces nothing.
+"""Changes that may make a recipe fit, with what each costs and a guess of what it leaves. Traces nothing; imports
+neither torch nor transformers.
 
-Tiers: the same result, more time, slightly other rounding, another result; then two and three together.
+Tiers: the same result, more time, slightly other rounding, another result; then two and three combined.
 """
 
 from __future__ import annotations
@@ -11,116 +12,118 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.plan.fit.verdict import MARGIN, Judged
+from hf_recipes.plan.fit.verdict import MARGIN, Fit
 from hf_recipes.plan.trace.short_run import accumulation_of
 from hf_recipes.recipe.schema.installed import checkpointing_key
 
 BATCH = frozenset({"batch"})
 RECOMPUTED = 0.4  # of the bytes that are no weights or states: a guess of what checkpointing leaves
-QUANTISED = 0.35  # of 16-bit weights: nf4, with embeddings and norms that stay
+QUANTIZED = 0.35  # of 16-bit weights: nf4, with embeddings and norms that stay
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """A change that may fit. `cost` is completed by what the trace counts."""
 
-    words: Mapping[str, Any]
+    values: Mapping[str, Any]
     what: str
     cost: str
-    least: float = 0.0  # bytes that stand whatever the batch: no trace is spent on what cannot fit
-    standing: float = 0.0  # bytes of weights, gradients and optimizer, as far as they can be told without a trace
-    moving: float = 1.0  # of the recipe's other bytes: what may fit by this guess is traced first
-    kinds: frozenset[str] = frozenset()  # what it changes: together with more where it fits alone, it says nothing
+    least_bytes: float = 0.0  # bytes that no batch changes: no trace is spent on what cannot fit
+    fixed: float = 0.0  # bytes of weights, gradients and optimizer, as far as they are known without a trace
+    variable: float = 1.0  # of the recipe's other bytes: what may fit by this guess is traced first
+    kinds: frozenset[str] = frozenset()  # what it changes; combined with more it is left out where it fits alone
 
 
-def alone(judged: Judged, probe: Judged | None) -> Iterator[Option]:
-    yield from _same_result(judged, probe)
-    yield from more_time(judged)
-    yield from _other_rounding(judged)
-    yield from _other_result(judged)
+def single_changes(fit: Fit, probe: Fit | None) -> Iterator[Option]:
+    yield from _same_result(fit, probe)
+    yield from more_time(fit)
+    yield from _other_rounding(fit)
+    yield from _other_result(fit)
 
 
-def together(judged: Judged, probe: Judged | None) -> Iterator[Option]:
-    """The smallest batch with one, then two, of the later tiers; at last with an adapter on quantised weights."""
-    small = next(iter(batches(judged, (1,), probe)), None)
+def combined_changes(fit: Fit, probe: Fit | None) -> Iterator[Option]:
+    """The smallest batch with one, then two, of the later tiers; last with an adapter on quantized weights."""
+    small = next(iter(batches(fit, (1,), probe)), None)
     base = [small] if small is not None else []
-    time_ = list(more_time(judged))
-    rounding = list(_other_rounding(judged))
-    other = list(_other_result(judged))
+    time_ = list(more_time(fit))
+    rounding = list(_other_rounding(fit))
+    other = list(_other_result(fit))
     for more in (time_, rounding, other):
         for option in more:
-            yield _joined([*base, option])
+            yield _combine([*base, option])
     for second in (*rounding, *other):
-        yield _joined([*base, *time_, second])
+        yield _combine([*base, *time_, second])
     for second in rounding:
         for third in other:
-            yield _joined([*base, *time_, second, third])
+            yield _combine([*base, *time_, second, third])
     for second, third in itertools.combinations(other, 2):
         if second.kinds != third.kinds:
-            yield _joined([*base, *time_, second, third])
+            yield _combine([*base, *time_, second, third])
 
 
-def _same_result(judged: Judged, probe: Judged | None) -> Iterator[Option]:
-    recipe, section, seen = judged.recipe, judged.recipe.trainer, judged.seen
-    training_peak = max((size for phase, size in seen.phases.items() if phase != "evaluation"), default=0)
-    if seen.phases.get("evaluation", 0) >= training_peak and seen.eval_batch > 1:
-        for rows in (seen.micro_batch, 1):
-            if rows < seen.eval_batch:
+def _same_result(fit: Fit, probe: Fit | None) -> Iterator[Option]:
+    recipe, section, trace = fit.recipe, fit.recipe.trainer, fit.trace
+    training_peak = max((size for phase, size in trace.phases.items() if phase != "evaluation"), default=0)
+    if trace.phases.get("evaluation", 0) >= training_peak and trace.eval_batch > 1:
+        for rows in (trace.micro_batch, 1):
+            if rows < trace.eval_batch:
                 yield Option(
-                    words={f"{section}.per_device_eval_batch_size": rows},
+                    values={f"{section}.per_device_eval_batch_size": rows},
                     what=f"evaluate {_rows(rows)} at a time",
                     cost="nothing in the result: an evaluation takes a little longer",
-                    least=standing_bytes(judged),
+                    least_bytes=fixed_bytes(fit),
                     kinds=frozenset({"evaluation"}),
                 )
     if recipe.get("model.attn_implementation") == "eager":
         yield Option(
-            words={"model.attn_implementation": "sdpa"},
+            values={"model.attn_implementation": "sdpa"},
             what="attention by sdpa instead of eager",
             cost="nothing: the same attention without its matrix of scores",
-            least=standing_bytes(judged),
+            least_bytes=fixed_bytes(fit),
             kinds=frozenset({"attention"}),
         )
-    yield from batches(judged, _guesses(judged, probe), probe)
+    yield from batches(fit, _guess_batches(fit, probe), probe)
 
 
-def batches(judged: Judged, sizes: tuple[int, ...], probe: Judged | None = None) -> Iterator[Option]:
+def batches(fit: Fit, sizes: tuple[int, ...], probe: Fit | None = None) -> Iterator[Option]:
     """Smaller micro-batches at the recipe's effective batch; evaluation's goes along where it is larger."""
-    recipe, section = judged.recipe, judged.recipe.trainer
-    rows, accumulation = judged.seen.micro_batch, accumulation_of(recipe)
+    recipe, section = fit.recipe, fit.recipe.trainer
+    rows, accumulation = fit.trace.micro_batch, accumulation_of(recipe)
     for size in sizes:
         if size >= rows or (rows * accumulation) % size:
             continue
-        words: dict[str, Any] = {
+        values: dict[str, Any] = {
             f"{section}.per_device_train_batch_size": size,
             f"{section}.gradient_accumulation_steps": rows * accumulation // size,
         }
-        if judged.seen.eval_batch > size:
-            words[f"{section}.per_device_eval_batch_size"] = size
+        if fit.trace.eval_batch > size:
+            values[f"{section}.per_device_eval_batch_size"] = size
         what = f"{_rows(size)} a device with {rows * accumulation // size} accumulation steps"
         cost = f"nothing in the result: the effective batch stays {rows * accumulation}"
-        standing, moving = standing_bytes(judged), _moving_of(size, judged, probe)
-        yield Option(words=words, what=what, cost=cost, least=standing, standing=standing, moving=moving, kinds=BATCH)
+        fixed, variable = fixed_bytes(fit), _variable_share(size, fit, probe)
+        yield Option(
+            values=values, what=what, cost=cost, least_bytes=fixed, fixed=fixed, variable=variable, kinds=BATCH
+        )
 
 
-def _moving_of(size: int, judged: Judged, probe: Judged | None) -> float:
+def _variable_share(size: int, fit: Fit, probe: Fit | None) -> float:
     """What a smaller batch leaves of the bytes that are no weights or states: affine in the rows, by the probe."""
-    whole, rows = judged.seen.allocated - standing_bytes(judged), judged.seen.micro_batch
-    if probe is None or whole <= 0 or rows <= 1:
+    variable_bytes, rows = fit.trace.allocated - fixed_bytes(fit), fit.trace.micro_batch
+    if probe is None or variable_bytes <= 0 or rows <= 1:
         return size / rows
-    one = max(0.0, probe.seen.allocated - standing_bytes(probe))
-    return min(1.0, (one + (size - 1) * (whole - one) / (rows - 1)) / whole)
+    one = max(0.0, probe.trace.allocated - fixed_bytes(probe))
+    return min(1.0, (one + (size - 1) * (variable_bytes - one) / (rows - 1)) / variable_bytes)
 
 
-def _guesses(judged: Judged, probe: Judged | None) -> tuple[int, ...]:
+def _guess_batches(fit: Fit, probe: Fit | None) -> tuple[int, ...]:
     """Micro-batches to try, the largest first: allocated memory is affine in the batch inside one regime."""
-    rows = judged.seen.micro_batch * accumulation_of(judged.recipe)
-    divisors = [size for size in range(judged.seen.micro_batch - 1, 0, -1) if rows % size == 0]
+    rows = fit.trace.micro_batch * accumulation_of(fit.recipe)
+    divisors = [size for size in range(fit.trace.micro_batch - 1, 0, -1) if rows % size == 0]
     divisors = [size for size in divisors if size & (size - 1) == 0] or divisors
     if probe is None or not divisors:
         return ()
-    a_row = (judged.held.peak - probe.held.peak) / max(1, judged.seen.micro_batch - 1)
-    room = judged.usable / MARGIN - probe.held.peak
+    a_row = (fit.reserved.peak - probe.reserved.peak) / max(1, fit.trace.micro_batch - 1)
+    room = fit.usable / MARGIN - probe.reserved.peak
     if room < 0:
         return ()
     reach = 1 + (room / a_row if a_row > 0 else math.inf)
@@ -128,92 +131,92 @@ def _guesses(judged: Judged, probe: Judged | None) -> tuple[int, ...]:
     return tuple(fitting[:2])
 
 
-def more_time(judged: Judged) -> Iterator[Option]:
-    recipe, section = judged.recipe, judged.recipe.trainer
-    word = checkpointing_key(section)
+def more_time(fit: Fit) -> Iterator[Option]:
+    recipe, section = fit.recipe, fit.recipe.trainer
+    key = checkpointing_key(section)
     on = recipe.training.get("activation_checkpointing", recipe.training.get("gradient_checkpointing"))
     if on is None and section == "SFTConfig":
         return  # its default is on
     if not on:
-        words = {f"{section}.{word}": True}
-        least = standing_bytes(judged)
+        values = {f"{section}.{key}": True}
+        least = fixed_bytes(fit)
         yield Option(
-            words=words,
+            values=values,
             what="activation checkpointing",
             cost="time: {flops}",
-            least=least,
-            standing=least,
-            moving=RECOMPUTED,
+            least_bytes=least,
+            fixed=least,
+            variable=RECOMPUTED,
             kinds=frozenset({"checkpointing"}),
         )
 
 
-def _other_rounding(judged: Judged) -> Iterator[Option]:
-    recipe, gpu = judged.recipe, judged.gpu
+def _other_rounding(fit: Fit) -> Iterator[Option]:
+    recipe, gpu = fit.recipe, fit.gpu
     section, training = recipe.trainer, recipe.training
     full = "LoraConfig" not in recipe.sections
     if not training.get("bf16") and not training.get("fp16") and section != "SFTConfig":
-        word = "bf16" if gpu.bf16 else "fp16"
-        words = {f"{section}.{word}": True}
-        cost = f"{word}'s rounding in products"
+        key = "bf16" if gpu.bf16 else "fp16"
+        values = {f"{section}.{key}": True}
+        cost = f"{key}'s rounding in products"
         kinds = frozenset({"autocast"})
-        yield Option(words=words, what=f"{word} autocast", cost=cost, least=standing_bytes(judged), kinds=kinds)
+        yield Option(values=values, what=f"{key} autocast", cost=cost, least_bytes=fixed_bytes(fit), kinds=kinds)
     optim = str(training.get("optim", "adamw_torch_fused"))
     if full and "8bit" not in optim and "bnb" not in optim and optim.startswith("adamw"):
         for name in ("adamw_bnb_8bit", "paged_adamw_8bit"):
             cost = "the rounding of 8-bit states" + (
-                ", and copies to the host when the card is full" * ("paged" in name)
+                ", and copies to the host when the GPU is full" * ("paged" in name)
             )
-            least = standing_bytes(judged, optimizer=0.0 if name.startswith("paged") else 0.25)
+            least = fixed_bytes(fit, optimizer=0.0 if name.startswith("paged") else 0.25)
             named = {f"{section}.optim": name}
             kinds = frozenset({"optim"})
-            yield Option(words=named, what=f"optim: {name}", cost=cost, least=least, standing=least, kinds=kinds)
+            yield Option(values=named, what=f"optim: {name}", cost=cost, least_bytes=least, fixed=least, kinds=kinds)
     dtype = recipe.get("model.dtype", "float32")
     if dtype in ("float32", "auto") and gpu.bf16 and not recipe.get("master_weights"):
-        least = standing_bytes(judged, optimizer=0.5, gradients=0.5, weights=0.5)
+        least = fixed_bytes(fit, optimizer=0.5, gradients=0.5, weights=0.5)
         cost = "bf16's rounding of the frozen weights" if not full else "bf16's rounding of weights and updates: risky"
         yield Option(
-            words={"model.dtype": "bfloat16"},
+            values={"model.dtype": "bfloat16"},
             what="weights in bfloat16",
             cost=cost,
-            least=least,
-            standing=least,
+            least_bytes=least,
+            fixed=least,
             kinds=frozenset({"dtype"}),
         )
 
 
-def _other_result(judged: Judged) -> Iterator[Option]:
+def _other_result(fit: Fit) -> Iterator[Option]:
     """Another result: shorter rows, an adapter, an adapter on quantised weights."""
-    recipe = judged.recipe
+    recipe = fit.recipe
     dotted = recipe.max_length_key
     for share in (0.75, 0.5, 0.25):
-        shorter = max(64, int(judged.seen.length * share) // 64 * 64)
-        if shorter < judged.seen.length:
+        shorter = max(64, int(fit.trace.length * share) // 64 * 64)
+        if shorter < fit.trace.length:
             cost = f"what stands behind token {shorter}"
             what = f"rows of {shorter} tokens"
-            standing, moving = standing_bytes(judged), shorter / judged.seen.length
+            fixed, variable = fixed_bytes(fit), shorter / fit.trace.length
             yield Option(
-                words={dotted: shorter},
+                values={dotted: shorter},
                 what=what,
                 cost=cost,
-                least=standing,
-                standing=standing,
-                moving=moving,
+                least_bytes=fixed,
+                fixed=fixed,
+                variable=variable,
                 kinds=frozenset({"length"}),
             )
     adapter = {"LoraConfig.r": 16, "LoraConfig.lora_alpha": 32, "LoraConfig.target_modules": "all-linear"}
     if "LoraConfig" not in recipe.sections and not recipe.get("master_weights"):
         if "pretrained_model_name_or_path" in recipe.section("model"):
-            least = standing_bytes(judged, optimizer=0.0, gradients=0.0)
+            least = fixed_bytes(fit, optimizer=0.0, gradients=0.0)
             cost = "another result: {trainable}"
             what = "LoRA instead of training all weights"
             kinds = frozenset({"adapter"})
-            yield Option(words=adapter, what=what, cost=cost, least=least, standing=least, kinds=kinds)
-        adapter_words, kept = adapter, 0.0
+            yield Option(values=adapter, what=what, cost=cost, least_bytes=least, fixed=least, kinds=kinds)
+        adapter_values, trained = adapter, 0.0
     else:
-        adapter_words, kept = {}, 1.0
+        adapter_values, trained = {}, 1.0
     if not recipe.section("BitsAndBytesConfig") and "pretrained_model_name_or_path" in recipe.section("model"):
-        compute = "bfloat16" if judged.gpu.bf16 else "float16"
+        compute = "bfloat16" if fit.gpu.bf16 else "float16"
         quantised = {
             "BitsAndBytesConfig.load_in_4bit": True,
             "BitsAndBytesConfig.bnb_4bit_quant_type": "nf4",
@@ -221,28 +224,28 @@ def _other_result(judged: Judged) -> Iterator[Option]:
             "BitsAndBytesConfig.bnb_4bit_compute_dtype": compute,
         }
         cost = "another result: frozen weights of 4 bits, {trainable}"
-        standing = standing_bytes(judged, optimizer=kept, gradients=kept, weights=QUANTISED)
+        fixed = fixed_bytes(fit, optimizer=trained, gradients=trained, weights=QUANTIZED)
         kinds = frozenset({"adapter"})
-        yield Option(words={**adapter_words, **quantised}, what="QLoRA", cost=cost, standing=standing, kinds=kinds)
+        yield Option(values={**adapter_values, **quantised}, what="QLoRA", cost=cost, fixed=fixed, kinds=kinds)
 
 
 # helpers ------------------------------------------------------------------------------------------------------------
 
 
-def _joined(options: list[Option]) -> Option:
-    words = {name: value for option in options for name, value in option.words.items()}
+def _combine(options: list[Option]) -> Option:
+    values = {name: value for option in options for name, value in option.values.items()}
     cost = "; ".join(dict.fromkeys(option.cost for option in options if not option.cost.startswith("nothing")))
     what = " + ".join(option.what for option in options)
-    least = min(option.least for option in options)  # each may take away what another leaves
-    standing, moving = min(option.standing for option in options), math.prod(option.moving for option in options)
+    least = min(option.least_bytes for option in options)  # each may take away what another leaves
+    fixed, variable = min(option.fixed for option in options), math.prod(option.variable for option in options)
     kinds = frozenset().union(*(option.kinds for option in options))
     cost = cost or options[0].cost
-    return Option(words=words, what=what, cost=cost, least=least, standing=standing, moving=moving, kinds=kinds)
+    return Option(values=values, what=what, cost=cost, least_bytes=least, fixed=fixed, variable=variable, kinds=kinds)
 
 
-def standing_bytes(judged: Judged, *, optimizer: float = 1.0, gradients: float = 1.0, weights: float = 1.0) -> float:
+def fixed_bytes(fit: Fit, *, optimizer: float = 1.0, gradients: float = 1.0, weights: float = 1.0) -> float:
     """Bytes of weights, gradients and optimizer, each changed by a factor."""
-    parts = judged.seen.parts
+    parts = fit.trace.parts
     return (
         weights * parts.get("weights", 0)
         + gradients * parts.get("gradients", 0)

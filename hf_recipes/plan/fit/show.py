@@ -1,4 +1,7 @@
-"""A verdict for a reader: the table with its bars, JSON for tools, an SVG for a report. Light."""
+"""A verdict for a reader: the table with its bars, JSON for tools, an SVG for a report.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from html import escape
 from typing import Any
 
 from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_bytes
-from hf_recipes.common.text import amount
-from hf_recipes.plan.fit.verdict import CPU, TIGHT, Judged
+from hf_recipes.common.text import format_bytes
+from hf_recipes.plan.fit.verdict import CPU, TIGHT, Fit
 from hf_recipes.plan.trace.result import PARTS
 
 WIDTH = 40  # characters of the longest bar
@@ -19,123 +22,124 @@ EXPANDABLE = (
 NAMED = 3  # of the tensors that the peak is made of
 
 
-def rows(judged: Judged) -> list[tuple[str, int]]:
-    """Where the card's bytes are at the peak: the parts of what is allocated, the allocator's slack, the context, the
-    desktop's or the system's share; and what is free (negative where it does not fit). They sum to the card's memory.
+def rows(fit: Fit) -> list[tuple[str, int]]:
+    """Where the GPU's bytes are at the peak: the parts of what is allocated, the allocator's slack, the context, the
+    desktop's or the system's share; and what is free (negative where it does not fit). They sum to the GPU's memory.
     """
-    gpu, seen, held = judged.gpu, judged.seen, judged.held
-    found = [(part, seen.parts.get(part, 0)) for part in (*PARTS, *(p for p in seen.parts if p not in PARTS))]
-    found.append(("allocator's slack", held.peak - seen.allocated))
+    gpu, trace, reserved = fit.gpu, fit.trace, fit.reserved
+    found = [(part, trace.parts.get(part, 0)) for part in (*PARTS, *(p for p in trace.parts if p not in PARTS))]
+    found.append(("allocator's slack", reserved.peak - trace.allocated))
     hidden = gpu.memory_bytes - gpu.seen_bytes
-    kept = gpu.seen_bytes - judged.usable
+    overhead = gpu.seen_bytes - fit.usable
     if hidden:
         found.append(("not shown to torch", hidden))
     if gpu.name == CPU:
-        found.append(("the process itself", kept))
+        found.append(("the process itself", overhead))
     elif gpu.unified:
-        found.append(("the system's share", kept))
+        found.append(("the system's share", overhead))
     elif gpu.laptop:
-        found += [("CUDA context", kept - DESKTOP_BYTES), ("the desktop's", DESKTOP_BYTES)]
-    elif kept:
-        found.append(("CUDA context", kept))
+        found += [("CUDA context", overhead - DESKTOP_BYTES), ("the desktop's", DESKTOP_BYTES)]
+    elif overhead:
+        found.append(("CUDA context", overhead))
     found = [(name, size) for name, size in found if size]
-    return [*found, ("free", judged.usable - held.peak)]
+    return [*found, ("free", fit.usable - reserved.peak)]
 
 
-def lines(judged: Judged) -> list[str]:
+def format_plan(fit: Fit) -> list[str]:
     """The verdict, where the bytes of the peak are, and what was assumed."""
-    seen, gpu = judged.seen, judged.gpu
-    table = rows(judged)
+    trace, gpu = fit.trace, fit.gpu
+    table = rows(fit)
     widest = max(size for name, size in table if name != "free")
-    said = [
-        f"{judged.recipe.path}: {judged.verdict} on {gpu.name}",
-        f"  {_counted(seen.micro_batch, 'row')} of {seen.length} tokens a device, {seen.eval_batch} in evaluation; "
-        f"the peak is in the {seen.phase} pass,",
-        f"  at {seen.at}",
+    lines = [
+        f"{fit.recipe.path}: {fit.verdict} on {gpu.name}",
+        f"  {_counted(trace.micro_batch, 'row')} of {trace.length} tokens a device, {trace.eval_batch} in evaluation; "
+        f"the peak is in the {trace.phase} pass,",
+        f"  at {trace.at}",
     ]
     for name, size in table:
         bar = "" if name == "free" else "#" * round(WIDTH * size / widest)
-        said.append(f"  {name:<20}{amount(size):>12}  {bar}".rstrip())
-    said += [
-        f"  {'allocated':<20}{amount(seen.allocated):>12}",
-        f"  {'reserved':<20}{amount(judged.held.peak):>12}  {judged.share:.0%} of {amount(judged.usable)} usable "
-        f"({_less(judged)})",
+        lines.append(f"  {name:<20}{format_bytes(size):>12}  {bar}".rstrip())
+    lines += [
+        f"  {'allocated':<20}{format_bytes(trace.allocated):>12}",
+        f"  {'reserved':<20}{format_bytes(fit.reserved.peak):>12}  "
+        f"{fit.share:.0%} of {format_bytes(fit.usable)} usable ({_describe_usable(fit)})",
     ]
-    if judged.verdict == TIGHT:
-        said.append(f"  {EXPANDABLE}")
-    said += [f"  largest: {text}" for text in _largest(judged)]
-    if seen.estimate:
-        said.append("  estimate, not exact: " + "; ".join(seen.estimate))
-    return [*said, *(f"  {note}" for note in seen.notes)]
+    if fit.verdict == TIGHT:
+        lines.append(f"  {EXPANDABLE}")
+    lines += [f"  largest: {text}" for text in _describe_largest(fit)]
+    if trace.estimate:
+        lines.append("  estimate, not exact: " + "; ".join(trace.estimate))
+    return [*lines, *(f"  {note}" for note in trace.notes)]
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _less(judged: Judged) -> str:
-    """What the card's memory is less by, in words."""
-    gpu = judged.gpu
+def _describe_usable(fit: Fit) -> str:
+    """Why less than the GPU's memory is usable."""
+    gpu = fit.gpu
     hidden = gpu.memory_bytes - gpu.seen_bytes
-    kept = gpu.seen_bytes - judged.usable
-    whole = f"{amount(gpu.memory_bytes)} less"
+    overhead = gpu.seen_bytes - fit.usable
+    text = f"{format_bytes(gpu.memory_bytes)} less"
     if hidden:
-        whole += f" {amount(hidden)} that the driver does not show to torch,"
+        text += f" {format_bytes(hidden)} that the driver does not show to torch,"
     if gpu.name == CPU:
-        return f"{whole} what Python with its imports takes"
+        return f"{text} what Python with its imports takes"
     if gpu.unified:
-        return f"{whole} the system's share of {UNIFIED_SHARE:.0%}"
+        return f"{text} the system's share of {UNIFIED_SHARE:.0%}"
     if gpu.laptop:
-        return f"{whole} {amount(context_bytes(gpu))} of CUDA context and {amount(DESKTOP_BYTES)} of the desktop's"
-    return f"{whole} {amount(kept)} of CUDA context"
+        context, desktop = format_bytes(context_bytes(gpu)), format_bytes(DESKTOP_BYTES)
+        return f"{text} {context} of CUDA context and {desktop} of the desktop's"
+    return f"{text} {format_bytes(overhead)} of CUDA context"
 
 
-def _largest(judged: Judged) -> Iterator[str]:
+def _describe_largest(fit: Fit) -> Iterator[str]:
     """The largest tensors at the peak that are no weights or states: what a smaller batch would cut."""
-    moving = [one for one in judged.seen.largest if one.part not in ("weights", "gradients", "optimizer")]
+    moving = [one for one in fit.trace.largest if one.part not in ("weights", "gradients", "optimizer")]
     for one in moving[:NAMED]:
         times = f"{one.count} x " if one.count > 1 else ""
         tensor = f"{one.dtype} {'x'.join(map(str, one.shape))} ".lstrip()
-        yield f"{times}{tensor}({one.part}), {amount(one.bytes)}, at {one.where}"
+        yield f"{times}{tensor}({one.part}), {format_bytes(one.bytes)}, at {one.where}"
 
 
-def as_json(judged: Judged) -> dict[str, Any]:
+def as_json(fit: Fit) -> dict[str, Any]:
     """The same for tools; bytes are bytes."""
-    seen = judged.seen
+    trace = fit.trace
     return {
-        "recipe": judged.recipe.path,
-        "gpu": judged.gpu.name,
-        "verdict": judged.verdict,
-        "usable_bytes": judged.usable,
-        "card_bytes": judged.gpu.memory_bytes,
-        "allocated_bytes": seen.allocated,
-        "reserved_bytes": judged.held.peak,
-        "parts": dict(seen.parts),
-        "card": dict(rows(judged)),
-        "phases": dict(seen.phases),
-        "phase": seen.phase,
-        "at": seen.at,
+        "recipe": fit.recipe.path,
+        "gpu": fit.gpu.name,
+        "verdict": fit.verdict,
+        "usable_bytes": fit.usable,
+        "card_bytes": fit.gpu.memory_bytes,
+        "allocated_bytes": trace.allocated,
+        "reserved_bytes": fit.reserved.peak,
+        "parts": dict(trace.parts),
+        "card": dict(rows(fit)),
+        "phases": dict(trace.phases),
+        "phase": trace.phase,
+        "at": trace.at,
         "largest": [
             {"part": one.part, "where": one.where, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes}
-            for one in seen.largest
+            for one in trace.largest
         ],
-        "length": seen.length,
-        "micro_batch": seen.micro_batch,
-        "eval_batch": seen.eval_batch,
-        "accumulation": seen.accumulation,
-        "parameters": seen.parameters,
-        "trainable": seen.trainable,
-        "attention": dict(seen.attention),
-        "estimate": list(seen.estimate),
-        "notes": list(seen.notes),
-        "seconds": seen.seconds,
+        "length": trace.length,
+        "micro_batch": trace.micro_batch,
+        "eval_batch": trace.eval_batch,
+        "accumulation": trace.accumulation,
+        "parameters": trace.parameters,
+        "trainable": trace.trainable,
+        "attention": dict(trace.attention),
+        "estimate": list(trace.estimate),
+        "notes": list(trace.notes),
+        "seconds": trace.seconds,
     }
 
 
-def svg(judged: Judged) -> str:
+def svg(fit: Fit) -> str:
     """The GPU's memory at the peak as an SVG chart."""
-    title = f"{judged.recipe.path}: {judged.verdict} on {judged.gpu.name}"
-    return memory_chart(title, rows(judged), judged.gpu.memory_bytes)
+    title = f"{fit.recipe.path}: {fit.verdict} on {fit.gpu.name}"
+    return memory_chart(title, rows(fit), fit.gpu.memory_bytes)
 
 
 def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int) -> str:
@@ -151,7 +155,7 @@ def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int
         bars.append(f'<rect x="{left:.1f}" y="34" width="{width:.1f}" height="36" fill="{colour}"/>')
         x, y = 10 + 240 * (index % 3), 96 + 20 * (index // 3)
         legend.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
-        legend.append(f'<text x="{x + 18}" y="{y}">{escape(name)}: {amount(size)}</text>')
+        legend.append(f'<text x="{x + 18}" y="{y}">{escape(name)}: {format_bytes(size)}</text>')
         left += width
     edge = 10 + memory_bytes * scale
     height = 110 + 20 * ((len(table) - 1) // 3)

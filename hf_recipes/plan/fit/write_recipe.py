@@ -1,4 +1,7 @@
-"""The recommended recipe as a file: the user's own text with the changed keys set, every comment kept. Light."""
+"""The recommended recipe as a file: the user's own text with the changed keys set, with all comments.
+
+Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError
 from hf_recipes.recipe.yaml_editor import YamlText
 
-WHERE = "argument '--write'"
+LOCATION = "argument '--write'"
 
 
-def rewritten(source: str, target: str, words: Mapping[str, Any]) -> str:
-    """The text of `source` with dotted `words` set; `extends` is made to hold from `target`'s folder."""
+def rewrite_text(source: str, target: str, values: Mapping[str, Any]) -> str:
+    """The text of `source` with dotted `values` set; `extends` is made relative to `target`'s folder."""
     text = YamlText(Path(source).read_text(encoding="utf-8"), source)
-    found = text.with_values(words)
+    found = text.with_values(values)
     parent = text.document.values.get("extends")
     if isinstance(parent, str):
         absolute = os.path.join(os.path.dirname(os.path.abspath(source)), parent)
@@ -26,14 +29,14 @@ def rewritten(source: str, target: str, words: Mapping[str, Any]) -> str:
     return found.text
 
 
-def write(source: str, target: str, words: Mapping[str, Any]) -> str:
-    """Writes it; returns the line that says so. Raises RecipeError for a target that is there or cannot be written."""
+def write_recipe(source: str, target: str, values: Mapping[str, Any]) -> str:
+    """Writes it; returns the line that says so. Raises PlanError for a target that exists or cannot be written."""
     if os.path.exists(target):
-        raise RecipeError.at(WHERE, f"{target!r} exists", "name a new file")
+        raise PlanError.at(LOCATION, f"{target!r} exists", "name a new file")
     try:
-        Path(target).write_text(rewritten(source, target, words), encoding="utf-8")
+        Path(target).write_text(rewrite_text(source, target, values), encoding="utf-8")
     except OSError as problem:
-        raise RecipeError.at(
-            WHERE, f"{target!r} cannot be written ({problem.strerror})", "choose another place"
+        raise PlanError.at(
+            LOCATION, f"{target!r} cannot be written ({problem.strerror})", "choose another path"
         ) from None
     return f"  written: {target}"

@@ -1,6 +1,6 @@
-"""What real machines say: one recipe measured beside its prediction (`plan --measure`), and a matrix of them (`lab`).
+"""What real machines measure: one recipe beside its prediction (`plan --measure`), and a matrix of them (`lab`).
 
-cells.py (what is tried) ──► predictions.py (plan's word, with or without a card) ──► runner.py (records)
-  ──► side_by_side.py (who shares the card) ──► child.py (a process of its own) ──► card.py | cpu
-packing.py carries it to a machine without network.
+matrix.py (what is tried) ──► predictions.py (plan's prediction, with or without a GPU) ──► runner.py (records)
+  ──► scheduler.py (which cells share the GPU) ──► worker.py (a process of its own) ──► gpu.py | the CPU
+benchmarks/lab_wheels.py carries it to a machine without network.
 """

@@ -1,6 +1,6 @@
-"""Everything that touches a CUDA card, in one file: one recipe for real, and what the card itself is.
+"""Everything that touches a CUDA GPU, in one file: one recipe measured, and the facts of the GPU itself.
 
-Has run on an H100 (docs/lab.md); CI has no card, and its test a stand-in for torch.cuda.
+Its records of an H100 are in recipes/results/lab; tests/plan/measure runs it with a stand-in for torch.cuda.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from transformers import TrainerCallback
 from hf_recipes.common.device import this_device
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import cudnn_backward, efficient_backward, flash_backward
-from hf_recipes.plan.trace.meta_model import config_of, vocabulary
-from hf_recipes.plan.trace.short_run import shortened
+from hf_recipes.plan.trace.meta_model import build_config, vocabulary_size
+from hf_recipes.plan.trace.short_run import shorten_recipe
 from hf_recipes.plan.trace.stand_in_rows import stand_in_tokenizer
 from hf_recipes.plan.trace.trace import gather_state_dict, stand_in_trainer, traced_length
-from hf_recipes.plan.trace.trainer_effects import evaluate_once, evaluations
+from hf_recipes.plan.trace.trainer_effects import evaluate_once, list_evaluations
 from hf_recipes.recipe.defaults import choose
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-WARM_UP, STEPS = 2, 5  # optimizer steps: memory is whole after two, time is taken of the others
+WARM_UP, STEPS = 2, 5  # optimizer steps: memory is complete after two, time is taken of the others
 BACK_ENDS = ("DEFAULT", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
 SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp16
     (4, 16, 16, 2048, 64, True),
@@ -36,19 +36,19 @@ SHAPES = (  # rows, heads, heads of keys, length, width of a head, whether in fp
     (2, 8, 2, 1024, 256, True),
     (4, 16, 16, 1024, 64, False),
 )
-RULES = {  # back end -> what workspaces.py says of its backward
+RULES = {  # back end -> the rule of cuda_workspaces.py for its backward
     "FLASH_ATTENTION": flash_backward,
     "EFFICIENT_ATTENTION": efficient_backward,
     "CUDNN_ATTENTION": cudnn_backward,
 }
 
 
-def measure_on_card(
+def measure_on_gpu(
     recipe: Recipe, length: int | None, micro_batch: int | None, fraction: float | None
 ) -> dict[str, Any]:
     """Peaks in bytes and seconds a step of `recipe` on cuda:0, with random weights and rows of full length.
 
-    fraction: of the card's memory that this process may take (set_per_process_memory_fraction): a smaller card. What
+    fraction: of the GPU's memory that this process may take (set_per_process_memory_fraction): a smaller GPU. What
     runs out of memory is an outcome, with the phase in which it did.
     """
     began = time.perf_counter()
@@ -56,33 +56,32 @@ def measure_on_card(
     if fraction is not None:
         torch.cuda.set_per_process_memory_fraction(fraction)
     recipe, _ = choose(recipe, device)
-    config = config_of(recipe)
-    tokenizer = stand_in_tokenizer(vocabulary(recipe, config), 2**31)
+    config = build_config(recipe)
+    tokenizer = stand_in_tokenizer(vocabulary_size(recipe, config), 2**31)
     recipe, length, _ = traced_length(recipe, config, length)
     found: dict[str, Any] = {"outcome": "finished", "phase": "building", "phases": {}, "ends": {}}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        short = _on_the_card(recipe, shortened(recipe, folder, micro_batch, STEPS))
+        short = _for_the_gpu(recipe, shorten_recipe(recipe, folder, micro_batch, STEPS))
         try:
             trainer = stand_in_trainer(short, config, tokenizer, length, "cuda", lambda line: None)
             found["micro_batches"] = trainer.args.gradient_accumulation_steps  # of a step
             found["ends"]["building"] = time.perf_counter() - began
             clock = _Clock()
             trainer.add_callback(clock)
-            gc.collect()  # a run makes its weights on the CPU: what making them here took is not its own
+            gc.collect()  # a run makes its weights on the CPU: what it took to make them here does not count
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             with _phase(found, "training"):
                 trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
-            if (
-                trainer.parts.retry.splits
-            ):  # run's own answer to a step that is out of memory: it goes on in smaller pieces
-                found |= {"outcome": "out of memory", "splits": trainer.parts.retry.splits}
+            splits = trainer.parts.retry.splits
+            if splits:  # run's own answer to a step that is out of memory: a smaller micro-batch
+                found |= {"outcome": "out of memory", "splits": splits}
             found["loaded_bytes"] = clock.loaded
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
                 gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
-            for dtype in evaluations(recipe):
+            for dtype in list_evaluations(recipe):
                 with _phase(found, "evaluation"):
                     evaluate_once(trainer, dtype)
         except torch.OutOfMemoryError as problem:
@@ -90,10 +89,10 @@ def measure_on_card(
     free, total = torch.cuda.mem_get_info()
     found["allocated_bytes"] = max(found["phases"].values(), default=torch.cuda.max_memory_allocated())
     found.setdefault("reserved_bytes", torch.cuda.max_memory_reserved())
-    # All that the card lacks, less what torch holds now: the context (and other programs, if there are any).
+    # All memory in use, less what torch has reserved now: the context (and other programs, if there are any).
     found["context_bytes"] = total - free - torch.cuda.memory_reserved()
     found["device_bytes"] = found["reserved_bytes"] + found["context_bytes"]
-    found["card_bytes"] = total
+    found["gpu_bytes"] = total
     found["retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
     found["seconds"] = {**found.pop("ends"), "over": time.perf_counter() - began}
     return found
@@ -113,14 +112,14 @@ def _phase(found: dict[str, Any], name: str) -> Iterator[None]:
         found["reserved_bytes"] = max(reserved, torch.cuda.max_memory_reserved(), found.get("reserved_bytes", 0))
 
 
-def _on_the_card(recipe: Recipe, short: Recipe) -> Recipe:
-    """The short run as a card takes it: not on the CPU, and in the recipe's own precision."""
-    words = {f"{recipe.trainer}.{name}": recipe.training.get(name, False) for name in ("fp16", "bf16")}
-    return short.with_values({**words, f"{recipe.trainer}.use_cpu": False}, "the lab")
+def _for_the_gpu(recipe: Recipe, short: Recipe) -> Recipe:
+    """The short run as the GPU runs it: not on the CPU, and in the recipe's own precision."""
+    values = {f"{recipe.trainer}.{name}": recipe.training.get(name, False) for name in ("fp16", "bf16")}
+    return short.with_values({**values, f"{recipe.trainer}.use_cpu": False}, "the lab")
 
 
 class _Clock(TrainerCallback):
-    """Seconds of the optimizer steps after the warm-up, the card waited for."""
+    """Seconds of the optimizer steps after the warm-up, the GPU synchronized."""
 
     def __init__(self) -> None:
         self.seen, self.steps, self.seconds, self.began, self.loaded = 0, 0, 0.0, 0.0, 0
@@ -140,8 +139,8 @@ class _Clock(TrainerCallback):
             self.seconds += time.perf_counter() - self.began
 
 
-def facts() -> dict[str, Any]:
-    """The card: name, capability, memory as torch sees it, free after the context, achieved rates and bandwidth."""
+def gpu_facts() -> dict[str, Any]:
+    """The GPU: name, capability, memory as torch sees it, free after the context, achieved rates and bandwidth."""
     torch.zeros(1, device="cuda")
     free, total = torch.cuda.mem_get_info()
     properties = torch.cuda.get_device_properties(0)
@@ -182,7 +181,7 @@ def _bandwidth(times: int = 20) -> float:
 
 
 def _timed(work: Callable[[], object], times: int) -> float:
-    """Seconds of one call, the card waited for."""
+    """Seconds of one call, the GPU synchronized."""
     work()
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -194,7 +193,7 @@ def _timed(work: Callable[[], object], times: int) -> float:
 
 def _attention(backend: str, batch: int, heads: int, groups: int, rows: int, width: int, half: bool) -> dict[str, Any]:
     """What the backward of an attention takes beside inputs, outputs and gradients, as measured and as
-    workspaces.py has it. `groups`: heads of keys and values."""
+    cuda_workspaces.py predicts it. `groups`: heads of keys and values."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     dtype = torch.float16 if half else torch.float32

@@ -1,4 +1,4 @@
-"""The matrix of the lab: recipes at their real shapes and the changes that are tried on them. Data only. Light."""
+"""The matrix of the lab: recipes at their real shapes and the changes that are tried on them. Data only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.trace.field_effects import traced_words
+from hf_recipes.plan.trace.field_effects import traced_arguments
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.installed import checkpointing_key
 
-CARDS_GIB = (8, 16, 24, 40)  # sizes that a fraction of the card stands for
+GPU_SIZES_GIB = (8, 16, 24, 40)  # sizes that a fraction of the GPU stands for
 AS_IT_IS = "as it is"
-# What is tried on the recipes beside their own settings: name -> dotted words.
+# What is tried on the recipes beside their own settings: name -> dotted values.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     AS_IT_IS: {},
     "eager": {"model.attn_implementation": "eager"},
@@ -44,7 +44,7 @@ SFT_VARIANTS: Mapping[str, Mapping[str, Any]] = {  # of chat recipes alone: the 
     "plain logits": {"SFTConfig.loss_type": "nll"},
     "fused head": {"SFTConfig.loss_type": "chunked_nll"},
 }
-MULTIPLES = (2, 4, 8, 16)  # of the recipe's rows of one device: where a card's memory ends
+MULTIPLES = (2, 4, 8, 16)  # of the recipe's rows of one device: where a GPU's memory ends
 OF_THE_SCHEDULE = (
     "learning_rate",
     "weight_decay",
@@ -53,7 +53,7 @@ OF_THE_SCHEDULE = (
     "lr_scheduler_type",
     "logging_steps",
 )
-# A tiny matrix, for a machine without a card: the same path from end to end.
+# A tiny matrix, for a machine without a GPU: the same path from end to end.
 TINY = {
     "task": "causal-lm",
     "model": {
@@ -75,7 +75,7 @@ TINY_VARIANTS = (AS_IT_IS, "checkpointing", "LoRA")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One measurement. `gib`: the card that a fraction stands for; None: the whole one (or a CPU)."""
+    """One measurement. `gib`: the size that a fraction of the GPU stands for; None: all of it (or a CPU)."""
 
     name: str  # of its record
     recipe: Recipe
@@ -83,8 +83,8 @@ class Cell:
     gib: int | None
 
 
-def cells(folder: str, *, cpu: bool) -> list[Cell]:
-    """Every cell: each recipe as it is on the whole card and on each smaller one, then its variants and multiples of
+def list_cells(folder: str, *, cpu: bool) -> list[Cell]:
+    """Every cell: each recipe as it is on the full GPU and on each smaller one, then its variants and multiples of
     its micro-batch, shuffled with a fixed seed, so that a call that ends early has tried some of everything. What
     another cell has tried already (recipes that differ in their rows or schedule alone) is left out."""
     if cpu:
@@ -95,19 +95,19 @@ def cells(folder: str, *, cpu: bool) -> list[Cell]:
         try:
             recipes.append(read_recipe(str(path)))
         except RecipeError:
-            continue  # not a recipe, or one that this version refuses: `check` says so
+            continue  # not a recipe, or one that this version refuses: `check` shows why
     tried: list[tuple[Recipe, str, Mapping[str, Any]]] = [(recipe, AS_IT_IS, {}) for recipe in recipes]
-    others = [(recipe, variant, words) for recipe in recipes for variant, words in _changes(recipe)]
+    others = [(recipe, variant, values) for recipe in recipes for variant, values in _changes(recipe)]
     random.Random(0).shuffle(others)
     found, seen = [], set[str]()
-    for recipe, variant, words in [*tried, *others]:
-        whole = _cell(recipe, variant, words, None)
-        if _what_counts(whole.recipe) in seen:
+    for recipe, variant, values in [*tried, *others]:
+        full_size = _cell(recipe, variant, values, None)
+        if _measurement_key(full_size.recipe) in seen:
             continue
-        seen.add(_what_counts(whole.recipe))
-        found += [] if variant.startswith("micro-batch") else [whole]
-        if not words or variant.startswith("micro-batch"):
-            found += [_cell(recipe, variant, words, gib) for gib in CARDS_GIB]
+        seen.add(_measurement_key(full_size.recipe))
+        found += [] if variant.startswith("micro-batch") else [full_size]
+        if not values or variant.startswith("micro-batch"):
+            found += [_cell(recipe, variant, values, gib) for gib in GPU_SIZES_GIB]
     return found
 
 
@@ -120,19 +120,21 @@ def _changes(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
     return [*found, *((f"micro-batch x{times}", {name: rows * times}) for times in MULTIPLES)]
 
 
-def _cell(recipe: Recipe, variant: str, words: Mapping[str, Any], gib: int | None) -> Cell:
+def _cell(recipe: Recipe, variant: str, values: Mapping[str, Any], gib: int | None) -> Cell:
     names = {"section": recipe.trainer, "checkpointing": checkpointing_key(recipe.trainer)}
-    words = {name.format(**names): value for name, value in words.items()}
+    values = {name.format(**names): value for name, value in values.items()}
     stem = Path(recipe.path).stem
     size = f"--{gib}gib" if gib else ""
     name = re.sub(r"[^a-z0-9-]+", "-", f"{stem}--{variant}{size}".lower())
-    return Cell(name=name, recipe=recipe.with_values(words, "the lab"), variant=variant, gib=gib)
+    return Cell(name=name, recipe=recipe.with_values(values, "the lab"), variant=variant, gib=gib)
 
 
-def _what_counts(recipe: Recipe) -> str:
-    """The words that a measurement can depend on."""
-    kept = ("task", "model", "LoraConfig", "BitsAndBytesConfig", "BpeTrainer")
-    words: dict[str, Any] = {name: recipe.sections[name] for name in kept if name in recipe.sections}
-    words["training"] = {name: value for name, value in traced_words(recipe).items() if name not in OF_THE_SCHEDULE}
-    words["length"] = recipe.get("dataset.max_length")
-    return json.dumps(words, sort_keys=True, default=str)
+def _measurement_key(recipe: Recipe) -> str:
+    """The values that a measurement can depend on."""
+    names = ("task", "model", "LoraConfig", "BitsAndBytesConfig", "BpeTrainer")
+    values: dict[str, Any] = {name: recipe.sections[name] for name in names if name in recipe.sections}
+    values["training"] = {
+        name: value for name, value in traced_arguments(recipe).items() if name not in OF_THE_SCHEDULE
+    }
+    values["length"] = recipe.get("dataset.max_length")
+    return json.dumps(values, sort_keys=True, default=str)

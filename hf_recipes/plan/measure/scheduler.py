@@ -1,32 +1,30 @@
-"""Measurements that share a card where their predicted memory leaves room: peaks are a process's own, times are not."""
+"""Measurements that share a GPU where their predicted memory leaves room: peaks are a process's own, times are not."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
 
-from hf_recipes.plan.measure.worker import Child, start, stop
+from hf_recipes.plan.lab_record import LabRecord
+from hf_recipes.plan.measure.worker import Child, start_child, stop_child
 
 READY = 6  # children that import, or have imported and wait
 AT_ONCE = 6  # measurements
 MARGIN, CONTEXT = 1.4, 2**30  # of what a prediction may be wrong, and of CUDA's own in each process
 
-Record = dict[str, Any]
 
-
-class SideBySide:
-    """`room`: bytes of the card; 0 where one measurement at a time is made, by a child that is started for it."""
+class Scheduler:
+    """`room`: bytes of the GPU; 0 where one measurement at a time is made, by a child that is started for it."""
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.start: Callable[[], Child] = start
+        self.start: Callable[[], Child] = start_child
         self.pool = ThreadPoolExecutor(AT_ONCE)
-        self.running: dict[Future[Record], int] = {}  # -> bytes
+        self.running: dict[Future[LabRecord], int] = {}  # -> bytes
         self.ready: deque[Child] = deque()
 
-    def add(self, work: Callable[[Child | None], Record], needed: int, *, alone: bool) -> Iterator[Record]:
+    def add(self, work: Callable[[Child | None], LabRecord], needed: int, *, alone: bool) -> Iterator[LabRecord]:
         """Starts `work` once there is room for its bytes; yields records that have come meanwhile."""
         share = int(needed * MARGIN) + CONTEXT
         while self.running and (
@@ -40,12 +38,12 @@ class SideBySide:
         if alone or not self.room:
             yield from self.wait()
 
-    def wait(self) -> Iterator[Record]:
+    def wait(self) -> Iterator[LabRecord]:
         """The records of all that still runs."""
         while self.running:
             yield from self._finished()
 
-    def _finished(self) -> Iterator[Record]:
+    def _finished(self) -> Iterator[LabRecord]:
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
         for one in done:
             del self.running[one]
@@ -53,5 +51,5 @@ class SideBySide:
 
     def close(self) -> None:
         for child in self.ready:
-            stop(child)
+            stop_child(child)
         self.pool.shutdown(wait=False, cancel_futures=True)

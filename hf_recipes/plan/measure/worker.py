@@ -1,6 +1,6 @@
 """`python -m hf_recipes.plan.measure.worker`: one measurement in a process of its own. JSON in, one line of JSON out.
 
-A child imports everything before it reads its request, and touches the card only then: the lab starts the next one
+A child imports everything before it reads its request, and touches the GPU only then: the lab starts the next one
 while the last one measures.
 """
 
@@ -15,18 +15,20 @@ import sys
 import time
 from typing import Any
 
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, PlanError, RecipeError
+from hf_recipes.plan.lab_record import Measurement
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 540  # of one measurement
+NO_GPU = ("there is no CUDA GPU on this machine", "measure on a machine that has one, or add --cpu")
 
 Child = subprocess.Popen[str]
 
 
-def start(*, expandable: bool = False) -> Child:
+def start_child(*, expandable: bool = False) -> Child:
     """A child that waits for its one request. `expandable`: with expandable segments, which torch reads as it is
     imported."""
-    # torch asks NVML whether there is a card, which makes no context on it.
+    # torch asks NVML whether there is a GPU, which makes no context on it.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     if expandable:
@@ -35,14 +37,14 @@ def start(*, expandable: bool = False) -> Child:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def stop(child: Child | None) -> None:
+def stop_child(child: Child | None) -> None:
     """Ends one that is not needed."""
     if child is not None:
         child.kill()
         child.communicate()
 
 
-def measure(
+def measure_recipe(
     recipe: Recipe,
     *,
     length: int | None = None,
@@ -51,39 +53,39 @@ def measure(
     fraction: float | None = None,
     seconds: float = SECONDS,
     child: Child | None = None,
-) -> dict[str, Any]:
-    """What the recipe's training steps, evaluation and save really take: outcome ("finished" or "out of memory"),
-    allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
+) -> Measurement:
+    """What the recipe's training steps, evaluation and save take when they run: outcome ("finished" or "out of
+    memory"), allocated_bytes, reserved_bytes, device_bytes, step_seconds; on a CPU allocated_bytes alone of the bytes.
 
-    fraction: of the card's memory that may be taken; child: one that was started ahead. Raises RecipeError for what
-    the run would refuse, and where there is no card (and no `cpu`).
+    fraction: of the GPU's memory that may be taken; child: one that was started ahead. Raises RecipeError for what
+    the run would refuse, PlanError where there is no GPU (and no `cpu`).
     """
     request = {"kind": "recipe", "length": length, "micro_batch": micro_batch, "cpu": cpu, "fraction": fraction}
     plain = {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
-    return _asked({**request, "recipe": plain}, recipe.path, seconds, child)
+    return Measurement.from_dict(_ask({**request, "recipe": plain}, recipe.path, seconds, child))
 
 
-def card_facts(seconds: float = SECONDS) -> dict[str, Any]:
-    """What the present card is (card.facts). Raises RecipeError where there is none."""
-    return _asked({"kind": "card"}, "hf-recipes lab", seconds, None)
+def read_gpu_facts(seconds: float = SECONDS) -> dict[str, Any]:
+    """Facts of the present GPU (gpu.gpu_facts). Raises RecipeError where there is none."""
+    return _ask({"kind": "gpu"}, "hf-recipes lab", seconds, None)
 
 
-def _asked(request: dict[str, Any], where: str, seconds: float, child: Child | None) -> dict[str, Any]:
-    child = child or start()
+def _ask(request: dict[str, Any], location: str, seconds: float, child: Child | None) -> dict[str, Any]:
+    child = child or start_child()
     try:
-        said, errors = child.communicate(json.dumps(request), timeout=seconds)
+        output, errors = child.communicate(json.dumps(request), timeout=seconds)
     except subprocess.TimeoutExpired:
-        stop(child)
-        return {"outcome": f"not over after {seconds:.0f} s"}
-    lines = said.strip().splitlines()
+        stop_child(child)
+        return {"outcome": f"not finished after {seconds:.0f} s"}
+    lines = output.strip().splitlines()
     if not lines:
-        last = (errors.strip().splitlines() or ["nothing was said"])[-1]
+        last = (errors.strip().splitlines() or ["no output"])[-1]
         return {"outcome": f"ended with status {child.returncode}: {last}"}
     answer: dict[str, Any] = json.loads(lines[-1])
-    if "faults" in answer:
-        raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
-    if answer.get("no_card"):
-        raise RecipeError.at(where, "there is no CUDA card on this machine", "measure on one that has, or say --cpu")
+    if "errors" in answer:
+        raise RecipeError([Diagnostic(**one) for one in answer["errors"]])
+    if answer.get("no_gpu"):
+        raise PlanError.at(location, *NO_GPU)
     return answer
 
 
@@ -92,17 +94,17 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
     cpu = bool(request.get("cpu"))
     if not cpu and not torch.cuda.is_available():
-        return {"no_card": True}
-    if request["kind"] == "card":
-        from hf_recipes.plan.measure.gpu import facts
+        return {"no_gpu": True}
+    if request["kind"] == "gpu":
+        from hf_recipes.plan.measure.gpu import gpu_facts
 
-        return facts()
+        return gpu_facts()
     recipe = Recipe(**request["recipe"])
     if cpu:
         return _on_cpu(recipe, request["length"], request["micro_batch"])
-    from hf_recipes.plan.measure.gpu import measure_on_card
+    from hf_recipes.plan.measure.gpu import measure_on_gpu
 
-    return measure_on_card(recipe, request["length"], request["micro_batch"], request["fraction"])
+    return measure_on_gpu(recipe, request["length"], request["micro_batch"], request["fraction"])
 
 
 def _on_cpu(recipe: Recipe, length: int | None, micro_batch: int | None) -> dict[str, Any]:
@@ -121,13 +123,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     logging.disable(logging.WARNING)
     os.dup2(2, 1)  # what libraries print goes to stderr
-    importlib.import_module("hf_recipes.plan.measure.gpu")  # it takes seconds, and touches no card
+    importlib.import_module("hf_recipes.plan.measure.gpu")  # it takes seconds, and touches no GPU
 
     try:
         found = _answer(json.loads(sys.stdin.read()))
     except RecipeError as problem:
-        found = {"faults": [asdict(one) for one in problem.errors]}
-    except Exception as problem:  # a measurement that failed is an outcome, with upstream's words
+        found = {"errors": [asdict(one) for one in problem.errors]}
+    except Exception as problem:  # a measurement that failed is an outcome, with upstream's message
         if os.environ.get("HF_RECIPES_LAB_DEBUG"):
             raise
         found = {"outcome": f"failed: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}

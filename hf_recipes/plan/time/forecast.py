@@ -1,6 +1,7 @@
-"""How long will it take? The trace's work against the card's rates, widened by what records say of such cards. Light.
+"""How long will it take? The trace's work at the GPU's rates, widened by what records of such GPUs show.
 
-roofline.py gives the least time; real runs are slower, and efficiency.py has learnt by how much.
+roofline.py gives the least time; real runs are slower, and efficiency.py knows by how much. Imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from types import SimpleNamespace
 from typing import Any
 
 from hf_recipes.catalog.gpus import Gpu
-from hf_recipes.common.text import spoken
-from hf_recipes.plan.time.efficiency import efficiency
-from hf_recipes.plan.time.roofline import FORMULA, roofline
+from hf_recipes.common.text import format_duration
+from hf_recipes.plan.time.efficiency import find_slowdown
+from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.training.trainer import steps_of
+from hf_recipes.record import RunRecord
+from hf_recipes.training.steps import count_steps
 
 DISK_BYTES = 0.5e9  # bytes a second of saving: an assumption
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Seconds of a whole run, as an interval, and what it rests on. `step_seconds` is the bare roofline of a step."""
+    """Seconds of a complete run, as an interval, and its basis. `step_seconds` is the roofline of a step alone."""
 
     low: float
     high: float
@@ -37,37 +39,37 @@ class Forecast:
     notes: tuple[str, ...] = ()
 
 
-def forecast(
+def forecast_time(
     recipe: Recipe,
-    seen: Trace,
+    trace: Trace,
     gpu: Gpu,
     *,
     lengths: Lengths | None = None,
     processes: int = 1,
-    records: Iterable[Mapping[str, Any]] = (),
+    records: Iterable[RunRecord] = (),
 ) -> Forecast | str:
     """The run's time, or why there is none in a sentence. `lengths`: of the recipe's data; without them the number of
     rows is not known and only max_steps gives the steps. Pure."""
-    steps = _steps(recipe, seen, lengths, processes)
+    steps = _steps(recipe, trace, lengths, processes)
     if steps is None:
         return (
             "time: not forecast, since the number of rows is not known (max_steps, or data on this machine, gives it)"
         )
     tf32 = bool(recipe.training.get("tf32"))
-    share, notes = _filled(recipe, seen, lengths)
-    one = roofline(seen.work["micro-batch"], gpu, tf32=tf32, share=share)
-    update = roofline(seen.work["optimizer"], gpu, tf32=tf32)
+    share, notes = _filled_share(recipe, trace, lengths)
+    one = roofline_seconds(trace.work["micro-batch"], gpu, tf32=tf32, share=share)
+    update = roofline_seconds(trace.work["optimizer"], gpu, tf32=tf32)
     if one is None or update is None:
         return f"time: not forecast, since {gpu.name}'s rates have no source here"
     step = accumulation_of(recipe) * one + update
     parts = {"training": steps * step}
-    evaluation = seen.work.get("evaluation")
+    evaluation = trace.work.get("evaluation")
     if evaluation is not None and lengths is not None:
-        batch = roofline(evaluation, gpu, tf32=tf32, share=share) or 0.0
-        batches = -(-lengths.eval_rows // max(1, seen.eval_batch * processes))
+        batch = roofline_seconds(evaluation, gpu, tf32=tf32, share=share) or 0.0
+        batches = -(-lengths.eval_rows // max(1, trace.eval_batch * processes))
         parts["evaluation"] = _evaluations(recipe, steps) * batches * batch
-    parts["saving"] = _saves(recipe, steps) * _saved_bytes(seen) / DISK_BYTES
-    low, high, basis = efficiency(gpu, list(records))
+    parts["saving"] = _saves(recipe, steps) * _saved_bytes(trace) / DISK_BYTES
+    low, high, basis = find_slowdown(gpu, list(records))
     total = parts["training"] + parts.get("evaluation", 0.0)
     epochs = steps / max(1, _steps_an_epoch(recipe, lengths, processes)) if lengths is not None else 0.0
     return Forecast(
@@ -82,11 +84,11 @@ def forecast(
     )
 
 
-def line(found: Forecast | str, price: float | None = None) -> str:
-    """ "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; a roofline guess, no record of such a card)"."""
+def format_forecast(found: Forecast | str, price: float | None = None) -> str:
+    """ "time: 2 h 40 min to 3 h 30 min for 3 epochs (1,200 steps; a roofline guess, no record of such a GPU)"."""
     if isinstance(found, str):
         return found
-    span = f"{spoken(found.low)} to {spoken(found.high)}"
+    span = f"{format_duration(found.low)} to {format_duration(found.high)}"
     what = f"for {found.epochs:.3g} epoch{'' if found.epochs == 1 else 's'}" if found.epochs else "in all"
     cost = "" if price is None else f"; costs {found.low / 3600 * price:,.2f} to {found.high / 3600 * price:,.2f}"
     extra = "".join(f"; {note}" for note in found.notes)
@@ -97,24 +99,24 @@ def as_json(found: Forecast | str, price: float | None = None) -> dict[str, Any]
     """For tools and the record; seconds are seconds."""
     if isinstance(found, str):
         return {"seconds": None, "why": found}
-    said: dict[str, Any] = {
+    result: dict[str, Any] = {
         "seconds": [found.low, found.high],
         "step_seconds": found.step_seconds,
         "formula": FORMULA,
         "steps": found.steps,
     }
-    said |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
-    return said if price is None else {**said, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
+    result |= {"epochs": found.epochs, "parts": dict(found.parts), "basis": found.basis, "notes": list(found.notes)}
+    return result if price is None else {**result, "cost": [found.low / 3600 * price, found.high / 3600 * price]}
 
 
 # counts -------------------------------------------------------------------------------------------------------------
 
 
-def _arguments(recipe: Recipe, seen_rows: int, processes: int) -> SimpleNamespace:
+def _arguments(recipe: Recipe, rows: int, processes: int) -> SimpleNamespace:
     training = recipe.training
     return SimpleNamespace(
         max_steps=int(training.get("max_steps") or -1),
-        per_device_train_batch_size=seen_rows,
+        per_device_train_batch_size=rows,
         world_size=processes,
         dataloader_drop_last=bool(training.get("dataloader_drop_last")),
         gradient_accumulation_steps=accumulation_of(recipe),
@@ -122,19 +124,19 @@ def _arguments(recipe: Recipe, seen_rows: int, processes: int) -> SimpleNamespac
     )
 
 
-def _steps(recipe: Recipe, seen: Trace, lengths: Lengths | None, processes: int) -> int | None:
-    arguments = _arguments(recipe, seen.micro_batch, processes)
+def _steps(recipe: Recipe, trace: Trace, lengths: Lengths | None, processes: int) -> int | None:
+    arguments = _arguments(recipe, trace.micro_batch, processes)
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
     if lengths is None:
         return None
-    return steps_of(arguments, _packed_rows(recipe, seen, lengths))
+    return count_steps(arguments, _packed_rows(recipe, trace, lengths))
 
 
-def _packed_rows(recipe: Recipe, seen: Trace, lengths: Lengths) -> int:
+def _packed_rows(recipe: Recipe, trace: Trace, lengths: Lengths) -> int:
     """Rows that the trainer sees: packing fills rows up to the length."""
     if recipe.trainer == "SFTConfig" and recipe.training.get("packing"):
-        return max(1, math.ceil(lengths.tokens / seen.length))
+        return max(1, math.ceil(lengths.tokens / trace.length))
     return lengths.rows
 
 
@@ -172,13 +174,13 @@ def _events(training: Mapping[str, Any], what: str, steps: int) -> float:
     return steps // max(1, round(every * steps if every < 1 else every))
 
 
-def _saved_bytes(seen: Trace) -> float:
-    """Weights that are trained and their optimizer's states; a whole model is saved whole."""
-    weights = seen.parts.get("weights", 0) * (seen.trainable / max(1, seen.parameters))
-    return weights + seen.parts.get("optimizer", 0)
+def _saved_bytes(trace: Trace) -> float:
+    """Weights that are trained and their optimizer's states; of a model that is fully trained, all weights."""
+    weights = trace.parts.get("weights", 0) * (trace.trainable / max(1, trace.parameters))
+    return weights + trace.parts.get("optimizer", 0)
 
 
-def _filled(recipe: Recipe, seen: Trace, lengths: Lengths | None) -> tuple[float, list[str]]:
+def _filled_share(recipe: Recipe, trace: Trace, lengths: Lengths | None) -> tuple[float, list[str]]:
     """The share of the longest batch's tokens that a batch has on average, padding included."""
     if not is_padded(recipe):
         return 1.0, []
@@ -187,6 +189,6 @@ def _filled(recipe: Recipe, seen: Trace, lengths: Lengths | None) -> tuple[float
     below, expected = 0, 0.0
     for tokens, rows in lengths.rows_by_length:
         before, below = below, below + rows
-        chance = (below / lengths.rows) ** seen.micro_batch - (before / lengths.rows) ** seen.micro_batch
+        chance = (below / lengths.rows) ** trace.micro_batch - (before / lengths.rows) ** trace.micro_batch
         expected += tokens * chance
-    return min(1.0, expected / max(1, seen.length)), []
+    return min(1.0, expected / max(1, trace.length)), []

@@ -1,7 +1,7 @@
-"""scaled_dot_product_attention on meta tensors: the back end that a card (or CPU) would choose, with its own outputs.
+"""scaled_dot_product_attention on meta tensors: the back end that a GPU (or CPU) would choose, with its own outputs.
 
 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (torch 2.13) for dense inputs: on Hopper's and Blackwell's server
-cards cuDNN's first (seen on an H100); flash, else memory-efficient, else math. cuDNN's has the outputs of flash, or of
+GPUs cuDNN's first (seen on an H100); flash, else memory-efficient, else math. cuDNN's has the outputs of flash, or of
 memory-efficient with a mask, and a workspace of its own. CPU: sdp_utils_cpp.cpp: flash, else math.
 """
 
@@ -19,7 +19,7 @@ HALF = (torch.float16, torch.bfloat16)
 CUDNN_FIRST = ((9, 0), (10, 0))  # check_prefer_cudnn_attention
 
 
-def attend(
+def run_attention(
     capability: tuple[int, int] | None,
     count: Callable[[str], None],
     query: torch.Tensor,
@@ -33,11 +33,11 @@ def attend(
 ) -> Any:
     """As F.scaled_dot_product_attention; tensors that are not meta go to the real one.
 
-    capability: of the GPU, None for a CPU; count: is told the back end that was chosen.
+    capability: of the GPU, None for a CPU; count: called with the back end that was chosen.
     """
     if query.device.type != "meta":
-        words = {"scale": scale, "enable_gqa": enable_gqa}
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **words)  # type: ignore[arg-type]
+        arguments = {"scale": scale, "enable_gqa": enable_gqa}
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **arguments)  # type: ignore[arg-type]
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     if capability is None:
         chosen = _cpu_choice(query, key, value, attn_mask, dropout_p)
@@ -97,7 +97,7 @@ def cuda_choice(
         if not (mask is not None and (mask.requires_grad or grouped)):
             return "cudnn"
     if half and capability >= (8, 0) and mask is None and rounded <= 256 and same_width:
-        # Consumer cards' shared memory is too small for the backward of wide heads.
+        # Consumer GPUs' shared memory is too small for the backward of wide heads.
         consumer = capability in ((8, 6), (8, 9), (12, 0), (12, 1))
         too_wide = grad and consumer and (192 < rounded <= 224 or (rounded > 224 and dropout_p > 0))
         if not too_wide and not (is_causal and query.shape[-2] != key.shape[-2]):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hf_recipes.plan.trace.attention import attend
+from hf_recipes.plan.trace.attention import run_attention
 from hf_recipes.plan.trace.tracker import Tracker
 
 aten = torch.ops.aten
@@ -79,7 +79,7 @@ def _names(table: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
 
 
 class Simulation(TorchFunctionMode):
-    """What a card (or, with `capability` None, a CPU) would do to the functions that a model calls on meta tensors."""
+    """What a GPU (or, with `capability` None, a CPU) would do to the functions that a model calls on meta tensors."""
 
     def __init__(self, tracker: Tracker, capability: tuple[int, int] | None) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Simulation(TorchFunctionMode):
         if name == "backward" and args:
             return self._backward(func, args, kwargs)
         if name == "scaled_dot_product_attention":
-            attention = partial(attend, self.capability, self.count_attention)
+            attention = partial(run_attention, self.capability, self.count_attention)
             return attention(*args, **kwargs) if self.dtype is None else _cast(self._low, attention, args, kwargs)
         if self.dtype is not None:
             if name in self.lower:
@@ -160,7 +160,7 @@ class Simulation(TorchFunctionMode):
             or value.dtype in (dtype, torch.float64)
         ):
             return value
-        whole = value._base if value._base is not None else value
+        base = value._base if value._base is not None else value
         if value.dtype == torch.float32 and value.requires_grad and value.is_leaf and value._base is None:
             known = self._copies.get(id(value))
             if known is None:
@@ -168,7 +168,7 @@ class Simulation(TorchFunctionMode):
                 self.tracker.track(known[1], "autocast", part="AMP copies")
             return known[1]
         copy = value.to(dtype)
-        if isinstance(whole, nn.Parameter):
+        if isinstance(base, nn.Parameter):
             self.tracker.track(copy, "autocast", part="AMP copies")
         return copy
 
@@ -177,19 +177,19 @@ class Simulation(TorchFunctionMode):
         logits = _first(args, kwargs)
         if not _is_half(logits):
             return func(*args, **kwargs)
-        words = {k: v for k, v in kwargs.items() if v is not None and k != "input"}
-        smoothing = words.pop("label_smoothing", 0.0)
-        target = args[1] if len(args) > 1 else words["target"]
+        arguments = {k: v for k, v in kwargs.items() if v is not None and k != "input"}
+        smoothing = arguments.pop("label_smoothing", 0.0)
+        target = args[1] if len(args) > 1 else arguments["target"]
         if smoothing or target.is_floating_point():
             return func(*_mapped(_high, args), **_mapped(_high, kwargs))
-        return F.nll_loss(_softmax("log_softmax", logits, 0 if logits.dim() == 1 else 1), *args[1:], **words)
+        return F.nll_loss(_softmax("log_softmax", logits, 0 if logits.dim() == 1 else 1), *args[1:], **arguments)
 
 
 def _cast(change: Callable[[Any], Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """`func` of changed arguments, as compiled C++ does it: the last is changed first, and given back last."""
-    words = {name: _mapped(change, kwargs[name]) for name in reversed(kwargs)}
+    arguments = {name: _mapped(change, kwargs[name]) for name in reversed(kwargs)}
     changed = [_mapped(change, one) for one in reversed(args)]
-    result = func(*reversed(changed), **words)
+    result = func(*reversed(changed), **arguments)
     while changed:
         changed.pop()
     return result
@@ -232,7 +232,7 @@ def _softmax(name: str, value: torch.Tensor, dim: int) -> Any:
 
 
 @contextmanager
-def in_place_of_autocast(simulation: Simulation, device: str) -> Iterator[None]:
+def replace_autocast(simulation: Simulation, device: str) -> Iterator[None]:
     """torch.autocast, torch.is_autocast_enabled and torch.get_autocast_dtype act on the simulation for `device` (the
     kind that is simulated: cuda or cpu) and for meta; checkpointing, transformers, accelerate and TRL need no more.
     """

@@ -3,7 +3,7 @@
 Pure: no torch. Memory is asked for in segments (2 MiB for requests up to 1 MiB, 20 MiB for those below 10 MiB, else the
 request rounded up to 2 MiB), cut into blocks of multiples of 512 bytes; the smallest free block that fits is taken
 (the lowest address among equals), its rest given back if it is worth keeping, neighbours merged when freed. When the
-card has no more, every wholly free segment goes back and the request is tried again.
+GPU has no more, every segment that is entirely free is given back and the request is tried again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def rounded(size: int) -> int:
     return -(-size // ROUND) * ROUND
 
 
-def reserved(trace: Trace, capacity: int | None = None, expandable: bool = False) -> Reserved:
-    """The allocator's answer to a trace on a card with `capacity` bytes for it (None: as many as it likes).
+def replay_trace(trace: Trace, capacity: int | None = None, expandable: bool = False) -> Reserved:
+    """The allocator's answer to a trace on a GPU with `capacity` bytes for it (None: without limit).
 
     `expandable` is PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.
     """
@@ -42,7 +42,8 @@ def reserved(trace: Trace, capacity: int | None = None, expandable: bool = False
 
 
 def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expandable: bool = False) -> Reserved:
-    """As `reserved`, of plain events (storage, change in bytes). A storage whose size changes is allocated anew."""
+    """As `replay_trace`, of plain events (storage, change in bytes). A storage whose size changes is freed and
+    allocated again."""
     memory: Segments | ExpandableSegments = ExpandableSegments(capacity) if expandable else Segments(capacity)
     sizes: dict[int, int] = {}
     allocated = peak = 0
@@ -60,7 +61,7 @@ def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expan
                 failed = True
                 break
             sizes[storage] = after
-            allocated += memory.blocks[memory.held[storage]].size
+            allocated += memory.blocks[memory.addresses[storage]].size
             peak = max(peak, allocated)
     return Reserved(peak=memory.peak, out_of_memory=failed, retries=memory.retries, allocated=peak)
 
@@ -84,11 +85,11 @@ class Segments:
         self.reserved = self.peak = self.retries = 0
         self.blocks: dict[int, Block] = {}
         self.unused: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # small -> sorted (size, address)
-        self.held: dict[int, int] = {}  # storage -> address
+        self.addresses: dict[int, int] = {}  # storage -> address
         self.next_address = 0
 
     def allocate(self, storage: int, size: int) -> bool:
-        """Finds room for `size` bytes, a multiple of 512; False where the card has none."""
+        """Finds room for `size` bytes, a multiple of 512; False where the GPU has none."""
         small = size <= SMALL
         unused = self.unused[small]
         place = bisect_left(unused, (size, -1))
@@ -102,7 +103,7 @@ class Segments:
         block = self.blocks[address]
         block.free = False
         self._split(address, block, size)
-        self.held[storage] = address
+        self.addresses[storage] = address
         return True
 
     def _segment(self, size: int, small: bool) -> int | None:
@@ -138,7 +139,7 @@ class Segments:
 
     def free(self, storage: int) -> int:
         """Gives the storage's block back; returns its size."""
-        address = self.held.pop(storage)
+        address = self.addresses.pop(storage)
         block = self.blocks[address]
         size = block.size
         if block.behind is not None and self.blocks[block.behind].free:
@@ -169,23 +170,23 @@ class Segments:
         unused.pop(bisect_left(unused, (block.size, address)))
 
     def empty_cache(self) -> None:
-        """release_cached_blocks: segments of which nothing is used go back to the card."""
+        """release_cached_blocks: segments of which nothing is used go back to the GPU."""
         for small, unused in self.unused.items():
-            kept = []
+            remaining = []
             for size, address in unused:
                 block = self.blocks[address]
                 if block.before is None and block.behind is None:
                     self.reserved -= size
                     del self.blocks[address]
                 else:
-                    kept.append((size, address))
-            self.unused[small] = kept
+                    remaining.append((size, address))
+            self.unused[small] = remaining
 
 
 class ExpandableSegments(Segments):
     """PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: one segment a pool, which grows at its end page by page.
 
-    Before the card is out of memory, whole pages inside free blocks go back to it; what is asked for later is put at
+    Before the GPU is out of memory, whole pages inside free blocks go back to it; what is asked for later is put at
     the end (the real allocator maps pages into the holes: the same number of pages).
     """
 

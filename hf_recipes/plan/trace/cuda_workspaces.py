@@ -1,6 +1,6 @@
-"""Memory that CUDA kernels take for themselves, which no dispatch mode sees. Each with the source that says so.
+"""Memory that CUDA kernels take for themselves, which no dispatch mode sees. Each with its source.
 
-Read in pytorch 2.13 unless noted. The attentions' are what an H100 took, to the byte (recipes/results/lab, the card's
+Read in pytorch 2.13 unless noted. The attentions' are what an H100 took, to the byte (recipes/results/lab, the GPU's
 calibration, torch 2.11).
 """
 
@@ -11,14 +11,14 @@ from typing import Any
 from hf_recipes.plan.trace.attention import CUDNN_FIRST, HALF
 
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 4096 KiB x 2 + 16 KiB x 8, one a handle and stream,
-# and each thread (the forward's, autograd's) has a handle. Confirmed to the byte by Liger's table on three cards.
+# and each thread (the forward's, autograd's) has a handle. Confirmed to the byte by Liger's table of three GPUs.
 CUBLAS = 4096 * 1024 * 2 + 16 * 1024 * 8
 CUBLAS_HOPPER = 4096 * 1024 * 8  # the same place, for compute capability 9.0 and later
 # The same file, getCUDABlasLtWorkspaceSize: 1024 KiB for a product whose bias is added by cuBLASLt (addmm with a
 # vector); it stays, too. Seen on an H100.
 CUBLASLT = 1024 * 1024
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "gemm_4bit")
-# Compute capability -> multiprocessors of one card of it, by memory of NVIDIA's datasheets (V100, T4, A100, RTX 3070,
+# Compute capability -> multiprocessors of one GPU of it, by memory of NVIDIA's datasheets (V100, T4, A100, RTX 3070,
 # RTX 4070, H100, B200, RTX 5070 Ti), and the threads that each holds (CUDA C++ Programming Guide).
 PROCESSORS = {(7, 0): (80, 2048), (7, 5): (40, 1024), (8, 0): (108, 2048), (8, 6): (46, 1536), (8, 9): (46, 1536)}
 PROCESSORS |= {(9, 0): (132, 2048), (10, 0): (148, 2048), (12, 0): (70, 1536)}
@@ -28,7 +28,7 @@ LOCK = 16  # bytes before each block of an accumulator
 
 
 class CudaWorkspaces:
-    """The `workspaces` of a Tracker for a card of this compute capability."""
+    """The `workspaces` of a Tracker for a GPU of this compute capability."""
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability = capability
@@ -64,7 +64,7 @@ class CudaWorkspaces:
 
 
 def _gemm_4bit(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """bitsandbytes/autograd/_functions.py: the weight is dequantised whole, in the compute dtype, for one product."""
+    """bitsandbytes/autograd/_functions.py: all of the weight is dequantized, in the compute dtype, for one product."""
     return (int(args[2][0]) * int(args[2][1]) * args[0].element_size(),)
 
 
@@ -112,7 +112,7 @@ def cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu: more than 3072 indices are sorted, and
-    their rows summed in pieces of ten, in fp32: arrays of int64, and a row for each piece and each index."""
+    their rows summed ten at a time, in fp32: arrays of int64, and a row for each piece and each index."""
     indices = args[1].numel()
     if indices <= UNSORTED:
         return ()
@@ -130,7 +130,7 @@ def _norms(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 def reduction(numel: int, outputs: int, capability: tuple[int, int]) -> int:
     """aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig: bytes that a sum over all but the fastest dimensions takes
-    where the blocks of a card share one output, in fp32. Seen on an H100 to the byte."""
+    where the blocks of a GPU share one output, in fp32. Seen on an H100 to the byte."""
     processors, threads = PROCESSORS.get(capability, PROCESSORS[(8, 6)])
     inputs = numel // outputs
     vector = next(size for size in (4, 2, 1) if outputs % size == 0)

@@ -15,13 +15,13 @@ import torch
 Rule = Callable[..., Any]
 _aten = torch.ops.aten
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-WORDS = frozenset({"alpha", "approximate", "value"})  # that change no shape and no dtype
+SAFE_KWARGS = frozenset({"alpha", "approximate", "value"})  # that change no shape and no dtype
 
 
 def shortcut(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result, of the same shapes, dtypes and strides as torch's own; None where torch must say it."""
+    """The result, of the same shapes, dtypes and strides as torch's own; None where torch has to compute it."""
     rule = RULES.get(packet)
-    if rule is None or (kwargs and not kwargs.keys() <= WORDS) or not _is_easy(args[0]):
+    if rule is None or (kwargs and not kwargs.keys() <= SAFE_KWARGS) or not _is_easy(args[0]):
         return None
     return rule(*args)
 
@@ -80,8 +80,8 @@ def _layer_norm(first: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: An
     parts = [part for part in (weight, bias) if part is not None]
     if first.dtype != torch.float32 or not all(_is_easy(part) and part.dtype == first.dtype for part in parts):
         return None
-    kept = (*first.shape[: first.dim() - len(shape)], *(1 for _ in shape))
-    return _new(*first.shape, like=first), _new(*kept, like=first), _new(*kept, like=first)
+    statistics = (*first.shape[: first.dim() - len(shape)], *(1 for _ in shape))
+    return _new(*first.shape, like=first), _new(*statistics, like=first), _new(*statistics, like=first)
 
 
 POINTWISE = (

@@ -1,8 +1,8 @@
-"""What each field of the installed classes does to plan's answer: counted, without effect on memory, or refused. Light.
+"""What each field of the installed classes does to plan's answer: counted, without effect on memory, or refused.
 
 The one place for it: short_run.py builds the traced run from this table, and tests/plan/trace/test_field_effects.py
 holds the table to the installed classes (each field once, no stale name) and to what traces do. `traced` is what the
-short run has in the field's place: the recipe's own value (KEPT), nothing (LEFT_OUT), or a value of its own.
+short run has in the field's place: the recipe's own value (UNCHANGED), nothing (LEFT_OUT), or a value of its own.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hf_recipes.recipe.rules.device import optimizer_package
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-COUNTED, NOTHING, REFUSED = "counted", "no effect on memory", "refused by plan"
-KEPT, LEFT_OUT = "kept", "left out"
+COUNTED, NO_EFFECT, REFUSED = "counted", "no effect on memory", "refused by plan"
+UNCHANGED, LEFT_OUT = "unchanged", "left out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One field. `why` says what is done instead of handing the value on, or why it is refused."""
+    """One field. `why` says what is done instead of passing the value on, or why it is refused."""
 
-    kind: str  # COUNTED, NOTHING or REFUSED (when it is set to something else than null, false or "")
+    kind: str  # COUNTED, NO_EFFECT or REFUSED (when it is set to something other than null, false or "")
     why: str = ""
     fix: str = ""  # of a refusal
-    traced: Any = KEPT
-    mark: str = ""  # where it is set, the answer is an estimate for this reason
+    traced: Any = UNCHANGED
+    estimate: str = ""  # where it is set, the answer is an estimate for this reason
     newer: bool = False  # not in the oldest supported version of its package
     fine: tuple[Any, ...] = (None, False, "")  # values that are not refused and make no estimate
 
@@ -47,15 +47,15 @@ def _counted(names: str, why: str = "", **more: Any) -> dict[str, Effect]:
 
 
 def _nothing(names: str, why: str = "", **more: Any) -> dict[str, Effect]:
-    return _each(names, Effect(kind=NOTHING, why=why, **more))
+    return _each(names, Effect(kind=NO_EFFECT, why=why, **more))
 
 
 def _refused(names: str, why: str, fix: str, **more: Any) -> dict[str, Effect]:
     return _each(names, Effect(kind=REFUSED, why=why, fix=fix, traced=LEFT_OUT, **more))
 
 
-TOPOLOGY = "how a run is spread over cards is the accelerate file's to say"
-METRICS = "run refuses it: the metrics are of the whole evaluation and need no logits"
+TOPOLOGY = "the accelerate file decides how a run is spread over GPUs"
+METRICS = "run refuses it: the metrics are of the complete evaluation and need no logits"
 
 TRAINING: Table = {
     **_counted("per_device_train_batch_size per_device_eval_batch_size optim optim_args optim_target_modules"),
@@ -63,7 +63,7 @@ TRAINING: Table = {
     **_counted("gradient_accumulation_steps", "two micro-batches of a step at most: their peak is that of all"),
     **_counted("label_smoothing_factor use_cache neftune_noise_alpha use_liger_kernel liger_kernel_config"),
     **_counted("bf16"),
-    **_counted("fp16", "traced as a card's autocast with its loss scaler"),
+    **_counted("fp16", "traced as a GPU's autocast with its loss scaler"),
     **_counted(
         "bf16_full_eval fp16_full_eval",
         "Trainer casts the model for evaluations outside of training: the last one is traced so",
@@ -79,23 +79,23 @@ TRAINING: Table = {
     **_counted(
         "torch_compile torch_compile_backend torch_compile_mode",
         traced=LEFT_OUT,
-        mark="torch_compile is not modelled: this is eager's peak, an upper bound unless its autotuning needs more",
+        estimate="torch_compile is not modelled: this is eager's peak, an upper bound unless its autotuning needs more",
     ),
     **_counted(
         "full_determinism",
         traced=LEFT_OUT,
-        mark="full_determinism's kernels are not modelled: attention's and embedding's backward take more memory",
+        estimate="full_determinism's kernels are not modelled: attention's and embedding's backward take more memory",
     ),
     **_counted("ddp_bucket_cap_mb", "by the rule for several processes (parallel.py)", traced=LEFT_OUT),
-    # What evaluations keep of a row stays on the card until they end, or until eval_accumulation_steps batches.
-    **_counted("eval_accumulation_steps", "what an evaluation keeps of each row is told in a note", traced=LEFT_OUT),
+    # What evaluations store of a row stays on the GPU until they end, or until eval_accumulation_steps batches.
+    **_counted("eval_accumulation_steps", "what an evaluation stores of each row is in a note", traced=LEFT_OUT),
     **_nothing("output_dir", "a temporary folder", traced=LEFT_OUT),
     **_nothing("max_steps num_train_epochs", "two steps are traced", traced=LEFT_OUT),
     **_nothing("learning_rate warmup_steps adam_beta1 adam_beta2 adam_epsilon seed data_seed"),
     **_nothing(
         "lr_scheduler_type lr_scheduler_kwargs", "numbers on the CPU; some want evaluations", traced=LEFT_OUT
     ),
-    **_nothing("tf32", "a mode of the card's multiplication; a CPU refuses it", traced=LEFT_OUT),
+    **_nothing("tf32", "a mode of the GPU's multiplication; a CPU refuses it", traced=LEFT_OUT),
     **_nothing("auto_find_batch_size", "the batch as it is written is planned; check refuses it"),
     **_nothing("logging_strategy", "nothing is logged", traced="no"),
     **_nothing("logging_steps log_on_each_node log_level log_level_replica"),
@@ -106,7 +106,7 @@ TRAINING: Table = {
     **_nothing("eval_strategy", "a run always evaluates at its end, so an evaluation is always traced", traced="no"),
     **_nothing("eval_steps eval_delay", "evaluation comes after the steps", traced=LEFT_OUT),
     **_nothing("eval_on_start", "as any evaluation, before the optimizer has states", traced=LEFT_OUT),
-    **_nothing("eval_use_gather_object include_for_metrics", "no metric of ours reads more", traced=LEFT_OUT),
+    **_nothing("eval_use_gather_object include_for_metrics", "no built-in metric reads more", traced=LEFT_OUT),
     **_nothing("save_strategy", "saving is traced by itself", traced="no"),
     **_nothing("save_steps save_total_limit save_only_model save_on_each_node"),
     **_nothing("enable_jit_checkpoint restore_callback_states_from_checkpoint", "files", traced=LEFT_OUT),
@@ -135,14 +135,14 @@ TRAINING: Table = {
     **_refused("prediction_loss_only", METRICS, "leave it out"),
     **_refused("batch_eval_metrics", METRICS, "leave it out"),
     **_refused("eval_do_concat_batches", METRICS, "leave it out", fine=(None, True)),
-    **_refused("debug", "it looks at the numbers of every layer, and plan has none", "leave it out for the plan"),
+    **_refused("debug", "it reads the numbers of every layer, and plan has none", "leave it out for the plan"),
 }  # fmt: skip
 
 SFT: Table = {
     **TRAINING,
     **_counted("max_length packing packing_strategy padding_free pad_to_multiple_of loss_type router_aux_loss_coef"),
     **_nothing("dataset_text_field dataset_kwargs dataset_num_proc eval_packing", "rows stand in for the data"),
-    **_nothing("model_init_kwargs", "the model section's words are the model's", traced=LEFT_OUT),
+    **_nothing("model_init_kwargs", "the model section has the model's arguments", traced=LEFT_OUT),
     **_nothing("chat_template_path eos_token pad_token", "a tokenizer stands in", traced=LEFT_OUT),
     **_nothing("truncation_mode shuffle_dataset", "the longest rows are traced"),
     **_nothing(
@@ -157,7 +157,7 @@ SFT: Table = {
     **_refused("trust_remote_code", "code from the Hub is not run", "leave it out"),
 }  # fmt: skip
 
-NO_DATA = "its weights begin as values that are computed from data or weights, which plan has not"
+NO_DATA = "its weights are initialised from data or weights, which plan does not have"
 LORA: Table = {
     **_counted("r target_modules exclude_modules layers_to_transform layers_pattern rank_pattern modules_to_save"),
     **_counted("lora_dropout bias lora_bias use_dora trainable_token_indices target_parameters layer_replication"),
@@ -172,7 +172,7 @@ LORA: Table = {
         "init_lora_weights",
         "gaussian, orthogonal and false are traced; what needs weights or data is traced as true",
         fine=(None, True, False, "gaussian", "orthogonal"),
-        mark="init_lora_weights: the initialisation before training is not traced",
+        estimate="init_lora_weights: the initialisation before training is not traced",
     ),
     **_refused("inference_mode", "an adapter that is not trained trains nothing", "leave it out"),
     **_refused("loftq_config eva_config corda_config lora_ga_config", NO_DATA, "plan it without", fine=(None, {})),
@@ -193,7 +193,7 @@ QUANTISED: Table = {
     **_counted("load_in_4bit bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant"),
     **_counted("llm_int8_skip_modules"),
     **_nothing("llm_int8_threshold", "of 8 bit"),
-    **_refused("load_in_8bit", "LLM.int8's products are of a size that only the data tells", "plan load_in_4bit: true"),
+    **_refused("load_in_8bit", "the size of LLM.int8's products depends on the data", "plan load_in_4bit: true"),
     **_refused("llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight", "8 bit is not traced", "leave it out"),
     **_refused(
         "bnb_4bit_quant_storage", "other storage types than uint8 are not traced", "leave it out",
@@ -209,27 +209,27 @@ TABLES: Mapping[str, Table] = {
 }
 
 
-def refusals(recipe: Recipe) -> list[Diagnostic]:
-    """What the recipe sets and plan cannot follow, each at its line."""
+def find_refusals(recipe: Recipe) -> list[Diagnostic]:
+    """What the recipe sets and plan does not support, each at its line."""
     found = []
     for section, name, effect in _set(recipe):
         if effect.kind == REFUSED:
-            what = f"plan cannot follow {name}: {effect.why}"
+            what = f"plan does not support {name}: {effect.why}"
             found.append(Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix=effect.fix))
     return [*found, *_optimizers(recipe)]
 
 
-def marks(recipe: Recipe) -> tuple[str, ...]:
+def estimate_reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why an answer about this recipe is an estimate: fields that are set and not modelled to the byte."""
-    return tuple(dict.fromkeys(effect.mark for _, _, effect in _set(recipe) if effect.mark))
+    return tuple(dict.fromkeys(effect.estimate for _, _, effect in _set(recipe) if effect.estimate))
 
 
-def traced_words(recipe: Recipe) -> dict[str, Any]:
+def traced_arguments(recipe: Recipe) -> dict[str, Any]:
     """The trainer's section as the traced run has it."""
     table = TABLES[recipe.trainer]
     effects = {name: table.get(name, Effect(kind=COUNTED)) for name in (*recipe.training, *table)}
-    words = {name: value for name, value in recipe.training.items() if effects[name].traced == KEPT}
-    return words | {n: e.traced for n, e in effects.items() if e.traced not in (KEPT, LEFT_OUT)}
+    arguments = {name: value for name, value in recipe.training.items() if effects[name].traced == UNCHANGED}
+    return arguments | {n: e.traced for n, e in effects.items() if e.traced not in (UNCHANGED, LEFT_OUT)}
 
 
 def _set(recipe: Recipe) -> Iterator[tuple[str, str, Effect]]:
@@ -242,10 +242,10 @@ def _set(recipe: Recipe) -> Iterator[tuple[str, str, Effect]]:
 
 
 def _optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
-    """The optimizer's own code is traced, so it has to be here."""
+    """The optimizer's own code is traced, so it has to be installed."""
     optim = str(recipe.training.get("optim", ""))
     package = optimizer_package(optim)
     if package is not None and find_spec(package[0]) is None:
-        what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not here"
+        what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not installed"
         fix = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
         yield Diagnostic(location=recipe.location(f"{recipe.trainer}.optim"), message=what, fix=fix)

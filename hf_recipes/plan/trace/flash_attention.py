@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hf_recipes.plan.trace.attention import flash
-from hf_recipes.plan.trace.upstream_patches import replaced
+from hf_recipes.plan.trace.upstream_patches import replace_attribute
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def flash_attention_on_meta() -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in (utils, modeling):
-            stack.enter_context(replaced(module, "lazy_import_flash_attention", functions))
-        stack.enter_context(replaced(modeling, "is_kernels_available", lambda *_, **__: False))
-        stack.enter_context(replaced(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
+            stack.enter_context(replace_attribute(module, "lazy_import_flash_attention", functions))
+        stack.enter_context(replace_attribute(modeling, "is_kernels_available", lambda *_, **__: False))
+        stack.enter_context(replace_attribute(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
         yield
 
 

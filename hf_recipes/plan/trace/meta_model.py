@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import ModelError, PlanError
 from hf_recipes.models import build
 from hf_recipes.models.config import config_fields, from_scratch
 from hf_recipes.recipe.model_facts import model_facts
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
-def config_words(recipe: Recipe) -> dict[str, Any]:
-    """The model's config as words, model_type among them. Raises RecipeError for a name whose shape is unknown here."""
+def config_values(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the model's config, model_type among them. Raises ModelError for a name whose shape is unknown
+    here."""
     model = recipe.section("model")
     facts = model_facts(model)
     if facts.model_type:
@@ -40,11 +41,11 @@ def config_words(recipe: Recipe) -> dict[str, Any]:
     if cached is not None:
         return {**cached, **config_fields(recipe)}
     what = f"the shape of {name!r} is not known without the Hub"
-    fix = "give model.config: a path to its config.json (it is all that plan reads), or a local folder"
+    fix = "give model.config: a path to its config.json (plan reads nothing else), or a local folder"
     near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
     if near:
         fix += f"; known here: {', '.join(near)}"
-    raise RecipeError.at(recipe.location(f"model.{dotted}"), what, fix)
+    raise ModelError.at(recipe.location(f"model.{dotted}"), what, fix)
 
 
 def _cached(name: str) -> dict[str, Any] | None:
@@ -58,22 +59,20 @@ def _cached(name: str) -> dict[str, Any] | None:
     return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
 
 
-def config_of(recipe: Recipe) -> Any:
-    """The config object. Raises RecipeError for words that make none."""
+def build_config(recipe: Recipe) -> Any:
+    """The config object. Raises ModelError for fields that make none."""
     from transformers import AutoConfig
 
-    words = config_words(recipe)
+    values = config_values(recipe)
     for stray in ("architectures", "transformers_version", "torch_dtype", "_name_or_path", "quantization_config"):
-        words.pop(stray, None)
+        values.pop(stray, None)
     try:
-        return AutoConfig.for_model(words.pop("model_type"), **words)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
     except (ValueError, TypeError, KeyError) as problem:
-        raise RecipeError.at(
-            recipe.location("model"), f"no model can be built from this config: {problem}"
-        ) from problem
+        raise ModelError.at(recipe.location("model"), f"no model can be built from this config: {problem}") from problem
 
 
-def vocabulary(recipe: Recipe, config: Any) -> int:
+def vocabulary_size(recipe: Recipe, config: Any) -> int:
     """Rows of the embedding: the BpeTrainer's size, a local tokenizer's, else the config's."""
     trained = recipe.section("BpeTrainer").get("vocab_size")
     if trained is not None:
@@ -88,9 +87,9 @@ def vocabulary(recipe: Recipe, config: Any) -> int:
 
 
 def _tokens(path: Path) -> int:
-    words = json.loads(path.read_text(encoding="utf-8"))
-    ids = {entry["id"] for entry in words.get("added_tokens") or ()}
-    vocab = words.get("model", {}).get("vocab") or {}
+    values = json.loads(path.read_text(encoding="utf-8"))
+    ids = {entry["id"] for entry in values.get("added_tokens") or ()}
+    vocab = values.get("model", {}).get("vocab") or {}
     return len(ids | (set(vocab.values()) if isinstance(vocab, dict) else set(range(len(vocab)))))
 
 
@@ -103,14 +102,14 @@ def meta_model(
     from hf_recipes.evaluation.exact import fix_loss_type
 
     auto = getattr(transformers, TASKS[recipe.task].auto_class)
-    words = {k: v for k, v in recipe.section("model").items() if k not in SOURCES}
-    dtype = words.get("dtype", "auto")
-    words["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
+    values = {k: v for k, v in recipe.section("model").items() if k not in SOURCES}
+    dtype = values.get("dtype", "auto")
+    values["dtype"] = _dtype_of(config) if dtype == "auto" else getattr(torch, dtype)
     transformers.set_seed(recipe.training.get("seed", 42))
     with torch.device(device):
-        model = build.build_from_config(recipe, auto, config, tokenizer, fields, words)
+        model = build.build_from_config(recipe, auto, config, tokenizer, fields, values)
         if recipe.section("BitsAndBytesConfig"):
-            quantise(model, recipe.section("BitsAndBytesConfig"))
+            quantize_model(model, recipe.section("BitsAndBytesConfig"))
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
@@ -135,17 +134,17 @@ def _new(model: Any) -> list[str]:
 # 4 bit --------------------------------------------------------------------------------------------------------------
 
 
-def quantise(model: Any, words: Mapping[str, Any]) -> None:
+def quantize_model(model: Any, values: Mapping[str, Any]) -> None:
     """What from_pretrained with BitsAndBytesConfig(load_in_4bit=True) leaves: upstream's quantizer picks the layers,
     and each weight becomes its packed halves of bytes with their scales, empty."""
     from transformers import BitsAndBytesConfig
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    settings = BitsAndBytesConfig(**words)
+    settings = BitsAndBytesConfig(**values)
     kind = "bitsandbytes_4bit" if settings.load_in_4bit else "bitsandbytes_8bit"
     quantizer = AUTO_QUANTIZER_MAPPING[kind](settings, pre_quantized=False)
     if not settings.load_in_4bit:
-        raise RecipeError.at(
+        raise PlanError.at(
             "BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan"
         )
     dtypes = {name: part.weight.dtype for name, part in model.named_modules() if isinstance(part, nn.Linear)}
@@ -164,16 +163,16 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
     rows, columns = part.out_features, part.in_features
     values = rows * columns
     blocks = -(-values // BLOCK)
-    words: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.zeros(16), "blocksize": BLOCK}
-    words |= {"quant_type": settings.bnb_4bit_quant_type, "dtype": dtype}
+    fields: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.zeros(16), "blocksize": BLOCK}
+    fields |= {"quant_type": settings.bnb_4bit_quant_type, "dtype": dtype}
     if settings.bnb_4bit_use_double_quant:
         nested = QuantState(
             absmax=torch.zeros(-(-blocks // BLOCKS)), code=torch.zeros(256), blocksize=BLOCKS, dtype=torch.float32
         )
-        words |= {"absmax": torch.zeros(blocks, dtype=torch.uint8), "offset": torch.zeros(()), "state2": nested}
+        fields |= {"absmax": torch.zeros(blocks, dtype=torch.uint8), "offset": torch.zeros(()), "state2": nested}
     else:
-        words["absmax"] = torch.zeros(blocks)
-    state = QuantState(**words)
+        fields["absmax"] = torch.zeros(blocks)
+    state = QuantState(**fields)
     part.weight = bitsandbytes.nn.Params4bit(
         torch.zeros((values + 1) // 2, 1, dtype=torch.uint8),
         requires_grad=False,
@@ -188,8 +187,8 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
         part.bias = nn.Parameter(torch.zeros(rows, dtype=dtype), requires_grad=False)
 
 
-def static_tensors(model: Any) -> list[torch.Tensor]:
-    """Everything that lies in memory before the first step: parameters, buffers, scales of quantised weights."""
+def tensors_before_training(model: Any) -> list[torch.Tensor]:
+    """Everything that is in memory before the first step: parameters, buffers, scales of quantised weights."""
     found: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     for param in model.parameters():
         state = getattr(param, "quant_state", None)

@@ -16,7 +16,7 @@ WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
 
 
 @contextmanager
-def named_modules_on(tracker: Tracker, model: Any) -> Iterator[None]:
+def track_modules(tracker: Tracker, model: Any) -> Iterator[None]:
     """Keeps `tracker.path` while modules run, and `tracker.backward_path` while autograd goes back through them."""
     names = {id(module): _short(name) or type(module).__name__ for name, module in model.named_modules()}
 

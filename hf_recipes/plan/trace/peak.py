@@ -1,4 +1,4 @@
-"""A tracker's record to what a reader wants: the peak, its parts, what held it, and each phase's own peak."""
+"""From a tracker's event log: the peak, its parts, where it was reached, and each phase's own peak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hf_recipes.plan.trace.result import PARTS, Holding
+from hf_recipes.plan.trace.result import PARTS, StorageGroup
 from hf_recipes.plan.trace.tracker import Storage
 
 LARGEST = 20  # holdings that a trace names
@@ -14,7 +14,7 @@ FORWARD = ("forward", "recompute")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class PeakSummary:
     """The allocated peak of an event log, and what it was made of."""
 
     allocated: int
@@ -22,25 +22,25 @@ class Account:
     phase: str
     at: str
     phases: dict[str, int]
-    places: dict[str, int]
-    largest: tuple[Holding, ...]
+    modules: dict[str, int]
+    largest: tuple[StorageGroup, ...]
 
 
-def account(
+def summarize_peak(
     events: Sequence[tuple[int, int]],
     storages: Sequence[Storage],
     backward_begins: Sequence[int],
     vocabulary: int | None,
     size_of: Callable[[int], int],
     since: int = 0,
-) -> Account:
+) -> PeakSummary:
     """`since`: the event from which on the peak counts. `size_of` rounds as the allocator does. `vocabulary`: a last
     dimension of this size is logits."""
     sizes: dict[int, int] = {}
     current = peak = 0
     at, culprit = -1, -1
     phases: dict[str, int] = {}
-    places: dict[tuple[str, str], int] = {}
+    modules: dict[tuple[str, str], int] = {}
     births: dict[int, int] = {}  # storage -> index of its first event
     for index, (number, change) in enumerate(events):
         births.setdefault(number, index)
@@ -48,12 +48,12 @@ def account(
         after = sizes[number] = before + change
         current += size_of(after) - size_of(before)
         if change > 0 and index >= since:
-            place = storages[number].phase, storages[number].where
-            if current > places.get(place, 0):
-                places[place] = current
+            key = storages[number].phase, storages[number].where
+            if current > modules.get(key, 0):
+                modules[key] = current
             if current > peak:
                 peak, at, culprit = current, index, number
-    for (phase, _), size in places.items():
+    for (phase, _), size in modules.items():
         phases[_public(phase)] = max(phases.get(_public(phase), 0), size)
     alive: dict[int, int] = {}
     for number, change in events[: at + 1]:
@@ -72,16 +72,16 @@ def account(
         kind[0] += 1
         kind[1] += size_of(size)
     largest = sorted(kinds.items(), key=lambda item: -item[1][1])[:LARGEST]
-    held = storages[culprit] if culprit >= 0 else None
-    return Account(
+    last = storages[culprit] if culprit >= 0 else None
+    return PeakSummary(
         allocated=peak,
         parts=parts,
-        phase=_public(held.phase) if held else "",
-        at=f"{held.where or 'the trainer'}: {held.op}" if held else "",
+        phase=_public(last.phase) if last else "",
+        at=f"{last.where or 'the trainer'}: {last.op}" if last else "",
         phases=phases,
-        places={f"{phase} {where}": size for (phase, where), size in places.items()},
+        modules={f"{phase} {where}": size for (phase, where), size in modules.items()},
         largest=tuple(
-            Holding(part=part, where=where, shape=shape, dtype=dtype, count=count, bytes=size)
+            StorageGroup(part=part, where=where, shape=shape, dtype=dtype, count=count, bytes=size)
             for (part, where, shape, dtype), (count, size) in largest
         ),
     )

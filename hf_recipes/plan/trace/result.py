@@ -1,4 +1,4 @@
-"""What a trace found, as values that travel as JSON. Light: the standard library only."""
+"""The result of a trace, as values that travel as JSON. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holding:
+class StorageGroup:
     """Storages of one kind that are alive at the peak."""
 
     part: str
@@ -51,12 +51,11 @@ class Trace:
     allocated: int  # bytes at the peak, each storage rounded up to 512 as torch.cuda.max_memory_allocated counts
     parts: Mapping[str, int]  # PARTS -> bytes at the peak; sums to `allocated`
     phase: str  # of the peak: "forward", "backward", "optimizer", "evaluation" or "saving"
-    at: str  # what held the peak: the module's path and the operation
+    at: str  # where the peak was reached: the module's path and the operation
     phases: Mapping[str, int]  # phase -> its own peak in bytes
-    locations: Mapping[
-        str, int
-    ]  # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not
-    largest: tuple[Holding, ...]  # at the peak, the largest first
+    # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not
+    module_peaks: Mapping[str, int]
+    largest: tuple[StorageGroup, ...]  # at the peak, the largest first
     events: tuple[tuple[int, int], ...]  # (storage, +bytes born | -bytes died), unrounded, in order
     work: Mapping[str, Work]
     parameters: int  # a quantised weight counts what it stands for, a tied one once
@@ -71,7 +70,7 @@ class Trace:
     capability: tuple[int, int] | None  # None: planned for a CPU
     attention: Mapping[str, int] = field(default_factory=dict)  # sdpa's back end -> calls
     notes: tuple[str, ...] = ()  # what was assumed
-    estimate: tuple[str, ...] = ()  # operations that could not be followed and what was done instead; () = exact
+    estimate: tuple[str, ...] = ()  # operations that could not be traced and what was assumed instead; () = exact
     seconds: float = 0.0  # of tracing, imports not counted
 
     @property
@@ -96,7 +95,7 @@ class Trace:
         """The inverse of `to_json`."""
         values: dict[str, Any] = json.loads(text)
         values["events"] = tuple((storage, change) for storage, change in values["events"])
-        values["largest"] = tuple(Holding(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
+        values["largest"] = tuple(StorageGroup(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
         values["work"] = {name: Work(**one) for name, one in values["work"].items()}
         values["capability"] = tuple(values["capability"]) if values["capability"] else None
         for name in ("notes", "estimate"):
@@ -119,9 +118,9 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class Reserved:
-    """What CUDA's caching allocator takes from the card for a trace's events."""
+    """What CUDA's caching allocator takes from the GPU for a trace's events."""
 
     peak: int  # bytes, as torch.cuda.max_memory_reserved
     out_of_memory: bool
-    retries: int  # times that it gave all its unused segments back to the card and asked again: slow, not fatal
-    allocated: int  # as torch.cuda.max_memory_allocated: whole blocks, up to 1 MiB larger than what was asked for
+    retries: int  # times that it gave all its unused segments back to the GPU and asked again: slow, not fatal
+    allocated: int  # as torch.cuda.max_memory_allocated: full blocks, up to 1 MiB larger than the request

@@ -15,7 +15,7 @@ from hf_recipes.common.device import Device
 from hf_recipes.data.splits import load_splits
 from hf_recipes.models.config import longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
-from hf_recipes.plan.trace.meta_model import config_of
+from hf_recipes.plan.trace.meta_model import build_config
 from hf_recipes.plan.trace.result import Lengths
 from hf_recipes.recipe.defaults import choose, choose_length
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-def lengths_here(recipe: Recipe) -> Lengths:
+def read_row_lengths(recipe: Recipe) -> Lengths:
     """Raises RecipeError for data or a tokenizer that cannot be read here, upstream's error for what it refuses."""
     began = time.perf_counter()
     recipe, _ = choose(recipe, Device(kind="cpu", name="CPU", bf16=True))
-    config = config_of(recipe)
+    config = build_config(recipe)
     splits = load_splits(recipe)
-    tokenizer = build_tokenizer(recipe, splits.train, _unsaid)
+    tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)
     recipe, length, _ = choose_length(recipe, positions, tokenizer.model_max_length)
     prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
@@ -58,5 +58,5 @@ def _counts(rows: Any) -> Counter[int]:
     return found
 
 
-def _unsaid(line: str) -> None:
-    """What building a tokenizer tells is told by the run."""
+def _ignore_line(line: str) -> None:
+    """The run prints what building a tokenizer reports."""

@@ -5,28 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.trace.field_effects import refusals, traced_words
+from hf_recipes.plan.trace.field_effects import find_refusals, traced_arguments
 from hf_recipes.recipe.recipe import Recipe
 
 MICRO_BATCHES = 2  # of one step: the peak of two is the peak of all
 
 
-def shortened(recipe: Recipe, folder: str, micro_batch: int | None, steps: int) -> Recipe:
-    """`recipe` for `steps` optimizer steps in `folder`; every word that decides a step's memory stays as it is
-    (field_effects.py). Raises RecipeError for words that plan cannot follow."""
-    refused = refusals(recipe)
+def shorten_recipe(recipe: Recipe, folder: str, micro_batch: int | None, steps: int) -> Recipe:
+    """`recipe` for `steps` optimizer steps in `folder`; every argument that decides a step's memory is unchanged
+    (field_effects.py). Raises RecipeError for arguments that plan cannot follow."""
+    refused = find_refusals(recipe)
     if refused:
         raise RecipeError(refused)
-    words = traced_words(recipe) | {"output_dir": folder, "max_steps": steps}
-    words["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
+    arguments = traced_arguments(recipe) | {"output_dir": folder, "max_steps": steps}
+    arguments["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
     if micro_batch is not None:
-        words["per_device_train_batch_size"] = micro_batch
-    if words.get("fp16") and not recipe.get("master_weights"):
-        words["bf16"] = True  # what a CPU accepts; tracing.py makes it fp16 again
-        words["fp16"] = False
+        arguments["per_device_train_batch_size"] = micro_batch
+    if arguments.get("fp16") and not recipe.get("master_weights"):
+        arguments["bf16"] = True  # what a CPU accepts; trace.py makes it fp16 again
+        arguments["fp16"] = False
     sections = {name: value for name, value in recipe.sections.items() if name not in ("EarlyStoppingCallback",)}
     sections.pop("sample_prompts", None)
-    return replace(recipe, sections={**sections, recipe.trainer: words})
+    return replace(recipe, sections={**sections, recipe.trainer: arguments})
 
 
 def accumulation_of(recipe: Recipe) -> int:
@@ -35,7 +35,7 @@ def accumulation_of(recipe: Recipe) -> int:
 
 def is_uniform(recipe: Recipe, rows: int) -> bool:
     """Whether every row of a batch of `rows` is full, so that no mask is made: a single row, blocks of text, packed
-    rows whose documents nobody tells apart. A padding-free row holds several documents, and a mask between them."""
+    rows whose documents share one mask. A padding-free row has several documents, and a mask between them."""
     training = recipe.training
     if recipe.trainer == "TrainingArguments":
         return rows == 1 or recipe.task == "causal-lm"

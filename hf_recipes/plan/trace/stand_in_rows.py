@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 TOKEN, PAD, END = 3, 0, 1
-LABELS = 2  # of a classifier whose labels only its data would tell: a head of a few more is some KiB
+LABELS = 2  # of a classifier whose number of labels is in its data: a head of a few more is some KiB
 
 
 def stand_in_tokenizer(vocabulary: int, length: int) -> Any:
@@ -25,9 +25,9 @@ def stand_in_tokenizer(vocabulary: int, length: int) -> Any:
         def __len__(self) -> int:
             return vocabulary
 
-    words = {"<pad>": PAD, "<end>": END, "<unknown>": 2, "word": TOKEN}
+    vocabulary_ids = {"<pad>": PAD, "<end>": END, "<unknown>": 2, "word": TOKEN}
     tokenizer = StandIn(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unknown>")),
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary_ids, unk_token="<unknown>")),
         pad_token="<pad>",
         eos_token="<end>",
         bos_token="<end>",

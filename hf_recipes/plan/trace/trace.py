@@ -1,6 +1,6 @@
 """`trace_here`: the recipe's own Trainer for two optimizer steps, an evaluation batch and saving, watched.
 
-The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are held against.
+The same function watches a real run on CPU tensors (`real=True`), which is what its predictions are compared with.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ import torch
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError
 from hf_recipes.evaluation.scoring import Scoring
 from hf_recipes.models import build
 from hf_recipes.models.config import longest_input
-from hf_recipes.plan.trace.autocast import Simulation, in_place_of_autocast
+from hf_recipes.plan.trace.autocast import Simulation, replace_autocast
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
-from hf_recipes.plan.trace.field_effects import marks
+from hf_recipes.plan.trace.field_effects import estimate_reasons
 from hf_recipes.plan.trace.flash_attention import flash_attention_on_meta
-from hf_recipes.plan.trace.meta_model import config_of, meta_model, static_tensors, vocabulary
-from hf_recipes.plan.trace.module_paths import named_modules_on
-from hf_recipes.plan.trace.peak import account
+from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_before_training, vocabulary_size
+from hf_recipes.plan.trace.module_paths import track_modules
+from hf_recipes.plan.trace.peak import summarize_peak
 from hf_recipes.plan.trace.result import Trace
-from hf_recipes.plan.trace.short_run import accumulation_of, is_padded, is_uniform, shortened
+from hf_recipes.plan.trace.short_run import accumulation_of, is_padded, is_uniform, shorten_recipe
 from hf_recipes.plan.trace.stand_in_rows import LABELS, prepared_rows, stand_in_tokenizer
-from hf_recipes.plan.trace.tracker import Tracker, Unfollowed, work_of
-from hf_recipes.plan.trace.trainer_effects import evaluate_once, evaluations, followed, told
-from hf_recipes.plan.trace.upstream_patches import on_meta
+from hf_recipes.plan.trace.tracker import Tracker, UntraceableError, work_of
+from hf_recipes.plan.trace.trainer_effects import describe_untraced, evaluate_once, list_evaluations, patch_trainer
+from hf_recipes.plan.trace.upstream_patches import patch_upstream_for_meta
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.training import trainer as training
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-UNHEARD = (  # choices that are made for the user and have no effect on memory: the run tells them
+NO_MEMORY_EFFECT = (  # choices that are made for the user and have no effect on memory: the run prints them
     "logging_nan_inf_filter",
     "include_num_input_tokens_seen",
     "dataloader_pin_memory",
@@ -67,19 +67,19 @@ def trace_here(
     `evaluation`: whether evaluation and saving are traced after the training steps."""
     device = Device(kind="cpu", name="CPU", bf16=True)
     if not cpu:
-        device = Device(kind="cuda", name="the planned card", count=1, capability=capability, bf16=capability >= (8, 0))
+        device = Device(kind="cuda", name="the planned GPU", count=1, capability=capability, bf16=capability >= (8, 0))
     recipe, lines = choose(recipe, device)
-    config = config_of(recipe)
-    words = vocabulary(recipe, config)
-    tokenizer = stand_in_tokenizer(words, 2**31)
+    config = build_config(recipe)
+    vocabulary = vocabulary_size(recipe, config)
+    tokenizer = stand_in_tokenizer(vocabulary, 2**31)
     recipe, length, more = traced_length(recipe, config, length)
-    notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in UNHEARD]
+    notes = [line for line in (*lines, *more) if line.partition(":")[0].rpartition(".")[2] not in NO_MEMORY_EFFECT]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        short = shortened(recipe, folder, micro_batch, STEPS)
+        short = shorten_recipe(recipe, folder, micro_batch, STEPS)
         if not real:
-            stack.enter_context(on_meta(cuda=not cpu))
+            stack.enter_context(patch_upstream_for_meta(cuda=not cpu))
             stack.enter_context(flash_attention_on_meta())
         tracker = Tracker(
             device="cpu" if real else "meta",
@@ -88,9 +88,9 @@ def trace_here(
         )
         simulation = Simulation(tracker, None if cpu else capability)
         if not cpu:
-            stack.enter_context(followed(tracker))
+            stack.enter_context(patch_trainer(tracker))
         if not real:
-            stack.enter_context(in_place_of_autocast(simulation, "cpu" if cpu else "cuda"))
+            stack.enter_context(replace_autocast(simulation, "cpu" if cpu else "cuda"))
         trainer = stand_in_trainer(short, config, tokenizer, length, tracker.device, notes.append)
         if recipe.training.get("fp16") and not recipe.get("master_weights") and not real:
             _scale_losses(trainer)
@@ -101,10 +101,12 @@ def trace_here(
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
                 kept = _evaluate_and_save(recipe, trainer, tracker, simulation)
-                notes += told(recipe, kept)
-        except Unfollowed as problem:
+                notes += describe_untraced(recipe, kept)
+        except UntraceableError as problem:
             what = f"plan cannot trace {problem}"
-            raise RecipeError.at(recipe.path, what, "its memory depends on data; `run` needs no plan") from problem
+            raise PlanError.at(
+                recipe.path, what, "its memory depends on data; `run --no-plan` trains without a plan"
+            ) from problem
         seconds = time.perf_counter() - began
         return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
 
@@ -115,14 +117,14 @@ def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Reci
     positions = longest_input(config)
     if length is not None:
         if positions is not None and length > positions:
-            raise RecipeError.at(recipe.path, f"{length} tokens are more than the model's {positions} positions")
+            raise PlanError.at(recipe.path, f"{length} tokens are more than the model's {positions} positions")
         if not (recipe.training.get("padding_free") and not recipe.training.get("packing")):
             recipe = recipe.with_values({dotted: length}, "plan's length")
         return recipe, length, []
     recipe, found, lines = choose_length(recipe, positions, 2**31)
     if found >= 2**31:
-        what = "no length is given, and the model's positions are no table"
-        raise RecipeError.at(recipe.path, what, f"set {dotted}, or give plan a length")
+        what = "no length is given, and the model has no limit of positions"
+        raise PlanError.at(recipe.path, what, f"set {dotted}, or give plan --length")
     return recipe, found, lines
 
 
@@ -168,12 +170,12 @@ def _scale_losses(trainer: Any) -> None:
 def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
     """Training under the tracker; the weights are there before it begins."""
     model = trainer.model
-    for tensor in static_tensors(model):
+    for tensor in tensors_before_training(model):
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
 
     steps_left = STEPS * trainer.args.gradient_accumulation_steps
-    # The loader holds the next batch already: on a CPU it counts, on a card it is not there yet.
+    # The loader holds the next batch already: on a CPU it counts, on a GPU it is not there yet.
     next_batch_is_here = simulation.capability is None and tracker.device == "meta"
 
     def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -183,25 +185,26 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
         with tracker.during("forward"):
             if next_batch_is_here and steps_left:
                 tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
-                waiting = [tracker.born(tensor.nbytes, "the next batch") for tensor in tensors]
+                waiting = [tracker.add_storage(tensor.nbytes, "the next batch") for tensor in tensors]
             loss = training_step(model, inputs, *args, **kwargs)
             for number in waiting:
-                tracker.dies(number)
+                tracker.free_storage(number)
         return loss
 
     trainer.training_step = watched_step
-    with simulation, tracker, named_modules_on(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
+    with simulation, tracker, track_modules(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
         trainer.train()
     del trainer.training_step
 
 
 def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:
-    """The evaluations that the run makes, a batch of each, and saving between them. Bytes that are kept of a row."""
+    """The evaluations that the run makes, a batch of each, and saving between them. Returns the bytes that stay of a
+    row."""
     kept = 0
-    with simulation, tracker, named_modules_on(tracker, trainer.model):
+    with simulation, tracker, track_modules(tracker, trainer.model):
         with tracker.during("saving"):
             gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
-        for dtype in evaluations(recipe):
+        for dtype in list_evaluations(recipe):
             with tracker.during("evaluation"):
                 kept = evaluate_once(trainer, dtype)
     return kept
@@ -248,7 +251,7 @@ def gather_state_dict(model: Any) -> None:
 
 
 def _blocks(model: Any) -> int:
-    """Modules of the kinds that the model says must not be split."""
+    """Modules of the kinds in the model's _no_split_modules."""
     kinds = getattr(model, "_no_split_modules", None) or ()
     return max(1, sum(type(part).__name__ in kinds for part in model.modules()))
 
@@ -267,7 +270,7 @@ def _result(
     model = trainer.accelerator.unwrap_model(trainer.model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     logits = inner.config.get_text_config().vocab_size if TASKS[recipe.task].generates else inner.config.num_labels
-    found = account(
+    found = summarize_peak(
         tracker.events, tracker.storages, tracker.backward_begins, logits, int if capability is None else rounded
     )
     micro_batches = STEPS * trainer.args.gradient_accumulation_steps
@@ -280,7 +283,7 @@ def _result(
         phase=found.phase,
         at=found.at,
         phases=found.phases,
-        locations=found.places,
+        module_peaks=found.modules,
         largest=found.largest,
         events=tuple(tracker.events),
         work={
@@ -300,6 +303,6 @@ def _result(
         capability=capability,
         attention=dict(simulation.attention),
         notes=tuple(notes),
-        estimate=(*marks(recipe), *(f"{op}: {what}" for op, what in sorted(tracker.guessed.items()))),
+        estimate=(*estimate_reasons(recipe), *(f"{op}: {what}" for op, what in sorted(tracker.guessed.items()))),
         seconds=seconds,
     )

@@ -5,8 +5,8 @@
     seen.events                      # (storage, +bytes | -bytes), in the order in which it happened
 
 A TorchDispatchMode sees each kernel's outputs; views and in-place results share a storage and count once. A weak
-reference on the storage's Python object, which lives as long as the C++ one, tells its death. Memory that a kernel
-takes for itself is workspaces.py's; what only CUDA would do is cuda.py's.
+reference on the storage's Python object, which lives as long as the C++ one, shows its death. Memory that a kernel
+takes for itself comes from cuda_workspaces.py; what Trainer does only on a GPU, from trainer_effects.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hf_recipes.plan.trace.fast_meta import shortcut
 from hf_recipes.plan.trace.result import Work
-from hf_recipes.plan.trace.unknown_values import ANSWERS, STRANGE, TRUTHS, ZEROS, is_infinite
+from hf_recipes.plan.trace.unknown_values import ANSWERS, KNOWN_RESULTS, NONFINITE_TESTS, ZEROS, is_infinite
 
 # What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
 IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
@@ -37,7 +37,7 @@ Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tupl
 
 @dataclass
 class Storage:
-    """What is known of one storage; `part` is set where it is known for certain, else account.py infers it."""
+    """What is known of one storage; `part` is set where it is known for certain, else peak.py infers it."""
 
     size: int
     phase: str
@@ -49,12 +49,12 @@ class Storage:
     died: int | None = None  # index of the event, None while it lives
 
 
-class Unfollowed(Exception):
-    """An operation whose result depends on data that a meta tensor has not; the message names it."""
+class UntraceableError(Exception):
+    """An operation whose result depends on data, which a meta tensor does not have; the message names it."""
 
 
 class Tracker(TorchDispatchMode):
-    """Records storages on `device`. `uniform`: whether masks are all ones, which is what a meta tensor cannot tell.
+    """Records storages on `device`. `uniform`: whether masks are all ones, which a meta tensor does not know.
 
     `workspaces(operation, arguments, in_backward)` gives the bytes that its kernel holds while it runs, and those that
     stay from then on (cuBLAS's, once a thread).
@@ -74,9 +74,9 @@ class Tracker(TorchDispatchMode):
         self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels, half flops, bytes of products
         self.guessed: dict[str, str] = {}  # operation -> what was done instead of following it
         self.bounded: set[str] = set()  # operations that were given their largest possible result
-        self.truths: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
-        self.nowhere: set[int] = set()  # masks of what is infinite or not a number: nothing is
-        self.trues: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
+        self.known_numbers: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
+        self.all_false: set[int] = set()  # masks of what is infinite or not a number: nothing is
+        self.true_counts: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
         # (sum, first operand, the sum's address) of the last sum that may be in place
         self._accumulated = (-1, -1, 0)
@@ -86,8 +86,8 @@ class Tracker(TorchDispatchMode):
 
     # events ---------------------------------------------------------------------------------------------------------
 
-    def born(self, size: int, op: str, shape: tuple[int, ...] = (), dtype: str = "", part: str = "") -> int:
-        """Records bytes that no tensor of ours shows, too (a workspace). Returns the storage's number."""
+    def add_storage(self, size: int, op: str, shape: tuple[int, ...] = (), dtype: str = "", part: str = "") -> int:
+        """Records bytes that no tensor shows, too (a workspace). Returns the storage's number."""
         number = len(self.storages)
         phase = self._phase()
         where = self.backward_path if phase == "backward" else (self.path[-1] if self.path else "")
@@ -95,7 +95,7 @@ class Tracker(TorchDispatchMode):
         self.events.append((number, size))
         return number
 
-    def dies(self, number: int) -> None:
+    def free_storage(self, number: int) -> None:
         number = self._same.get(number, number)
         total, first, address = self._accumulated
         if number == first and self.events[-1][0] == total:
@@ -117,10 +117,10 @@ class Tracker(TorchDispatchMode):
         return caller is not None and caller.f_code.co_name == "_engine_run_backward"
 
     def _accumulates(self, args: Any, result: Any) -> None:
-        """Two gradients of one tensor are summed in place if nobody else holds the first (can_accumulate_inplace in
-        torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
-        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view has a
-        base that holds its storage."""
+        """Two gradients of one tensor are summed in place if nothing else refers to the first (can_accumulate_inplace
+        in torch/csrc/autograd/input_buffer.cpp), and some formulas write into zeros that they made, but never under a
+        dispatch mode: there, the first dies right after the result is born. Then they are one storage. A view's base
+        keeps its storage."""
         first, address = args[0], result.untyped_storage()._cdata
         known = self._alive.get(first.untyped_storage()._cdata) if isinstance(first, torch.Tensor) else None
         born = self._alive.get(address)
@@ -141,7 +141,9 @@ class Tracker(TorchDispatchMode):
             if part:
                 self.storages[number].part = part
             return
-        number = self.born(storage.nbytes(), op, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), part)
+        number = self.add_storage(
+            storage.nbytes(), op, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), part
+        )
         self._alive[address] = (number, weakref.ref(storage, self._end_of(address, number)))
 
     def name(self, tensor: torch.Tensor, part: str) -> None:
@@ -155,7 +157,7 @@ class Tracker(TorchDispatchMode):
             known = self._alive.get(address)
             if known is not None and known[0] == self._same.get(number, number):
                 del self._alive[address]
-            self.dies(number)
+            self.free_storage(number)
 
         return end
 
@@ -173,39 +175,43 @@ class Tracker(TorchDispatchMode):
     def number_in(self, tensor: torch.Tensor) -> float:
         """What a meta tensor of one number holds: what the trace knows of it, else 1."""
         known = self._alive.get(tensor.untyped_storage()._cdata)
-        return self.truths.get(known[0], 1) if known is not None else 1
+        return self.known_numbers.get(known[0], 1) if known is not None else 1
 
     def most_true(self, mask: torch.Tensor) -> int:
         """Places of a mask that can be true."""
         known = self._alive.get(mask.untyped_storage()._cdata)
-        written = self.trues.get(known[0], mask.numel()) if known is not None else mask.numel()
+        written = self.true_counts.get(known[0], mask.numel()) if known is not None else mask.numel()
         return min(mask.numel(), written)
 
     def is_nowhere(self, mask: torch.Tensor) -> bool:
         known = self._alive.get(mask.untyped_storage()._cdata)
-        return known is not None and known[0] in self.nowhere
+        return known is not None and known[0] in self.all_false
 
     def made_by(self, tensor: torch.Tensor) -> str:
         """The operation that made the tensor's storage, "" where it is not tracked."""
         known = self._alive.get(tensor.untyped_storage()._cdata)
         return self.storages[known[0]].op if known is not None else ""
 
-    def _know(self, name: str, args: Any, result: Any) -> None:
+    def _remember_number(self, name: str, args: Any, result: Any) -> None:
         """Remembers the few numbers on which code branches (whether a mask is full, whether a gradient is finite), and
         how much of a mask that began as zeros was written."""
-        if isinstance(result, torch.Tensor) and result.dtype == torch.bool and name in (*ZEROS, *STRANGE, "copy_"):
+        if (
+            isinstance(result, torch.Tensor)
+            and result.dtype == torch.bool
+            and name in (*ZEROS, *NONFINITE_TESTS, "copy_")
+        ):
             known = self._alive.get(result.untyped_storage()._cdata)
             if known is not None and (name in ("isinf", "isnan") or (name == "eq" and is_infinite(args[1]))):
-                self.nowhere.add(known[0])
+                self.all_false.add(known[0])
             if known is not None and name in ZEROS:
-                self.trues[known[0]] = 0
-            elif known is not None and known[0] in self.trues:
-                self.trues[known[0]] += result.numel()
-        rule = TRUTHS.get(name)
+                self.true_counts[known[0]] = 0
+            elif known is not None and known[0] in self.true_counts:
+                self.true_counts[known[0]] += result.numel()
+        rule = KNOWN_RESULTS.get(name)
         if rule is not None and isinstance(result, torch.Tensor) and result.numel() == 1:
             known = self._alive.get(result.untyped_storage()._cdata)
             if known is not None:
-                self.truths[known[0]] = rule(self, args)
+                self.known_numbers[known[0]] = rule(self, args)
 
     # phases ---------------------------------------------------------------------------------------------------------
 
@@ -264,20 +270,22 @@ class Tracker(TorchDispatchMode):
             if result is None:
                 result = func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as problem:
-            if self.device == "meta" and _is_unfollowed(problem):
-                raise Unfollowed(f"{func}: {str(problem).splitlines()[0]}") from problem
+            if self.device == "meta" and _is_untraceable(problem):
+                raise UntraceableError(f"{func}: {str(problem).splitlines()[0]}") from problem
             raise
         self._track_all(result, packet.__name__)
         if packet.__name__ in IN_PLACE and self.writes_in_place():
             self._accumulates(args, result)
         if self.device == "meta":
-            self._know(packet.__name__, args, result)
+            self._remember_number(packet.__name__, args, result)
         if self.workspaces is not None:  # a kernel takes them after its result
             passing, staying = self.workspaces(packet, args, self._in_backward)
             for size in staying:
-                self.born(size, "cuBLAS workspace", part="workspaces")
-            for number in [self.born(size, f"{packet.__name__} workspace", part="workspaces") for size in passing]:
-                self.dies(number)
+                self.add_storage(size, "cuBLAS workspace", part="workspaces")
+            for number in [
+                self.add_storage(size, f"{packet.__name__} workspace", part="workspaces") for size in passing
+            ]:
+                self.free_storage(number)
         self._count(func, packet, args, kwargs, result)
         return result
 
@@ -352,6 +360,6 @@ def _bytes(value: Any) -> int:
     return 0
 
 
-def _is_unfollowed(problem: Exception) -> bool:
-    told = str(problem)
-    return any(word in told for word in ("eta", "ata-dependent", "data dependent", "unbacked"))
+def _is_untraceable(problem: Exception) -> bool:
+    message = str(problem)
+    return any(word in message for word in ("eta", "ata-dependent", "data dependent", "unbacked"))

@@ -1,5 +1,5 @@
 """What Trainer does beside the step that holds memory or gives it back: evaluations as the run makes them, the cache
-emptied between steps, activations sent to the CPU. field_effects.py says which fields come here."""
+emptied between steps, activations sent to the CPU. field_effects.py has the fields that come here."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE
-from hf_recipes.plan.trace.upstream_patches import replaced
+from hf_recipes.plan.trace.upstream_patches import replace_attribute
 
 if TYPE_CHECKING:
     from hf_recipes.plan.trace.tracker import Tracker
     from hf_recipes.recipe.recipe import Recipe
 
-KEPT_WORTH_TELLING = 1024  # bytes of a row
+REPORTED_ROW_BYTES = 1024  # bytes of a row
 
 
 @contextmanager
-def followed(tracker: Tracker) -> Iterator[None]:
-    """On a card: torch_empty_cache_steps is an event of the log, and what checkpointing offloads leaves the card."""
+def patch_trainer(tracker: Tracker) -> Iterator[None]:
+    """On a GPU: torch_empty_cache_steps is an event of the log, and what checkpointing offloads leaves the GPU."""
     import transformers.modeling_utils as modeling
     import transformers.trainer as trainer
 
     class SaveOnCpu(torch.autograd.graph.saved_tensors_hooks):
-        """Pinned memory of the CPU is not the card's: a saved tensor is gone, and made anew where it is needed."""
+        """Pinned memory of the CPU is not the GPU's: a saved tensor is gone, and allocated again where it is needed."""
 
         def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
             super().__init__(self.pack, self.unpack)
@@ -45,13 +45,13 @@ def followed(tracker: Tracker) -> Iterator[None]:
         tracker.events.append(EMPTY_CACHE)
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(trainer, "clear_device_cache", clear_device_cache))
+        stack.enter_context(replace_attribute(trainer, "clear_device_cache", clear_device_cache))
         if hasattr(modeling, "save_on_cpu"):  # newer than the oldest supported transformers
-            stack.enter_context(replaced(modeling, "save_on_cpu", SaveOnCpu))
+            stack.enter_context(replace_attribute(modeling, "save_on_cpu", SaveOnCpu))
         yield
 
 
-def evaluations(recipe: Recipe) -> tuple[torch.dtype | None, ...]:
+def list_evaluations(recipe: Recipe) -> tuple[torch.dtype | None, ...]:
     """The evaluations of a run, each with the dtype that the model is cast to for it (None: as it is trained). Trainer
     casts outside of training only: bf16_full_eval leaves the evaluations between steps as they are."""
     training = recipe.training
@@ -91,13 +91,13 @@ def _nbytes(value: Any) -> int:
     return sum(map(_nbytes, value)) if isinstance(value, tuple | list) else 0
 
 
-def told(recipe: Recipe, kept: int) -> list[str]:
-    """Notes on what the trace has no number for: the size of the evaluation set, texts that are sampled."""
+def describe_untraced(recipe: Recipe, row_bytes: int) -> list[str]:
+    """Notes on what the trace does not count: the size of the evaluation set, texts that are sampled."""
     found = []
-    if kept >= KEPT_WORTH_TELLING and not recipe.training.get("eval_accumulation_steps"):
+    if row_bytes >= REPORTED_ROW_BYTES and not recipe.training.get("eval_accumulation_steps"):
         found.append(
-            f"evaluation: {kept:,} bytes of each row stay on the card until its end, which are not counted "
-            f"({kept * 10_000 / 2**20:,.0f} MiB for 10,000 rows); eval_accumulation_steps bounds them"
+            f"evaluation: {row_bytes:,} bytes of each row stay on the GPU until its end, which are not counted "
+            f"({row_bytes * 10_000 / 2**20:,.0f} MiB for 10,000 rows); eval_accumulation_steps bounds them"
         )
     if recipe.get("sample_prompts"):
         found.append("sample_prompts: one text at a time with its cache, which is not traced: less than a batch")

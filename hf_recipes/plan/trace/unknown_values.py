@@ -1,6 +1,6 @@
-"""What a meta tensor cannot tell, and what is answered instead: numbers on which code branches, sizes of selections.
+"""What a meta tensor does not know, and what is assumed instead: numbers on which code branches, sizes of selections.
 
-Masks are as full as the trace was told (`Tracker.uniform`), gradients are finite, every other number is 1; a selection
+Masks are all ones if `Tracker.uniform` is set, gradients are finite, every other number is 1; a selection
 by a mask has as many rows as the mask can have true places, the most that it can select.
 """
 
@@ -22,8 +22,8 @@ class Recorder(Protocol):
     bounded: set[str]
     guessed: dict[str, str]
 
-    def born(self, size: int, op: str) -> int: ...
-    def dies(self, number: int) -> None: ...
+    def add_storage(self, size: int, op: str) -> int: ...
+    def free_storage(self, number: int) -> None: ...
     def track(self, tensor: torch.Tensor, op: str) -> None: ...
     def number_in(self, tensor: torch.Tensor) -> float: ...
     def most_true(self, mask: torch.Tensor) -> int: ...
@@ -58,8 +58,8 @@ def _same(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, A
     if args[0].device.type != "meta":
         return False, None
     if func._overloadpacket is aten.allclose:
-        for number in [tracker.born(size, "allclose") for size in (args[0].numel(), *(args[0].nbytes,) * 3)]:
-            tracker.dies(number)
+        for number in [tracker.add_storage(size, "allclose") for size in (args[0].numel(), *(args[0].nbytes,) * 3)]:
+            tracker.free_storage(number)
     return True, True
 
 
@@ -73,12 +73,12 @@ def _select(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool,
     mask, place = masks[0], next(i for i, index in enumerate(indices) if index is not None)
     # The kernel turns the mask into one int64 index for each of its dimensions, which live until it is done.
     count = tracker.most_true(mask)
-    numbers = [tracker.born(8 * count, "nonzero") for _ in range(mask.dim())]
+    numbers = [tracker.add_storage(8 * count, "nonzero") for _ in range(mask.dim())]
     shape = (*tensor.shape[:place], count, *tensor.shape[place + mask.dim() :])
     result = tensor.new_empty(shape)
     tracker.track(result, "index")
     for number in numbers:
-        tracker.dies(number)
+        tracker.free_storage(number)
     return True, result
 
 
@@ -116,7 +116,7 @@ def _grouped(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool
     """A mixture of experts' products, which meta tensors have in bfloat16 only: one result of the groups' shape.
 
     (T, K) x (E, K, N) -> (T, N); (M, T) x (T, N), split by offsets along T -> (E, M, N); both of three dimensions: a
-    batch of products. What a card's kernel takes beside its result (rows padded a group) is not counted.
+    batch of products. What a GPU's kernel takes beside its result (rows padded a group) is not counted.
     """
     first, second = args[0], args[1]
     offsets = args[2] if len(args) > 2 else kwargs.get("offs")
@@ -145,9 +145,9 @@ ANSWERS: dict[Any, Callable[[Recorder, Any, Any, Any], tuple[bool, Any]]] = {
     aten._grouped_mm: _grouped,
 }
 
-STRANGE = ("isinf", "isnan", "eq")
+NONFINITE_TESTS = ("isinf", "isnan", "eq")
 ZEROS = ("zeros_like", "zeros", "new_zeros")
-TRUTHS: dict[str, Callable[[Recorder, Any], float]] = {
+KNOWN_RESULTS: dict[str, Callable[[Recorder, Any], float]] = {
     "all": lambda tracker, args: float(tracker.uniform),
     "eq": lambda tracker, args: float(tracker.uniform or tracker.made_by(args[0]) != "sum"),  # transformers' fast_all
     "any": lambda tracker, args: float(not tracker.is_nowhere(args[0])),

@@ -1,6 +1,6 @@
-"""What upstream must be told so that its real Trainer runs on meta tensors; all of it is taken back at the end.
+"""Patches of upstream with which its real Trainer runs on meta tensors; all are undone at the end.
 
-Each private name stands in upstream_private.py with the test that holds it.
+Each private name is listed in tests/support/upstream_private_points.py with the test that checks it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ META = torch.device("meta")
 
 
 @contextmanager
-def on_meta(*, cuda: bool) -> Iterator[None]:
+def patch_upstream_for_meta(*, cuda: bool) -> Iterator[None]:
     """Trainer, accelerate, optimizers, bitsandbytes and TRL take "meta" for their device. `cuda`: they behave as on a
-    card (foreach optimizers, TRL's Triton path); else as on a CPU."""
+    GPU (foreach optimizers, TRL's Triton path); else as on a CPU."""
     with ExitStack() as stack:
         stack.enter_context(_device())
         stack.enter_context(_optimizers(cuda))
@@ -31,7 +31,7 @@ def on_meta(*, cuda: bool) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replace_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -58,7 +58,7 @@ def _device() -> Iterator[None]:
 
     reset()
     try:
-        with replaced(TrainingArguments, "device", property(device)):
+        with replace_attribute(TrainingArguments, "device", property(device)):
             yield
     finally:
         reset()
@@ -73,14 +73,14 @@ def _optimizers(cuda: bool) -> Iterator[None]:
     foreach_on = [*foreach._get_foreach_kernels_supported_devices(), *(["meta"] if cuda else [])]
     with ExitStack() as stack:
         for module in (foreach, base):
-            stack.enter_context(replaced(module, "_get_fused_kernels_supported_devices", lambda: fused_on))
-            stack.enter_context(replaced(module, "_get_foreach_kernels_supported_devices", lambda: foreach_on))
+            stack.enter_context(replace_attribute(module, "_get_fused_kernels_supported_devices", lambda: fused_on))
+            stack.enter_context(replace_attribute(module, "_get_foreach_kernels_supported_devices", lambda: foreach_on))
         yield
 
 
 @contextmanager
 def _fused_dropout() -> Iterator[None]:
-    """Dropout on a card is one kernel with a mask of bytes (aten/src/ATen/native/Dropout.cpp goes by the device);
+    """Dropout on a GPU is one kernel with a mask of bytes (aten/src/ATen/native/Dropout.cpp goes by the device);
     elsewhere it is made of parts, and its mask has the dtype of its input. Set where torch's own composites call it."""
     decomposed = torch.ops.aten.dropout.default.decompose
 
@@ -115,9 +115,9 @@ def _bitsandbytes() -> Iterator[None]:
 
     manager = optimizer.GlobalOptimManager.get_instance()
     with ExitStack() as stack:
-        stack.enter_context(replaced(functional, "get_paged", get_paged))
-        stack.enter_context(replaced(functional, "prefetch_tensor", lambda *_, **__: None))
-        stack.enter_context(replaced(functional, "fill", lambda *_, **__: None))
+        stack.enter_context(replace_attribute(functional, "get_paged", get_paged))
+        stack.enter_context(replace_attribute(functional, "prefetch_tensor", lambda *_, **__: None))
+        stack.enter_context(replace_attribute(functional, "fill", lambda *_, **__: None))
         try:
             yield
         finally:
@@ -136,7 +136,7 @@ class _NoKernel:
 
 @contextmanager
 def _trl() -> Iterator[None]:
-    """TRL's fused head as on a card: its Triton path, without the launches."""
+    """TRL's fused head as on a GPU: its Triton path, without the launches."""
     try:
         import trl.kernels.chunked_logprob as chunked
         import trl.trainer.utils as utils
@@ -155,8 +155,8 @@ def _trl() -> Iterator[None]:
         chunked.triton = None
     with ExitStack() as stack:
         for name, value in values.items():
-            stack.enter_context(replaced(chunked, name, value))
-        stack.enter_context(replaced(utils, "_use_triton", lambda device: True))
+            stack.enter_context(replace_attribute(chunked, name, value))
+        stack.enter_context(replace_attribute(utils, "_use_triton", lambda device: True))
         yield
     if added:
         del chunked.triton

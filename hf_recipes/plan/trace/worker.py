@@ -1,8 +1,9 @@
-"""`trace(recipe, ...)`: the tracing in a child process, since it patches torch. Light.
+"""`trace_recipe(recipe, ...)`: the tracing in a child process, since it patches torch. Imports neither torch nor
+transformers.
 
 A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
-child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side (`trace_all`): a
-trace takes one core, and each of them keeps torch in memory.
+child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side
+(`trace_recipes`): a trace takes one core, and each of them keeps torch in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
-from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
@@ -31,7 +32,7 @@ _children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits 
 _seats: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
 
-def trace(
+def trace_recipe(
     recipe: Recipe,
     *,
     length: int | None = None,
@@ -39,25 +40,25 @@ def trace(
     capability: tuple[int, int] = (8, 6),
     cpu: bool = False,
 ) -> Trace:
-    """What two optimizer steps, an evaluation batch and saving of `recipe` hold, to the byte, without running them.
+    """Memory of two optimizer steps, an evaluation batch and saving of `recipe`, to the byte, without running them.
 
     length: tokens of the longest row, default the recipe's max_length or the model's; micro_batch: rows of one device
-    at a time, default per_device_train_batch_size; capability: the card's CUDA compute capability, which decides bf16
+    at a time, default per_device_train_batch_size; capability: the GPU's CUDA compute capability, which decides bf16
     and attention's back end; cpu: plan a run on a CPU instead. Needs no weights, no data, no network and no GPU.
     Raises RecipeError for what the run itself would refuse, and, naming the operation, for what cannot be traced.
     """
-    words = {"length": length, "micro_batch": micro_batch, "capability": list(capability), "cpu": cpu}
-    return _traced(recipe, words, 0)
+    arguments = {"length": length, "micro_batch": micro_batch, "capability": list(capability), "cpu": cpu}
+    return _trace_by_child(recipe, arguments, 0)
 
 
-def trace_all(recipes: Sequence[Recipe], **words: Any) -> list[Trace | RecipeError]:
-    """`trace` of each, two at a time; a refusal stands where its trace would."""
-    return list(trace_each(recipes, workers=max(1, min(CHILDREN, len(recipes), os.cpu_count() or 1)), **words))
+def trace_recipes(recipes: Sequence[Recipe], **arguments: Any) -> list[Trace | RecipeError]:
+    """`trace_recipe` of each, two at a time; an error takes the place of a refused recipe's."""
+    return list(iterate_traces(recipes, workers=max(1, min(CHILDREN, len(recipes), os.cpu_count() or 1)), **arguments))
 
 
-def trace_each(recipes: Iterable[Recipe], *, workers: int, **words: Any) -> Generator[Trace | RecipeError]:
-    """`trace` of each in their order, made ahead by so many children: for a reader who has other work meanwhile."""
-    words = {**words, "capability": list(words.get("capability", (8, 6)))}
+def iterate_traces(recipes: Iterable[Recipe], *, workers: int, **arguments: Any) -> Generator[Trace | RecipeError]:
+    """`trace_recipe` of each in their order, traced ahead by so many children while the caller does other work."""
+    arguments = {**arguments, "capability": list(arguments.get("capability", (8, 6)))}
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for seat in range(workers):
         free.put(seat)
@@ -65,7 +66,7 @@ def trace_each(recipes: Iterable[Recipe], *, workers: int, **words: Any) -> Gene
     def work(recipe: Recipe) -> Trace | RecipeError:
         seat = free.get()
         try:
-            return _traced(recipe, words, seat)
+            return _trace_by_child(recipe, arguments, seat)
         except RecipeError as problem:
             return problem
         finally:
@@ -83,29 +84,29 @@ def trace_each(recipes: Iterable[Recipe], *, workers: int, **words: Any) -> Gene
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def lengths(recipe: Recipe) -> Lengths:
+def measure_lengths(recipe: Recipe) -> Lengths:
     """The recipe's own data, tokenized as the run does it: how long its rows are. Raises RecipeError where it cannot
     be read here."""
-    answer = _ask({"kind": "lengths", "recipe": _plain(recipe)}, 0)
-    found: dict[str, Any] = _answered(recipe, answer)["lengths"]
+    answer = _ask({"kind": "lengths", "recipe": _as_json(recipe)}, 0)
+    found: dict[str, Any] = _raise_errors(recipe, answer)["lengths"]
     return Lengths(**{**found, "rows_by_length": tuple(map(tuple, found["rows_by_length"]))})
 
 
-def _traced(recipe: Recipe, words: Mapping[str, Any], seat: int) -> Trace:
-    answer = _ask({"kind": "trace", "recipe": _plain(recipe), **words}, seat)
-    return Trace.from_json(json.dumps(_answered(recipe, answer)["trace"]))
+def _trace_by_child(recipe: Recipe, arguments: Mapping[str, Any], seat: int) -> Trace:
+    answer = _ask({"kind": "trace", "recipe": _as_json(recipe), **arguments}, seat)
+    return Trace.from_json(json.dumps(_raise_errors(recipe, answer)["trace"]))
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
+def _as_json(recipe: Recipe) -> dict[str, Any]:
     return {"path": recipe.path, "sections": recipe.sections, "locations": recipe.locations}
 
 
-def _answered(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
+def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
     if "faults" in answer:
         raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
-        raise RecipeError.at(recipe.path, what, "`hf-recipes run` does not need a plan (--no-plan)")
+        raise PlanError.at(recipe.path, what, "`hf-recipes run --no-plan` trains without a plan")
     return answer
 
 
@@ -174,10 +175,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir(request.pop("folder"))  # a recipe's paths are relative to where its reader works
     try:
         if kind == "lengths":
-            from hf_recipes.plan.trace.row_lengths import lengths_here
+            from hf_recipes.plan.trace.row_lengths import read_row_lengths
 
             gc.freeze()
-            return {"lengths": asdict(lengths_here(recipe))}
+            return {"lengths": asdict(read_row_lengths(recipe))}
         from hf_recipes.plan.trace.trace import trace_here
 
         gc.freeze()  # accelerate collects garbage in every trace: not among all that torch and transformers imported
@@ -185,7 +186,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
         return {"faults": [asdict(one) for one in problem.errors]}
-    except Exception as problem:  # upstream's: the parent says which, this process goes on
+    except Exception as problem:  # upstream's: the parent reports it, this process continues
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise
         return {"crash": f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}

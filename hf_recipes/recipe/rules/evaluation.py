@@ -95,7 +95,7 @@ def early_stopping_ends_with_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
-    """A metric must be one of ours that makes sense for the task."""
+    """A metric must be one that the task has."""
     from hf_recipes.catalog.tasks import TASKS
 
     allowed = TASKS[recipe.task].metrics
@@ -160,7 +160,7 @@ def evaluation_without_metrics(recipe: Recipe) -> Iterator[Diagnostic]:
     eval_do_concat_batches: false hands it lists of batches."""
     reasons = {
         "prediction_loss_only": (True, "leaves the metrics out"),
-        "batch_eval_metrics": (True, "wants metrics in parts; ours are of the complete set, and need no logits"),
+        "batch_eval_metrics": (True, "wants metrics in parts; here they are of the complete set, and need no logits"),
         "eval_do_concat_batches": (False, "hands the metrics lists of batches"),
     }
     for key, (bad, reason) in reasons.items():
@@ -223,7 +223,7 @@ def flags_of_other_scripts(recipe: Recipe) -> Iterator[Diagnostic]:
             recipe, "do_eval", "do_eval: false has no effect: a run ends with evaluation", "leave it out"
         )
     if is_given(recipe, "include_for_metrics") and recipe.training["include_for_metrics"] != []:
-        what = "include_for_metrics costs memory, and no metric of ours reads it"
+        what = "include_for_metrics costs memory, and no metric of this package reads it"
         yield report_argument(recipe, "include_for_metrics", what, "leave it out")
 
 

@@ -179,7 +179,7 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Diagnostic]:
-    """accelerate/utils/memory.py:167: after an out-of-memory the step count and the schedule start anew
+    """accelerate/utils/memory.py:167: after an out-of-memory the step count and the schedule start again
     on weights already trained, and the effective batch is smaller than the recipe says."""
     if is_true(recipe, "auto_find_batch_size"):
         what = "auto_find_batch_size changes the effective batch and restarts the schedule on trained weights"

@@ -1,1 +1,1 @@
-"""The keys and values that the installed upstream classes accept, and our own keys."""
+"""The keys and values that the installed upstream classes accept, and the keys of this package."""

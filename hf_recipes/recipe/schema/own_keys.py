@@ -1,6 +1,6 @@
 """The keys of a recipe that are ours, in one place. Every other key, and its documentation, is upstream's.
 
-`TOP` stands at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the arguments of from_pretrained
+`TOP` is at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the arguments of from_pretrained
 and load_dataset. Each has its help here; the JSON Schema, the documentation and the messages read it.
 """
 
@@ -80,8 +80,8 @@ DATASET = _table(
     ),
     _key("text_column", "str", "Column of the text."),
     _key("label_column", "str", "Column of the class of a text."),
-    _key("tokens_column", "str", "Column of the list of words of a row (token-classification)."),
-    _key("tags_column", "str", "Column of the list of tags of a row, one for each word (token-classification)."),
+    _key("tokens_column", "str", "Column of the list of words in a row (token-classification)."),
+    _key("tags_column", "str", "Column of the list of tags in a row, one for each word (token-classification)."),
     _key("prompt_column", "str", "Column of the prompt (chat)."),
     _key("completion_column", "str", "Column of the answer to the prompt (chat)."),
     _key("messages_column", "str", "Column of the list of messages, each with role and content (chat)."),

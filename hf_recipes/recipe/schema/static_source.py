@@ -1,6 +1,6 @@
 """Sources of the installed packages as syntax trees, none of them imported: that would cost seconds.
 
-Only the statement that is asked for is parsed, not its whole file: modeling_utils.py alone has 280 kB.
+Only the statement that is asked for is parsed, not the file around it: modeling_utils.py alone has 280 kB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _cut(lines: list[str], start: int) -> ast.stmt | None:
         source = "".join(lines[start:end])
         try:
             body = ast.parse("if 1:\n" + source if indent else source).body
-        except SyntaxError:  # the line that ended it stood inside a string: go on
+        except SyntaxError:  # the line that ended it stood inside a string: try the next end
             tries += 1
             if tries > 20:
                 return None
@@ -62,7 +62,7 @@ def statement(package: str, path: str, dotted: str) -> ast.stmt | None:
 
 
 def _walk(package: str, path: str, names: list[str]) -> ast.stmt | None:
-    """The slow way: the whole file's tree, for a statement that stands under an `if` or after text at column 0."""
+    """The slow way: the tree of the file, for a statement that stands under an `if` or after text at column 0."""
     source = text(package, path)
     if names[0] not in source:
         return None

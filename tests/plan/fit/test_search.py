@@ -13,7 +13,7 @@ from hf_recipes.commands.plan import command
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import search
 from hf_recipes.plan.fit import write_recipe as rewriting
-from hf_recipes.plan.fit.verdict import FITS, custom_card, examine
+from hf_recipes.plan.fit.verdict import FITS, check_fit, custom_gpu
 from hf_recipes.recipe.read import read_recipe
 
 Write = Callable[..., str]
@@ -21,7 +21,7 @@ MIB = 2**20
 RECIPE = """\
 task: causal-lm   # what it is
 model:
-  config: {model_type: llama, hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 512,
+  config: {model_type: llama, hidden_size: 256, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 512,
            vocab_size: 8000, max_position_embeddings: 512}
 tokenizer: {pretrained_model_name_or_path: openai-community/gpt2}
 dataset: {path: text, data_files: none.txt, max_length: 256}
@@ -36,18 +36,18 @@ TrainingArguments:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> search.Frontier:
     path = tmp_path_factory.mktemp("search") / "recipe.yaml"
     path.write_text(RECIPE, encoding="utf-8")
-    card = custom_card("a small card", 1500 * MIB, (8, 6), "a test")
-    return search.search(examine(read_recipe(str(path)), card), seconds=300)
+    gpu = custom_gpu("a small GPU", 1500 * MIB, (8, 6), "a test")
+    return search.search(check_fit(read_recipe(str(path)), gpu), seconds=300)
 
 
 def test_the_recommended_point_is_the_recipes_length_with_the_largest_batch_that_fits(searched) -> None:
     chosen = searched.chosen
     assert chosen is not None and chosen.verified and chosen.length == 256
-    words = {"TrainingArguments.per_device_train_batch_size": chosen.micro_batch}
-    fits = examine(searched.recipe.with_values(words, "a test"), searched.gpu)
+    values = {"TrainingArguments.per_device_train_batch_size": chosen.micro_batch}
+    fits = check_fit(searched.recipe.with_values(values, "a test"), searched.gpu)
     assert fits.verdict == FITS
-    words["TrainingArguments.per_device_train_batch_size"] *= 2
-    assert examine(searched.recipe.with_values(words, "a test"), searched.gpu).verdict != FITS
+    values["TrainingArguments.per_device_train_batch_size"] *= 2
+    assert check_fit(searched.recipe.with_values(values, "a test"), searched.gpu).verdict != FITS
 
 
 def test_lengths_are_multiples_of_64_up_to_the_models_positions_and_shorter_rows_fit_more(searched) -> None:
@@ -58,45 +58,51 @@ def test_lengths_are_multiples_of_64_up_to_the_models_positions_and_shorter_rows
     assert all(point.verified for point in searched.points)
 
 
-def test_the_law_tells_what_a_trace_of_its_own_finds(searched) -> None:
-    judged = examine(searched.recipe, searched.gpu)
-    law, _ = search._law(judged, [64, 256, 512])
+def test_the_curve_predicts_what_a_trace_of_its_own_finds(searched) -> None:
+    fit = check_fit(searched.recipe, searched.gpu)
+    curve, _ = search._measure_curve(fit, [64, 256, 512])
     for rows, length in ((4, 128), (16, 320)):
-        seen = examine(search._at(judged, rows, length), searched.gpu).seen
-        told = search._allocated(law, rows, min(rows, judged.seen.eval_batch), length)
-        assert told == pytest.approx(seen.allocated, rel=0.02)
+        trace = check_fit(search._recipe_at(fit, rows, length), searched.gpu).trace
+        predicted = search._predict_allocated(curve, rows, min(rows, fit.trace.eval_batch), length)
+        assert predicted == pytest.approx(trace.allocated, rel=0.02)
 
 
 def test_the_written_recipe_keeps_its_comments_and_plans_to_the_recommended_point(searched, folder: Path) -> None:
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
     point = searched.chosen
-    words = search.words_of(searched.recipe, point.micro_batch, point.length, searched.effective, 8)
-    assert rewriting.write("recipe.yaml", "new.yaml", words) == "  written: new.yaml"
+    values = search.override_values(searched.recipe, point.micro_batch, point.length, searched.effective, 8)
+    assert rewriting.write_recipe("recipe.yaml", "new.yaml", values) == "  written: new.yaml"
     text = Path("new.yaml").read_text(encoding="utf-8")
     assert "# what it is" in text and "# a guess of somebody's" in text
     again = read_recipe("new.yaml")
     assert again.training["per_device_train_batch_size"] == point.micro_batch
     assert again.training["gradient_accumulation_steps"] * point.micro_batch == 64
     with pytest.raises(RecipeError, match=r"^argument '--write': 'new.yaml' exists; name a new file"):
-        rewriting.write("recipe.yaml", "new.yaml", words)
+        rewriting.write_recipe("recipe.yaml", "new.yaml", values)
 
 
 def test_a_recipe_that_extends_another_still_does_from_another_folder(folder: Path) -> None:
     Path("base.yaml").write_text(RECIPE, encoding="utf-8")
     Path("child.yaml").write_text("extends: base.yaml  # the parent\n", encoding="utf-8")
     Path("deep").mkdir()
-    words = {"TrainingArguments.per_device_train_batch_size": 2, "dataset.max_length": 128}
-    rewriting.write("child.yaml", "deep/new.yaml", words)
+    values = {"TrainingArguments.per_device_train_batch_size": 2, "dataset.max_length": 128}
+    rewriting.write_recipe("child.yaml", "deep/new.yaml", values)
     found = read_recipe("deep/new.yaml")
     assert found.training["per_device_train_batch_size"] == 2 and found.get("dataset.max_length") == 128
     assert "# the parent" in Path("deep/new.yaml").read_text(encoding="utf-8")
 
 
-def test_a_card_that_is_too_small_has_no_frontier_and_nothing_is_written(write_recipe: Write) -> None:
+def test_a_gpu_that_is_too_small_has_no_frontier_and_nothing_is_written(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_recipe(RECIPE)
+    searches: list[search.Frontier] = []
+    real = search.search
+    monkeypatch.setattr(search, "search", lambda fit: searches.append(real(fit)) or searches[0])
     found = json.loads(command(path, (), memory="520MiB", search=True, as_json=True)[0][0])
     assert found["search"]["recommended"] is None
     assert found["search"]["why"] == "nothing fits: not one row of any of these lengths"
+    monkeypatch.setattr(search, "search", lambda fit: searches[0])
     with pytest.raises(RecipeError, match="there is nothing to write: no point fits"):
         command(path, (), memory="520MiB", search=True, write="new.yaml")
     with pytest.raises(RecipeError, match="it writes what --search recommends; add --search"):
@@ -116,4 +122,6 @@ def test_a_module_that_holds_the_peak_of_small_batches_does_not_hide_another_tha
     found = search._coefficients(sizes, lengths, few, many)
     assert max(sizes[1]) < 1000  # in every trace the floor is the peak
     for rows, length in ((4, 128), (64, 320), (512, 512)):
-        assert search._most(found, rows, length) == pytest.approx(max(floor(rows, length), growing(rows, length)))
+        assert search._largest_bytes(found, rows, length) == pytest.approx(
+            max(floor(rows, length), growing(rows, length))
+        )

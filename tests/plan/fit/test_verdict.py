@@ -1,4 +1,4 @@
-"""`hf-recipes plan`: a verdict for a card, and one message for a card that is none."""
+"""`hf-recipes plan`: a verdict for a GPU, and one message for a GPU that is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner, Result
 
+from hf_recipes import cli
 from hf_recipes.catalog import gpus
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
@@ -27,52 +29,51 @@ def recipe(write_recipe: Callable[..., str]) -> str:
     return write_recipe(RECIPE)
 
 
-def _plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hf_recipes", "plan", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def _plan(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.plan, arguments)
 
 
 def test_a_small_gpt_fits_8_gib_and_a_large_batch_does_not(recipe: str) -> None:
     done = _plan(recipe, "--gpu", "rtx-3070", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["verdict"] == "fits"
     assert found["allocated_bytes"] == sum(found["parts"].values())
     assert found["allocated_bytes"] <= found["reserved_bytes"] <= found["usable_bytes"]
-    done = _plan(recipe, "TrainingArguments.per_device_train_batch_size=256", "--gpu", "rtx-3070")
-    assert done.returncode == 1
+    done = _plan(recipe, "TrainingArguments.per_device_train_batch_size=256", "--gpu", "rtx-3070", "--no-advice")
+    assert done.exit_code == 1
     assert done.stdout.startswith("recipe.yaml: out of memory on rtx-3070\n")
 
 
-def test_an_unknown_card_names_the_nearest() -> None:
+def test_an_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
-        verdict.card("rtx-4070-laptp", None, None)
+        verdict.choose_gpu("rtx-4070-laptp", None, None)
     assert str(caught.value) == (
-        "argument '--gpu': no card is called 'rtx-4070-laptp' here; "
-        "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; or say --memory 12GiB"
+        "argument '--gpu': unknown GPU 'rtx-4070-laptp'; "
+        "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; or give --memory 12GiB"
     )
 
 
-def test_gigabytes_and_gibibytes_are_told_apart() -> None:
+def test_gigabytes_and_gibibytes_differ() -> None:
     assert gpus.parse_bytes("8GiB") == 8 * 2**30
     assert gpus.parse_bytes("8GB") == 8 * 10**9
     for wrong in ("8", "8 G", "eight", "-8GiB"):
-        with pytest.raises(RecipeError, match="is no amount of memory; write it as 8GiB"):
+        with pytest.raises(RecipeError, match="is not an amount of memory; write it as 8GiB"):
             gpus.parse_bytes(wrong)
     with pytest.raises(RecipeError, match="'0GiB' is no memory at all"):
         gpus.parse_bytes("0GiB")
 
 
-def test_every_card_has_its_source_and_the_present_one_is_recognised() -> None:
-    assert all(gpu.source and gpu.memory_bytes for gpu in gpus.GPUS.values())
-    assert gpus.recognise("NVIDIA GeForce RTX 4070 Laptop GPU") is gpus.GPUS["rtx-4070-laptop"]
-    assert gpus.recognise("NVIDIA GeForce RTX 4070") is gpus.GPUS["rtx-4070"]
-    assert gpus.recognise("Some other card") is None
+def test_every_gpu_has_its_source_and_the_present_one_is_recognised() -> None:
+    assert all(gpu.source and gpu.memory_bytes for gpu in gpus.known_gpus().values())
+    assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070 Laptop GPU") is gpus.known_gpus()["rtx-4070-laptop"]
+    assert gpus.recognise_gpu("NVIDIA GeForce RTX 4070") is gpus.known_gpus()["rtx-4070"]
+    assert gpus.recognise_gpu("Some other GPU") is None
 
 
-def test_no_card_is_a_message_with_the_two_ways_to_name_one(recipe: str) -> None:
-    done = _plan(recipe)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "hf-recipes plan: which card?; say --gpu rtx-3070, or --memory 8GiB\n",
+def test_no_gpu_is_a_message_with_the_two_ways_to_name_one(recipe: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_recipes", "plan", recipe], capture_output=True, text=True, timeout=60
     )
+    message = "error: hf-recipes plan: which GPU?; give --gpu rtx-3070, or --memory 8GiB\n"
+    assert (done.returncode, done.stderr) == (2, message)

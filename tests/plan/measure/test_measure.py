@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,66 +15,119 @@ from typing import Any
 import lab_wheels
 import pytest
 
-from hf_recipes.catalog.gpus import find
+from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.commands.plan import command
-from hf_recipes.errors import RecipeError
-from hf_recipes.plan.measure import matrix, runner
-from hf_recipes.plan.measure.predictions import predictions
-from hf_recipes.plan.measure.scheduler import SideBySide
+from hf_recipes.errors import PlanError, RecipeError
+from hf_recipes.plan import lab_record
+from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Prediction, read_lines
+from hf_recipes.plan.measure import matrix, runner, worker
+from hf_recipes.plan.measure.predictions import predict_cells
+from hf_recipes.plan.measure.scheduler import Scheduler
+from tests.support.tiny_recipes import wait_for_traces
 
 Write = Callable[..., str]
+CHILD = worker._ask
+LAB = Path(__file__).resolve().parents[3] / "recipes" / "results" / "lab"
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured_in_this_process() -> Iterator[None]:
+    """Measurements without their child, whose imports take seconds; one test has the child itself."""
+
+    def ask(request: dict[str, Any], location: str, seconds: float, child: Any) -> dict[str, Any]:
+        answer = worker._answer(json.loads(json.dumps(request)))
+        if answer.get("no_gpu"):
+            raise PlanError.at(location, *worker.NO_GPU)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_ask", ask)
+        yield
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, measured_in_this_process: None) -> Path:
     folder = tmp_path_factory.mktemp("lab") / "records"
-    runner.lab(folder="recipes", output=str(folder), minutes=9, cpu=True, dry=False, say=lambda line: None)
+    runner.run_lab(folder="recipes", output=str(folder), minutes=9, cpu=True, dry=False, say=lambda line: None)
     return folder
 
 
 def test_the_tiny_matrix_runs_from_end_to_end_and_plan_is_right_to_the_byte(output: Path) -> None:
-    found = runner.read(output)
-    assert {record["variant"] for record in found} == set(matrix.TINY_VARIANTS)
+    found = runner.read_records(output)
+    assert {record.variant for record in found} == set(matrix.TINY_VARIANTS)
     for record in found:
-        assert record["measured"]["outcome"] == "finished" and record["predicted"]["verdict"] == "fits"
-        near = 0.001 * record["measured"]["allocated_bytes"] if record["variant"] == "checkpointing" else 256
-        assert abs(record["predicted"]["allocated_bytes"] - record["measured"]["allocated_bytes"]) <= near
-        assert record["versions"]["torch"] and record["predicted"]["work"]["micro-batch"]["flops"] > 0
+        predicted, measured = record.predicted, record.measured
+        assert predicted is not None and measured is not None and measured.allocated_bytes is not None
+        assert measured.finished and predicted.verdict == "fits"
+        near = 0.001 * measured.allocated_bytes if record.variant == "checkpointing" else 256
+        assert abs(predicted.allocated_bytes - measured.allocated_bytes) <= near
+        assert record.versions is not None and record.versions["torch"] and predicted.work["micro-batch"].flops > 0
 
 
-def test_the_next_call_goes_on_where_the_last_one_ended(output: Path) -> None:
-    said: list[str] = []
+def test_the_next_call_continues_where_the_last_one_ended(output: Path) -> None:
+    printed: list[str] = []
     path = output / "cpu.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8")  # killed while it wrote the last one
-    words = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": said.append}
-    assert runner.lab(**words, dry=True) == (0, 3)
-    assert said == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
-    assert runner.lab(**words, dry=False) == (1, 0)
-    assert sorted(record["cell"] for record in runner.read(output)) == sorted(line.strip() for line in said[1:4])
-    assert said[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
+    arguments = {"folder": "recipes", "output": str(output), "cpu": True, "minutes": 9, "say": printed.append}
+    assert runner.run_lab(**arguments, dry=True) == (0, 3)
+    assert printed == [f"{path}: 2 of 3 cells", "  tiny--as-it-is", "  tiny--checkpointing", "  tiny--lora"]
+    assert runner.run_lab(**arguments, dry=False) == (1, 0)
+    recorded = sorted(str(record.cell) for record in runner.read_records(output))
+    assert recorded == sorted(line.strip() for line in printed[1:4])
+    assert printed[-1].startswith("allocated: 3 cells, median error 0.00%, worst ")
 
 
-def test_predictions_are_made_where_there_is_no_card_and_wait_for_it(output: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    words: dict[str, Any] = {"folder": "recipes", "minutes": 0.1, "cpu": False, "dry": False, "say": said.append}
-    with pytest.raises(RecipeError, match="no card is called 'h10'"):
-        runner.lab(**words, output=str(tmp_path), predict="h10")
-    done, left = runner.lab(**words, output=str(tmp_path), predict="h100")
-    assert done >= 1 and done + left == len(matrix.cells("recipes", cpu=False))
+def test_every_committed_line_is_read_and_written_back_as_it_is() -> None:
+    for path in LAB.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = read_lines(path)
+        assert len(found) == len(lines)
+        for record, line in zip(found, lines, strict=True):
+            if line["kind"] == "card":  # the older name
+                assert isinstance(record, Calibration)
+                line["kind"] = "gpu"
+            if "card_bytes" in line.get("measured", {}):
+                line["measured"]["gpu_bytes"] = line["measured"].pop("card_bytes")
+            assert json.loads(json.dumps(record.to_dict())) == line
+
+
+def test_a_line_that_is_no_record_is_refused_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"kind": "lab", "recipe": "a.yaml", "gpu": "t4"}\n{"kind": "lab"}\n', encoding="utf-8")
+    with pytest.raises(lab_record.RecordError, match=r"a\.jsonl:2: is not a record of the lab"):
+        read_lines(path)
+
+
+def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = matrix.list_cells("recipes", cpu=True)[:2]
+    monkeypatch.setattr(runner, "list_cells", lambda *_, **__: cells)
+    lines: list[str] = []
+    arguments: dict[str, Any] = {"folder": "recipes", "minutes": 9, "cpu": False, "dry": False, "say": lines.append}
+    with pytest.raises(RecipeError, match="unknown GPU 'h10'"):
+        runner.run_lab(**arguments, output=str(tmp_path), predict="h10")
+    assert runner.run_lab(**arguments, output=str(tmp_path), predict="h100") == (2, 0)
     (path,) = tmp_path.glob("*.jsonl")
-    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first["needed_bytes"] > 0
-    assert runner.read(tmp_path) == []  # a prediction is no record
-    waiting = matrix.cells("recipes", cpu=False)[:1]
-    coming = list(predictions(waiting, find("h100"), {first["cell"]: first}, 1))
-    assert coming == [(waiting[0], first)]
+    first = read_lines(path)[0]
+    assert path.name == "nvidia-h100-80gb-hbm3.predicted.jsonl" and first.needed_bytes > 0
+    assert runner.read_records(tmp_path) == []  # a prediction is no record
+    coming = list(predict_cells(cells[:1], find_gpu("h100"), {first.cell: first}, 1))
+    assert coming == [(cells[0], first)]
 
 
-def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
-    every = matrix.cells("recipes", cpu=False)
+def test_a_call_of_the_lab_ends_after_its_minutes_and_the_next_one_continues(output: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    arguments: dict[str, Any] = {"folder": "recipes", "cpu": True, "dry": False, "output": str(tmp_path)}
+    assert runner.run_lab(**arguments, minutes=0, say=lines.append) == (1, 2)
+    wait_for_traces()
+
+
+def test_the_matrix_has_every_recipe_on_every_gpu_and_valid_names() -> None:
+    every = matrix.list_cells("recipes", cpu=False)
     assert len({cell.name for cell in every}) == len(every)
-    assert {cell.gib for cell in every} == {None, *matrix.CARDS_GIB}
+    assert {cell.gib for cell in every} == {None, *matrix.GPU_SIZES_GIB}
     assert {cell.variant for cell in every} >= {*matrix.VARIANTS, *matrix.SFT_VARIANTS, "micro-batch x2"}
     assert [cell.variant for cell in every[:5]] == ["as it is"] * 5  # the recipe itself, whole and on each size
     # What differs in its schedule alone is measured once.
@@ -81,22 +135,22 @@ def test_the_matrix_has_every_recipe_on_every_card_and_valid_names() -> None:
     assert "gpt-small-wikitext103-warmup2000" in stems and "gpt-small-wikitext103-warmup4000" not in stems
 
 
-def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> None:
+def test_cells_share_a_gpu_that_has_room_and_the_timed_ones_have_it_alone() -> None:
     running: list[str] = []
     beside: dict[str, int] = {}
 
-    def work(name: str) -> Callable[[Any], dict[str, Any]]:
-        def measured(child: Any) -> dict[str, Any]:
+    def work(name: str) -> Callable[[Any], LabRecord]:
+        def measured(child: Any) -> LabRecord:
             running.append(name)
             for _ in range(20):
                 beside[name] = max(len(running), beside.get(name, 0))
                 time.sleep(0.02)
             running.remove(name)
-            return {"cell": name}
+            return LabRecord(kind="lab", cell=name, recipe="a.yaml", gpu="t4")
 
         return measured
 
-    room = SideBySide(0)
+    room = Scheduler(0)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     room.room, room.start = 20 * 2**30, lambda: subprocess.Popen([sys.executable, "-c", ""], **pipes)
     found = []
@@ -104,7 +158,7 @@ def test_cells_share_a_card_that_has_room_and_the_timed_ones_have_it_alone() -> 
         found += list(room.add(work(name), gib * 2**30, alone=name == "alone"))
     found += list(room.wait())
     room.close()
-    assert {one["cell"] for one in found} == {"a", "b", "alone", "c", "d"}
+    assert {one.cell for one in found} == {"a", "b", "alone", "c", "d"}
     assert beside == {"a": 2, "b": 2, "alone": 1, "c": 1, "d": 1}
 
 
@@ -121,31 +175,45 @@ def test_wheels_are_downloaded_for_what_the_other_machine_lacks(tmp_path: Path) 
         lab_wheels.pack(str(tmp_path), there="nothing", python="3.12", say=print)
 
 
-def test_what_was_called_fits_and_ran_out_of_memory_is_named() -> None:
-    good = {"cell": "a", "predicted": {"verdict": "fits", "reserved_bytes": 90}}
-    good["measured"] = {"outcome": "finished", "reserved_bytes": 100}
-    bad = {"cell": "b", "predicted": {"verdict": "fits"}, "measured": {"outcome": "out of memory"}}
-    refused = {"cell": "c", "refused": "because"}
+def test_what_was_predicted_to_fit_and_ran_out_of_memory_is_named() -> None:
+    predicted = Prediction(
+        verdict="fits", allocated_bytes=80, reserved_bytes=90, phase="", phases={}, parts={}, work={}, attention={},
+        estimate=[],
+    )  # fmt: skip
+    good = LabRecord(kind="lab", cell="a", recipe="a.yaml", gpu="t4", predicted=predicted)
+    good = replace(good, measured=Measurement(outcome="finished", reserved_bytes=100))
+    bad = replace(good, cell="b", measured=Measurement(outcome="out of memory"))
+    refused = LabRecord(kind="lab", cell="c", recipe="a.yaml", gpu="t4", refused="because")
     assert runner.errors([good, bad, refused]) == [pytest.approx(-0.1)]
     assert runner.false_fits([good, bad, refused]) == ["b"]
-    assert runner.summary([good, bad]).endswith("called fits and out of memory: b")
-    assert runner.told(bad) == "plan said fits; it ended: out of memory"
+    assert runner.summary([good, bad]).endswith("predicted to fit and out of memory: b")
+    assert runner.describe_record(bad) == "predicted: fits; measured: out of memory"
+    assert runner.describe_record(good) == "reserved 90 predicted, 100 measured (-10.00%)"
+    assert runner.describe_record(refused) == "refused: because"
 
 
-def test_measuring_without_a_card_is_refused_and_on_a_cpu_it_is_beside_the_prediction(folder: Path, root: Path) -> None:
+def test_measuring_without_a_gpu_is_refused(measured_in_this_process: None, folder: Path, root: Path) -> None:
+    with pytest.raises(
+        RecipeError, match="there is no CUDA GPU on this machine; measure on a machine that has one, or"
+    ):
+        command(str(root / "recipes" / "quickstart.yaml"), (), gpu="t4", smoke=True, measure=True)
+
+
+def test_a_measurement_on_a_cpu_is_beside_the_prediction(
+    folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_ask", CHILD)
     path = str(root / "recipes" / "quickstart.yaml")
-    with pytest.raises(RecipeError, match="there is no CUDA card on this machine; measure on one that has, or say"):
-        command(path, (), gpu="t4", smoke=True, measure=True)
     found = json.loads(command(path, (), cpu=True, smoke=True, measure=True, as_json=True)[0][0])
     assert abs(found["measured"]["allocated_bytes"] - found["allocated_bytes"]) <= 256
     record = json.loads(Path(found["measured"]["record"]).read_text(encoding="utf-8"))
     assert record["kind"] == "measure" and record["predicted"]["allocated_bytes"] == found["allocated_bytes"]
 
 
-def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of_memory(
+def test_a_gpus_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a stand-in for torch.cuda: this machine has no card."""
+    """With a stand-in for torch.cuda: this machine has no GPU."""
     import torch
 
     from hf_recipes.common.device import Device
@@ -158,17 +226,17 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5000, 10000))
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_alloc_retries": 0})
     monkeypatch.setattr(gpu, "this_device", lambda: Device(kind="cpu", name="CPU", bf16=True))
-    monkeypatch.setattr(gpu, "_on_the_card", lambda recipe, short: short)
+    monkeypatch.setattr(gpu, "_for_the_gpu", lambda recipe, short: short)
     real = gpu.stand_in_trainer
-    monkeypatch.setattr(gpu, "stand_in_trainer", lambda *words: real(*words[:4], "cpu", words[5]))
-    tiny = matrix.cells("recipes", cpu=True)[0].recipe
-    found = gpu.measure_on_card(tiny, None, None, 0.5)
+    monkeypatch.setattr(gpu, "stand_in_trainer", lambda *arguments: real(*arguments[:4], "cpu", arguments[5]))
+    tiny = matrix.list_cells("recipes", cpu=True)[0].recipe
+    found = gpu.measure_on_gpu(tiny, None, None, 0.5)
     assert found["outcome"] == "finished" and set(found["phases"]) == {"training", "saving", "evaluation"}
     assert (found["allocated_bytes"], found["context_bytes"], found["device_bytes"]) == (2048, 2952, 5000)
     assert found["micro_batches"] == 1 and 0 < found["step_seconds"] < found["seconds"]["over"]
 
-    def scarce(*words: Any) -> Any:
-        trainer = real(*words[:4], "cpu", words[5])
+    def scarce(*arguments: Any) -> Any:
+        trainer = real(*arguments[:4], "cpu", arguments[5])
         step, calls = trainer.parts.retry._in_pieces, iter(range(100))
 
         def once(*args: Any, **kwargs: Any) -> Any:
@@ -180,5 +248,5 @@ def test_a_cards_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_o
         return trainer
 
     monkeypatch.setattr(gpu, "stand_in_trainer", scarce)
-    found = gpu.measure_on_card(tiny, None, None, None)
+    found = gpu.measure_on_gpu(tiny, None, None, None)
     assert found["outcome"] == "out of memory" and found["splits"][0]["pieces"] == 2

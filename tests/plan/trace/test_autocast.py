@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_recipes.plan.trace import autocast
-from hf_recipes.plan.trace.autocast import Simulation, in_place_of_autocast
+from hf_recipes.plan.trace.autocast import Simulation, replace_autocast
 from hf_recipes.plan.trace.tracker import Tracker
 
 HEADER = Path(torch.__file__).parent / "include" / "ATen" / "autocast_mode.h"
@@ -50,7 +50,7 @@ def test_a_planned_cpu_gives_the_dtype_that_autocast_on_a_cpu_gives(name):
         real = CALLS[name](x, x.to(torch.bfloat16)).dtype
     tracker = Tracker(device="meta")
     simulation = Simulation(tracker, None)
-    with in_place_of_autocast(simulation, "cpu"), simulation, tracker, torch.autocast("cpu", dtype=torch.bfloat16):
+    with replace_autocast(simulation, "cpu"), simulation, tracker, torch.autocast("cpu", dtype=torch.bfloat16):
         meta = x.to("meta")
         assert CALLS[name](meta, meta.to(torch.bfloat16)).dtype == real
 
@@ -69,10 +69,10 @@ ON_A_CARD = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_planned_card_gives_the_dtype_that_the_lists_say(name):
+def test_a_planned_gpu_gives_the_dtype_that_the_lists_say(name):
     tracker = Tracker(device="meta")
     simulation = Simulation(tracker, (8, 6))
-    with in_place_of_autocast(simulation, "cuda"), simulation, tracker, torch.autocast("cuda", dtype=torch.float16):
+    with replace_autocast(simulation, "cuda"), simulation, tracker, torch.autocast("cuda", dtype=torch.float16):
         meta = torch.ones(4, 4, device="meta")
         assert CALLS[name](meta, meta.half()).dtype == ON_A_CARD[name]
     assert torch.autocast.__name__ == "autocast" and not torch.is_autocast_enabled("cuda")
@@ -83,7 +83,7 @@ def test_a_trained_weight_is_cast_once_and_a_frozen_one_each_time():
         tracker = Tracker(device="meta")
         simulation = Simulation(tracker, (8, 6))
         weight = torch.nn.Parameter(torch.ones(8, 8, device="meta"), requires_grad=trained)
-        with in_place_of_autocast(simulation, "cuda"), simulation, tracker:
+        with replace_autocast(simulation, "cuda"), simulation, tracker:
             x = torch.ones(2, 8, device="meta", dtype=torch.float16)
             with torch.autocast("cuda", dtype=torch.float16):
                 for _ in range(3):

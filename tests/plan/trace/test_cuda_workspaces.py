@@ -22,7 +22,7 @@ def _calibration(root: Path) -> dict:
     return found
 
 
-def test_attentions_backward_takes_what_the_card_measured_to_the_byte(root: Path) -> None:
+def test_attentions_backward_takes_what_the_gpu_measured_to_the_byte(root: Path) -> None:
     held = 0
     for one in _calibration(root)["attention_backward"]:
         if "measured_bytes" not in one or one["backend"] == "DEFAULT":
@@ -42,7 +42,7 @@ def test_hopper_takes_cudnns_attention_and_cublas_its_larger_workspace(root: Pat
     assert found["cublas_bytes"] == CudaWorkspaces((9, 0)).cublas and found["capability"] == [9, 0]
 
 
-def test_the_context_of_a_hopper_card_is_what_its_cells_had(root: Path) -> None:
+def test_the_context_of_a_hopper_gpu_is_what_its_cells_had(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     most = max(one["measured"]["context_bytes"] for one in lines if one.get("alone"))
@@ -53,7 +53,7 @@ def test_the_context_of_a_hopper_card_is_what_its_cells_had(root: Path) -> None:
     ("rows", "outputs", "size"),
     [(16 * 256, 640, 20_971_520), (16 * 4 * 256, 256, 33_554_432), (16 * 256, 256, 8_388_608), (64, 640, 0)],
 )
-def test_a_sum_over_rows_takes_what_gemmas_norms_took_on_the_card(rows: int, outputs: int, size: int) -> None:
+def test_a_sum_over_rows_takes_what_gemmas_norms_took_for_the_gpu(rows: int, outputs: int, size: int) -> None:
     assert reduction(rows * outputs, outputs, (9, 0)) == size
     workspaces = CudaWorkspaces((9, 0))
     gradient = torch.empty(rows, outputs, device="meta")
@@ -71,7 +71,7 @@ def test_an_embedding_with_many_tokens_takes_a_row_for_each_and_with_few_none() 
         return sorted(sizes)
 
     assert taken(3072) == []
-    assert taken(4096)[-2:] == [36_040, 11_532_800] and taken(4096).count(32_768) == 5  # as on the card
+    assert taken(4096)[-2:] == [36_040, 11_532_800] and taken(4096).count(32_768) == 5  # as on the GPU
 
 
 def test_a_product_with_a_bias_keeps_cublaslts_workspace_once_a_thread() -> None:

@@ -7,10 +7,20 @@ import inspect
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan import reserved
+from hf_recipes.plan import replay_trace
 from hf_recipes.plan.trace import trace
 from hf_recipes.plan.trace.cuda_allocator import EMPTY_CACHE
-from hf_recipes.plan.trace.field_effects import COUNTED, KEPT, LORA, NOTHING, REFUSED, SFT, TABLES, TRAINING, refusals
+from hf_recipes.plan.trace.field_effects import (
+    COUNTED,
+    LORA,
+    NO_EFFECT,
+    REFUSED,
+    SFT,
+    TABLES,
+    TRAINING,
+    UNCHANGED,
+    find_refusals,
+)
 from hf_recipes.plan.trace.trace import trace_here
 from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
@@ -31,8 +41,8 @@ def installed(section):
     return {field.name for field in dataclasses.fields(found)}
 
 
-def traced(*, config=NARROW, task="causal-lm", sft=False, sections=None, **words):
-    return trace_here(tiny(task, config, sft=sft, sections=sections, **words))
+def traced(*, config=NARROW, task="causal-lm", sft=False, sections=None, **arguments):
+    return trace_here(tiny(task, config, sft=sft, sections=sections, **arguments))
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +66,9 @@ def test_every_field_of_the_installed_class_stands_in_the_table_once_and_no_stal
     assert fields - set(table) == set()
     assert {name for name in set(table) - fields if not table[name].newer} == set()
     for name, effect in table.items():
-        assert effect.kind in (COUNTED, NOTHING, REFUSED)
+        assert effect.kind in (COUNTED, NO_EFFECT, REFUSED)
         assert effect.kind != REFUSED or (effect.why and effect.fix), name
-        assert effect.traced == KEPT or effect.kind != COUNTED or effect.why or effect.mark, name
+        assert effect.traced == UNCHANGED or effect.kind != COUNTED or effect.why or effect.estimate, name
 
 
 # One value that is not the default, for each field without effect: all of them together leave the trace as it was.
@@ -158,15 +168,15 @@ POSSIBLE = {
 
 
 def test_fields_without_effect_leave_the_trace_to_the_byte_all_of_them_together(plain):
-    named = {name for name, effect in TRAINING.items() if effect.kind == NOTHING}
+    named = {name for name, effect in TRAINING.items() if effect.kind == NO_EFFECT}
     assert set(WITHOUT_EFFECT) == named
     found = traced(**WITHOUT_EFFECT)
     assert found.events == plain.events and found.estimate == ()
 
 
 def test_what_the_short_run_leaves_out_would_change_nothing_where_a_cpu_can_try_it(plain, monkeypatch):
-    kept = {name: dataclasses.replace(TRAINING[name], traced=KEPT) for name in POSSIBLE}
-    monkeypatch.setitem(TABLES, "TrainingArguments", {**TRAINING, **kept})
+    evaluated = {name: dataclasses.replace(TRAINING[name], traced=UNCHANGED) for name in POSSIBLE}
+    monkeypatch.setitem(TABLES, "TrainingArguments", {**TRAINING, **evaluated})
     assert traced(**POSSIBLE).events == plain.events
 
 
@@ -243,16 +253,16 @@ def test_counted_fields_of_sftconfig_and_lora_change_what_is_traced(plain_sft, p
         assert LORA[name].kind == COUNTED
         found = traced(sections={"LoraConfig": {"r": 4, name: value}})
         assert found.events != plain_lora.events, name
-    for config, words in ((GPT2, {"bias": "all"}), (LLAMA, {"layers_to_transform": [0]})):
+    for config, arguments in ((GPT2, {"bias": "all"}), (LLAMA, {"layers_to_transform": [0]})):
         without = traced(config=config, sections={"LoraConfig": {"r": 4}})
-        assert traced(config=config, sections={"LoraConfig": {"r": 4, **words}}).events != without.events, words
+        assert traced(config=config, sections={"LoraConfig": {"r": 4, **arguments}}).events != without.events, arguments
     for name, value in {"lora_alpha": 32, "use_rslora": True, "alpha_pattern": {"q_proj": 4}}.items():
-        assert LORA[name].kind == NOTHING
+        assert LORA[name].kind == NO_EFFECT
         assert traced(sections={"LoraConfig": {"r": 4, name: value}}).events == plain_lora.events, name
 
 
 def test_sft_words_without_effect_leave_the_trace(plain_sft):
-    words = {
+    arguments = {
         "dataset_num_proc": 2,
         "dataset_text_field": "other",
         "chat_template_path": "nowhere.jinja",
@@ -264,8 +274,8 @@ def test_sft_words_without_effect_leave_the_trace(plain_sft):
         "assistant_only_loss": True,
         "model_init_kwargs": {"dtype": "bfloat16"},
     }
-    assert {SFT[name].kind for name in words} == {NOTHING}
-    assert traced(sft=True, packing=True, **words).events == plain_sft.events
+    assert {SFT[name].kind for name in arguments} == {NO_EFFECT}
+    assert traced(sft=True, packing=True, **arguments).events == plain_sft.events
 
 
 def test_what_plan_cannot_follow_is_refused_by_name_with_its_line_and_a_mend():
@@ -277,14 +287,16 @@ def test_what_plan_cannot_follow_is_refused_by_name_with_its_line_and_a_mend():
             sft = section == "SFTConfig"
             recipe = tiny("causal-lm", NARROW, sft=sft, sections={} if sft else {section: {name: value}})
             recipe = recipe.with_values({f"{section}.{name}": value}, "tiny.yaml:9")
-            found = [error for error in refusals(recipe) if error.message.startswith(f"plan cannot follow {name}: ")]
+            found = [
+                error for error in find_refusals(recipe) if error.message.startswith(f"plan does not support {name}: ")
+            ]
             assert [(error.location, error.fix) for error in found] == [("tiny.yaml:9", effect.fix)], name
             recipe = recipe.with_values({f"{section}.{name}": effect.fine[0]}, "tiny.yaml:9")
-            assert [error for error in refusals(recipe) if f" {name}: " in error.message] == []
+            assert [error for error in find_refusals(recipe) if f" {name}: " in error.message] == []
     with pytest.raises(RecipeError) as caught:
         traced(debug="underflow_overflow")
     assert str(caught.value) == (
-        "tiny.yaml: plan cannot follow debug: it looks at the numbers of every layer, and plan has none; "
+        "tiny.yaml: plan does not support debug: it reads the numbers of every layer, and plan has none; "
         "leave it out for the plan"
     )
 
@@ -294,7 +306,7 @@ def test_an_optimizer_whose_package_is_not_here_is_refused_by_name():
         traced(optim="galore_adamw", optim_target_modules=["mlp"])
     assert str(caught.value) == (
         "tiny.yaml: plan traces the optimizer's own code, and optim: galore_adamw needs galore-torch, which is not "
-        "here; pip install galore-torch, or plan optim: adamw_torch_fused"
+        "installed; pip install galore-torch, or plan optim: adamw_torch_fused"
     )
 
 
@@ -315,7 +327,7 @@ def test_the_cache_is_emptied_where_the_recipe_says_so_and_the_allocator_gives_b
     found = traced(torch_empty_cache_steps=1)
     assert found.events.count(EMPTY_CACHE) == 2 and EMPTY_CACHE not in plain.events
     assert found.allocated == plain.allocated
-    assert reserved(found).peak <= reserved(plain).peak
+    assert replay_trace(found).peak <= replay_trace(plain).peak
     every = traced(torch_empty_cache_steps=4, gradient_accumulation_steps=2)
     assert every.events.count(EMPTY_CACHE) == 2  # both micro-batches of step 0
 
@@ -329,10 +341,10 @@ def test_the_last_evaluation_is_in_halves_and_those_between_steps_are_not(plain)
 def test_an_evaluation_batch_larger_than_the_train_batch_holds_what_trainers_own_loop_holds(task, config, monkeypatch):
     recipe = tiny(task, config, per_device_train_batch_size=4, per_device_eval_batch_size=8)
     planned = trace_here(recipe, cpu=True)
-    kept = []
-    monkeypatch.setattr(trace, "evaluate_once", lambda trainer, dtype: kept.append(trainer.evaluate()) or 0)
+    evaluated = []
+    monkeypatch.setattr(trace, "evaluate_once", lambda trainer, dtype: evaluated.append(trainer.evaluate()) or 0)
     real = trace_here(recipe, cpu=True, real=True)
-    assert len(kept) == 1 and planned.eval_batch == 8
+    assert len(evaluated) == 1 and planned.eval_batch == 8
     # every position counts as labelled, and the real rows have one that nothing predicts
     assert planned.phases["evaluation"] == pytest.approx(real.phases["evaluation"], rel=0.01)
 
@@ -341,9 +353,9 @@ def test_what_an_evaluation_keeps_of_each_row_is_told_where_it_is_much():
     found = traced(task="token-classification", config=BERT, per_device_eval_batch_size=4)
     assert [note for note in found.notes if note.startswith("evaluation:")] == []  # 32 tokens a row
     recipe = tiny("token-classification", BERT).with_values({"dataset.max_length": 128}, "here")
-    told = [note for note in trace_here(recipe).notes if note.startswith("evaluation:")]
-    assert told == [
-        "evaluation: 2,064 bytes of each row stay on the card until its end, which are not counted "
+    notes = [note for note in trace_here(recipe).notes if note.startswith("evaluation:")]
+    assert notes == [
+        "evaluation: 2,064 bytes of each row stay on the GPU until its end, which are not counted "
         "(20 MiB for 10,000 rows); eval_accumulation_steps bounds them"
     ]
     bounded = recipe.with_values({"TrainingArguments.eval_accumulation_steps": 8}, "here")

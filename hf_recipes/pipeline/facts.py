@@ -1,0 +1,143 @@
+"""The facts of a run as its record has them: described before training, completed during it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.data.row_ids import fingerprint
+from hf_recipes.models.build import parameter_counts
+from hf_recipes.models.config import from_scratch, model_name
+from hf_recipes.record import (
+    Batch,
+    DataFacts,
+    DeviceFacts,
+    GuardEvents,
+    ModelFacts,
+    RecipeFacts,
+    RunRecord,
+    SplitStep,
+    Timing,
+    TokenizerFacts,
+)
+from hf_recipes.training.steps import count_steps
+
+if TYPE_CHECKING:
+    from hf_recipes.common.device import Device
+    from hf_recipes.data.prepared import Prepared
+    from hf_recipes.recipe.recipe import Recipe
+
+
+def describe_recipe(recipe: Recipe) -> RecipeFacts:
+    """The resolved recipe as text and as values."""
+    from hf_recipes.recipe.recipe import dump_recipe
+
+    return RecipeFacts(path=recipe.path, text=dump_recipe(recipe), sections=recipe.sections)
+
+
+def describe_device(device: Device) -> DeviceFacts:
+    """The device without the number of processes, which is the batch's."""
+    return DeviceFacts(**{one.name: getattr(device, one.name) for one in fields(DeviceFacts)})
+
+
+def describe_model(recipe: Recipe, model: Any, prepared: Prepared) -> ModelFacts:
+    """The model as it is about to train, under its adapter if it has one."""
+    total, trainable = parameter_counts(model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name, scratch = model_name(recipe), from_scratch(recipe)
+    return ModelFacts(
+        class_=type(inner).__name__,
+        name=name,
+        source="scratch" if scratch else "local" if os.path.exists(name) else "hub",
+        from_scratch=scratch,
+        num_labels=len(prepared.label_names) or None,
+        parameters=total,
+        trainable_parameters=trainable,
+        adapter="LoraConfig" in recipe.sections,
+        dtype=str(inner.dtype).removeprefix("torch."),
+        attention=getattr(inner.config, "_attn_implementation", None),
+    )
+
+
+def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
+    """Counts and fingerprint of each split."""
+    return {
+        split: DataFacts(**asdict(prepared.stats[split]), fingerprint=fingerprint(source.rows, source.columns))
+        for split, source in prepared.sources.items()
+    }
+
+
+def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
+    """`rows`: of the trainer's data set."""
+    per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    sequences = per_device * args.world_size * accumulation
+    return Batch(
+        per_device=per_device,
+        processes=args.world_size,
+        accumulation=accumulation,
+        sequences_per_step=sequences,
+        tokens_per_step=round(data.tokens / rows * sequences),
+    )
+
+
+def add_facts(
+    record: RunRecord, recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, prepared: Prepared
+) -> RunRecord:
+    """With model, tokenizer, data, batch and steps of a run that is about to train."""
+    data, rows = describe_data(prepared), len(trainer.train_dataset)
+    return replace(
+        record,
+        model=describe_model(recipe, model, prepared),
+        tokenizer=TokenizerFacts(class_=type(tokenizer).__name__, vocabulary=len(tokenizer)),
+        data_source="local" if recipe.get("dataset.data_files") or _is_local(recipe) else "hub",
+        data=data,
+        label_names=tuple(prepared.label_names),
+        batch=describe_batch(args, data["train"], rows),
+        planned_steps=count_steps(args, rows) if recipe.training.get("do_train") is not False else 0,
+        seed=args.seed,
+        upstream_defaults=_arguments(args),
+    )
+
+
+def _is_local(recipe: Recipe) -> bool:
+    return recipe.is_generated or os.path.exists(str(recipe.get("dataset.path", "")))
+
+
+def _arguments(args: Any) -> dict[str, Any]:
+    """Every field of the arguments as they are, upstream's defaults included; no token."""
+    return {k: v for k, v in args.to_dict().items() if "token" not in k or k == "include_num_input_tokens_seen"}
+
+
+def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
+    """With steps and log of a training that was interrupted."""
+    state = trainer.state
+    return replace(record, steps=state.global_step, epochs=state.epoch, log_history=tuple(state.log_history))
+
+
+def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
+    """With what went wrong in a training and did not end it."""
+    guard = trainer.parts.guard
+    return replace(
+        record,
+        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
+        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
+    )
+
+
+def add_training_result(record: RunRecord, trainer: Any, result: Any, history: int, tokens_before: int) -> RunRecord:
+    """With steps, time and speed of a training that came to its end; `history` log entries and `tokens_before` tokens
+    are an earlier session's."""
+    # upstream's train_runtime holds the evaluations in between too
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history[history:])
+    seconds = max(result.metrics["train_runtime"] - evaluating, 1e-9)
+    tokens = trainer.state.num_input_tokens_seen - tokens_before
+    return replace(
+        add_progress(record, trainer),
+        time=Timing(train_seconds=seconds, eval_seconds=evaluating),
+        tokens_per_second=tokens / seconds if tokens and seconds else None,
+        train_loss=result.metrics["train_loss"],
+        tokens=trainer.state.num_input_tokens_seen,  # earlier sessions included
+        total_flos=trainer.state.total_flos,
+        best_checkpoint=trainer.state.best_model_checkpoint,
+    )
