@@ -174,7 +174,7 @@ def keys_page() -> str:
     rows = []
     for section, keys in (("", own_keys.TOP), ("model", own_keys.MODEL), ("dataset", own_keys.DATASET)):
         rows += [[f"`{section + '.' if section else ''}{name}`", key.help or ""] for name, key in keys.items()]
-    sections = [[f"`{name}`", text] for name, text in own_keys.SECTION_HELP.items()]
+    sections = [[f"`{name}`", text.replace("<", "&lt;")] for name, text in own_keys.SECTION_HELP.items()]
     own = table(["key", "meaning"], rows)
     return f"{table(['section', 'what it is'], sections)}\n\nKeys that upstream lacks:\n\n{own}"
 

@@ -179,7 +179,7 @@ class Resumption:
 class Session:
     """One process from its start to its end. A run has several if it was resumed."""
 
-    started: str | None = None  # UTC; null where only a checkpoint tells of the session
+    started: str | None = None  # UTC; null where only a checkpoint shows the session
     ended: str | None = None  # UTC; of a killed session: when its last checkpoint was saved
     first_step: int | None = None  # first optimizer step that it made; null if it made none
     last_step: int | None = None  # last one
@@ -324,7 +324,7 @@ def write_record(folder: Path, record: RunRecord, name: str = NAME) -> Path:
 
 
 def parse_forecast(value: Mapping[str, Any]) -> ForecastFacts:
-    """What `plan` said of the time, as the record has it."""
+    """The forecast of `plan` as the record has it."""
     return from_json(ForecastFacts, value)
 
 

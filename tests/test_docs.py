@@ -113,7 +113,7 @@ def test_the_memory_chart_is_drawn_from_its_record(scheme: str) -> None:
 def test_the_memory_chart_shows_the_plan_that_readme_prints() -> None:
     import json
 
-    from hf_recipes.common.text import amount
+    from hf_recipes.common.text import format_bytes
 
     found = json.loads(pictures.CHART.read_text(encoding="utf-8"))
     command = "hf-recipes " + " ".join(one for one in pictures.PLAN if one != "--json")
@@ -123,7 +123,7 @@ def test_the_memory_chart_shows_the_plan_that_readme_prints() -> None:
         if one["command"] == command
     )
     for part, size in found["card"].items():
-        assert re.search(rf"^  {re.escape(part)} +{re.escape(amount(size))}\b", printed, re.MULTILINE), part
+        assert re.search(rf"^  {re.escape(part)} +{re.escape(format_bytes(size))}\b", printed, re.MULTILINE), part
 
 
 @pytest.mark.parametrize("scheme", pictures.SCHEMES)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hf_recipes.common.files import put
 from hf_recipes.compare import text
-from hf_recipes.compare.pairing import WHERE, pair
+from hf_recipes.compare.pairing import WHERE, pair_runs
 from hf_recipes.compare.runs import read_runs
-from hf_recipes.compare.verdict import Comparison, compare, sides_of
+from hf_recipes.compare.verdict import Comparison, compare, group_sides
 from hf_recipes.errors import OutputDirError, RecipeError
 
 
@@ -30,13 +30,13 @@ def command(
     if len(paths) < 2:
         raise RecipeError.at(WHERE, "a comparison needs two runs or more", "name another run")
     runs = read_runs(paths)
-    sides = sides_of(runs, group is not None)
-    paired = pair(runs, split=split, common=common, metric=metric)
+    sides = group_sides(runs, group is not None)
+    paired = pair_runs(runs, split=split, common=common, metric=metric)
     found = compare(paired, sides, resamples=resamples, seed=seed)
     written = [] if output is None else write(found, Path(output))
     if as_json:
-        return [json.dumps(text.as_json(found), indent=1)]
-    return [*text.lines(found), *written]
+        return [json.dumps(text.comparison_to_json(found), indent=1)]
+    return [*text.describe_comparison(found), *written]
 
 
 def write(comparison: Comparison, folder: Path) -> list[str]:
@@ -44,8 +44,8 @@ def write(comparison: Comparison, folder: Path) -> list[str]:
     from hf_recipes.report import of_comparison, writing
 
     try:
-        written = writing.write(of_comparison.document(comparison), folder, "compare")
-        written.append(put(folder / "compare.json", json.dumps(text.as_json(comparison), indent=1) + "\n"))
+        written = writing.write_report_files(of_comparison.build_report(comparison), folder, "compare")
+        written.append(put(folder / "compare.json", json.dumps(text.comparison_to_json(comparison), indent=1) + "\n"))
     except OSError as problem:
         raise OutputDirError.at(
             "argument '--output'", f"{str(folder)!r} cannot be written ({problem.strerror})", "choose another"

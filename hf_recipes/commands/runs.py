@@ -14,13 +14,13 @@ from typing import Any
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import GIB
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import RecipeError, RecordError
 from hf_recipes.record import NAME, MetricInterval, RunRecord, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record does not say."""
+    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record lacks."""
 
     run: str
     status: str
@@ -54,10 +54,10 @@ SORTS: dict[str, Callable[[Listed], Any]] = {
 def command(
     folder: str, *, sort: str = "age", as_json: bool = False, now: datetime.datetime | None = None
 ) -> list[str]:
-    """What to print. Raises RecipeError for a folder that is not there, or that holds no record."""
+    """What to print. Raises RecordError for a folder that is missing or has no record."""
     found, warnings = listed(Path(folder), now or datetime.datetime.now(datetime.UTC))
     if not found and not warnings:
-        raise RecipeError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
+        raise RecordError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
@@ -68,7 +68,7 @@ def command(
 def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str]]:
     """The runs, and a line for each record that cannot be read."""
     if not folder.is_dir():
-        raise RecipeError.at(str(folder), "no such folder", "give the one that holds the runs, such as runs")
+        raise RecordError.at(str(folder), "no such folder", "name the folder of the runs, such as runs")
     found, warnings = [], []
     for path in sorted(folder.rglob("*.json")):
         if path.name != NAME and not (path.parent.name == "results" and "--" in path.name):

@@ -1,4 +1,4 @@
-"""Where two runs differ: examples that changed sides, labels, calibration, curves, cost; and what was set otherwise."""
+"""Where two runs differ: examples, labels, calibration, curves, cost, settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_recipes.common.typed_json import to_json
 from hf_recipes.compare.measures import label_rows
-from hf_recipes.compare.runs import ASIDE, Run
+from hf_recipes.compare.runs import RUN_KEYS, Run
 from hf_recipes.evaluation.metrics.functions import IGNORED
 from hf_recipes.evaluation.scores import Scores
 from hf_recipes.record import RunRecord
@@ -38,16 +38,16 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moved:
-    """Examples that changed sides, by id; of language models those whose loss changed most (nats a token)."""
+class ChangedExamples:
+    """Examples whose prediction became right or wrong, by id; for language models those whose loss changed most."""
 
-    gained: tuple[tuple[str, str], ...]  # (id, what happened), the first SHOWN of them
+    gained: tuple[tuple[str, str], ...]  # (id, what changed), the first SHOWN of them
     lost: tuple[tuple[str, str], ...]
     gained_count: int
     lost_count: int
 
 
-def find_changed_examples(first: Scores, second: Scores) -> Moved:
+def find_changed_examples(first: Scores, second: Scores) -> ChangedExamples:
     """What the second run gets right that the first does not, and the other way round. Rows are aligned."""
     ids = first.table["id"].to_pylist()
     if first.task == "text-classification":
@@ -57,7 +57,7 @@ def find_changed_examples(first: Scores, second: Scores) -> Moved:
         )
         up, down = np.flatnonzero((a != gold) & (b == gold)), np.flatnonzero((a == gold) & (b != gold))
 
-        def said(i: int) -> str:
+        def describe(i: int) -> str:
             return f"{names[gold[i]]}: {names[a[i]]} -> {names[b[i]]}"
     else:
         if first.task == "token-classification":
@@ -75,12 +75,12 @@ def find_changed_examples(first: Scores, second: Scores) -> Moved:
         order = np.argsort(-change, kind="stable")
         up, down = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
 
-        def said(i: int) -> str:
+        def describe(i: int) -> str:
             return f"{change[i]:+d} right {unit}" if unit == "tags" else f"{-change[i]:+.3f} {unit}"
 
-    return Moved(
-        gained=tuple((ids[i], said(i)) for i in up[:SHOWN]),
-        lost=tuple((ids[i], said(i)) for i in down[:SHOWN]),
+    return ChangedExamples(
+        gained=tuple((ids[i], describe(i)) for i in up[:SHOWN]),
+        lost=tuple((ids[i], describe(i)) for i in down[:SHOWN]),
         gained_count=len(up),
         lost_count=len(down),
     )
@@ -175,41 +175,41 @@ def read_cost(record: RunRecord) -> dict[str, float | None]:
 
 
 def recipe_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
-    """(dotted key, first, second) of the resolved recipes and of upstream's defaults; what one run has of its own (its
-    seed, its folder) comes too."""
-    a, b = _flat(first.sections), _flat(second.sections)
-    said = {key.rpartition(".")[2] for key in (*a, *b)}
+    """(dotted key, first, second) of the resolved recipes and of upstream's defaults; a run's own settings (seed,
+    folder) included."""
+    a, b = _flatten(first.sections), _flatten(second.sections)
+    names = {key.rpartition(".")[2] for key in (*a, *b)}
     defaults = [
         {f"upstream.{name}": value for name, value in run.record.upstream_defaults.items()} for run in (first, second)
     ]
     for flat in defaults:
-        for name in [name for name in flat if name.rpartition(".")[2] in (*said, *ASIDE)]:
+        for name in [name for name in flat if name.rpartition(".")[2] in (*names, *RUN_KEYS)]:
             del flat[name]
-    return _differing(a, b) + _differing(*defaults)
+    return _list_differences(a, b) + _list_differences(*defaults)
 
 
 def environment_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
     """Versions, commit, device, model and data fingerprints that differ."""
     found = []
     for part in ("versions", "device", "model", "tokenizer", "data"):
-        a, b = (_flat(to_json(getattr(run.record, part)) or {}) for run in (first, second))
-        found += [(f"{part}.{key}", x, y) for key, x, y in _differing(a, b)]
+        a, b = (_flatten(to_json(getattr(run.record, part)) or {}) for run in (first, second))
+        found += [(f"{part}.{key}", x, y) for key, x, y in _list_differences(a, b)]
     if first.record.commit != second.record.commit:
         found.append(("commit", first.record.commit, second.record.commit))
     return found
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, Mapping):
-            found |= _flat(inner, f"{prefix}{name}.")
+            found |= _flatten(inner, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = inner
     return found
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def _list_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     keys = list(dict.fromkeys((*a, *b)))
     return [
         (key, a.get(key, NOT_SET), b.get(key, NOT_SET)) for key in keys if a.get(key, NOT_SET) != b.get(key, NOT_SET)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.metrics.functions import IGNORED, scheme_of
 from hf_recipes.evaluation.scores import Scores
@@ -24,11 +25,14 @@ class Measure:
     """One metric of one task."""
 
     name: str
-    higher_is_better: bool
     rows: Callable[[Scores], Array]
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
     percent: bool = False  # shown as a share of one
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.name not in LOWER_IS_BETTER
 
 
 def ratio(sums: Array) -> Array:
@@ -173,30 +177,24 @@ def _pair(first: str, second: str) -> Callable[[Scores], Array]:
     return rows
 
 
-ACCURACY = Measure(name="accuracy", higher_is_better=True, rows=_correct_rows, value=ratio, percent=True)
-F1 = Measure(name="f1", higher_is_better=True, rows=_class_rows, value=macro_f1, percent=True)
-F1_MICRO = Measure(name="f1_micro", higher_is_better=True, rows=_micro_rows, value=micro_f1, percent=True)
-F1_WEIGHTED = Measure(name="f1_weighted", higher_is_better=True, rows=_class_rows, value=weighted_f1, percent=True)
-SPAN_F1 = Measure(
-    name="span_f1", higher_is_better=True, rows=lambda scores: _span_rows(scores, False), value=micro_f1, percent=True
-)
+ACCURACY = Measure(name="accuracy", rows=_correct_rows, value=ratio, percent=True)
+F1 = Measure(name="f1", rows=_class_rows, value=macro_f1, percent=True)
+F1_MICRO = Measure(name="f1_micro", rows=_micro_rows, value=micro_f1, percent=True)
+F1_WEIGHTED = Measure(name="f1_weighted", rows=_class_rows, value=weighted_f1, percent=True)
+SPAN_F1 = Measure(name="span_f1", rows=lambda scores: _span_rows(scores, False), value=micro_f1, percent=True)
 SPAN_F1_STRICT = Measure(
     name="span_f1_strict",
-    higher_is_better=True,
     rows=lambda scores: _span_rows(scores, True),
     value=micro_f1,
     percent=True,
 )
 PERPLEXITY = Measure(
     name="perplexity",
-    higher_is_better=False,
     rows=_pair("nll_sum", "n_tokens"),
     value=exponential,
     slope=exponential,  # exp is its own derivative
 )
-BITS_PER_BYTE = Measure(
-    name="bits_per_byte", higher_is_better=False, rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit
-)
+BITS_PER_BYTE = Measure(name="bits_per_byte", rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit)
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "text-classification": (F1, ACCURACY, F1_MICRO, F1_WEIGHTED),

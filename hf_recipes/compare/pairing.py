@@ -35,38 +35,41 @@ class Paired:
         return len(self.scores[0].table)
 
 
-def pair(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metric: str | None = None) -> Paired:
+def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False, metric: str | None = None) -> Paired:
     """Brings the runs' examples together. Raises RecipeError for what cannot be compared: other tasks, labels or data.
 
     common: compare over the examples that all runs have, where their evaluation data differ.
     """
     tasks = sorted({run.task for run in runs})
     if len(tasks) > 1:
-        raise RecipeError.at(WHERE, f"runs of other tasks cannot be compared: {', '.join(tasks)}")
+        raise RecipeError.at(WHERE, f"runs of different tasks cannot be compared: {', '.join(tasks)}")
     every = [run.scores(split) for run in runs]
     labels = {scores.label_names for scores in every}
     if len(labels) > 1:
         shown = "; ".join(f"{run.name}: {', '.join(s.label_names)}" for run, s in zip(runs, every, strict=True))
         if len({frozenset(names) for names in labels}) > 1:
-            raise RecipeError.at(WHERE, f"the runs have other label sets ({shown})")
+            raise RecipeError.at(WHERE, f"the runs have different label sets ({shown})")
         raise RecipeError.at(
             WHERE, f"the runs number the same labels differently ({shown})", "evaluate one of them again"
         )
     notes: list[str] = []
-    recut = _recut(runs, every, split, notes)
-    every = recut or _aligned(runs, every, common, notes)
+    stretched = _pair_stretches(runs, every, split, notes)
+    every = stretched or _align_examples(runs, every, common, notes)
     measures = available(runs[0].task, every)
-    if PERPLEXITY in measures and (recut or not _same_tokens(every)):
+    if PERPLEXITY in measures and (stretched or not _same_tokens(every)):
         measures.remove(PERPLEXITY)
-        notes.append("perplexity is left out: the runs have other tokens, or other ones are predicted")
+        notes.append("perplexity is left out: the runs have different tokens, or predict different ones")
         if not measures:
-            raise RecipeError.at(WHERE, "perplexity across tokenizers says nothing, and the text's bytes are not known")
+            raise RecipeError.at(
+                WHERE,
+                "perplexity cannot be compared across tokenizers, and the number of bytes of the text is not known",
+            )
     if metric is not None:
-        measures = [_chosen(metric, measures, runs[0].task)]
+        measures = [_choose_measure(metric, measures, runs[0].task)]
     return Paired(runs=tuple(runs), split=split, scores=tuple(every), measures=tuple(measures), notes=tuple(notes))
 
 
-def _recut(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list[str]) -> list[Scores] | None:
+def _pair_stretches(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list[str]) -> list[Scores] | None:
     """The same text in other rows (another tokenizer or length): paired by stretches of it. None where rows agree, or
     where the texts are not known to be the same."""
     texts = {run.record.data[split].fingerprint if split in run.record.data else None for run in runs}
@@ -77,19 +80,19 @@ def _recut(runs: Sequence[Run], every: Sequence[Scores], split: str, notes: list
         return None
     if runs[0].task == "chat":  # a row is a conversation
         if len({len(scores.table) for scores in every}) > 1:
-            what = "the runs were evaluated on the same conversations, and kept another number of them"
+            what = "the runs were evaluated on the same conversations, but a different number of them was left out"
             raise RecipeError.at(WHERE, what, "raise max_length until none is left out")
-        notes.append("the conversations have other tokens (another tokenizer or length): paired by their order")
-        return [_summed(scores, np.arange(len(scores.table)) + 1) for scores in every]
-    cuts = stretches([scores.table["n_bytes"].to_numpy() for scores in every])
+        notes.append("the conversations have different tokens (another tokenizer or max_length): paired by their order")
+        return [_sum_rows(scores, np.arange(len(scores.table)) + 1) for scores in every]
+    cuts = find_stretches([scores.table["n_bytes"].to_numpy() for scores in every])
     notes.append(
-        f"the runs cut the same text into other rows (another tokenizer or length): compared over {len(cuts[0]):,} "
-        "stretches of it, whose ends differ by less than a row"
+        f"the runs cut the same text into different rows (another tokenizer or max_length): compared over "
+        f"{len(cuts[0]):,} stretches of it, whose ends differ by less than a row"
     )
-    return [_summed(scores, ends) for scores, ends in zip(every, cuts, strict=True)]
+    return [_sum_rows(scores, ends) for scores, ends in zip(every, cuts, strict=True)]
 
 
-def stretches(sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
+def find_stretches(sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For each run its rows' bytes -> the ends (row numbers, exclusive) of stretches that hold the same text in all.
 
     A stretch is ROWS rows of the run that has fewest; the others end at their row's end that is nearest in the text.
@@ -111,7 +114,7 @@ def stretches(sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
     return list(ends.T)
 
 
-def _summed(scores: Scores, ends: np.ndarray) -> Scores:
+def _sum_rows(scores: Scores, ends: np.ndarray) -> Scores:
     """Rows added up to stretches."""
     import pyarrow as pa
 
@@ -123,7 +126,7 @@ def _summed(scores: Scores, ends: np.ndarray) -> Scores:
     return Scores(task=scores.task, label_names=(), table=pa.table({"id": names, **columns}))
 
 
-def _aligned(runs: Sequence[Run], every: list[Scores], common: bool, notes: list[str]) -> list[Scores]:
+def _align_examples(runs: Sequence[Run], every: list[Scores], common: bool, notes: list[str]) -> list[Scores]:
     first = every[0].table["id"].to_pylist()
     shared = set(first)
     for scores in every[1:]:
@@ -132,10 +135,8 @@ def _aligned(runs: Sequence[Run], every: list[Scores], common: bool, notes: list
         theirs = set(scores.table["id"].to_pylist())
         gone, new = len(set(first) - theirs), len(theirs - set(first))
         if (gone or new) and not common:
-            what = (
-                f"{runs[0].name} and {run.name} were evaluated on other examples: {gone:,} of {len(first):,} are not "
-            )
-            what += f"in the second, {new:,} of {len(theirs):,} not in the first"
+            what = f"{runs[0].name} and {run.name} were evaluated on different examples: {gone:,} of {len(first):,} "
+            what += f"are not in the second, {new:,} of {len(theirs):,} not in the first"
             fix = f"--common compares the {len(shared):,} that both have" if shared else "evaluate both on one data set"
             raise RecipeError.at(WHERE, what, fix)
     if not shared:
@@ -143,10 +144,10 @@ def _aligned(runs: Sequence[Run], every: list[Scores], common: bool, notes: list
     if common and any(len(scores.table) != len(shared) for scores in every):
         notes.append(f"compared over the {len(shared):,} examples that all runs have (--common)")
     order = {name: place for place, name in enumerate(name for name in first if name in shared)}
-    return [_in_order(scores, order) for scores in every]
+    return [_reorder(scores, order) for scores in every]
 
 
-def _in_order(scores: Scores, order: dict[str, int]) -> Scores:
+def _reorder(scores: Scores, order: dict[str, int]) -> Scores:
     names = scores.table["id"].to_pylist()
     places = np.full(len(order), -1)
     for row, name in enumerate(names):
@@ -161,7 +162,7 @@ def _same_tokens(every: Sequence[Scores]) -> bool:
     return all(scores.table["n_tokens"].equals(first) for scores in every[1:])
 
 
-def _chosen(metric: str, measures: Sequence[Measure], task: str) -> Measure:
+def _choose_measure(metric: str, measures: Sequence[Measure], task: str) -> Measure:
     for measure in measures:
         if measure.name == metric:
             return measure

@@ -12,7 +12,14 @@ from hf_recipes.errors import Diagnostic, RecordError
 from hf_recipes.evaluation.scores import EXAMPLES, Scores, read_examples, read_scores
 from hf_recipes.record import NAME, RunRecord, Status, read_record
 
-ASIDE = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "hub_model_id")  # runs of one recipe differ here
+RUN_KEYS = (
+    "seed",
+    "data_seed",
+    "output_dir",
+    "run_name",
+    "logging_dir",
+    "hub_model_id",
+)  # runs of one recipe differ here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class Run:
     def group(self) -> str:
         """The recipe without what one run of it has of its own: equal in runs that differ in their seed only."""
         kept = {
-            name: {k: v for k, v in words.items() if k not in ASIDE} if isinstance(words, Mapping) else words
+            name: {k: v for k, v in words.items() if k not in RUN_KEYS} if isinstance(words, Mapping) else words
             for name, words in self.sections.items()
         }
         return json.dumps(kept, sort_keys=True, default=str)

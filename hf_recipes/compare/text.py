@@ -1,4 +1,4 @@
-"""A comparison in words: a verdict's sentence, the terminal's lines, JSON for tools. Pure: values to text."""
+"""A comparison as text: the sentence of a verdict, the lines for the terminal, JSON. Pure: values to text."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from hf_recipes.compare.verdict import SAME, UNKNOWN, Comparison, Finding
 SHOWN = 2  # metrics on the terminal: the task's first ones; the reports have all
 
 
-def number(value: float, percent: bool) -> str:
+def format_number(value: float, percent: bool) -> str:
     """ "92.3 %" of a share, four digits of all else."""
     return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
-def signed(value: float, percent: bool) -> str:
-    """As `number`, with its sign; shares in points."""
+def format_difference(value: float, percent: bool) -> str:
+    """As `format_number`, with its sign; shares in points."""
     return f"{100 * value:+.1f} points" if percent else f"{value:+.4g}"
 
 
-def span(interval: Interval, percent: bool) -> str:
+def format_interval(interval: Interval, percent: bool) -> str:
     """ "-0.4 to +2.1 points": the ends of an interval of a difference."""
     if percent:
         return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f} points"
     return f"{interval.low:+.4g} to {interval.high:+.4g}"
 
 
-def sentence(finding: Finding, first: str, second: str) -> str:
+def describe_finding(finding: Finding, first: str, second: str) -> str:
     """The verdict on one metric: "f1: B is better than A, +1.2 points (...; 95%: ...; the test, p = ...)"."""
     f, percent = finding, finding.percent
-    ends = f"{first} {number(f.first.value, percent)}, {second} {number(f.second.value, percent)}"
-    about = f"{LEVEL:.0%}: {span(f.difference, percent)}; {f.test}, p = {f.p_corrected:.3g}"
-    apart = signed(f.difference.value, percent)
+    ends = f"{first} {format_number(f.first.value, percent)}, {second} {format_number(f.second.value, percent)}"
+    about = f"{LEVEL:.0%}: {format_interval(f.difference, percent)}; {f.test}, p = {f.p_corrected:.3g}"
+    apart = format_difference(f.difference.value, percent)
     if f.verdict == SAME:
         return f"{f.metric}: no difference at all ({ends})"
     if f.verdict == UNKNOWN:
-        least = f"{100 * f.detectable:.1f} points" if percent else number(f.detectable, False)
+        least = f"{100 * f.detectable:.1f} points" if percent else format_number(f.detectable, False)
         missed = f"a difference below {least} is missed here at least one time in "
         return f"{f.metric}: cannot tell ({ends}; difference {apart}, {about}); {missed}{round(1 / (1 - POWER))}"
     return f"{f.metric}: {second} is {f.verdict} than {first}, {apart} ({ends}; {about})"
 
 
-def lines(comparison: Comparison) -> list[str]:
+def describe_comparison(comparison: Comparison) -> list[str]:
     """What the terminal shows."""
     paired, first = comparison.paired, comparison.sides[0]
-    said = [f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by their content"]
+    shown = [f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by content"]
     for side, findings in zip(comparison.sides[1:], comparison.findings, strict=True):
-        said += ["", f"{side.name} against {first.name}"]
-        said += [f"  {sentence(finding, first.name, side.name)}" for finding in findings[:SHOWN]]
+        shown += ["", f"{side.name} against {first.name}"]
+        shown += [f"  {describe_finding(finding, first.name, side.name)}" for finding in findings[:SHOWN]]
         change = differences.find_changed_examples(paired.scores[first.runs[0]], paired.scores[side.runs[0]])
         if len(first.runs) == len(side.runs) == 1:
-            said.append(f"  examples: {change.gained_count:,} gained, {change.lost_count:,} lost")
-    return [*said, *([""] if comparison.notes else []), *comparison.notes]
+            shown.append(f"  examples: {change.gained_count:,} gained, {change.lost_count:,} lost")
+    return [*shown, *([""] if comparison.notes else []), *comparison.notes]
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """For tools: metric names to numbers at the top, as `evaluate.save` writes them, and the whole comparison below."""
+def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison as JSON values."""
     paired = comparison.paired
     found: dict[str, Any] = {"task": paired.runs[0].task, "split": paired.split, "examples": paired.examples}
     found |= {

@@ -1,4 +1,4 @@
-"""Runs against the first one, metric by metric: interval, test, and the verdict in words."""
+"""Compares runs with the first one, metric by metric: interval, test, verdict."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from hf_recipes.errors import RecipeError
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "cannot tell"
 ALPHA = 1 - statistics.LEVEL
 SEEDS = 3  # runs that a recipe should have in a group
-ABOUT_MODELS = "about these models, not their recipes: train each with three seeds or more and say --group recipe"
-ONE_RECIPE = "all runs are of one recipe and differ in their seeds only: what differs is chance"
+ABOUT_MODELS = (
+    "this is about these models, not about their recipes: train each recipe with three seeds or more, "
+    "then add --group recipe"
+)
+ONE_RECIPE = "all runs have the same recipe and differ only in their seeds: every difference is chance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +62,19 @@ class Comparison:
     seed: int
 
 
-def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
-    """One side a run; with `grouped` one a recipe, by order of appearance. Runs of one recipe are told apart by their
-    names (a-1 a-2 b-1 b-2), else the first half stands against the second. Raises RecipeError for a lonely run."""
+def group_sides(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
+    """One side a run; with `grouped` one a recipe, by order of appearance. Runs of one recipe are grouped by their
+    names (a-1 a-2 b-1 b-2), else the first half is compared with the second. Raises RecipeError for a single run."""
     if not grouped:
         return tuple(Side(name=run.name, runs=(i,)) for i, run in enumerate(runs))
-    groups = _by(run.group for run in runs)
+    groups = _group_by(run.group for run in runs)
     if len(groups) == 1:
         if len(runs) < 4:
-            what = f"all {len(runs)} runs are of one recipe"
+            what = f"all {len(runs)} runs have the same recipe"
             raise RecipeError.at(
-                "argument '--group'", what, "give two recipes' runs, or four of one to set half against half"
+                "argument '--group'", what, "give runs of two recipes, or four of one to compare half with half"
             )
-        groups = _by(_stem(run.name) for run in runs)
+        groups = _group_by(_stem(run.name) for run in runs)
         if len(groups) == 1 or min(map(len, groups)) < 2:
             middle = (len(runs) + 1) // 2
             groups = [list(range(middle)), list(range(middle, len(runs)))]
@@ -79,15 +82,15 @@ def sides_of(runs: Sequence[Run], grouped: bool) -> tuple[Side, ...]:
     for members in groups:
         names = [runs[i].name for i in members]
         if len(members) < 2:
-            what = f"{names[0]} is the only run of its recipe: one seed says nothing of what another would give"
+            what = f"{names[0]} is the only run of its recipe: one seed does not show what another would give"
             raise RecipeError.at("argument '--group'", what, f"train it with {SEEDS} seeds or more")
-        found.append(Side(name=_common(names), runs=tuple(members)))
+        found.append(Side(name=_common_name(names), runs=tuple(members)))
     if len({side.name for side in found}) < len(found):
         found = [replace(side, name=f"{side.name} {chr(65 + i)}") for i, side in enumerate(found)]
     return tuple(found)
 
 
-def _by(keys: Iterable[str]) -> list[list[int]]:
+def _group_by(keys: Iterable[str]) -> list[list[int]]:
     """Indices of equal keys, by order of appearance."""
     groups: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
@@ -96,12 +99,12 @@ def _by(keys: Iterable[str]) -> list[list[int]]:
 
 
 def _stem(name: str) -> str:
-    """A name without what is left of a seed: "a/seed-42" and "a-3" are "a"."""
+    """A name without its seed: "a/seed-42" and "a-3" are "a"."""
     return re.sub(r"[-_./]*(seed[-_=]?)?[-_./\d]*$", "", name)
 
 
-def _common(names: Sequence[str]) -> str:
-    """The names' common beginning, without what is left of a seed."""
+def _common_name(names: Sequence[str]) -> str:
+    """The common beginning of the names, without the seed."""
     shortest = min(names, key=len)
     same = next((n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), len(shortest))
     stem = _stem(shortest[:same])
@@ -122,22 +125,26 @@ def compare(
     few = [side.name for side in sides if 1 < len(side.runs) < SEEDS]
     if few:
         notes.append(f"{', '.join(few)}: fewer than {SEEDS} seeds: the interval is wide because little is known")
-    by_metric = [_of_metric(paired, sides, measure, resamples, seed) for measure in paired.measures]
+    by_metric = [_compare_metric(paired, sides, measure, resamples, seed) for measure in paired.measures]
     findings = tuple(tuple(of_metric[i] for of_metric in by_metric) for i in range(len(sides) - 1))
     return Comparison(
         paired=paired, sides=tuple(sides), findings=findings, notes=tuple(notes), resamples=resamples, seed=seed
     )
 
 
-def _of_metric(paired: Paired, sides: Sequence[Side], measure: Measure, resamples: int, seed: int) -> list[Finding]:
+def _compare_metric(
+    paired: Paired, sides: Sequence[Side], measure: Measure, resamples: int, seed: int
+) -> list[Finding]:
     rows = paired.rows(measure)
     first = [rows[i] for i in sides[0].runs]
-    found = [_finding(measure, first, [rows[i] for i in side.runs], resamples, seed) for side in sides[1:]]
+    found = [_compute_finding(measure, first, [rows[i] for i in side.runs], resamples, seed) for side in sides[1:]]
     corrected = statistics.holm([one.p for one in found])
-    return [_judged(replace(one, p_corrected=p), measure) for one, p in zip(found, corrected, strict=True)]
+    return [_decide_verdict(replace(one, p_corrected=p), measure) for one, p in zip(found, corrected, strict=True)]
 
 
-def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int) -> Finding:
+def _compute_finding(
+    measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int
+) -> Finding:
     value, freedom = measure.value, math.inf
     if len(first) == len(second) == 1:
         a, b = first[0], second[0]
@@ -150,12 +157,12 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
         whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
         if measure.slope is None:
             difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
-        test, p = _tested(measure, a, b, resamples, seed)
+        test, p = _run_test(measure, a, b, resamples, seed)
     else:
         difference, p, freedom = statistics.grouped(first, second, value, resamples, seed)
         if measure.percent:  # a difference of two shares has its bounds
             difference = replace(difference, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
-        whole = (_mean(measure, first), _mean(measure, second))
+        whole = (_mean_over_seeds(measure, first), _mean_over_seeds(measure, second))
         test = "Student's t over seeds and examples"
     return Finding(
         metric=measure.name,
@@ -171,22 +178,22 @@ def _finding(measure: Measure, first: list[np.ndarray], second: list[np.ndarray]
     )
 
 
-def _mean(measure: Measure, group: list[np.ndarray]) -> Interval:
+def _mean_over_seeds(measure: Measure, group: list[np.ndarray]) -> Interval:
     """The mean over the seeds, from the least to the greatest of them."""
     values = np.array([float(measure.value(run.sum(axis=0))) for run in group])
     error = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Interval(value=float(values.mean()), low=float(values.min()), high=float(values.max()), error=error)
 
 
-def _tested(measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> tuple[str, float]:
+def _run_test(measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> tuple[str, float]:
     one_each = measure is ACCURACY and bool((a[:, 1] == 1).all())
     if one_each:
         return "exact McNemar", statistics.mcnemar(a[:, 0] == 1, b[:, 0] == 1)
     return "approximate randomisation", statistics.randomisation(a, b, measure.value, resamples, seed)
 
 
-def _judged(finding: Finding, measure: Measure) -> Finding:
-    """Better or worse where test and interval agree; two runs that score every example alike show no difference."""
+def _decide_verdict(finding: Finding, measure: Measure) -> Finding:
+    """Better or worse where test and interval agree; no difference where both runs score every example alike."""
     apart = finding.difference
     if apart.value == 0 and apart.low == apart.high == 0:
         return replace(finding, verdict=SAME)

@@ -1,6 +1,6 @@
-"""Is the launch what it looks like? Measured on accelerate 1.15: several of them quietly are not (docs/launching.md).
+"""Whether a launch does what it looks like. Some do not, without a message (accelerate 1.15; docs/launching.md).
 
-`environment_faults` reads only the environment, before torch is imported; `assert_world` looks again at what
+`find_environment_errors` reads only the environment, before torch is imported; `assert_world` looks again at what
 accelerate made of it, after the training arguments are built and before a model is loaded.
 """
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.common.device import sharding
 from hf_recipes.errors import Diagnostic, LaunchError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 WHERE = "accelerate launch"
 
 
-def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """What to type to start this run again. Under a launcher: the launcher's own command line, where it can be seen."""
     if "WORLD_SIZE" not in environment:
         module = [sys.executable, "-m", "hf_recipes"]
@@ -31,16 +32,16 @@ def command(path: str, overrides: Sequence[str], environment: Mapping[str, str] 
 
     launched = ["accelerate", "launch", "...", "-m", "hf_recipes.run", path, *overrides]
     try:
-        words = psutil.Process(os.getppid()).cmdline()
+        arguments = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return launched
-    names = [os.path.basename(word) for word in words[:4]]
+    names = [os.path.basename(one) for one in arguments[:4]]
     for begin, name in enumerate(names):
         if name in ("accelerate", "torchrun"):
-            return [*_program(name, [words[begin]]), *words[begin + 1 :]]
+            return [*_program(name, [arguments[begin]]), *arguments[begin + 1 :]]
         if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
             module = [sys.executable, "-m", "accelerate.commands.launch"]
-            return [*_program("accelerate launch", module), *words[begin + 1 :]]
+            return [*_program("accelerate launch", module), *arguments[begin + 1 :]]
     return launched
 
 
@@ -49,7 +50,7 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
     return name.split() if shutil.which(name.split()[0]) else otherwise
 
 
-def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
+def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
     errors = []
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
@@ -71,21 +72,21 @@ def environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.envir
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
         fix = f"set gradient_accumulation_steps in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    for word, name in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
-        if environment.get(name, "false").lower() == "true" and (training.get("fsdp") or training.get("deepspeed")):
-            what = f"the accelerate file shards with {word} and the recipe names fsdp or deepspeed, which overrides it"
+    for name in sharding(environment):
+        if training.get("fsdp") or training.get("deepspeed"):
+            what = f"the accelerate file shards with {name} and the recipe names fsdp or deepspeed, which overrides it"
             errors.append(
-                Diagnostic(location=recipe.location(f"{section}.{word}"), message=what, fix="remove it from the recipe")
+                Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix="remove it from the recipe")
             )
-        if environment.get(name, "false").lower() == "true" and master:
-            what = f"master_weights keeps whole fp32 copies, {word} shards them"
+        if master:
+            what = f"master_weights keeps whole fp32 copies, {name} shards them"
             errors.append(
                 Diagnostic(location=recipe.location("master_weights"), message=what, fix="use bf16: true with it")
             )
     return errors
 
 
-def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
+def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
     errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
@@ -95,7 +96,7 @@ def device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str]
             f"-m hf_recipes.run {recipe.path}, or show one GPU with CUDA_VISIBLE_DEVICES=0"
         )
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    if device.kind == "cpu" and environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if device.kind == "cpu" and "fsdp" in sharding(environment):
         what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
         fix = "use accelerate_configs/cpu_2.yaml on a CPU"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
@@ -111,7 +112,7 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
         raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on GPUs that this torch sees")
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
+    if "fsdp" in sharding(environment) and state.distributed_type != "FSDP":
         raise LaunchError(
             Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
         )

@@ -20,7 +20,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import launch_checks
-from hf_recipes.pipeline.output_dir import foreign_files, make_output_dir
+from hf_recipes.pipeline.output_dir import find_foreign_files, make_output_dir
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
@@ -60,14 +60,14 @@ def run(
 
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
-    _refuse(launch_checks.environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
+    _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
 
     _silence_upstream()
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
     recipe, choices = choose(recipe, device)
-    _refuse(launch_checks.device_errors(recipe, device) + all_rules.device_errors(recipe, device))
+    _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
         say(line)
     from hf_recipes.pipeline.recorder import RunRecorder
@@ -76,14 +76,16 @@ def run(
     args = build_arguments(recipe)
     launch_checks.assert_world(args)
     folder = make_output_dir(str(args.output_dir), recipe.location(f"{recipe.trainer}.output_dir"))
-    _refuse([] if smoke else list(foreign_files(recipe, folder)))
+    _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
     recorder = RunRecorder(recipe, device, folder)
     recorder.choose(choices)
     recorder.record = replace(recorder.record, notes=tuple(warnings_of_recipe))
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
-    resume_command = shlex.join([*launch_checks.command(path, overrides), *(["--smoke"] if smoke else []), "--resume"])
+    resume_command = shlex.join(
+        [*launch_checks.resume_command(path, overrides), *(["--smoke"] if smoke else []), "--resume"]
+    )
     with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
         recipe = _train(recipe, args, recorder, listener, until)
     if rank() == 0 and until is None:
@@ -243,7 +245,7 @@ def _publish(recipe: Recipe, recorder: RunRecorder) -> None:
     from hf_recipes.pipeline import summary
 
     folder, record = recorder.folder, recorder.record
-    if recipe.training.get("do_train") is not False:  # else there is no model here that a card could describe
+    if recipe.training.get("do_train") is not False:  # else there is no model here to describe
         put(folder / "README.md", model_card(record))
     for line in summary.describe_end(recipe, folder, record):
         say(line)

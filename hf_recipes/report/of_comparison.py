@@ -1,4 +1,4 @@
-"""A comparison as a document: the verdicts first, then where the runs differ, what it cost, what was set otherwise."""
+"""The report of a comparison: verdicts first, then where the runs differ, their cost and their settings."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ SETTINGS = 40  # rows beyond which a table of settings is folded
 LABELS = 14  # beyond which a confusion matrix is no picture
 
 
-def document(comparison: Comparison) -> Document:
+def build_report(comparison: Comparison) -> Document:
     """The whole report."""
     paired, sides = comparison.paired, comparison.sides
     blocks: list[Block] = [
         Paragraph(
             text=f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by content. "
-            f"Intervals hold the true difference {LEVEL:.0%} of the time; {comparison.resamples:,} resamples, seed "
+            f"{LEVEL:.0%} confidence intervals; {comparison.resamples:,} resamples, seed "
             f"{comparison.seed}."
         )
     ]
     blocks += [Note(text=note) for note in comparison.notes]
     for i, (side, findings) in enumerate(zip(sides[1:], comparison.findings, strict=True)):
-        blocks += _against(comparison, sides[0], side, findings, str(i + 1))
+        blocks += _compare_sides(comparison, sides[0], side, findings, str(i + 1))
     blocks += [Heading(text="Training"), *_curves(paired.runs), _cost(paired.runs)]
     title = " and ".join(side.name for side in sides[1:]) + f" against {sides[0].name}"
     return Document(title=title, blocks=blocks)
 
 
-def _against(
+def _compare_sides(
     comparison: Comparison, first: Side, second: Side, findings: Sequence[Finding], number: str
 ) -> Iterator[Block]:
     paired = comparison.paired
     yield Heading(text=f"{second.name} against {first.name}")
     for finding in findings[: text.SHOWN]:
-        yield Verdict(word=finding.verdict, text=text.sentence(finding, first.name, second.name))
+        yield Verdict(word=finding.verdict, text=text.describe_finding(finding, first.name, second.name))
     yield _metrics(findings, first.name, second.name)
     rows = [_row(finding) for finding in findings]
     yield Figure(
         name=f"differences-{number}",
         svg=plots.differences(rows),
-        caption=f"{second.name} less {first.name}, with {LEVEL:.0%} intervals. Zero is no difference.",
+        caption=f"{second.name} minus {first.name}, with {LEVEL:.0%} intervals. Zero is no difference.",
     )
     indices = first.runs[0], second.runs[0]
     runs = [paired.runs[i] for i in indices]
     scores = [paired.scores[i] for i in indices]
     if len(first.runs) > 1 or len(second.runs) > 1:
-        yield Note(text=f"what follows is of one run each: {runs[0].name} and {runs[1].name}")
+        yield Note(text=f"the following sections compare one run each: {runs[0].name} and {runs[1].name}")
     yield from _classes(runs, scores, number)
-    yield from _moved(runs, scores, paired.split)
+    yield from _changed_examples(runs, scores, paired.split)
     yield from _settings("Recipe", differences.recipe_differences(*runs), runs)
     yield from _settings("Environment and data", differences.environment_differences(*runs), runs)
 
@@ -73,10 +73,10 @@ def _metrics(findings: Sequence[Finding], first: str, second: str) -> Table:
         rows.append(
             (
                 f.metric,
-                Cell(text=text.number(f.first.value, f.percent), value=f.first.value),
-                Cell(text=text.number(f.second.value, f.percent), value=f.second.value),
-                Cell(text=text.signed(f.difference.value, f.percent), value=f.difference.value),
-                text.span(f.difference, f.percent),
+                Cell(text=text.format_number(f.first.value, f.percent), value=f.first.value),
+                Cell(text=text.format_number(f.second.value, f.percent), value=f.second.value),
+                Cell(text=text.format_difference(f.difference.value, f.percent), value=f.difference.value),
+                text.format_interval(f.difference, f.percent),
                 Cell(text=f"{f.p_corrected:.3g}", value=f.p_corrected),
                 f.verdict,
             )
@@ -129,15 +129,16 @@ def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str
     if not calibrated:
         return
     errors = "; ".join(f"{run} {100 * one.error:.1f} points" for run, one in calibrated.items())
-    caption = f"Is it as sure as it is right? Expected calibration error, {differences.BINS} bins: {errors}."
+    caption = "Calibration: on the diagonal, confidence equals accuracy. Expected calibration error, "
+    caption += f"{differences.BINS} bins: {errors}."
     bins = {run: one.bins for run, one in calibrated.items()}
     yield Figure(name=name, svg=plots.reliability(bins), caption=caption)
 
 
-def _moved(runs: Sequence[Run], scores: Sequence[Scores], split: str) -> Iterator[Block]:
+def _changed_examples(runs: Sequence[Run], scores: Sequence[Scores], split: str) -> Iterator[Block]:
     change = differences.find_changed_examples(*scores)
     texts = runs[0].texts(split, [one for one, _ in (*change.gained, *change.lost)])
-    yield Heading(text="Examples that changed sides", level=3)
+    yield Heading(text="Examples that changed", level=3)
     counts = f"{change.gained_count:,} gained and {change.lost_count:,} lost by {runs[1].name}"
     shown = (
         ", the first or largest of them here" if change.gained_count + change.lost_count > 2 * differences.SHOWN else ""
@@ -160,7 +161,7 @@ def _settings(title: str, rows: Sequence[tuple[str, Any, Any]], runs: Sequence[R
 
 
 def _curves(runs: Sequence[Run]) -> Iterator[Block]:
-    """Loss in training, and in evaluation where it was looked at on the way."""
+    """Training loss, and evaluation loss where it was measured during training."""
     for key, name, title in (("loss", "loss", "training loss"), ("eval_loss", "eval-loss", "evaluation loss")):
         lines = {run.name: differences.read_curve(run, key) for run in runs}
         lines = {run: points for run, points in lines.items() if len(points) > 1}

@@ -33,11 +33,11 @@ CURVES = {  # log key -> (file, axis, caption)
 
 def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) -> None:
     """report.md and report.html beside the record. It never fails: a run that has ended well has ended well."""
-    from hf_recipes.report.writing import write
+    from hf_recipes.report.writing import write_report_files
 
     try:
         run = Run(name=folder.name or "run", path=folder / "record.json", record=record)
-        write(build_report(run), folder, "report")
+        write_report_files(build_report(run), folder, "report")
     except Exception as problem:  # a page about the run is worth less than its end
         say(f"report: could not be written ({type(problem).__name__}: {problem})")
 

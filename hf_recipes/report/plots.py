@@ -56,7 +56,7 @@ FEW = 12  # points that are marked each
 SMOOTHED = 400  # points of a curve that are drawn: more are averaged
 
 
-def alone(svg: str) -> str:
+def make_standalone(svg: str) -> str:
     """The SVG as a file of its own, with its dark colours."""
     names = {name: dark for name, _, dark in VARIABLES.values()}
     dark = " ".join(f"--{name}: {value};" for name, value in names.items())
@@ -65,22 +65,22 @@ def alone(svg: str) -> str:
 
 
 @contextmanager
-def _drawing(height: float, rows: int = 1, columns: int = 1, **words: Any) -> Iterator[tuple[Any, Any, list[str]]]:
+def _drawing(height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any, list[str]]]:
     """Yields (figure, axes, list that holds the SVG at the end). No state of pyplot's is touched."""
     import matplotlib
     from matplotlib.figure import Figure
 
     made: list[str] = []
-    words_of_style: Any = {**STYLE, "font.family": "DejaVu Sans"}
-    with matplotlib.rc_context(words_of_style):
+    style: Any = {**STYLE, "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH, height))
-        yield figure, figure.subplots(rows, columns, squeeze=False, **words), made
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options), made
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    made.append(_following(buffer.getvalue()))
+    made.append(_use_css_colours(buffer.getvalue()))
 
 
-def _following(text: str) -> str:
+def _use_css_colours(text: str) -> str:
     """Marker colours to CSS variables; the size in pixels; without what stands before <svg>."""
     text = text[text.index("<svg") :].strip()
     for marker, (name, light, _) in VARIABLES.items():
@@ -99,7 +99,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str) -> s
     with _drawing(2.7) as (_, axes, made):
         axis = axes[0][0]
         for i, (name, points) in enumerate(lines.items()):
-            x, y = _thinned(points)
+            x, y = _thin_out(points)
             mark = "o-" if len(x) < FEW else "-"
             axis.plot(x, y, mark, markersize=4, color=COLOURS[i % len(COLOURS)], label=name)
         axis.set(xlabel="step", ylabel=ylabel)
@@ -108,7 +108,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str) -> s
     return made[0]
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+def _thin_out(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.array(points, float).reshape(-1, 2).T
     if len(x) <= SMOOTHED:
         return x, y

@@ -10,7 +10,7 @@ from hf_recipes.report.markdown import markdown
 from hf_recipes.report.page import page
 
 
-def write(document: Document, folder: Path, name: str) -> list[Path]:
+def write_report_files(document: Document, folder: Path, name: str) -> list[Path]:
     """Writes NAME.md, NAME.html and NAME-plots/*.svg; returns the two files. Raises OSError."""
     from hf_recipes.report import plots
 
@@ -22,7 +22,7 @@ def write(document: Document, folder: Path, name: str) -> list[Path]:
     for old in beside.glob("*.svg"):
         old.unlink()
     for figure in drawn:
-        (beside / f"{figure.name}.svg").write_text(plots.alone(figure.svg), encoding="utf-8")
+        (beside / f"{figure.name}.svg").write_text(plots.make_standalone(figure.svg), encoding="utf-8")
     written = []
     for ending, text in ((".md", markdown(document, beside.name)), (".html", page(document))):
         written.append(put(folder / f"{name}{ending}", text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_recipes.checkpoints import manifest, select
-from hf_recipes.checkpoints.folders import TRAINER_STATE
+from hf_recipes.checkpoints.folders import PROGRESS, TRAINER_STATE
 
 FACTS = {"step": 4, "run": "abc", "saved": "2026-01-01T00:00:00+00:00", "state": ["optimizer"], "world_size": 1}
 
@@ -221,3 +222,40 @@ def test_a_safetensors_file_is_complete_if_its_last_tensor_ends_with_it(tmp_path
     path.write_bytes(whole)
     (folder / "more.safetensors").write_bytes(whole[:-1])
     assert select.find_errors(folder) == ["more.safetensors is truncated"]
+
+
+def test_every_file_and_folder_is_flushed_and_every_handle_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _upstreams(tmp_path / "checkpoint-4", 4)
+    (folder / "inner").mkdir()
+    (folder / "inner/notes.txt").write_text("deeper")
+    opened, flushed, closed = dict[int, Path](), list[Path](), list[Path]()
+    upstreams_open, upstreams_close = os.open, os.close
+
+    def opens(path: Any, *args: Any, **options: Any) -> int:
+        handle = upstreams_open(path, *args, **options)
+        opened[handle] = Path(path)
+        return handle
+
+    def closes(handle: int) -> None:
+        closed.append(opened[handle])
+        upstreams_close(handle)
+
+    monkeypatch.setattr(os, "open", opens)
+    monkeypatch.setattr(os, "close", closes)
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(opened[handle]))
+    files = manifest.flush_files(folder)
+    assert {path.relative_to(folder).as_posix() for path in flushed} == {*files, "inner"}
+    flushed.clear()
+    body = manifest.write_manifest(folder, FACTS, files)
+    assert flushed == [folder / "manifest.json", folder]  # the folder's entry last
+    monkeypatch.undo()
+    assert len(closed) == len(files) + 3 and body == manifest.read_manifest(folder)
+
+
+def test_a_checkpoint_of_ours_without_its_manifest_is_not_complete(tmp_path: Path) -> None:
+    folder = _ours(tmp_path / "checkpoint-4", 4)
+    (folder / PROGRESS).write_text("{}")
+    (folder / "manifest.json").unlink()
+    assert select.find_errors(folder) == ["manifest.json is missing"]

@@ -64,8 +64,8 @@ def test_runs_are_sorted_best_first_and_those_without_a_figure_last(three: None)
 def test_a_record_that_cannot_be_read_is_named_and_the_others_are_listed(three: None) -> None:
     Path("runs/cut").mkdir()
     Path("runs/cut/record.json").write_text('{"schema": 1, "ta')
-    said = command("runs", now=NOW)
-    assert len(said) == 5 and said[-1].startswith("left out: runs/cut/record.json: is no complete record")
+    lines = command("runs", now=NOW)
+    assert len(lines) == 5 and lines[-1].startswith("left out: runs/cut/record.json: is no complete record")
 
 
 def test_a_folder_without_runs_says_so(folder: Path) -> None:
@@ -80,15 +80,19 @@ def test_tags_that_are_no_spans_are_listed_by_their_accuracy(folder: Path) -> No
     assert "accuracy 0.75" in command("runs", now=NOW)[1]
 
 
-def test_the_lists_directions_and_orders_are_those_of_the_comparison_and_of_the_command_line() -> None:
-    every = {measure.name: measure for measures in MEASURES.values() for measure in measures}
-    reported = {name for task in TASKS.values() for name in task.metrics}
-    assert {name for name in reported if not every[name].higher_is_better} == reported & LOWER_IS_BETTER
+def test_less_is_better_of_losses_perplexity_and_bits_per_byte_only() -> None:
+    compared = {measure.name: measure for measures in MEASURES.values() for measure in measures}
+    assert {"loss", "perplexity", "bits_per_byte"} == LOWER_IS_BETTER
+    assert {name for name, measure in compared.items() if not measure.higher_is_better} == LOWER_IS_BETTER - {"loss"}
+    assert {name for task in TASKS.values() for name in task.metrics} <= set(compared)
+
+
+def test_the_command_line_offers_every_order_of_the_list() -> None:
     assert tuple(SORTS) == OFFERED
 
 
 def test_the_committed_records_are_listed_without_torch(root: Path) -> None:
-    words = ["-X", "importtime", "-m", "hf_recipes", "runs", "recipes", "--sort", "metric"]
-    ended = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True)
+    arguments = ["-X", "importtime", "-m", "hf_recipes", "runs", "recipes", "--sort", "metric"]
+    ended = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0 and "quickstart--cpu" in ended.stdout
     assert not any(line.endswith((" torch", " scipy", " pyarrow")) for line in ended.stderr.splitlines())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hf_recipes.commands.compare import command
-from hf_recipes.compare.pairing import stretches
+from hf_recipes.compare.pairing import find_stretches
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import score_batches, write_scores
@@ -61,7 +61,7 @@ def test_a_trained_run_is_better_than_an_untrained_one(folder: Path) -> None:
         r"  f1: trained is better than untrained, \+(\S+) points \(.*95%: \+(\S+) to \+(\S+) points;", said[3]
     )
     assert found and float(found[2]) < float(found[1]) < float(found[3])
-    assert said[-1].startswith("about these models, not their recipes")
+    assert said[-1].startswith("this is about these models, not about their recipes")
 
 
 def test_two_copies_of_a_run_show_no_difference_and_one_path_twice_is_refused(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_seeds_of_one_recipe_cannot_be_told_from_other_seeds_of_a_like_one(folde
     assert re.search(r"a difference below \d\.\d points is missed here at least one time in 5$", said[3])
     assert "about these models" not in said[-1]
     assert "the only run of its recipe" in _refusal([*runs[:3], runs[3]], group="recipe")
-    assert "all 3 runs are of one recipe" in _refusal(runs[:3], group="recipe")
+    assert "all 3 runs have the same recipe" in _refusal(runs[:3], group="recipe")
 
 
 def test_three_seeds_of_a_much_better_recipe_are_better(folder: Path) -> None:
@@ -98,8 +98,8 @@ def test_other_data_are_refused_and_common_compares_what_is_shared(folder: Path)
     _run("a", 0.8)
     _run("b", 0.8, seed=1, ids=IDS[:300])
     assert _refusal(["a", "b"]) == (
-        "hf-recipes compare: a and b were evaluated on other examples: 100 of 400 are not in the second, 0 of 300 not "
-        "in the first; --common compares the 300 that both have"
+        "hf-recipes compare: a and b were evaluated on different examples: 100 of 400 are not in the second, 0 of 300 "
+        "not in the first; --common compares the 300 that both have"
     )
     assert command(["a", "b"], common=True, resamples=200)[0].startswith("text-classification, 300 examples")
     other = example_ids({"text": f"other {i}"} for i in range(N))
@@ -140,7 +140,7 @@ def test_perplexity_across_tokenizers_gives_way_to_bits_per_byte(folder: Path) -
         _write_record(Path(name), "chat")
     said = command(["a", "b"], resamples=500)
     assert said[3].startswith("  bits_per_byte: ") and not any("perplexity:" in line for line in said)
-    assert any(line.startswith("perplexity is left out: the runs have other tokens") for line in said)
+    assert any(line.startswith("perplexity is left out: the runs have different tokens") for line in said)
 
 
 def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_three_seeds_against_three_other_seeds_of_one_recipe_cannot_be_told_apar
     said = command(runs, group="recipe", resamples=500)
     assert said[2] == "seed-3 to seed-5 (3 runs) against seed-0 to seed-2 (3 runs)"
     assert "f1: cannot tell" in said[3]
-    assert said[-1] == "all runs are of one recipe and differ in their seeds only: what differs is chance"
+    assert said[-1] == "all runs have the same recipe and differ only in their seeds: every difference is chance"
     named = [_run(f"{side}-{seed}", 0.85, seed=seed) for side, seed in zip("aababb", range(6, 12), strict=True)]
     assert command(named, group="recipe", resamples=500)[2] == "b (3 runs) against a (3 runs)"
 
@@ -201,7 +201,7 @@ def test_one_text_in_other_rows_is_compared_by_stretches_in_bits_per_byte(folder
     assert moved and int(moved[1]) > 20 and int(moved[2]) < 5  # by bytes: there are more tokens in the finer rows
     assert any(line.startswith("perplexity is left out") for line in said)
     _text_run("other", [500] * 120, hard, text="another text")
-    assert "were evaluated on other examples" in _refusal(["coarse", "other"])
+    assert "were evaluated on different examples" in _refusal(["coarse", "other"])
 
 
 def test_conversations_are_paired_by_their_order_across_tokenizers(folder: Path) -> None:
@@ -210,9 +210,9 @@ def test_conversations_are_paired_by_their_order_across_tokenizers(folder: Path)
         _text_run(name, [400] * 60, bits, task="chat")
     said = command(["a", "b"], resamples=200)
     assert said[3].startswith("  bits_per_byte: no difference at all")
-    assert any(line.startswith("the conversations have other tokens") for line in said)
+    assert any(line.startswith("the conversations have different tokens") for line in said)
     _text_run("c", [400] * 59, bits, task="chat")
-    assert "kept another number of them" in _refusal(["a", "c"])
+    assert "a different number of them was left out" in _refusal(["a", "c"])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -223,7 +223,7 @@ def test_stretches_cover_every_row_of_every_run_once_and_end_at_the_same_places_
     for rows in rng.integers(12, 400, 3):
         ends = np.sort(rng.choice(np.arange(1, total), rows - 1, replace=False))
         sizes.append(np.diff(np.concatenate([[0], ends, [total]])))
-    cuts = stretches(sizes)
+    cuts = find_stretches(sizes)
     assert len({len(ends) for ends in cuts}) == 1
     for ends, part in zip(cuts, sizes, strict=True):
         assert (np.diff(ends) > 0).all() and ends[0] > 0 and ends[-1] == len(part)

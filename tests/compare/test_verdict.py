@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from hf_recipes.compare import measures, verdict
 from hf_recipes.compare.pairing import Paired
 from hf_recipes.compare.statistics import Interval
-from hf_recipes.compare.verdict import BETTER, SAME, UNKNOWN, WORSE, Finding, Side, compare, sides_of
+from hf_recipes.compare.verdict import BETTER, SAME, UNKNOWN, WORSE, Finding, Side, compare, group_sides
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import Scores
 
@@ -47,11 +47,11 @@ GOLD = np.arange(400) % 2
 
 
 def _sides(*names: str, groups: str = "") -> list[tuple[str, tuple[int, ...]]]:
-    return [(side.name, side.runs) for side in sides_of(_runs(*names, groups=groups), True)]
+    return [(side.name, side.runs) for side in group_sides(_runs(*names, groups=groups), True)]
 
 
 def test_without_groups_each_run_is_a_side() -> None:
-    sides = sides_of(_runs("a", "b"), False)
+    sides = group_sides(_runs("a", "b"), False)
     assert [(side.name, side.runs) for side in sides] == [("a", (0,)), ("b", (1,))]
 
 
@@ -97,7 +97,7 @@ def test_other_runs_of_one_recipe_are_halves(names: list[str], first: Any, secon
 def test_a_run_that_is_alone_and_three_of_one_recipe_are_refused() -> None:
     for names, groups in ((("a-1", "a-2", "b-1"), "xxy"), (("a-1", "a-2", "a-3"), "xxx")):
         with pytest.raises(RecipeError):
-            sides_of(_runs(*names, groups=groups), True)
+            group_sides(_runs(*names, groups=groups), True)
 
 
 # findings -----------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_groups_of_two_seeds_have_means_and_a_note_that_two_are_few() -> None:
     found = _compare(paired, (0, 1), (2, 3), resamples=500)
     assert found.notes == (
         "a note",
-        "all runs are of one recipe and differ in their seeds only: what differs is chance",
+        "all runs have the same recipe and differ only in their seeds: every difference is chance",
         "side 0, side 1: fewer than 3 seeds: the interval is wide because little is known",
     )
     [[accuracy, _]] = found.findings
@@ -193,9 +193,9 @@ def test_better_or_worse_is_said_where_test_and_interval_agree(
     apart = Interval(value=value, low=low, high=high, error=0.1)
     words = {"first": apart, "second": apart, "test": "", "verdict": "", "detectable": 0.1, "percent": True}
     finding = Finding(metric="accuracy", difference=apart, p=p / 2, p_corrected=p, **words)
-    assert verdict._judged(finding, measures.ACCURACY).verdict == expected
+    assert verdict._decide_verdict(finding, measures.ACCURACY).verdict == expected
     turned = {BETTER: WORSE, WORSE: BETTER}.get(expected, expected)  # of perplexity, less is better
-    assert verdict._judged(finding, measures.PERPLEXITY).verdict == turned
+    assert verdict._decide_verdict(finding, measures.PERPLEXITY).verdict == turned
 
 
 def test_the_level_of_a_verdict_is_five_percent() -> None:

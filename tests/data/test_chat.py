@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_recipes.data.prepared import Prepared
 from hf_recipes.recipe.recipe import Recipe
-from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama
+from tests.support.tiny_models import CHATML, bpe, prepare, refusal, save_llama, wordpiece
 
 Make = Callable[..., Recipe]
 
@@ -135,6 +135,15 @@ def test_an_evaluation_split_with_other_columns_is_refused(make: Make, rows: dic
     assert refusal(recipe, [rows], bpe(chat=CHATML), 512, held_out=[other]) == f"recipe.yaml:3: {expected}"
 
 
+def test_an_end_token_that_the_tokenizer_wrote_carries_the_loss_and_is_not_written_twice(make: Make) -> None:
+    tokenizer = wordpiece(["the", "sea"])
+    tokenizer.eos_token = "[SEP]"
+    found = prepare(make("chat", section="SFTConfig"), [{"prompt": "the", "completion": " sea"}], tokenizer)
+    (ids, labels) = chat_rows(found)[0]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "sea", "[SEP]"]
+    assert labels == [-100, -100, *ids[2:]]
+
+
 def test_a_space_at_the_end_of_the_prompt_does_not_hide_the_answers_first_word(make: Make) -> None:
     tokenizer = bpe(chat=CHATML)
     found = prepare(make("chat", section="SFTConfig"), [{"prompt": "the sea ", "completion": "was"}], tokenizer)
@@ -222,6 +231,17 @@ STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user speak
             CHATML,
             "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
             "name the column of the messages with dataset.messages_column",
+        ),
+        (
+            [{"messages": [TALK[0], {"role": "assistant", "content": None}]}],
+            CHATML,
+            "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
+            "name the column of the messages with dataset.messages_column",
+        ),
+        (
+            [{"prompt": TALK[:1], "completion": "hello"}],
+            CHATML,
+            "row 0 of the train split: prompt and completion must be texts or lists of messages",
         ),
         (
             [{"prompt": "hello", "completion": None}],

@@ -16,6 +16,7 @@ import pytest
 
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
+from hf_recipes.evaluation import scores
 from hf_recipes.evaluation import scores as scores_file
 from hf_recipes.evaluation.scores import read_examples, read_scores, score_batches, write_examples, write_scores
 
@@ -176,3 +177,25 @@ def test_texts_of_examples_are_complete_or_absent(tmp_path: Path) -> None:
     assert read_examples(path, IDS) == {}
     path.write_bytes(b"PAR1 no")
     assert read_examples(path, IDS) == {}
+
+
+def test_texts_of_examples_are_read_back_cut_to_an_excerpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "BATCH_ROWS", 3)
+    path, ids = tmp_path / "examples.parquet", [f"id {i}" for i in range(8)]
+    texts = [*(f"text {i}" for i in range(6)), "x" * 500, "lone \ud800 surrogate"]
+    scores.write_examples(path, ids, texts)
+    assert list(tmp_path.iterdir()) == [path] and pq.ParquetFile(path).num_row_groups == 3
+    found = scores.read_examples(path, ["id 0", "id 5", "id 6", "id 7", "unknown"])
+    assert found == {"id 0": "text 0", "id 5": "text 5", "id 6": "x" * 200, "id 7": "lone ? surrogate"}
+    path.write_bytes(path.read_bytes()[:-9])
+    assert scores.read_examples(path, ids) == {} == scores.read_examples(tmp_path / "none", ids)
+
+
+def test_probabilities_of_large_logits_do_not_overflow(tmp_path: Path) -> None:
+    logits = np.array([[1e5, 1e5 - 1.0, -1e5], [-2e5, -2e5, -2e5]])
+    batches = score_batches("text-classification", ids=["a", "b"], predictions=logits, label_ids=np.array([0, 1]))
+    write_scores(tmp_path / "s", "text-classification", batches)
+    first, second = read_scores(tmp_path / "s").table.to_pydict()["probabilities"]
+    assert first == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0]) and second == pytest.approx(
+        [1 / 3] * 3
+    )

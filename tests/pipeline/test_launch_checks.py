@@ -102,9 +102,9 @@ def _said(errors: list) -> list[str]:
 
 
 def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
-    assert launch_checks.environment_errors(recipe, {}) == []
+    assert launch_checks.find_environment_errors(recipe, {}) == []
     assert (
-        launch_checks.environment_errors(
+        launch_checks.find_environment_errors(
             recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
         )
         == []
@@ -112,27 +112,27 @@ def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
 
 
 def test_an_accelerate_file_with_another_precision_is_refused(recipe: Recipe) -> None:
-    assert _said(launch_checks.environment_errors(recipe, {"ACCELERATE_MIXED_PRECISION": "bf16"})) == [
+    assert _said(launch_checks.find_environment_errors(recipe, {"ACCELERATE_MIXED_PRECISION": "bf16"})) == [
         "accelerate launch: accelerate's mixed_precision is bf16, the recipe's precision is fp32; "
         "set mixed_precision: 'no' there and bf16: true in the recipe's TrainingArguments"
     ]
     same = recipe.with_values({"TrainingArguments.bf16": True}, "test")
-    assert launch_checks.environment_errors(same, {"ACCELERATE_MIXED_PRECISION": "bf16"}) == []
+    assert launch_checks.find_environment_errors(same, {"ACCELERATE_MIXED_PRECISION": "bf16"}) == []
 
 
 def test_an_accelerate_file_with_another_accumulation_is_refused(recipe: Recipe) -> None:
     environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
-    assert _said(launch_checks.environment_errors(recipe, environment)) == [
+    assert _said(launch_checks.find_environment_errors(recipe, environment)) == [
         "accelerate launch: accelerate's gradient_accumulation_steps is 4, which Trainer ignores; "
         "set gradient_accumulation_steps in the recipe's TrainingArguments"
     ]
     same = recipe.with_values({"TrainingArguments.gradient_accumulation_steps": 4}, "test")
-    assert launch_checks.environment_errors(same, environment) == []
+    assert launch_checks.find_environment_errors(same, environment) == []
 
 
 def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe) -> None:
     named = recipe.with_values({"TrainingArguments.fsdp": True}, "recipe.yaml:99")
-    assert _said(launch_checks.environment_errors(named, {"ACCELERATE_USE_FSDP": "true"})) == [
+    assert _said(launch_checks.find_environment_errors(named, {"ACCELERATE_USE_FSDP": "true"})) == [
         "recipe.yaml:99: the accelerate file shards with fsdp and the recipe names fsdp or deepspeed, which overrides "
         "it; "
         "remove it from the recipe"
@@ -141,24 +141,24 @@ def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe
 
 def test_sharding_a_run_with_master_weights_is_refused(recipe: Recipe) -> None:
     master = recipe.with_values({"master_weights": True, "TrainingArguments.fp16": True}, "recipe.yaml:3")
-    assert _said(launch_checks.environment_errors(master, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
+    assert _said(launch_checks.find_environment_errors(master, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
         "recipe.yaml:3: master_weights keeps whole fp32 copies, deepspeed shards them; use bf16: true with it"
     ]
 
 
 def test_several_cards_without_a_launcher_are_refused_with_the_line_to_use(recipe: Recipe) -> None:
     cards = Device(kind="cuda", name="NVIDIA A100", count=4, capability=(8, 0), bf16=True)
-    assert _said(launch_checks.device_errors(recipe, cards, {})) == [
+    assert _said(launch_checks.find_device_errors(recipe, cards, {})) == [
         "accelerate launch: 4 GPUs are visible and no launcher is used: Trainer would take nn.DataParallel; "
         "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hf_recipes.run recipe.yaml, "
         "or show one GPU with CUDA_VISIBLE_DEVICES=0"
     ]
-    assert launch_checks.device_errors(recipe, cards, {"WORLD_SIZE": "4"}) == []
+    assert launch_checks.find_device_errors(recipe, cards, {"WORLD_SIZE": "4"}) == []
 
 
 def test_fsdp_on_a_cpu_is_refused(recipe: Recipe) -> None:
     cpu = Device(kind="cpu", name="a CPU")
-    assert _said(launch_checks.device_errors(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
+    assert _said(launch_checks.find_device_errors(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
         "accelerate launch: FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP; "
         "use accelerate_configs/cpu_2.yaml on a CPU"
     ]
@@ -184,9 +184,9 @@ def test_a_sharded_launch_is_told_by_its_environment() -> None:
 
 def test_the_command_that_goes_on_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/env/bin/{name}")
-    assert launch_checks.command("a.yaml", ["x=1"], {}) == ["hf-recipes", "run", "a.yaml", "x=1"]
+    assert launch_checks.resume_command("a.yaml", ["x=1"], {}) == ["hf-recipes", "run", "a.yaml", "x=1"]
     monkeypatch.setattr("shutil.which", lambda name: None)  # an environment that is not activated
     monkeypatch.setattr(sys, "argv", ["env/bin/hf-recipes", "run", "a.yaml"])
-    assert launch_checks.command("a.yaml", [], {}) == ["env/bin/hf-recipes", "run", "a.yaml"]
+    assert launch_checks.resume_command("a.yaml", [], {}) == ["env/bin/hf-recipes", "run", "a.yaml"]
     monkeypatch.setattr(sys, "argv", ["hf_recipes/__main__.py", "run", "a.yaml"])
-    assert launch_checks.command("a.yaml", [], {}) == [sys.executable, "-m", "hf_recipes", "run", "a.yaml"]
+    assert launch_checks.resume_command("a.yaml", [], {}) == [sys.executable, "-m", "hf_recipes", "run", "a.yaml"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.pipeline.output_dir import foreign_files
+from hf_recipes.pipeline.output_dir import find_foreign_files
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import dump_recipe
@@ -205,4 +205,4 @@ def test_the_recipe_that_an_older_version_left_in_its_folder_can_be_run_again_th
     old = dump_recipe(read_recipe(recipe)).replace("disable_guards", "train_despite")
     assert "train_despite" in old
     Path("out/recipe.yaml").write_text(old)
-    assert list(foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []
+    assert list(find_foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []
