@@ -277,7 +277,7 @@ HEAD = """# The guides' claims beside what plan says
 
 Five published guides give memory, time and size of their runs. How do these compare with plan, and with arithmetic?
 "GiB" is what CUDA's allocator reserves at the peak, without the context, for the plain loss of `Trainer` unless "ours"
-or "our recipe" stands there. A share of 8 GiB is of the sold size. Nothing here was measured on a GPU; how close plan
+or "our recipe" is given. A share of 8 GiB is of the sold size. Nothing here was measured on a GPU; how close plan
 comes to measured peaks: [plan-accuracy.md](plan-accuracy.md). Written by `python benchmarks/guides_audit.py` from
 [its record](../benchmarks/results/guides_audit.json); a test holds this page to it.
 """

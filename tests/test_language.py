@@ -54,6 +54,8 @@ INSTEAD = {
     r"\bheeds?\b": "follow or use",
     r"\bour own\b|\bof ours\b": "built-in, or of this package",
     r"\bdespite\b": "the key's new name (disable_guards, resume_allow)",
+    r"\bstands (there|on|at|beside)\b|\blies (there|in|beside)\b": "is",
+    r"\blonely\b": "single",
     r"\bhas it(s)? not\b|\bhas the \w+ it\b": "an ordinary sentence",
 }
 # (file, phrase found in lower case): why it may stay. At most ten.

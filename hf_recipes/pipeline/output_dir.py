@@ -16,7 +16,7 @@ from hf_recipes.errors import Diagnostic, OutputDirError
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-OURS = "Made with hf_recipes"  # stands in every model card (hub/model_card.py) and report
+OURS = "Made with hf_recipes"  # in every model card (hub/model_card.py) and report
 PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)

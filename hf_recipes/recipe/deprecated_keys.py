@@ -55,7 +55,7 @@ def _warmup_ratio(value: Any, section: Mapping[str, Any], _: Mapping[str, Any]) 
         return Step(note=f"warmup_steps: {as_yaml(steps)} wins, as it did in transformers 4")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 <= value <= 1:
-            return Step(refused=f"warmup_ratio must lie in [0, 1], got {as_yaml(value)}", fix="write warmup_steps")
+            return Step(refused=f"warmup_ratio must be in [0, 1], got {as_yaml(value)}", fix="write warmup_steps")
         if value == 1:  # 1.0 would be one step: 5.23 training_args.py:2154
             note = "a value below 1 is a share of all steps; 1.0 would be one step"
             return Step(sets={".warmup_steps": 0.999999999}, note=note, overrides=True)

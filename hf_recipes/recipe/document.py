@@ -13,7 +13,7 @@ from hf_recipes.errors import Diagnostic
 class Document:
     """Values with their locations, and everything that was reported about them so far.
 
-    A value that is wrong is left out and its key stands in `broken`, so that no later step reports what follows from
+    A value that is wrong is left out and its key is in `broken`, so that no later step reports what follows from
     it. A value may be None for a section that this document takes away from the one that it extends.
     """
 

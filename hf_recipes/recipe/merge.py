@@ -164,7 +164,7 @@ def _wrong_argument(argument: str, dotted: str, equals: str) -> tuple[str, str] 
         fix = f"did you mean '{meant or near + '.key=...'}'?" if meant or near else "such as TrainingArguments.seed=1"
         return "a setting is written Section.key=value", fix
     if section == "extends":
-        return "extends stands in a recipe, not in an argument", "give the recipe that extends the other one"
+        return "extends belongs in a recipe, not in an argument", "give the recipe that extends the other one"
     if (section in SECTIONS and (not dot or key)) or ((section in TOP or section in OLD_TOP) and not dot):
         return None
     if section in TOP:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-# Folders that recipes/data/prepare.py makes -> the published shape of what lies in them, so that a recipe can be
+# Folders that recipes/data/prepare.py makes -> the published shape of what they contain, so that a recipe can be
 # checked and planned before.
 PREPARED = {
     "runs/assets/minilm": "sentence-transformers/all-MiniLM-L6-v2",

@@ -225,7 +225,7 @@ class _Walk:
             if isinstance(key, float) and not math.isfinite(key):
                 key = key_node.value
             if key in lines:
-                fix = f"it stands on line {lines[key]} already: keep one of them"
+                fix = f"it is already on line {lines[key]}: keep one of them"
                 self.error(key_node, f"duplicate key {key_node.value!r}", fix)
                 continue
             lines[key] = key_node.start_mark.line + 1

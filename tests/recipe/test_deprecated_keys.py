@@ -251,7 +251,7 @@ def test_warmup_steps_above_zero_wins_over_a_ratio_and_zero_does_not():
 
 def test_a_ratio_outside_of_0_to_1_is_refused_as_transformers_4_did():
     new, lines, errors = refused(warmup_ratio=6)
-    assert errors == ["a.yaml:3: warmup_ratio must lie in [0, 1], got 6; write warmup_steps"]
+    assert errors == ["a.yaml:3: warmup_ratio must be in [0, 1], got 6; write warmup_steps"]
     assert new["TrainingArguments"] == {} and not lines
 
 

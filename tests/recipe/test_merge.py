@@ -158,7 +158,7 @@ def test_arguments_win_and_are_read_as_yaml(here):
         ("metrics.f1=1", "metrics has no keys; write metrics=value"),
         (
             "extends=b.yaml",
-            "extends stands in a recipe, not in an argument; give the recipe that extends the other one",
+            "extends belongs in a recipe, not in an argument; give the recipe that extends the other one",
         ),
         ("LoraConfig=8", "LoraConfig is 8 (int); it must be a mapping: the keyword arguments of LoraConfig"),
         (

@@ -106,7 +106,7 @@ def test_a_dozen_planted_errors_are_reported_at_once_each_with_its_line(here):
         "a.yaml:13: TrainingArguments.lr_scheduler_type is 'cosin'; did you mean 'cosine'?",
         "a.yaml:14: TrainingArguments.optim is 'adamw_bnb_8bits'; did you mean 'adamw_bnb_8bit'?",
         f"a.yaml:15: TrainingArguments has no 'max_lenght' ({TRANSFORMERS}); did you mean 'max_length' of dataset?",
-        "a.yaml:17: duplicate key 'seed'; it stands on line 16 already: keep one of them",
+        "a.yaml:17: duplicate key 'seed'; it is already on line 16: keep one of them",
         "a.yaml:18: fp16 and bf16 are both true; keep one; bf16 where the GPU has it",
         "a.yaml:20: task text-classification generates no text: sample_prompts has no effect; leave it out",
         "a.yaml:21: a recipe has no 'Lora_Config'; did you mean 'LoraConfig'?",

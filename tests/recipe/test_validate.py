@@ -112,9 +112,9 @@ def test_an_unknown_section_is_refused_with_the_nearest(here):
 def test_all_duplicate_keys_are_reported_with_the_line_of_the_first(here):
     text = VALID + "metrics: [f1]\nLoraConfig:\n  r: 1\n  r: 2\n  r: 3\n"
     assert errors_of(here(text)) == [
-        "a.yaml:15: duplicate key 'metrics'; it stands on line 14 already: keep one of them",
-        "a.yaml:18: duplicate key 'r'; it stands on line 17 already: keep one of them",
-        "a.yaml:19: duplicate key 'r'; it stands on line 17 already: keep one of them",
+        "a.yaml:15: duplicate key 'metrics'; it is already on line 14: keep one of them",
+        "a.yaml:18: duplicate key 'r'; it is already on line 17: keep one of them",
+        "a.yaml:19: duplicate key 'r'; it is already on line 17: keep one of them",
     ]
 
 

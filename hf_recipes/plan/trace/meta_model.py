@@ -188,7 +188,7 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
 
 
 def tensors_before_training(model: Any) -> list[torch.Tensor]:
-    """Everything that lies in memory before the first step: parameters, buffers, scales of quantised weights."""
+    """Everything that is in memory before the first step: parameters, buffers, scales of quantised weights."""
     found: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     for param in model.parameters():
         state = getattr(param, "quant_state", None)

@@ -1,6 +1,6 @@
 """Patches of upstream with which its real Trainer runs on meta tensors; all are undone at the end.
 
-Each private name stands in upstream_private.py with the test that holds it.
+Each private name is listed in tests/support/upstream_private_points.py with the test that checks it.
 """
 
 from __future__ import annotations

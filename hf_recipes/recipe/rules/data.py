@@ -66,7 +66,7 @@ def columns_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
 def two_lengths(recipe: Recipe) -> Iterator[Diagnostic]:
     """SFTConfig has its own max_length; two of them could differ."""
     if recipe.trainer == "SFTConfig" and recipe.get("dataset.max_length") is not None:
-        what = "dataset.max_length stands beside SFTConfig, which has its own max_length"
+        what = "dataset.max_length has no effect beside SFTConfig, which has its own max_length"
         yield report_key(recipe, "dataset.max_length", what, "write SFTConfig.max_length instead")
 
 

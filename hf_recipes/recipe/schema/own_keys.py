@@ -1,6 +1,6 @@
 """The keys of a recipe that are ours, in one place. Every other key, and its documentation, is upstream's.
 
-`TOP` stands at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the arguments of from_pretrained
+`TOP` is at the top of a recipe, `MODEL` and `DATASET` inside those sections beside the arguments of from_pretrained
 and load_dataset. Each has its help here; the JSON Schema, the documentation and the messages read it.
 """
 

@@ -56,7 +56,7 @@ def test_columns_of_other_tasks_are_refused(ask):
 def test_a_second_length_and_streaming_are_refused(ask):
     top = "dataset: {path: json, data_files: a.jsonl, max_length: 128, streaming: true}"
     assert ask(top=top, **SFT)[0] == [
-        "7: dataset.max_length stands beside SFTConfig, which has its own max_length; "
+        "7: dataset.max_length has no effect beside SFTConfig, which has its own max_length; "
         "write SFTConfig.max_length instead",
         "7: dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory; "
         "leave it out",
