@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.common.device import sharding
+
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
 
@@ -104,9 +106,8 @@ def list_inexact_reasons(
         found.append("ignore_data_skip: true restarts the epoch's rows")
     if not args.dataloader_in_order:
         found.append("dataloader_in_order: false takes rows in the order in which the workers finish")
-    for name in ("FSDP", "DEEPSPEED"):
-        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            found.append(f"{name} saves shards, and no test compares a resumed sharded run")
+    for name in sharding(environment):
+        found.append(f"{name.upper()} saves shards, and no test compares a resumed sharded run")
     if args.save_only_model:
         found.append(
             "save_only_model: true saves weights only, without the optimizer, the schedule and the random state"

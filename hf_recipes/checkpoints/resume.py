@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, manifest, select
 from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
+from hf_recipes.common.device import is_sharded
 from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
 from hf_recipes.record import Resumption, RunRecord, Status, find_record
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 RESTART = "resume with the recipe that wrote it, or start a new run in another output_dir"
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
 ALLOW = "resume_allow"
-SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 def find_resume_point(
@@ -91,7 +91,7 @@ def resume_checkpoint(
     location = _location(recipe)
     accepted = {
         "without_state": "state" in allowed_differences(recipe),
-        "sharded": any(environment.get(name, "false").lower() == "true" for name in SHARDED),
+        "sharded": is_sharded(environment),
     }
     if asked is True:
         chosen, skipped = select.choose_checkpoint(Path(output_dir), **accepted)

@@ -71,7 +71,14 @@ def say(line: str = "") -> None:
         print(line, flush=True)
 
 
+SHARDING = {"fsdp": "ACCELERATE_USE_FSDP", "deepspeed": "ACCELERATE_USE_DEEPSPEED"}  # set by the accelerate file
+
+
+def sharding(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What spreads one model over the processes: "fsdp", "deepspeed"; empty if nothing does."""
+    return [name for name, variable in SHARDING.items() if environment.get(variable, "false").lower() == "true"]
+
+
 def is_sharded(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the accelerate file spreads one model over the processes."""
-    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return any(environment.get(name, "false").lower() == "true" for name in names)
+    return bool(sharding(environment))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.common.device import sharding
 from hf_recipes.errors import Diagnostic, LaunchError
 
 if TYPE_CHECKING:
@@ -71,14 +72,14 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
         fix = f"set gradient_accumulation_steps in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    for key, name in (("fsdp", "ACCELERATE_USE_FSDP"), ("deepspeed", "ACCELERATE_USE_DEEPSPEED")):
-        if environment.get(name, "false").lower() == "true" and (training.get("fsdp") or training.get("deepspeed")):
-            what = f"the accelerate file shards with {key} and the recipe names fsdp or deepspeed, which overrides it"
+    for name in sharding(environment):
+        if training.get("fsdp") or training.get("deepspeed"):
+            what = f"the accelerate file shards with {name} and the recipe names fsdp or deepspeed, which overrides it"
             errors.append(
-                Diagnostic(location=recipe.location(f"{section}.{key}"), message=what, fix="remove it from the recipe")
+                Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix="remove it from the recipe")
             )
-        if environment.get(name, "false").lower() == "true" and master:
-            what = f"master_weights keeps complete fp32 copies, {key} shards them"
+        if master:
+            what = f"master_weights keeps complete fp32 copies, {name} shards them"
             errors.append(
                 Diagnostic(location=recipe.location("master_weights"), message=what, fix="use bf16: true with it")
             )
@@ -95,7 +96,7 @@ def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str,
             f"-m hf_recipes.run {recipe.path}, or show one GPU with CUDA_VISIBLE_DEVICES=0"
         )
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    if device.kind == "cpu" and environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if device.kind == "cpu" and "fsdp" in sharding(environment):
         what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
         fix = "use accelerate_configs/cpu_2.yaml on a CPU"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
@@ -111,7 +112,7 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
         raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on GPUs that this torch sees")
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and state.distributed_type != "FSDP":
+    if "fsdp" in sharding(environment) and state.distributed_type != "FSDP":
         raise LaunchError(
             Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
         )

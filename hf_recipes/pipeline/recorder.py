@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import OutOfMemoryError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
 from hf_recipes.record import (
@@ -99,7 +100,7 @@ class RunRecorder:
             say_what_would_fit(self.record, self.device, self.say)
             raise
         except torch.OutOfMemoryError as problem:
-            self._end(Status.OUT_OF_MEMORY, str(problem).splitlines()[0])
+            self._end(Status.OUT_OF_MEMORY, first_line(problem))
             what = f"out of memory in {self.record.stage}: {self.record.error}"
             fix = "`hf-recipes plan` says what fits"
             raise OutOfMemoryError.at(self.record.recipe.path, what, fix) from problem

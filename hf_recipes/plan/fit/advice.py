@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.changes import BATCH, Option, batches, combined_changes, fixed_bytes, single_changes
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, Fit, check_fits
@@ -36,7 +37,7 @@ class Change:
     @property
     def overrides(self) -> str:
         """ "SFTConfig.per_device_train_batch_size=4 SFTConfig.gradient_accumulation_steps=8" """
-        return " ".join(f"{name}={_shown(value)}" for name, value in self.values.items())
+        return " ".join(f"{name}={as_yaml(value)}" for name, value in self.values.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,3 @@ def _counted(cost: str, before: Fit, after: Fit) -> str:
 
 def _key(option: Option) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, str(value)) for name, value in option.values.items()))
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

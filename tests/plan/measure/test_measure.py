@@ -23,7 +23,7 @@ from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Pred
 from hf_recipes.plan.measure import matrix, runner, worker
 from hf_recipes.plan.measure.predictions import predict_cells
 from hf_recipes.plan.measure.scheduler import Scheduler
-from tests.support.tiny_recipes import wait_for_traces
+from tests.support.tiny_recipes import TRACING, wait_for_traces
 
 Write = Callable[..., str]
 CHILD = worker._ask
@@ -35,7 +35,8 @@ def measured_in_this_process() -> Iterator[None]:
     """Measurements without their child, whose imports take seconds; one test has the child itself."""
 
     def ask(request: dict[str, Any], location: str, seconds: float, child: Any) -> dict[str, Any]:
-        answer = worker._answer(json.loads(json.dumps(request)))
+        with TRACING:
+            answer = worker._answer(json.loads(json.dumps(request)))
         if answer.get("no_gpu"):
             raise PlanError.at(location, *worker.NO_GPU)
         return answer
