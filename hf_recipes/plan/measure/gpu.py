@@ -75,8 +75,9 @@ def measure_on_gpu(
             with _phase(found, "training"):
                 trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
-            if trainer.splits:  # run's own answer to a step that is out of memory: a smaller micro-batch
-                found |= {"outcome": "out of memory", "splits": trainer.splits}
+            splits = trainer.parts.retry.splits
+            if splits:  # run's own answer to a step that is out of memory: a smaller micro-batch
+                found |= {"outcome": "out of memory", "splits": splits}
             found["loaded_bytes"] = clock.loaded
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
