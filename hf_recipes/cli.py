@@ -81,7 +81,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @commands.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.py, such as rtx-3070.")
+@click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.toml, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or any GPU with this much memory.")
 @click.option(
     "--compute-capability", "capability", default=None, metavar="8.9", help="Of the GPU given by --memory; default 8.6."

@@ -76,7 +76,7 @@ def test_no_gpu_before_ampere_computes_in_bf16() -> None:
         ("NVIDIA GeForce RTX 3060", 6 * GIB, None),
     ],
 )
-def test_the_present_gpu_is_recognised_by_its_whole_name_and_its_memory(driver_name, memory, name) -> None:
+def test_the_present_gpu_is_recognised_by_its_full_name_and_its_memory(driver_name, memory, name) -> None:
     assert recognise_gpu(driver_name, memory) is (known_gpus()[name] if name else None)
 
 
@@ -101,7 +101,7 @@ def test_an_amount_of_memory_is_exact(text, amount) -> None:
 
 
 @pytest.mark.parametrize("text", ["8", "8g", "8G", "8gb", "-8GiB", "1e3GiB", "inf", "infGiB", "nanGB", "", "٨GiB"])
-def test_what_is_no_amount_of_memory_says_how_to_write_one(text) -> None:
+def test_an_amount_of_memory_that_is_none_is_refused_with_how_to_write_one(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
     assert str(caught.value) == (

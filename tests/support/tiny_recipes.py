@@ -16,6 +16,7 @@ from hf_recipes.recipe.recipe import Recipe
 
 LENGTH = 32
 CHILD = worker._ask
+TRACING = threading.Lock()  # a trace patches torch: one at a time in a process
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 500}
 LLAMA = {
     "model_type": "llama",
@@ -89,10 +90,9 @@ def traces_in_this_process() -> Iterator[None]:
 
     gc.collect()
     gc.freeze()  # accelerate's collections, two a trace, do not walk what was imported
-    lock = threading.Lock()
 
     def ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
-        with lock:
+        with TRACING:
             sent = json.loads(json.dumps({**request, "folder": os.getcwd()}))
             answer: dict[str, Any] = json.loads(json.dumps(worker._answer(sent)))
         return answer

@@ -83,7 +83,10 @@ def test_what_is_advised_fits_when_it_is_typed(fit: Fit, found: advice.Advice) -
     assert product == 32 and first.cost == "nothing in the result: the effective batch stays 32"
 
 
-def test_an_evaluation_that_is_the_peak_is_made_smaller_first(write_recipe: Write) -> None:
+def test_an_evaluation_that_is_the_peak_is_made_smaller_first(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "WANTED", 1)
     text = RECIPE.replace("per_device_train_batch_size: 16", "per_device_train_batch_size: 1")
     path = write_recipe(text.replace("output_dir: out", "output_dir: out, per_device_eval_batch_size: 64"))
     fit = check_fit(read_recipe(path), _gpu(260))

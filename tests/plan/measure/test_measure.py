@@ -23,7 +23,7 @@ from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Pred
 from hf_recipes.plan.measure import matrix, runner, worker
 from hf_recipes.plan.measure.predictions import predict_cells
 from hf_recipes.plan.measure.scheduler import Scheduler
-from tests.support.tiny_recipes import wait_for_traces
+from tests.support.tiny_recipes import TRACING, wait_for_traces
 
 Write = Callable[..., str]
 CHILD = worker._ask
@@ -35,7 +35,8 @@ def measured_in_this_process() -> Iterator[None]:
     """Measurements without their child, whose imports take seconds; one test has the child itself."""
 
     def ask(request: dict[str, Any], location: str, seconds: float, child: Any) -> dict[str, Any]:
-        answer = worker._answer(json.loads(json.dumps(request)))
+        with TRACING:
+            answer = worker._answer(json.loads(json.dumps(request)))
         if answer.get("no_gpu"):
             raise PlanError.at(location, *worker.NO_GPU)
         return answer
@@ -237,14 +238,14 @@ def test_a_gpus_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of
 
     def scarce(*arguments: Any) -> Any:
         trainer = real(*arguments[:4], "cpu", arguments[5])
-        step, calls = trainer._in_pieces, iter(range(100))
+        step, calls = trainer.parts.retry._in_pieces, iter(range(100))
 
         def once(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 0:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return step(*args, **kwargs)
 
-        trainer._in_pieces = once
+        trainer.parts.retry._in_pieces = once
         return trainer
 
     monkeypatch.setattr(gpu, "stand_in_trainer", scarce)

@@ -11,7 +11,7 @@ NEAR = 256  # bytes
 
 RECIPES = {
     "gpt2": tiny("causal-lm", GPT2),
-    "gpt2, AdamW by foreach on a card": tiny("causal-lm", GPT2, optim="adamw_torch"),
+    "gpt2, AdamW by foreach on a GPU": tiny("causal-lm", GPT2, optim="adamw_torch"),
     "llama": tiny("causal-lm", LLAMA),
     "llama, accumulation": tiny("causal-lm", LLAMA, gradient_accumulation_steps=2),
     "llama, checkpointing": tiny("causal-lm", LLAMA, activation_checkpointing=True),
@@ -30,13 +30,30 @@ RECIPES = {
     "classifier, O2": tiny("text-classification", BERT, sections={"master_weights": True}),
     "tagger": tiny("token-classification", BERT),
 }
+# The default set has one of each trainer, adapter, precision and kind of task; these are run with the slow ones.
+SLOW = (
+    "gpt2, AdamW by foreach on a GPU",
+    "llama, pure bf16",
+    "llama, DoRA",
+    "llama, eager",
+    "SFTTrainer, packed",
+    "classifier, SGD",
+    "tagger",
+    "qwen3_moe, bf16 autocast",
+)
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
 ROUTED = {  # which rows go to which expert is data
     "mixtral": tiny("causal-lm", MIXTRAL),
     "qwen3_moe, bf16 autocast": tiny("causal-lm", QWEN_MOE, bf16=True, use_cpu=True),
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", marked(RECIPES))
 def test_a_planned_cpu_run_holds_what_real_tensors_hold(name):
     planned, real = trace_here(RECIPES[name], cpu=True), trace_here(RECIPES[name], cpu=True, real=True)
     assert abs(planned.allocated - real.allocated) <= NEAR
@@ -48,14 +65,14 @@ def test_a_planned_cpu_run_holds_what_real_tensors_hold(name):
     assert planned.estimate == ()
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", marked(ROUTED))
 def test_a_mixture_of_experts_is_an_estimate_that_names_the_operation_and_what_was_done_instead(name):
     planned, real = trace_here(ROUTED[name], cpu=True), trace_here(ROUTED[name], cpu=True, real=True)
     (mark,) = planned.estimate
     assert "_grouped_mm" in mark and "the routing is not known" in mark
     assert abs(planned.allocated - real.allocated) <= NEAR
-    on_card = trace_here(ROUTED[name])
-    assert on_card.estimate and on_card.work["micro-batch"].flops > 0
+    on_gpu = trace_here(ROUTED[name])
+    assert on_gpu.estimate and on_gpu.work["micro-batch"].flops > 0
 
 
 def test_the_tracker_sees_the_peak_that_torchs_own_profiler_sees():

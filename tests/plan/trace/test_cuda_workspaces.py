@@ -115,7 +115,7 @@ def test_a_sum_in_a_functions_own_backward_is_a_storage_of_its_own() -> None:
     assert len(sums) == 1 and set(sums) <= born
 
 
-def test_what_torch_calls_allocated_counts_whole_blocks() -> None:
+def test_what_torch_calls_allocated_counts_full_blocks() -> None:
     mib = 2**20
     found = replay([(0, 12 * mib), (0, -12 * mib), (1, 12 * mib - 600_000)])
     assert found.allocated == 12 * mib  # the second lies in the first one's block, whose rest is too small to split

@@ -76,7 +76,7 @@ def test_what_has_to_be_found_out_is_left_to_torch(args: tuple[Any, ...]) -> Non
     assert shortcut(aten.mul, args, {}) is None
 
 
-def test_what_has_other_words_or_shapes_is_left_to_torch() -> None:
+def test_other_arguments_or_shapes_are_left_to_torch() -> None:
     assert shortcut(aten.div, (tensor(), tensor()), {"rounding_mode": "floor"}) is None
     assert shortcut(aten.native_dropout, (tensor(), 0.0, True), {}) is None
     assert shortcut(aten.addmm, (tensor(4, 6), tensor(4, 3), tensor(3, 6)), {}) is None
