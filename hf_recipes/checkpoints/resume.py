@@ -32,8 +32,8 @@ ALLOW = "resume_allow"
 def find_resume_point(
     recipe: Recipe, args: Any, say: Callable[[str], None], environment: Mapping[str, str] = os.environ
 ) -> ResumePoint | None:
-    """Cleans up after a killed run; returns what this one resumes from, None if it starts anew. May raise
-    CheckpointError."""
+    """Cleans up after a killed run; returns what this one resumes from, None if it starts from the beginning.
+    May raise CheckpointError."""
     output_dir = str(args.output_dir)
     chosen = _decide_on_rank_0(lambda: _find_resume_point(recipe, output_dir, say, environment))
     if chosen and "restore_callback_states_from_checkpoint" not in recipe.training:

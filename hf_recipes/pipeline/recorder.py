@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
+SAMPLE = "sample at step "  # how a line of training/sample_text.py begins
+
+
 class RunRecorder:
     """`record` is replaced as facts come in, so that a failure leaves what is known."""
 
     def __init__(self, recipe: Recipe, device: Device, folder: Path, say: Callable[[str], None] = print_line) -> None:
-        import sys
-
         self.folder, self.device, self.say = folder, device, say
         self.record = RunRecord(
             task=recipe.task,
@@ -61,8 +63,10 @@ class RunRecorder:
         self.record = replace(self.record, stage=stage)
 
     def note(self, line: str) -> None:
-        """Prints a line and keeps it in the record's notes."""
+        """Prints a line and keeps it in the record's notes, unless it is a text that the model generated."""
         self.say(line)
+        if line.startswith(SAMPLE):
+            return
         self.record = replace(self.record, notes=(*self.record.notes, line.strip()))
 
     def choose(self, lines: list[str]) -> None:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.compute_metrics import (
-    Remembering,
+    RecordingMetrics,
     classification_compute_metrics,
     keep_logits,
     lm_compute_metrics,
@@ -110,7 +110,7 @@ def build(kind: str, model: Any, folder: str, data: Any = None, **words: Any) ->
         eval_dataset=data,
         processing_class=tokenizer(),
         data_collator=None if kind == "SFTTrainer" else transformers.DataCollatorForSeq2Seq(tokenizer()),
-        compute_metrics=Remembering(compute=lm_compute_metrics(total_bytes=1000)),
+        compute_metrics=RecordingMetrics(compute=lm_compute_metrics(total_bytes=1000)),
     )
 
 
@@ -371,7 +371,7 @@ def build_classifier(kind: str, folder: str, **words: Any) -> Any:
         args=transformers.TrainingArguments(output_dir=folder, use_cpu=True, report_to="none", **words),
         eval_dataset=labelled(kind),
         data_collator=collators[kind],
-        compute_metrics=Remembering(compute=make[kind]),
+        compute_metrics=RecordingMetrics(compute=make[kind]),
         preprocess_logits_for_metrics={"text": keep_logits, "token": tags_and_rows}[kind],
     )
 
