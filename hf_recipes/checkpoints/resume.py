@@ -53,7 +53,8 @@ def _find_resume_point(
         earlier = len(folders.list_checkpoints(Path(output_dir)))
         if earlier:
             many = f"{earlier} checkpoints" if earlier > 1 else "a checkpoint"
-            say(f"{output_dir} has {many} of an earlier run: this run starts anew; --resume would continue that one")
+            line = f"{output_dir} has {many} of an earlier run: this run starts from the beginning; "
+            say(line + "--resume would continue that one")
         return None
     for line in chosen.skipped:
         say(f"skipped {line}")
