@@ -1,4 +1,4 @@
-"""What evaluating a causal LM costs in memory and time: upstream's ways against ExactEvaluationMixin, measured.
+"""What evaluating a causal LM costs in memory and time: upstream's ways against evaluation/exact.py, measured.
 
     python benchmarks/evaluation_memory.py            # about 3 minutes on one core; prints a table, writes the record
     python benchmarks/evaluation_memory.py --table    # only the table, from the record
@@ -37,10 +37,7 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     from hf_recipes.evaluation.compute_metrics import lm_compute_metrics
-    from hf_recipes.evaluation.exact import ExactEvaluationMixin
-
-    class Exact(ExactEvaluationMixin, Trainer):
-        pass
+    from hf_recipes.training.overrides import trainer_class
 
     def rows(logits: Any, labels: torch.Tensor) -> torch.Tensor:
         scores = torch.nn.functional.cross_entropy(
@@ -67,7 +64,9 @@ def measure(way: str, vocabulary: int) -> dict[str, float]:
         arguments = TrainingArguments(
             output_dir=folder, per_device_eval_batch_size=BATCH, use_cpu=True, report_to="none", disable_tqdm=True
         )
-        trainer = (Exact if way == "exact" else Trainer)(model=model, args=arguments, eval_dataset=data, **words)
+        trainer = (trainer_class(Trainer) if way == "exact" else Trainer)(
+            model=model, args=arguments, eval_dataset=data, **words
+        )
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         found = trainer.evaluate()
     seconds, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

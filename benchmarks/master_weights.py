@@ -41,7 +41,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_recipes.training.master_weights import LossScaling, MasterWeights, MasterWeightsMixin, prepare_model
+from hf_recipes.training.master_weights import LossScaling, MasterWeights, MasterWeightsStep, prepare_model
+from hf_recipes.training.overrides import TrainerParts, trainer_class
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE / "results" / "master_weights.json"
@@ -141,7 +142,8 @@ def trainer_for(
     else:
         args, base, extra = TrainingArguments(**words), Trainer, {}
     if held == "master":
-        base = type("MasterTrainer", (MasterWeightsMixin, base), {"loss_scaling": LossScaling(initial=scale)})
+        base = trainer_class(base)
+        extra["parts"] = TrainerParts(masters=MasterWeightsStep(LossScaling(initial=scale)))
     import datasets
 
     return base(model=model, args=args, train_dataset=datasets.Dataset.from_list(rows), **extra)

@@ -39,17 +39,14 @@ def trainer(folder: Path, layers: int, width: int, vocabulary: int) -> Any:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-    from hf_recipes.checkpoints.loop_state import ContinuingMixin
-    from hf_recipes.checkpoints.saving import CheckpointMixin
-    from hf_recipes.training.trainer import RunMixin
+    from hf_recipes.training.overrides import trainer_class
 
-    kind: Any = type("Recipe", (RunMixin, CheckpointMixin, ContinuingMixin, Trainer), {})
     config = GPT2Config(n_layer=layers, n_embd=width, n_head=4, vocab_size=vocabulary, n_positions=64)
     rows = [{"input_ids": torch.arange(16), "labels": torch.arange(16)}] * 4
     args = TrainingArguments(
         output_dir=str(folder), max_steps=1, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True
     )
-    found = kind(model=GPT2LMHeadModel(config), args=args, train_dataset=rows)
+    found = trainer_class(Trainer)(model=GPT2LMHeadModel(config), args=args, train_dataset=rows)
     found.train()
     return found
 

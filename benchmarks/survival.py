@@ -103,15 +103,16 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
     from scipy.stats import bootstrap
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    from hf_recipes.checkpoints.loop_state import ContinuingMixin
-    from hf_recipes.checkpoints.saving import CheckpointMixin
     from hf_recipes.recipe.recipe import Recipe
-    from hf_recipes.training.out_of_memory import MemoryMixin
-    from hf_recipes.training.step_guard import GuardMixin, Guards
-    from hf_recipes.training.trainer import RunMixin
+    from hf_recipes.training.out_of_memory import OutOfMemoryRetry
+    from hf_recipes.training.overrides import TrainerParts, trainer_class
+    from hf_recipes.training.step_guard import StepGuard
+
+    class NoRetry(OutOfMemoryRetry):
+        def training_step(self, trainer: Any, window: Any, step: Any, *args: Any) -> Any:
+            return step(*args)
 
     layers, width, rows, length, pairs = SIZES[name]
-    kind: Any = type("T", (RunMixin, GuardMixin, MemoryMixin, CheckpointMixin, ContinuingMixin, Trainer), {})
     config = GPT2Config(n_layer=layers, n_embd=width, n_head=4, vocab_size=4096, n_positions=length)
     data = [{"input_ids": torch.arange(length), "labels": torch.arange(length)}] * rows
     args = TrainingArguments(
@@ -124,9 +125,12 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = kind(model=GPT2LMHeadModel(config), args=args, train_dataset=data)
+    plain = TrainerParts(retry=NoRetry())
+    trainer = trainer_class(Trainer)(parts=plain, model=GPT2LMHeadModel(config), args=args, train_dataset=data)
     recipe = Recipe(path="benchmark", sections={"TrainingArguments": {}, "task": "causal-lm"}, locations={})
-    guards = Guards(recipe=recipe, say=print, begun=2)
+    guard = StepGuard(recipe=recipe, say=print)
+    guard.checked = 2  # its first steps look at more
+    guarded = TrainerParts(guard=guard, loop=plain.loop)
     order = np.random.default_rng(0).integers(0, 2, size=2 * pairs + 6)
     taken: list[tuple[bool, float]] = []
 
@@ -139,8 +143,7 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
             n = state.global_step
             first = bool(order[n // 2])
             self.on = first if n % 2 == 0 else not first
-            trainer.guards = guards if self.on else None
-            trainer._can_repeat = (lambda: MemoryMixin._can_repeat(trainer)) if self.on else (lambda: False)
+            trainer.parts = guarded if self.on else plain
             self.at = time.perf_counter()
 
     trainer.add_callback(Turns())

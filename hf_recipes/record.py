@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.common.files import put
+from hf_recipes.common.text import first_line
 from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
 from hf_recipes.errors import RecordError
 
@@ -289,7 +290,7 @@ def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     except IsADirectoryError:
         raise RecordError.at(str(path), "is a folder without a record.json") from None
     except (OSError, ValueError) as problem:
-        raise RecordError.at(str(path), f"is no complete record ({str(problem).splitlines()[0]})") from None
+        raise RecordError.at(str(path), f"is no complete record ({first_line(problem)})") from None
     return parse_record(value, str(path), strict=strict)
 
 

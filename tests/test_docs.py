@@ -61,6 +61,13 @@ def test_every_link_and_anchor_of_a_page_leads_somewhere(path: Path) -> None:
     assert list(broken(path)) == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_source_file_that_a_page_names_exists(path: Path) -> None:
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|toml|json))`", path.read_text(encoding="utf-8"))
+    places = (ROOT, ROOT / "hf_recipes", path.parent)
+    assert [one for one in named if not any((place / one).is_file() for place in places)] == []
+
+
 def test_every_page_of_docs_is_reached_from_the_index_and_stands_in_the_navigation_of_the_site() -> None:
     index, site = (ROOT / "docs" / one for one in ("index.md", "site/mkdocs.yml"))
     for path in sorted((ROOT / "docs").rglob("*.md")):

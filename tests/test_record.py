@@ -39,6 +39,8 @@ dataset:
   path: text
   data_files: {{train: {root}/recipes/data/austen/persuasion.txt}}
   split: {{train: "train[:5%]"}}
+sample_prompts: [the sea]
+GenerationConfig: {{max_new_tokens: 2}}
 TrainingArguments: {{output_dir: out, max_steps: 3, save_steps: 2, eval_on_start: true, logging_steps: 1}}
 """
 
@@ -75,6 +77,7 @@ def test_a_run_writes_no_key_that_the_types_lack_and_its_notes_and_session_are_k
     first = read_record(path, strict=True)
     printed = capsys.readouterr().out
     assert first.notes and all(note in printed for note in first.notes)
+    assert "sample at step 0" in printed and not any("sample at" in note for note in first.notes)
     assert "tokenizer: byte-level BPE trained on the train split, 400 tokens" in first.notes
     assert json.loads(path.read_text()).keys() == fields_of(RunRecord).keys()
     (session,) = first.sessions

@@ -1,11 +1,14 @@
-"""Checkpoints that are whole or not there, for Trainer and SFTTrainer: `class X(CheckpointMixin, Trainer)`.
+"""Checkpoints that are complete or not there.
 
 Upstream writes into checkpoint-N itself, trainer_state.json last (transformers 5.23; #35525, PR #40790): a run that is
-killed meanwhile leaves a folder that the next one trips over. Here every rank writes into .staging-checkpoint-N; then
-each file is flushed, a manifest says what they are, and one rename puts the folder in place. Only then are older ones
-rotated. All ranks agree on each of the three phases: where one fails, all raise, and the staging folder is removed.
+killed meanwhile leaves a folder that the next one fails on. Here every rank writes into .staging-checkpoint-N; then
+each file is flushed, a manifest lists them, and one rename puts the folder in place. Only then are older checkpoints
+removed. All ranks agree on each of the three phases: where one fails, all raise, and the staging folder is removed.
 
-Sharded training (FSDP, DeepSpeed) is saved upstream's way, in place and without a manifest, and says so once.
+Sharded training (FSDP, DeepSpeed) is saved upstream's way, in place and without a manifest, and a line says so.
+
+`CheckpointWriter` needs no Trainer: training/overrides.py calls it, and a test gives it any object with the members of
+`SavingTrainer`.
 """
 
 from __future__ import annotations
@@ -14,193 +17,249 @@ import datetime
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from transformers.trainer_callback import ExportableState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest
-from hf_recipes.errors import RecipeError
+from hf_recipes.common.ranks import largest_of_ranks
+from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    _Trainer = Trainer
-else:
-    _Trainer = object
-
-AGAIN = "make room there; the same command with --resume then goes on from "
+RETRY = "make room there; the same command with --resume then continues from "
 
 
-class CheckpointMixin(_Trainer):
-    """Replaces _save_checkpoint. `provenance`: the manifest's facts about the run (id, recipe, data, versions)."""
+class SavingTrainer(Protocol):
+    """What `CheckpointWriter` reads of a trainer, and upstream's own writers."""
 
-    provenance: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
-    where: str = "output_dir"  # of the recipe, for the message of a full disk
-    tell: Callable[[str], None] = staticmethod(print)
-    progress: Callable[[], dict[str, Any]]  # continuing.py's: what the trainer keeps in memory only
-    _last_bytes = 0
-    _said_sharded = False
+    args: Any
+    state: Any
+    control: Any
+    accelerator: Any
+    model: Any
+    optimizer: Any
+    callback_handler: Any
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            if not self._said_sharded and self.args.process_index == 0:
-                self.tell("checkpoints are sharded: written in place by upstream, without a manifest")
-            self._said_sharded = True
-            super()._save_checkpoint(model, trial)
-            return
-        self.store_flos()
-        output_dir = Path(self._get_output_dir(trial=trial))
-        final = output_dir / folders.checkpoint_name(self.state.global_step)
+    @property
+    def is_sharded(self) -> bool: ...
+
+    def store_flos(self) -> None: ...
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
+
+    def save_training_state(
+        self, folder: str
+    ) -> None: ...  # optimizer, schedule, loss scaler, this rank's random state
+
+
+class CheckpointWriter:
+    """Writes checkpoints and the final model.
+
+    `facts`: what each manifest says of the run (id, recipe, data, versions), made of the trainer's arguments as the
+    first checkpoint finds them. `location`: of output_dir in the recipe, for the message of a full disk.
+    """
+
+    def __init__(
+        self,
+        *,
+        facts: Callable[[Any], Mapping[str, Any]] = lambda args: {},
+        location: str = "output_dir",
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.location, self.say = location, say
+        self._make_facts = facts
+        self._facts: Mapping[str, Any] | None = None
+        self._last_bytes = 0
+        self._reported_sharded = False
+
+    def facts(self, args: Any) -> Mapping[str, Any]:
+        if self._facts is None:
+            self._facts = self._make_facts(args)
+        return self._facts
+
+    def report_sharded(self, args: Any) -> None:
+        if not self._reported_sharded and args.process_index == 0:
+            self.say("checkpoints are sharded: upstream writes them in place, without a manifest")
+        self._reported_sharded = True
+
+    def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> None:
+        """checkpoint-N of the trainer's step. `progress`: what progress.json keeps (checkpoints/loop_state.py).
+
+        Raises OutputDirError for a full disk, CheckpointError where another process failed.
+        """
+        trainer.store_flos()
+        final = output_dir / folders.checkpoint_name(trainer.state.global_step)
         staging = output_dir / f"{folders.STAGING}{final.name}"
-        self._note_the_best(output_dir, final)
-        progress = self.progress()
-        self._together(staging, lambda: self._open(staging))
-        self._together(staging, lambda: self._write(staging, progress))
-        self._together(staging, lambda: self._finish(staging, final))
-        if int(os.environ.get("LOCAL_WORLD_SIZE", self.args.world_size)) < self.args.world_size:
-            self._together(staging, lambda: self._follow(staging, final))
-        if self.args.should_save:
-            folders.remove_old_checkpoints(output_dir, self.args.save_total_limit, self._to_keep(final))
-
-    def _note_the_best(self, output_dir: Path, final: Path) -> None:
-        """As upstream, by its final name: trainer_state.json must not point into the staging folder."""
-        if self.state.best_global_step:
-            best = output_dir / folders.checkpoint_name(self.state.best_global_step)
-            if best == final or best.is_dir():
-                self.state.best_model_checkpoint = str(best)
-
-    def _to_keep(self, final: Path) -> set[str]:
-        best = self.state.best_model_checkpoint
-        return {final.name, *({Path(best).name} if best else ())}
+        _note_best(trainer.state, output_dir, final)
+        self._on_all_ranks(trainer.args, staging, lambda: self._open(trainer, staging))
+        self._on_all_ranks(trainer.args, staging, lambda: self._write(trainer, staging, progress))
+        self._on_all_ranks(trainer.args, staging, lambda: self._finish(trainer, staging, final))
+        if int(os.environ.get("LOCAL_WORLD_SIZE", trainer.args.world_size)) < trainer.args.world_size:
+            self._on_all_ranks(trainer.args, staging, lambda: _move_other_nodes_files(trainer.args, staging, final))
+        if trainer.args.should_save:
+            best = trainer.state.best_model_checkpoint
+            keep = {final.name, *({Path(best).name} if best else ())}
+            folders.remove_old_checkpoints(output_dir, trainer.args.save_total_limit, keep)
 
     # --- the three phases --------------------------------------------------------------------------------------------
 
-    def _open(self, staging: Path) -> None:
-        """On the rank that writes: is there room, and an empty folder."""
-        if not self.args.should_save:
+    def _open(self, trainer: SavingTrainer, staging: Path) -> None:
+        """On the rank that writes: checks the free space, makes an empty folder."""
+        if not trainer.args.should_save:
             return
         shutil.rmtree(staging, ignore_errors=True)
-        lacking = disk_space.find_shortage(staging.parent, max(self._last_bytes, self._expected_bytes()))
-        if lacking:
-            raise self._disk_full(staging, lacking)
+        missing = disk_space.find_shortage(staging.parent, max(self._last_bytes, _expected_bytes(trainer)))
+        if missing:
+            raise self._disk_full(staging, missing)
         staging.mkdir()
 
-    def _write(self, staging: Path, progress: dict[str, Any]) -> None:
+    def _write(self, trainer: SavingTrainer, staging: Path, progress: Mapping[str, Any]) -> None:
         """Upstream's own writers, into the staging folder; each rank its own random state."""
         folder = str(staging)
-        self.save_model(folder, _internal_call=True)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(folder)
-            self._save_scaler(folder)
-            self._save_rng_state(folder)
-        if self.args.should_save:
-            self._update_stateful_callbacks()
-            self.state.save_to_json(os.path.join(folder, folders.TRAINER_STATE))
+        trainer.save_model(folder, _internal_call=True)
+        if not trainer.args.save_only_model:
+            trainer.save_training_state(folder)
+        if trainer.args.should_save:
+            _update_callback_states(trainer)
+            trainer.state.save_to_json(os.path.join(folder, folders.TRAINER_STATE))
             (staging / folders.PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
-        elif self.args.local_process_index == 0:  # another node's own disk
+        elif trainer.args.local_process_index == 0:  # another node's own disk
             manifest.flush_files(staging)
 
-    def _update_stateful_callbacks(self) -> None:
-        """As in upstream's _save_checkpoint; a callback that an earlier session did not have is no KeyError."""
-        state: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment]
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if not isinstance(callback, ExportableState):
-                continue
-            name, own = type(callback).__name__, callback.state()
-            if isinstance(state.get(name), list):
-                state[name].append(own)
-            else:
-                state[name] = own
-
-    def _finish(self, staging: Path, final: Path) -> None:
+    def _finish(self, trainer: SavingTrainer, staging: Path, final: Path) -> None:
         """On the rank that writes: flush, manifest, rename."""
-        if self.args.should_save:
+        if trainer.args.should_save:
             files = manifest.flush_files(staging)
             facts = {
-                "step": self.state.global_step,
+                "step": trainer.state.global_step,
                 "saved": datetime.datetime.now(datetime.UTC).isoformat(),
-                "world_size": self.args.world_size,
-                "state": self._state_parts(),
-                **{"run": "", **self.provenance},
+                "world_size": trainer.args.world_size,
+                "state": _state_parts(trainer),
+                **{"run": "", **self.facts(trainer.args)},
             }
             body = manifest.write_manifest(staging, facts, files)
             folders.put_in_place(staging, final)
             self._last_bytes = manifest.total_bytes(body)
 
-    def _follow(self, staging: Path, final: Path) -> None:
-        """On another node that has its own disk: its random states, under the same name."""
-        if not self.args.should_save and self.args.local_process_index == 0 and staging.is_dir():
-            final.mkdir(exist_ok=True)
-            for path in staging.iterdir():
-                os.replace(path, final / path.name)
-            staging.rmdir()
-
-    def _state_parts(self) -> list[str]:
-        """What a resumption must find beside the weights."""
-        if self.args.save_only_model:
-            return []
-        scaler = getattr(self.accelerator, "scaler", None) is not None
-        return ["optimizer", "scheduler", *(["scaler"] if scaler else []), "rng"]
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Upstream's, which with save_total_limit: 1 removes the last checkpoint for the best: save_final does, when
-        the model is in place."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            return super()._finalize_training(*args, **kwargs)
-        finally:
-            self.args.save_total_limit = limit
-
     # --- agreement and failure ---------------------------------------------------------------------------------------
 
-    def _together(self, staging: Path, phase: Callable[[], None]) -> None:
+    def _on_all_ranks(self, args: Any, staging: Path, phase: Callable[[], None]) -> None:
         """Runs a phase on every rank; where one rank fails, all raise, and nothing of the checkpoint stays."""
         problem: Exception | None = None
         try:
             phase()
         except Exception as caught:
             problem = caught
-        if not self._anywhere(problem is not None):
+        if not any(largest_of_ranks(problem is not None, args=args)):
             return
-        full = (
-            problem is not None
-            and not isinstance(problem, RecipeError)
-            and disk_space.is_disk_full(problem, staging.parent)
-        )
-        if self.args.local_process_index == 0:
+        unexplained = problem is not None and not isinstance(problem, RecipeError)
+        full = problem is not None and unexplained and disk_space.is_disk_full(problem, staging.parent)
+        if args.local_process_index == 0:
             shutil.rmtree(staging, ignore_errors=True)
         if full:
-            raise self._disk_full(staging, "it was full before the checkpoint was whole") from problem
+            raise self._disk_full(staging, "it was full before the checkpoint was complete") from problem
         if problem is not None:
             raise problem
-        raise RecipeError.at(
-            self.where, "another process could not write its part of the checkpoint", "see its message"
-        )
+        what = "another process could not write its part of the checkpoint"
+        raise CheckpointError.at(self.location, what, "see its message")
 
-    def _anywhere(self, here: bool) -> bool:
-        if self.args.world_size <= 1:
-            return here
-        flag = torch.tensor(float(here), device=self.args.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag)
-
-    def _disk_full(self, staging: Path, lacking: str) -> RecipeError:
-        last = next((path for path in folders.list_checkpoints(staging.parent) if folders.is_complete(path)), None)
+    def _disk_full(self, staging: Path, missing: str) -> OutputDirError:
+        last = folders.latest_complete(staging.parent)
         what = f"the disk of {str(staging.parent)!r} has no room for {staging.name.removeprefix(folders.STAGING)}: "
-        what += f"{lacking}; {f'{last.name} is whole' if last else 'there is no earlier checkpoint'}"
-        return RecipeError.at(self.where, what, AGAIN + (last.name if last else "the start"))
+        what += f"{missing}; {f'{last.name} is complete' if last else 'there is no earlier checkpoint'}"
+        return OutputDirError.at(self.location, what, RETRY + (last.name if last else "the start"))
 
-    def _expected_bytes(self) -> int:
-        """Of the weights that are saved (an adapter's only, with peft), the optimizer's state, and the small files."""
-        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        adapter = hasattr(model, "get_base_model")
-        tensors = [param for param in model.parameters() if param.requires_grad or not adapter]
-        if not self.args.save_only_model and self.optimizer is not None:
-            tensors += list(_tensors(dict(self.optimizer.state)))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    # --- the end of training -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def keep_last_checkpoint(self, args: Any) -> Iterator[None]:
+        """With save_total_limit: 1 upstream's _finalize_training removes the last checkpoint for the best; `save_final`
+        does, when the model is in place."""
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            yield
+        finally:
+            args.save_total_limit = limit
+
+    def save_final(self, trainer: SavingTrainer) -> None:
+        """The trained model into output_dir, each file complete: through a staging folder, flushed, renamed.
+
+        Raises OutputDirError for a full disk; the checkpoints are not touched.
+        """
+        if trainer.is_sharded:
+            trainer.save_model()
+            return
+        output_dir = Path(trainer.args.output_dir)
+        staging = output_dir / f"{folders.STAGING}model"
+
+        def write() -> None:
+            if trainer.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+            trainer.save_model(str(staging), _internal_call=True)
+            if trainer.args.should_save:
+                for path in manifest.flush_files(staging):
+                    (output_dir / path).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(staging / path, output_dir / path)
+                manifest.flush_to_disk(output_dir)
+                shutil.rmtree(staging, ignore_errors=True)
+
+        self._on_all_ranks(trainer.args, staging, write)
+        best = trainer.state.best_model_checkpoint
+        if trainer.args.should_save and best and trainer.args.save_total_limit == 1:
+            for path in folders.list_checkpoints(output_dir):
+                if path.name != Path(best).name:
+                    folders.remove_checkpoint(path)
+
+
+def _note_best(state: Any, output_dir: Path, final: Path) -> None:
+    """As upstream, by its final name: trainer_state.json must not point into the staging folder."""
+    if state.best_global_step:
+        best = output_dir / folders.checkpoint_name(state.best_global_step)
+        if best == final or best.is_dir():
+            state.best_model_checkpoint = str(best)
+
+
+def _update_callback_states(trainer: SavingTrainer) -> None:
+    """As in upstream's _save_checkpoint; a callback that an earlier session did not have is no KeyError."""
+    states: dict[str, Any] = trainer.state.stateful_callbacks
+    for callback in [*trainer.callback_handler.callbacks, trainer.control]:
+        if not isinstance(callback, ExportableState):
+            continue
+        name, own = type(callback).__name__, callback.state()
+        if isinstance(states.get(name), list):
+            states[name].append(own)
+        else:
+            states[name] = own
+
+
+def _move_other_nodes_files(args: Any, staging: Path, final: Path) -> None:
+    """On another node that has its own disk: its random states, under the same name."""
+    if not args.should_save and args.local_process_index == 0 and staging.is_dir():
+        final.mkdir(exist_ok=True)
+        for path in staging.iterdir():
+            os.replace(path, final / path.name)
+        staging.rmdir()
+
+
+def _state_parts(trainer: SavingTrainer) -> list[str]:
+    """What a resumption must find beside the weights."""
+    if trainer.args.save_only_model:
+        return []
+    scaler = getattr(trainer.accelerator, "scaler", None) is not None
+    return ["optimizer", "scheduler", *(["scaler"] if scaler else []), "rng"]
+
+
+def _expected_bytes(trainer: SavingTrainer) -> int:
+    """Of the weights that are saved (an adapter's only, with peft), and the optimizer's state."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    adapter = hasattr(model, "get_base_model")
+    tensors = [param for param in model.parameters() if param.requires_grad or not adapter]
+    if not trainer.args.save_only_model and trainer.optimizer is not None:
+        tensors += list(_tensors(dict(trainer.optimizer.state)))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _tensors(value: Any) -> Any:
@@ -212,33 +271,3 @@ def _tensors(value: Any) -> Any:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
-
-
-def save_final(trainer: Any) -> None:
-    """The trained model into output_dir, file by file whole: through a staging folder, flushed, each file renamed.
-
-    Raises RecipeError for a full disk; the checkpoints are not touched.
-    """
-    output_dir = Path(trainer.args.output_dir)
-    staging = output_dir / f"{folders.STAGING}model"
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        trainer.save_model()
-        return
-
-    def write() -> None:
-        if trainer.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        trainer.save_model(str(staging), _internal_call=True)
-        if trainer.args.should_save:
-            for path in manifest.flush_files(staging):
-                (output_dir / path).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging / path, output_dir / path)
-            manifest.flush_to_disk(output_dir)
-            shutil.rmtree(staging, ignore_errors=True)
-
-    trainer._together(staging, write)
-    best = trainer.state.best_model_checkpoint
-    if trainer.args.should_save and best and trainer.args.save_total_limit == 1:
-        for path in folders.list_checkpoints(output_dir):
-            if path.name != Path(best).name:
-                folders.remove_checkpoint(path)

@@ -25,7 +25,7 @@ ComputeMetrics = Callable[[Any], Metrics]  # transformers.EvalPrediction -> name
 def lm_compute_metrics(
     total_bytes: int | None = None, names: Sequence[str] = ("perplexity", "bits_per_byte")
 ) -> ComputeMetrics:
-    """For ExactEvaluationMixin's rows: {"loss", "perplexity", "bits_per_byte"}, which Trainer prefixes with eval_.
+    """For the rows of evaluation/exact.py: {"loss", "perplexity", "bits_per_byte"}, which Trainer prefixes with eval_.
 
     total_bytes: UTF-8 bytes of the text whose tokens are predicted in the one evaluation set; None leaves bits per byte
     out. loss is the mean over all predicted tokens, in nats. Raises DataError if no token is predicted.

@@ -1,11 +1,14 @@
-"""Exact evaluation for transformers.Trainer and trl.SFTTrainer: `class X(ExactEvaluationMixin, Trainer)`.
+"""Exact evaluation for transformers.Trainer and trl.SFTTrainer.
 
 What upstream gives is not the token mean (transformers 5.23: eval_loss is a mean of batch means, and wrong for the last
-batch of several processes) and, with compute_metrics, keeps every logit of the evaluation set: 1 GB a row for 262k
-words x 1k tokens. Here a causal LM's evaluation keeps two numbers a row, [nll_sum, n_tokens], from logits that exist
-for a chunk of tokens only; loss, perplexity and bits per byte (evaluation/compute_metrics.py) are sums over sums in
-float64, the same at any batch size and number of processes. Rows come in the data set's order. Mixture-of-experts'
-auxiliary losses and label smoothing are training's terms and no part of the evaluated loss.
+batch of several processes) and, with compute_metrics, keeps every logit of the evaluation set: 1 GB a row for a
+vocabulary of 262k and 1k tokens. Here a causal LM's evaluation keeps two numbers a row, [nll_sum, n_tokens], from
+logits that exist for a chunk of tokens only; loss, perplexity and bits per byte (evaluation/compute_metrics.py) are
+sums over sums in float64, the same at any batch size and number of processes. Rows come in the data set's order.
+Mixture-of-experts' auxiliary losses and label smoothing are training's terms and no part of the evaluated loss.
+
+`ExactEvaluation` needs no Trainer: training/overrides.py calls it, and a test gives it any object with the members of
+`EvaluatedTrainer`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -49,9 +52,9 @@ def fix_loss_type(model: nn.Module) -> str | None:
     """Give a causal LM whose class name hides its loss (GPT2LMHeadModel) the name of the loss that it uses anyway.
 
     Without it Trainer 5.23 counts the tokens unshifted, and loss and gradient of GPT-2 come out too small by the share
-    of first tokens (0.959 at 24 tokens a row). Upstream's PR #46204 mended the other classes; this may go when
+    of first tokens (0.959 at 24 tokens a row). Upstream's PR #46204 fixed the other classes; this may go when
     `GPT2LMHeadModel(config).loss_type` is no longer None. To be called before the Trainer is built, which reads it.
-    Returns the line to say aloud, None where nothing was to be done. Works in place, also inside peft's wrapper.
+    Returns the line to print, None where nothing was to be done. Works in place, also inside peft's wrapper.
     """
     inner = causal_lm(model)
     if inner is None or not _loss_is_unnamed(inner):
@@ -77,79 +80,92 @@ def _loss_is_unnamed(model: Any) -> bool:
     return any("loss_function" in forward.__code__.co_names for forward in forwards if hasattr(forward, "__code__"))
 
 
-class ExactEvaluationMixin:
-    """Put before Trainer or SFTTrainer. Overrides prediction_step and the two public makers of evaluation data loaders.
-
-    For a causal LM with compute_metrics, prediction_step gives (None, rows, tokens): see `Rows`; the loss None leaves
-    eval_loss to compute_metrics (`lm_compute_metrics`). Without compute_metrics and for other models it is upstream's.
-    Not for batch_eval_metrics, iterable data dispatched to several processes in flattened batches, or DataParallel.
-    """
+class EvaluatedTrainer(Protocol):
+    """What `ExactEvaluation` reads of a trainer, and the three of its settings that it replaces for a moment."""
 
     args: Any
     model: Any
     accelerator: Any
     data_collator: Any
     compute_metrics: Any
-    compute_loss_context_manager: Any
-    _full_logits_because: str | None = None  # why chunks are not used; None while they are
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        with self._in_order_and_whole():
-            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+    @property
+    def is_sharded(self) -> bool: ...
 
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        with self._in_order_and_whole():
-            return super().get_test_dataloader(test_dataset)  # type: ignore[misc]
+    def compute_loss_context_manager(self) -> Any: ...
+
+
+class ExactEvaluation:
+    """For a causal LM with compute_metrics: evaluation data loaders in order, and rows instead of logits.
+
+    `predict` gives (None, rows, tokens), see `Rows`; the loss None leaves eval_loss to compute_metrics
+    (`lm_compute_metrics`). Without compute_metrics and for other models it is upstream's. Not for batch_eval_metrics,
+    iterable data dispatched to several processes in flattened batches, or DataParallel.
+    """
+
+    def __init__(self) -> None:
+        self.full_logits_reason: str | None = None  # why chunks are not used; None while they are
+        self._chunks_checked = False
 
     @contextmanager
-    def _in_order_and_whole(self) -> Iterator[None]:
-        """Training's words must not reorder or shorten evaluation: upstream heeds both of these there, too."""
-        kept = self.args.train_sampling_strategy, self.args.dataloader_drop_last, self.data_collator
-        self.args.train_sampling_strategy, self.args.dataloader_drop_last = "sequential", False
-        if causal_lm(self.accelerator.unwrap_model(self.model)) is not None:
-            self.data_collator = WithLengths(inner=kept[2])
+    def all_rows_in_order(self, trainer: EvaluatedTrainer) -> Iterator[None]:
+        """Training's arguments must not reorder or shorten evaluation: upstream applies both of these there, too."""
+        args, collator = trainer.args, trainer.data_collator
+        strategy, drop_last = args.train_sampling_strategy, args.dataloader_drop_last
+        args.train_sampling_strategy, args.dataloader_drop_last = "sequential", False
+        if causal_lm(trainer.accelerator.unwrap_model(trainer.model)) is not None:
+            trainer.data_collator = WithLengths(inner=collator)
         try:
             yield
         finally:
-            self.args.train_sampling_strategy, self.args.dataloader_drop_last, self.data_collator = kept
+            args.train_sampling_strategy, args.dataloader_drop_last = strategy, drop_last
+            trainer.data_collator = collator
 
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    def predict(
+        self, trainer: EvaluatedTrainer, upstream: Callable[[nn.Module, Any], Any], model: nn.Module, inputs: Any
     ) -> tuple[torch.Tensor | None, Any, Any]:
-        inner = causal_lm(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        """`upstream`: its prediction_step of (model, inputs)."""
+        inner = causal_lm(trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False))
         inputs = dict(inputs)
         lengths = inputs.pop(LENGTHS, None)
-        if inner is None or self.compute_metrics is None or inputs.get("labels") is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[misc]
+        if inner is None or trainer.compute_metrics is None or inputs.get("labels") is None:
+            found: tuple[torch.Tensor | None, Any, Any] = upstream(model, inputs)
+            return found
         from accelerate.utils import send_to_device
 
-        inputs = send_to_device(inputs, self.args.device)
+        inputs = send_to_device(inputs, trainer.args.device)
         labels = _predictable(inputs.pop("labels"), inputs)
-        # Replacing forward would make torch.compile start anew at each batch; the plain module gives the same numbers.
+        # Replacing forward would make torch.compile start again at each batch; the plain module gives the same numbers.
         model = getattr(model, "_orig_mod", model)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            if self._full_logits_because is None:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            if self.full_logits_reason is None:
                 try:
-                    rows = self._rows_by_chunks(model, inner, inputs, labels, lengths)
-                except Unsuited as reason:
-                    self._full_logits_because = str(reason)
+                    rows = self._rows_by_chunks(trainer, model, inner, inputs, labels, lengths)
+                except ChunkingError as reason:
+                    self.full_logits_reason = str(reason)
                     logger.warning("evaluation keeps the logits of a whole row at a time: %s", reason)
-            if self._full_logits_because is not None:
-                rows = self._rows_by_full_logits(model, inner, inputs, labels, lengths)
+            if self.full_logits_reason is not None:
+                rows = _rows_by_full_logits(model, inner, inputs, labels, lengths, at_once=trainer.is_sharded)
         return None, rows, rows[:, 1].long()
 
     def _rows_by_chunks(
-        self, model: nn.Module, inner: Any, inputs: dict[str, Any], labels: torch.Tensor, lengths: Any
+        self,
+        trainer: EvaluatedTrainer,
+        model: nn.Module,
+        inner: Any,
+        inputs: dict[str, Any],
+        labels: torch.Tensor,
+        lengths: Any,
     ) -> Rows:
         """One forward of the decoder, then the model's own head on a chunk of tokens at a time.
 
         The work is done inside the model's forward, so that DDP, FSDP and ZeRO around it have their weights in place.
         """
         decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else inner
-        words = inspect.signature(type(inner).forward).parameters
-        if decoder is None or decoder is inner or "logits_to_keep" not in words:
-            raise Unsuited(f"{type(inner).__name__} has no decoder apart from its head, or no logits_to_keep")
-        checked = getattr(self, "_chunks_checked", False)
+        parameters = inspect.signature(type(inner).forward).parameters
+        if decoder is None or decoder is inner or "logits_to_keep" not in parameters:
+            raise ChunkingError(f"{type(inner).__name__} has no decoder apart from its head, or no logits_to_keep")
+        checked = self._chunks_checked
         forward = inner.forward
 
         def rows_instead_of_logits(*args: Any, **kwargs: Any) -> Rows:
@@ -160,7 +176,7 @@ class ExactEvaluationMixin:
             finally:
                 hook.remove()
             if not outputs or not torch.is_tensor(outputs[-1][0]) or outputs[-1][0].dim() != 3:
-                raise Unsuited(f"{type(decoder).__name__} gives no last hidden state")
+                raise ChunkingError(f"{type(decoder).__name__} gives no last hidden state")
             hidden = outputs[-1][0][:, -labels.shape[1] :]  # behind the virtual tokens of prompt learning, if any
 
             labelled = labels.to(hidden.device)
@@ -168,59 +184,64 @@ class ExactEvaluationMixin:
             def head(tokens: torch.Tensor) -> torch.Tensor:  # (n, H) -> (n, V), scaled and capped as the model does it
                 with _replaced_forward(decoder, lambda *_, **__: _with_hidden(outputs[-1], tokens[None])):
                     dummy = torch.zeros(1, len(tokens), dtype=torch.long, device=tokens.device)
-                    return _logits(forward(input_ids=dummy, **_accepted(words, return_dict=True)))[0]
+                    return _logits(forward(input_ids=dummy, **_accepted(parameters, return_dict=True)))[0]
 
             if not checked:
-                self._compare(head, hidden[:, -1], _logits(last)[:, -1])
-            pieces = SHARDED_CHUNKS if self.is_fsdp_enabled or self.is_deepspeed_enabled else 0  # type: ignore[attr-defined]
+                _compare_logits(trainer, head, hidden[:, -1], _logits(last)[:, -1])
+            pieces = SHARDED_CHUNKS if trainer.is_sharded else 0
             return _rows(hidden, labelled, head, lengths, pieces=pieces, vocabulary=_logits(last).shape[-1])
 
         with _replaced_forward(inner, rows_instead_of_logits):
-            rows = model(**inputs, **_accepted(words, use_cache=False, return_dict=True))
+            rows = model(**inputs, **_accepted(parameters, use_cache=False, return_dict=True))
         self._chunks_checked = True
         return rows
 
-    def _compare(self, head: Callable[[torch.Tensor], torch.Tensor], last: torch.Tensor, theirs: torch.Tensor) -> None:
-        """On the first batch: the chunked logits of each row's last position are the model's own."""
-        try:
-            ours = head(last)
-        except (TypeError, ValueError, AttributeError, LookupError) as error:
-            raise Unsuited(f"the head cannot be called alone ({error})") from error
-        weights = {weight.dtype for weight in self.model.parameters()}
-        plain = self.accelerator.mixed_precision == "no" and len(weights) == 1
-        share = TOLERANCE.get(weights.pop(), TOLERANCE_16_BIT) if plain else TOLERANCE_16_BIT
-        allowed = share * max(1.0, theirs.abs().max().item())
-        if ours.shape != theirs.shape or not torch.allclose(
-            ours.double(), theirs.double(), rtol=0, atol=allowed, equal_nan=True
-        ):
-            raise Unsuited("logits in chunks differ from the model's own")
 
-    def _rows_by_full_logits(
-        self, model: nn.Module, inner: Any, inputs: dict[str, Any], labels: torch.Tensor, lengths: Any
-    ) -> Rows:
-        words = inspect.signature(type(inner).forward).parameters
-        together = self.is_fsdp_enabled or self.is_deepspeed_enabled  # type: ignore[attr-defined]
-        size = len(labels) if together else 1
-        rows = []
-        for start in range(0, len(labels), size):
-            part = {
-                name: value[start : start + size] if _is_batched(value, labels) else value
-                for name, value in inputs.items()
-            }
-            logits = _logits(model(**part, **_accepted(words, use_cache=False, return_dict=True)))[
-                :, -labels.shape[1] :
-            ]
-            rows.append(_rows(logits, labels[start : start + size].to(logits.device), lambda tokens: tokens, lengths))
-        return torch.cat(rows)
+def _compare_logits(
+    trainer: EvaluatedTrainer,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    last: torch.Tensor,
+    theirs: torch.Tensor,
+) -> None:
+    """On the first batch: the chunked logits of each row's last position are the model's own."""
+    try:
+        ours = head(last)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ChunkingError(f"the head cannot be called alone ({error})") from error
+    weights = {weight.dtype for weight in trainer.model.parameters()}
+    plain = trainer.accelerator.mixed_precision == "no" and len(weights) == 1
+    share = TOLERANCE.get(weights.pop(), TOLERANCE_16_BIT) if plain else TOLERANCE_16_BIT
+    allowed = share * max(1.0, theirs.abs().max().item())
+    if ours.shape != theirs.shape or not torch.allclose(
+        ours.double(), theirs.double(), rtol=0, atol=allowed, equal_nan=True
+    ):
+        raise ChunkingError("logits in chunks differ from the model's own")
 
 
-class Unsuited(Exception):
+def _rows_by_full_logits(
+    model: nn.Module, inner: Any, inputs: dict[str, Any], labels: torch.Tensor, lengths: Any, *, at_once: bool
+) -> Rows:
+    """`at_once`: the whole batch in one forward; else a row at a time."""
+    parameters = inspect.signature(type(inner).forward).parameters
+    size = len(labels) if at_once else 1
+    rows = []
+    for start in range(0, len(labels), size):
+        part = {
+            name: value[start : start + size] if _is_batched(value, labels) else value for name, value in inputs.items()
+        }
+        output = model(**part, **_accepted(parameters, use_cache=False, return_dict=True))
+        logits = _logits(output)[:, -labels.shape[1] :]
+        rows.append(_rows(logits, labels[start : start + size].to(logits.device), lambda tokens: tokens, lengths))
+    return torch.cat(rows)
+
+
+class ChunkingError(Exception):
     """This model's head cannot be applied to chunks; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithLengths:
-    """A collator that also says how long each example is, where `inner` flattens a batch into one row (padding_free).
+    """A collator that adds the length of each example, where `inner` flattens a batch into one row (padding_free).
 
     Without it a last batch that several processes fill up with repeated rows would count those twice.
     """
@@ -310,7 +331,7 @@ def _logits(output: Any) -> torch.Tensor:
     return logits
 
 
-def _accepted(words: Mapping[str, inspect.Parameter], **wanted: bool) -> dict[str, bool]:
+def _accepted(parameters: Mapping[str, inspect.Parameter], **wanted: bool) -> dict[str, bool]:
     """Those of `wanted` that forward takes. (A cache costs memory and lets packed documents see each other.)"""
-    anything = any(word.kind is word.VAR_KEYWORD for word in words.values())
-    return {name: value for name, value in wanted.items() if anything or name in words}
+    anything = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return {name: value for name, value in wanted.items() if anything or name in parameters}

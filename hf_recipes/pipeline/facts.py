@@ -117,11 +117,11 @@ def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
 
 def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
     """With what went wrong in a training and did not end it."""
-    guards = trainer.guards
+    guard = trainer.parts.guard
     return replace(
         record,
-        out_of_memory=tuple(SplitStep(**one) for one in trainer.splits),
-        guards=GuardEvents(skipped_steps=tuple(guards.skipped), rolled_back=sum(guards.rolled_back.values())),
+        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
+        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
     )
 
 

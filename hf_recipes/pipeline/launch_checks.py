@@ -55,7 +55,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
     errors = []
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
-        what = "several processes were asked for, but this launch starts one and calls it the whole world"
+        what = "several processes were asked for, but this launch starts only one"
         fix = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     training, section = recipe.training, recipe.trainer
@@ -79,7 +79,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
                 Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix="remove it from the recipe")
             )
         if master:
-            what = f"master_weights keeps whole fp32 copies, {name} shards them"
+            what = f"master_weights keeps complete fp32 copies, {name} shards them"
             errors.append(
                 Diagnostic(location=recipe.location("master_weights"), message=what, fix="use bf16: true with it")
             )

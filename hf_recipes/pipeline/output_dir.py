@@ -25,14 +25,14 @@ ADAPTER = ("adapter_model.safetensors",)
 def find_foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.location(f"{recipe.trainer}.output_dir")
-    held = folder / "recipe.yaml"
-    if held.is_file() and Path(recipe.path).is_file() and held.samefile(recipe.path) and not _written_here(held):
-        what = f"output_dir {str(folder)!r} holds the recipe itself, and the resolved recipe would be written over it"
+    there = folder / "recipe.yaml"
+    if there.is_file() and Path(recipe.path).is_file() and there.samefile(recipe.path) and not _written_here(there):
+        what = f"output_dir {str(folder)!r} has the recipe itself, and the resolved recipe would be written over it"
         yield Diagnostic(location=where, message=what, fix="choose another output_dir, or give the recipe another name")
     for name, ours in {"README.md": "model card", "report.md": "report", "report.html": "report"}.items():
         theirs = folder / name
         if theirs.is_file() and not _replaceable(theirs.read_text(encoding="utf-8", errors="replace")):
-            what = f"output_dir {str(folder)!r} holds a {name} that no run wrote: the {ours} would replace it"
+            what = f"output_dir {str(folder)!r} has a {name} that no run wrote: the {ours} would replace it"
             yield Diagnostic(location=where, message=what, fix="choose another output_dir")
     others: tuple[str, ...]
     if recipe.training.get("do_train") is False:
@@ -40,10 +40,10 @@ def find_foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     elif "LoraConfig" in recipe.sections:
         others, why = WEIGHTS, "this one writes an adapter: both would be pushed"
     else:
-        others, why = ADAPTER, "this one writes a whole model: both would be pushed"
+        others, why = ADAPTER, "this one writes a full model: both would be pushed"
     found = [name for name in others if (folder / name).is_file()]
     if found:
-        what = f"output_dir {str(folder)!r} holds {found[0]} of another run, and {why}"
+        what = f"output_dir {str(folder)!r} has {found[0]} of another run, and {why}"
         yield Diagnostic(location=where, message=what, fix="choose another output_dir")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import OutOfMemoryError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
 from hf_recipes.record import (
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
+SAMPLE = "sample at step "  # how a line of training/sample_text.py begins
+
+
 class RunRecorder:
     """`record` is replaced as facts come in, so that a failure leaves what is known."""
 
     def __init__(self, recipe: Recipe, device: Device, folder: Path, say: Callable[[str], None] = print_line) -> None:
-        import sys
-
         self.folder, self.device, self.say = folder, device, say
         self.record = RunRecord(
             task=recipe.task,
@@ -60,8 +63,10 @@ class RunRecorder:
         self.record = replace(self.record, stage=stage)
 
     def note(self, line: str) -> None:
-        """Prints a line and keeps it in the record's notes."""
+        """Prints a line and keeps it in the record's notes, unless it is a text that the model generated."""
         self.say(line)
+        if line.startswith(SAMPLE):
+            return
         self.record = replace(self.record, notes=(*self.record.notes, line.strip()))
 
     def choose(self, lines: list[str]) -> None:
@@ -95,7 +100,7 @@ class RunRecorder:
             say_what_would_fit(self.record, self.device, self.say)
             raise
         except torch.OutOfMemoryError as problem:
-            self._end(Status.OUT_OF_MEMORY, str(problem).splitlines()[0])
+            self._end(Status.OUT_OF_MEMORY, first_line(problem))
             what = f"out of memory in {self.record.stage}: {self.record.error}"
             fix = "`hf-recipes plan` says what fits"
             raise OutOfMemoryError.at(self.record.recipe.path, what, fix) from problem

@@ -122,15 +122,12 @@ def _refuse(errors: Sequence[Any]) -> None:
 def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, until: int | None = None) -> Recipe:
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
     from hf_recipes.checkpoints import resume as resuming
-    from hf_recipes.checkpoints.saving import save_final
     from hf_recipes.data.row_checks import check_rows
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build
     from hf_recipes.pipeline import facts, summary
     from hf_recipes.training import trainer as training
-    from hf_recipes.training.step_guard import Guards
-    from hf_recipes.training.step_timer import StepClock
-    from hf_recipes.training.stop_callback import Ending
+    from hf_recipes.training.step_timer import StepTimer
 
     began = time.perf_counter()
     folder, device = recorder.folder, recorder.device
@@ -165,13 +162,20 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
 
         model = prepare_model(model)
     scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
-    trainer: Any = training.build_trainer(
-        recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, recorder.note
+    forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
+    session = training.Session(
+        listener=listener,
+        run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device, chosen),
+        timer=StepTimer(say, forecast.seconds),
+        until=until,
+    )
+    compute_metrics, preprocess_logits = scoring.compute_metrics, scoring.preprocess_logits
+    trainer = training.build_trainer(
+        recipe, args, model, tokenizer, prepared, compute_metrics, preprocess_logits, recorder.note, session
     )
     recorder.record = facts.add_facts(recorder.record, recipe, args, trainer, model, tokenizer, prepared)
     _refuse_no_batch(recipe, args, trainer.train_dataset)
-    provenance = trainer.provenance = resuming.describe_run(recipe, args, recorder.record, device, chosen)
-    trainer.where = recipe.location(f"{recipe.trainer}.output_dir")
+    provenance = trainer.parts.writer.facts(args)
     recorder.record = resuming.add_resumption(recorder.record, provenance, recipe, args, device, chosen)
     notes = []
     if chosen:
@@ -182,17 +186,9 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     if trainer.is_world_process_zero():
         put(folder / "recipe.yaml", dump_recipe(recipe))
 
-    forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
     recorder.record = replace(recorder.record, forecast=forecast)
-    clock = StepClock(say, forecast.seconds)
-    trainer.add_callback(clock)
-    policy = recipe.get("on_nonfinite") or "stop"
-    trainer.guards = Guards(recipe=recipe, say=recorder.note, listener=listener, policy=policy)
-    trainer.add_callback(Ending(trainer))
     recorder.enter(Stage.TRAINING)
     earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
-    if until is not None:
-        trainer.add_callback(training.StopAt(until))
     for line in notes:
         recorder.note(line)
     if recipe.training.get("do_train") is not False:
@@ -200,8 +196,8 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         listener.training = True
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
-            if trainer.guards.stop:
-                raise Stopped(trainer.guards.stop)
+            if trainer.parts.guard.stop_signal:
+                raise Stopped(trainer.parts.guard.stop_signal)
         except BaseException:
             recorder.record = facts.add_progress(recorder.record, trainer)
             raise
@@ -209,14 +205,15 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
             listener.training = False
             recorder.record = facts.add_incidents(recorder.record, trainer)
         recorder.record = facts.add_training_result(recorder.record, trainer, result, *earlier)
-        measured = replace(forecast, measured_step_seconds=clock.step_seconds)
+        measured = replace(forecast, measured_step_seconds=session.timer.step_seconds)
         recorder.record = replace(recorder.record, forecast=measured)
         if until is not None:
             return recipe
         recorder.enter(Stage.SAVING)
-        save_final(trainer)
-        if trainer.asked_to_end():
-            raise Stopped(trainer.asked_to_end())
+        trainer.save_final_model()
+        signal = trainer.parts.guard.requested_signal(args)
+        if signal:
+            raise Stopped(signal)
     else:
         recorder.record = replace(recorder.record, steps=0)
     _evaluate(trainer, scoring, recorder, began)

@@ -24,7 +24,7 @@ def is_flattened(inputs: Mapping[str, Any]) -> bool:
     return torch.is_tensor(ids) and torch.is_tensor(positions) and ids.shape[0] == 1 and "attention_mask" not in inputs
 
 
-def split(inputs: Mapping[str, Any], pieces: int) -> list[dict[str, Any]]:
+def split_batch(inputs: Mapping[str, Any], pieces: int) -> list[dict[str, Any]]:
     """At most `pieces` batches that hold the same samples in the same order; fewer where there are not as many."""
     if is_flattened(inputs):
         return [_stretch(inputs, first, last) for first, last in _stretches(inputs, pieces)]
@@ -33,7 +33,7 @@ def split(inputs: Mapping[str, Any], pieces: int) -> list[dict[str, Any]]:
     return [_some_rows(inputs, rows, start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def samples(inputs: Mapping[str, Any]) -> int:
+def count_samples(inputs: Mapping[str, Any]) -> int:
     """Into how many pieces the batch can be split at most."""
     return len(_borders(inputs)) - 1 if is_flattened(inputs) else _rows(inputs)
 
@@ -97,7 +97,7 @@ def _stretch(inputs: Mapping[str, Any], first: int, last: int) -> dict[str, Any]
     return found
 
 
-def joined(outputs: Sequence[tuple[Any, Any, Any]], sizes: Sequence[int]) -> tuple[Any, Any, Any]:
+def join_outputs(outputs: Sequence[tuple[Any, Any, Any]], sizes: Sequence[int]) -> tuple[Any, Any, Any]:
     """prediction_step's (loss, logits, labels) of the pieces as those of the whole; a loss is the mean over samples."""
     losses = [loss for loss, _, _ in outputs]
     loss = None

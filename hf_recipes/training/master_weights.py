@@ -1,8 +1,8 @@
 """Half-precision weights and gradients with fp32 master weights: what apex called O2, on today's Trainer.
 
     model = prepare_model(model)                       # fp16 parameters; norms compute in fp32; heads return fp32
-    class MasterTrainer(MasterWeightsMixin, Trainer): ...      # or (MasterWeightsMixin, SFTTrainer)
-    MasterTrainer(model=model, args=TrainingArguments(..., fp16=False, bf16=False, optim="adamw_torch_fused"))
+    parts = TrainerParts(masters=MasterWeightsStep())  # of training/overrides.py
+    trainer_class(Trainer)(model=model, parts=parts, args=TrainingArguments(..., optim="adamw_torch_fused"))
 
 One training step: the loss (fp32) is multiplied by the loss scale; backward leaves scaled fp16 gradients in the model,
 summed over the accumulated micro-batches and averaged over the ranks by DDP; they move, one tensor at a time, into fp32
@@ -12,7 +12,7 @@ skips the step: weights, masters, optimizer state and learning rate stay as they
 good steps in a row it doubles. These are apex's and torch.amp.GradScaler's rules and numbers.
 
 Why not `fp16: true` with fp16 weights: torch's scaler refuses that ("Attempting to unscale FP16 gradients.",
-torch/amp/grad_scaler.py), and on a CPU accelerate drops `fp16: true` without a word. This code asks nothing of either,
+torch/amp/grad_scaler.py), and on a CPU accelerate drops `fp16: true` silently. This code asks nothing of either,
 so that it is the same on CPU, CUDA and MPS; Trainer must run with fp16=False and bf16=False.
 
 What is saved: the fp16 weights, which are the function that was trained and evaluated (`save_pretrained`, dtype
@@ -30,9 +30,9 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,16 +41,9 @@ from transformers import TrainerCallback
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.half_precision import HEADS, prepare_model
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    _Trainer = Trainer
-else:
-    _Trainer = object
-
 logger = logging.getLogger(__name__)
 
-__all__ = ["OPTIMIZERS", "LossScaling", "MasterWeights", "MasterWeightsMixin", "prepare_model"]
+__all__ = ["OPTIMIZERS", "LossScaling", "MasterWeights", "MasterWeightsStep", "prepare_model"]
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit")  # those that the tests hold to fp32's loss
 
@@ -63,7 +56,7 @@ class LossScaling:
     growth: float = 2.0
     backoff: float = 0.5
     growth_interval: int = 2000  # good steps in a row before the scale grows
-    minimum: float = 1.0  # an overflow here is no question of scaling any more: RecipeError
+    minimum: float = 1.0  # an overflow here cannot be solved by scaling: RecipeError
 
 
 # --- the optimizer ---------------------------------------------------------------------------------------------------
@@ -196,14 +189,14 @@ class MasterWeights(torch.optim.Optimizer):
         if "masters" not in state_dict:
             raise RecipeError.at(
                 "master_weights",
-                "the checkpoint's optimizer.pt holds no master weights: it was written without master_weights",
+                "the checkpoint's optimizer.pt has no master weights: it was written without master_weights",
                 "resume without master_weights, or begin a new run from the checkpoint's weights",
             )
         saved = state_dict["masters"]
         if [master.shape for _, master in self.pairs] != [master.shape for master in saved]:
             raise RecipeError.at(
                 "master_weights",
-                f"the checkpoint's {len(saved)} master weights have not the shapes of this model's {len(self.pairs)}",
+                f"the checkpoint's {len(saved)} master weights do not have the shapes of the model's {len(self.pairs)}",
                 "resume from a checkpoint of the same model",
             )
         self.inner.load_state_dict(state_dict["inner"])
@@ -228,123 +221,130 @@ def _keep_embeddings_in_32_bits(model: nn.Module, optimizer: MasterWeights) -> N
     manager.register_parameters(optimizer.param_groups)
 
 
-# --- the trainer -----------------------------------------------------------------------------------------------------
+# --- the step of a trainer -------------------------------------------------------------------------------------------
 
 
-class _FollowModel(TrainerCallback):
+class FollowModel(TrainerCallback):
+    """The masters take up weights that changed between construction and training."""
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         kwargs["optimizer"].optimizer.follow_model()  # accelerate's wrapper around MasterWeights
 
 
-class MasterWeightsMixin(_Trainer):
-    """`class X(MasterWeightsMixin, Trainer)`: a trainer, of transformers or trl, which holds fp32 master weights.
+class MasterWeightsStep:
+    """What a training step does with master weights: it scales the loss, and unscales and clips at the masters.
 
-    Give it a model from `prepare_model` and arguments with fp16=False and bf16=False. Adds `loss_scale` and
-    `skipped_steps` (both cumulative) to the training logs and warns of each skipped step; `loss` and `grad_norm` in the
-    logs are the true, unscaled ones. The private points of upstream that it overrides stand in upstream_private.py.
+    Needs no Trainer: training/overrides.py calls it with upstream's methods. The model is of `prepare_model`, the
+    arguments have fp16=False and bf16=False. Adds `loss_scale` and `skipped_steps` (both cumulative) to the training
+    logs and warns of each skipped step; `loss` and `grad_norm` in the logs are the true, unscaled ones.
     """
 
-    loss_scaling: LossScaling = LossScaling()
-    master_weights: MasterWeights | None = None
-    _scaling_loss = False  # only within training_step: an evaluation's loss is not scaled
+    def __init__(self, scaling: LossScaling | None = None) -> None:
+        self.scaling = scaling or LossScaling()
+        self.optimizer: MasterWeights | None = None
+        self._scaling_loss = False  # only within a training step: an evaluation's loss is not scaled
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is not None:
-            if self.master_weights is None:
-                raise RecipeError.at(
-                    "master_weights", "the trainer was given its own optimizer", "name one by `optim` instead"
-                )
-            return self.optimizer
-        trained: Any = self.model if model is None else model
-        self._check_master_weights(trained)
-        first = self.master_weights is None
-        inner = super().create_optimizer(model)
-        self.optimizer = self.master_weights = MasterWeights(inner, self.loss_scaling)
-        if self.args.optim == "adamw_bnb_8bit":
-            _keep_embeddings_in_32_bits(trained, self.master_weights)
-        if first:
-            self.add_callback(_FollowModel())
+    def wrap(self, inner: torch.optim.Optimizer, model: nn.Module, optim: str) -> MasterWeights:
+        """The optimizer with an fp32 master for each fp16 parameter. `optim`: the recipe's."""
+        self.optimizer = MasterWeights(inner, self.scaling)
+        if optim == "adamw_bnb_8bit":
+            _keep_embeddings_in_32_bits(model, self.optimizer)
         return self.optimizer
 
-    def _check_master_weights(self, model: nn.Module) -> None:
-        if self.args.optim not in OPTIMIZERS:
+    def refuse_given_optimizer(self) -> None:
+        if self.optimizer is None:
             raise RecipeError.at(
-                "master_weights",
-                f"optim: {getattr(self.args.optim, 'value', self.args.optim)} is not known to work on master weights",
-                f"use one of {', '.join(OPTIMIZERS)}",
+                "master_weights", "the trainer was given its own optimizer", "name one by `optim` instead"
             )
-        if self.accelerator.mixed_precision != "no":
-            raise RecipeError.at(
-                "master_weights",
-                f"accelerate's mixed_precision is {self.accelerator.mixed_precision!r}, which casts a second time",
-                "master_weights needs fp16: false and bf16: false in the recipe and 'no' in the accelerate file",
-            )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise RecipeError.at(
-                "master_weights",
-                "the parameters are sharded, and master weights are made of whole ones",
-                "launch plain DDP, or take out master_weights: FSDP and DeepSpeed keep fp32 masters of their own",
-            )
-        for name, param in model.named_parameters():
-            if param.requires_grad and param.dtype != torch.float16:
-                raise RecipeError.at(
-                    "master_weights",
-                    f"{name} is {param.dtype}, not torch.float16",
-                    "call prepare_model(model) before the trainer is built",
-                )
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self._scaling_loss = True
-        try:
-            loss = super().training_step(*args, **kwargs)
-        finally:
-            self._scaling_loss = False
-        assert self.master_weights is not None
-        return loss / self.master_weights.scale  # exact: scales are powers of two
+    def around_step(self, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """Upstream's training_step: its backward is of the scaled loss, what it returns is the true loss."""
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not self._scaling_loss:
-            return result
-        assert self.master_weights is not None
-        loss = result[0] if return_outputs else result
+        def scaled(*args: Any) -> torch.Tensor:
+            self._scaling_loss = True
+            try:
+                loss = step(*args)
+            finally:
+                self._scaling_loss = False
+            assert self.optimizer is not None
+            return loss / self.optimizer.scale  # exact: scales are powers of two
+
+        return scaled
+
+    def around_loss(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Upstream's compute_loss, scaled within a training step."""
+
+        def scaled(model: Any, inputs: Any, return_outputs: bool, items: Any) -> Any:
+            result = compute(model, inputs, return_outputs, items)
+            if not self._scaling_loss:
+                return result
+            loss = self._scale(model, result[0] if return_outputs else result)
+            return (loss, result[1]) if return_outputs else loss
+
+        return scaled
+
+    def _scale(self, model: Any, loss: torch.Tensor) -> torch.Tensor:
+        assert self.optimizer is not None
         if loss.dtype != torch.float32:
+            plain = getattr(model, "module", model)
             raise RecipeError.at(
                 "master_weights",
-                f"the loss of {type(self.model).__name__} is {loss.dtype}: scaled by {self.master_weights.scale:g}, "
+                f"the loss of {type(plain).__name__} is {loss.dtype}: scaled by {self.optimizer.scale:g}, "
                 "it or its gradient is infinite",
                 "remove master_weights and set bf16: true (a head is made to return float32 if it is called "
                 f"{', '.join(HEADS)})",
             )
-        loss = loss * self.master_weights.scale
-        return (loss, result[1]) if return_outputs else loss
+        return loss * self.optimizer.scale
 
-    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
-        return self._unscale(self.args.max_grad_norm)
+    def clip(self, max_norm: float, optimizer: Any, *, step: int, report: bool) -> torch.Tensor:
+        """The unscaled gradient's norm before clipping. Once a step, after the last backward, before optimizer.step().
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        return self._unscale(math.inf) if grad_norm is None else grad_norm
-
-    def _unscale(self, max_norm: float) -> torch.Tensor:
-        """Called once a step, after the last backward and before optimizer.step()."""
-        masters = self.master_weights
+        `optimizer`: accelerate's wrapper; it must know of a skipped step. `report`: on rank 0.
+        """
+        masters = self.optimizer
         assert masters is not None
         norm = masters.clip(max_norm)
         # What accelerator.optimizer_step_was_skipped reads, by which Trainer holds the learning rate back.
-        self.optimizer._is_overflow = masters.overflowed  # type: ignore[union-attr]
-        if masters.overflowed and self.is_world_process_zero():
+        optimizer._is_overflow = masters.overflowed
+        if masters.overflowed and report:
             logger.warning(
                 "step %d is skipped: fp16 gradients overflowed at loss scale %g, which becomes %g",
-                self.state.global_step + 1,
+                step,
                 masters.scale,
                 masters.scale * masters.scaling.backoff,
             )
         return norm
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.master_weights is not None and "loss" in logs:
-            logs["loss_scale"] = self.master_weights.scale
-            logs["skipped_steps"] = self.master_weights.skipped_steps
-        super().log(logs, start_time)
+    def logs(self) -> dict[str, float]:
+        if self.optimizer is None:
+            return {}
+        return {"loss_scale": self.optimizer.scale, "skipped_steps": self.optimizer.skipped_steps}
+
+
+def check_master_weights(model: nn.Module, optim: Any, mixed_precision: str, *, sharded: bool) -> None:
+    """Raises RecipeError for what cannot have master weights: an optimizer, accelerate's casting, sharding, a dtype."""
+    if optim not in OPTIMIZERS:
+        raise RecipeError.at(
+            "master_weights",
+            f"optim: {getattr(optim, 'value', optim)} is not known to work on master weights",
+            f"use one of {', '.join(OPTIMIZERS)}",
+        )
+    if mixed_precision != "no":
+        raise RecipeError.at(
+            "master_weights",
+            f"accelerate's mixed_precision is {mixed_precision!r}, which casts a second time",
+            "master_weights needs fp16: false and bf16: false in the recipe and 'no' in the accelerate file",
+        )
+    if sharded:
+        raise RecipeError.at(
+            "master_weights",
+            "the parameters are sharded, and master weights are made of complete ones",
+            "launch plain DDP, or take out master_weights: FSDP and DeepSpeed keep fp32 masters of their own",
+        )
+    for name, param in model.named_parameters():
+        if param.requires_grad and param.dtype != torch.float16:
+            raise RecipeError.at(
+                "master_weights",
+                f"{name} is {param.dtype}, not torch.float16",
+                "call prepare_model(model) before the trainer is built",
+            )

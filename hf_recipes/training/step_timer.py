@@ -1,4 +1,4 @@
-"""How long a step really takes, and what is left of the run by that: said once, and again when it changes."""
+"""How long a step really takes, and the time that is left by that: printed once, and again when it changes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from transformers import TrainerCallback
 from hf_recipes.common.text import format_duration
 
 WARM_UP = 3  # first steps of a session: kernels are chosen and memory is taken
-FIRST_WORD = 20  # steps after which the rest is foretold
-CHANGE = 0.10  # of the time that is left: then it is said again
+FIRST_REPORT = 20  # steps after which the time left is printed
+CHANGE = 0.10  # of the time that is left: then it is printed again
 
 
-class StepClock(TrainerCallback):
-    """Seconds of optimizer steps, evaluation and saving left out; costs two readings of a clock a step."""
+class StepTimer(TrainerCallback):
+    """Seconds of optimizer steps without evaluation and saving; costs two reads of a clock per step."""
 
-    def __init__(self, say: Callable[[str], None], told: tuple[float, float] | None = None) -> None:
-        """`told`: plan's seconds for the whole run."""
-        self.say, self.told = say, told
+    def __init__(self, say: Callable[[str], None], forecast: tuple[float, float] | None = None) -> None:
+        """`forecast`: plan's seconds for the whole run."""
+        self.say, self.forecast = say, forecast
         self.steps, self.seconds = 0, 0.0
         self.began = 0.0
         self.seen = 0
-        self.said_a_step: float | None = None
+        self.reported_step_seconds: float | None = None
 
     @property
     def step_seconds(self) -> float | None:
@@ -40,19 +40,19 @@ class StepClock(TrainerCallback):
             return
         self.steps += 1
         self.seconds += time.perf_counter() - self.began
-        if self.seen >= FIRST_WORD and state.is_world_process_zero:
-            self._tell(state)
+        if self.seen >= FIRST_REPORT and state.is_world_process_zero:
+            self._report(state)
 
-    def _tell(self, state: Any) -> None:
-        a_step = self.seconds / self.steps
+    def _report(self, state: Any) -> None:
+        mean, before = self.seconds / self.steps, self.reported_step_seconds
         left = state.max_steps - state.global_step
-        if left <= 0 or (self.said_a_step is not None and abs(a_step / self.said_a_step - 1) <= CHANGE):
+        if left <= 0 or (before is not None and abs(mean / before - 1) <= CHANGE):
             return
-        told = (
-            ""
-            if self.told is None
-            else f" (plan said {format_duration(self.told[0])} to {format_duration(self.told[1])} in all)"
-        )
-        if self.said_a_step is None or left * a_step > 60:
-            self.say(f"forecast: {format_duration(left * a_step)} of training left, {a_step:.3g} s a step{told}")
-        self.said_a_step = a_step
+        plan = ""
+        if self.forecast is not None:
+            plan = (
+                f" (plan's estimate: {format_duration(self.forecast[0])} to {format_duration(self.forecast[1])} in all)"
+            )
+        if before is None or left * mean > 60:
+            self.say(f"forecast: {format_duration(left * mean)} of training left, {mean:.3g} s per step{plan}")
+        self.reported_step_seconds = mean

@@ -1,4 +1,4 @@
-"""Trackers (`report_to`) that fail or hang never end or hold up a training: they are dropped, and it is said.
+"""Trackers (`report_to`) that fail or hang never end or delay a training: they are dropped, with a line.
 
 Each tracker's events run, in order, on a thread of its own; the training waits for one a few seconds at most.
 """
@@ -18,8 +18,8 @@ INTEGRATIONS = "transformers.integrations"
 EVENTS = tuple(name for name in dir(TrainerCallback) if name.startswith("on_"))
 
 
-class Bounded(TrainerCallback):
-    """A tracker's callback whose events cannot raise and cannot hold up the training."""
+class LimitedTracker(TrainerCallback):
+    """A tracker's callback whose events cannot raise and cannot delay the training."""
 
     def __init__(
         self, inner: Any, say: Callable[[str], None], first_seconds: float = FIRST_SECONDS, seconds: float = SECONDS
@@ -35,7 +35,7 @@ class Bounded(TrainerCallback):
             job, outcome, done = self._jobs.get()
             try:
                 job()
-            except BaseException as problem:  # its own affair
+            except BaseException as problem:  # of the tracker, not of the run
                 outcome.append(problem)
             done.set()
 
@@ -57,23 +57,25 @@ class Bounded(TrainerCallback):
 
     def _drop(self, why: str) -> None:
         self.dropped = True
-        self.say(f"report_to: {type(self.inner).__name__} {why}; the run goes on without it, its log is in record.json")
+        self.say(
+            f"report_to: {type(self.inner).__name__} {why}; the run continues without it, its log is in record.json"
+        )
 
 
 def _forward(name: str) -> Callable[..., None]:
-    def event(self: Bounded, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def event(self: LimitedTracker, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._event(name, args, state, control, kwargs)
 
     return event
 
 
 for _name in EVENTS:
-    setattr(Bounded, _name, _forward(_name))
+    setattr(LimitedTracker, _name, _forward(_name))
 
 
-def bound(trainer: Any, say: Callable[[str], None]) -> None:
-    """Puts every tracker of the trainer behind `Bounded`."""
+def limit_trackers(trainer: Any, say: Callable[[str], None]) -> None:
+    """Puts every tracker of the trainer behind `LimitedTracker`."""
     handler = trainer.callback_handler
     handler.callbacks = [
-        Bounded(one, say) if type(one).__module__.startswith(INTEGRATIONS) else one for one in handler.callbacks
+        LimitedTracker(one, say) if type(one).__module__.startswith(INTEGRATIONS) else one for one in handler.callbacks
     ]

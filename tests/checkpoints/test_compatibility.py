@@ -151,29 +151,22 @@ def test_a_killed_run_of_sft_trainer_ends_as_the_straight_one(sft: Callable[[int
     compare(sft(save), words, kill)
 
 
-UPSTREAM = {  # what differs without our part, and the figures in which it shows
-    "length groups": "_get_train_sampler",
-    "persistent workers": "_seed_loader",
-    "first epoch": "_take_up",
+WITHOUT = {  # a case, and the part of LoopState that is replaced by upstream's behaviour
+    "length groups": ("seed_sampler", lambda self, sampler, args: sampler),
+    "persistent workers": ("seed_loader", lambda self, loader, args, epoch=0: loader),
+    "first epoch": ("take_progress", lambda self: {}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", UPSTREAM)
+@pytest.mark.parametrize("case", WITHOUT)
 def test_without_our_part_the_resumed_run_still_ends_elsewhere(
     trainer: Callable[[int], str], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The day that one of these fails, that part of ContinuingMixin may go."""
-    from transformers import Trainer
+    """The day that one of these fails, that part of LoopState may go."""
+    from hf_recipes.checkpoints.loop_state import LoopState
 
-    from hf_recipes.checkpoints.loop_state import ContinuingMixin
-
-    upstreams = {
-        "_get_train_sampler": Trainer._get_train_sampler,
-        "_seed_loader": lambda self, loader, epoch=0: loader,
-        "_take_up": lambda self: None,
-    }
-    monkeypatch.setattr(ContinuingMixin, UPSTREAM[case], upstreams[UPSTREAM[case]])
+    monkeypatch.setattr(LoopState, *WITHOUT[case])
     save, kill, words = TRAINER_CASES[case]
     straight, resumed = ends(trainer(save), words, kill)
     assert resumed["steps"] == straight["steps"]

@@ -67,14 +67,14 @@ def test_a_run_that_was_killed_after_its_last_step_is_saved_and_evaluated(
 def test_upstream_still_makes_a_step_too_many_when_it_resumes_at_the_end(
     recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The day that this fails, that part of ContinuingMixin._run_epoch may go."""
+    """The day that this fails, that part of Overrides._run_epoch may go."""
     from transformers import Trainer
 
-    from hf_recipes.checkpoints.loop_state import ContinuingMixin
+    from hf_recipes.training.overrides import Overrides
 
     run(recipe)
     Path("out/record.json").unlink()
-    monkeypatch.setattr(ContinuingMixin, "_run_epoch", Trainer._run_epoch)
+    monkeypatch.setattr(Overrides, "_run_epoch", Trainer._run_epoch)
     run(recipe, resume=True)
     assert json.loads(Path("out/record.json").read_text())["steps"] == 5
 

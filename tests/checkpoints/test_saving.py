@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there: what is written, what is refused, what a full disk and a crash leave."""
+"""A checkpoint is complete or not there: what is written, what is refused, what a full disk and a crash leave."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_a_manifest_names_every_file_and_the_run_it_is_of(recipe: str) -> None:
 
 def test_every_damage_to_every_file_is_found_with_the_files_name(recipe: str, tmp_path: Path) -> None:
     run(recipe, ["TrainingArguments.max_steps=2"])
-    shutil.copytree("out/checkpoint-2", "whole")
-    names = sorted(path.name for path in Path("whole").iterdir())
+    shutil.copytree("out/checkpoint-2", "complete")
+    names = sorted(path.name for path in Path("complete").iterdir())
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "manifest.json"} <= set(names)
     for name in names:
-        content = Path("whole", name).read_bytes()
+        content = Path("complete", name).read_bytes()
         middle = len(content) // 2
         damages = {
             "truncated": content[:middle],
@@ -74,7 +74,7 @@ def test_every_damage_to_every_file_is_found_with_the_files_name(recipe: str, tm
         }
         for damage, now in damages.items():
             folder = Path(f"{damage}-{name}")
-            shutil.copytree("whole", folder)
+            shutil.copytree("complete", folder)
             Path(folder, name).unlink() if now is None else Path(folder, name).write_bytes(now)
             wrong = select.find_errors(folder)
             assert len(wrong) == 1 and wrong[0].startswith(f"{name} "), (name, damage, wrong)
@@ -119,7 +119,7 @@ def _checkpoint(folder: Path, run: str, saved: str, *, broken: bool = False) -> 
         (folder / "a").write_text("")
 
 
-def test_rotation_keeps_the_best_the_newest_and_the_last_whole_one(folder: Path) -> None:
+def test_rotation_keeps_the_best_the_latest_and_the_last_complete_one(folder: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         _checkpoint(folder / f"checkpoint-{step}", "a", f"2026-01-01T00:{step:02}", broken=step == 10)
     assert folders.remove_old_checkpoints(folder, None, []) == []
@@ -163,7 +163,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint_whole(
+def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint_complete(
     recipe: str, small_disk: Path
 ) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -173,8 +173,8 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it needs "
     )
     assert str(caught.value).endswith(
-        f"MiB are free; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
-        f"checkpoint-{last}"
+        f"MiB are free; checkpoint-{last} is complete; make room there; the same command with --resume then continues "
+        f"from checkpoint-{last}"
     )
     assert select.find_errors(small_disk / f"checkpoint-{last}") == []
     record = json.loads((small_disk / "record.json").read_text())
@@ -185,15 +185,15 @@ def test_a_disk_without_room_ends_the_run_with_a_message_and_the_last_checkpoint
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_before(
     recipe: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look before is switched off: the writers themselves run into it, each with words of its own."""
+    """The check before is switched off: the writers themselves fail, each with its own message."""
     monkeypatch.setattr(disk_space, "find_shortage", lambda folder, needed: None)
     with pytest.raises(RecipeError) as caught:
         run(recipe, ["TrainingArguments.max_steps=20"])
     last = max(folders.step_of(path) for path in folders.list_checkpoints(small_disk))
     assert str(caught.value) == (
         f"recipe.yaml:9: the disk of 'out' has no room for checkpoint-{last + 2}: it was full before the checkpoint "
-        f"was whole; checkpoint-{last} is whole; make room there; the same command with --resume then goes on from "
-        f"checkpoint-{last}"
+        f"was complete; checkpoint-{last} is complete; make room there; the same command with --resume then continues "
+        f"from checkpoint-{last}"
     )
     assert select.find_errors(small_disk / f"checkpoint-{last}") == []
     assert folders.list_leftovers(small_disk) == []

@@ -78,18 +78,18 @@ def test_a_failed_cell_keeps_its_record_and_the_next_one_runs(recipe: str, cells
 def test_a_cell_that_was_stopped_resumes_from_its_checkpoint(
     recipe: str, cells: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_recipes.training.step_guard import GuardMixin
+    from hf_recipes.training.overrides import Overrides
 
-    upstreams = GuardMixin.training_step
+    upstreams = Overrides.training_step
 
-    def stop_at_the_fifth(self: GuardMixin, *args: object, **options: object) -> object:
+    def stop_at_the_fifth(self: Overrides, *args: object, **options: object) -> object:
         if self.state.global_step == 4:
-            self.guards.listener.received = 15  # type: ignore[union-attr]
+            self.parts.guard.listener.received = 15
         return upstreams(self, *args, **options)
 
     lines: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(GuardMixin, "training_step", stop_at_the_fifth)
+        patch.setattr(Overrides, "training_step", stop_at_the_fifth)
         sweep(recipe, sets=[RATES], say=lines.append)
     assert ended.value.code == 143 and lines[-1].endswith("run the same command to continue")
     cells.clear()

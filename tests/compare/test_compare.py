@@ -76,7 +76,7 @@ def test_two_copies_of_a_run_show_no_difference_and_one_path_twice_is_refused(fo
     assert _refusal(["a", "a/record.json"]) == "a/record.json: the same run as 'a'; give each run once"
 
 
-def test_seeds_of_one_recipe_cannot_be_told_from_other_seeds_of_a_like_one(folder: Path) -> None:
+def test_seeds_of_one_recipe_do_not_differ_from_other_seeds_of_a_similar_one(folder: Path) -> None:
     runs = [_run(f"a-{seed}", 0.85, seed=seed) for seed in (1, 2, 3)]
     runs += [_run(f"b-{seed}", 0.85, seed=seed, rate=2e-4) for seed in (4, 5, 6)]
     said = command(runs, group="recipe", resamples=500)
@@ -107,7 +107,7 @@ def test_other_data_are_refused_and_common_compares_what_is_shared(folder: Path)
     assert "the runs share no evaluated example" in _refusal(["a", "c"], common=True)
 
 
-def test_what_is_no_evaluated_run_is_told_in_one_message_each(folder: Path) -> None:
+def test_what_is_not_an_evaluated_run_is_refused_with_one_message_each(folder: Path) -> None:
     _run("a", 0.8)
     _run("b", 0.8, seed=1)
     _run("unscored", 0.8, scores={}, status=Status.FAILED, stage=Stage.TRAINING)
@@ -143,7 +143,7 @@ def test_perplexity_across_tokenizers_gives_way_to_bits_per_byte(folder: Path) -
     assert any(line.startswith("perplexity is left out: the runs have different tokens") for line in said)
 
 
-def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers(folder: Path) -> None:
+def test_the_reports_have_what_was_printed_and_the_same_seed_gives_the_same_numbers(folder: Path) -> None:
     _run("a", 0.8)
     _run("b", 0.84, seed=1, rate=3e-4)
     command(["a", "b"], output="out", resamples=500)
@@ -157,7 +157,7 @@ def test_the_reports_hold_what_was_said_and_the_same_seed_gives_the_same_numbers
     assert "### Labels" in text and "| negative | " in text
 
 
-def test_three_seeds_against_three_other_seeds_of_one_recipe_cannot_be_told_apart(folder: Path) -> None:
+def test_three_seeds_against_three_other_seeds_of_one_recipe_do_not_differ(folder: Path) -> None:
     runs = [_run(f"seed-{seed}", 0.85, seed=seed) for seed in range(6)]
     said = command(runs, group="recipe", resamples=500)
     assert said[2] == "seed-3 to seed-5 (3 runs) against seed-0 to seed-2 (3 runs)"

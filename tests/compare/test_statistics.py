@@ -129,7 +129,7 @@ def test_a_seed_gives_the_same_numbers_again() -> None:
         assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_seeds_of_one_recipe_against_seeds_of_the_same_one_are_seldom_told_apart() -> None:
+def test_seeds_of_one_recipe_against_seeds_of_the_same_one_seldom_differ() -> None:
     rng = np.random.default_rng(6)
     rejected = 0
     for trial in range(200):

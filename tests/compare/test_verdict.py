@@ -78,7 +78,7 @@ def test_two_recipes_of_one_name_get_letters() -> None:
     ]
 
 
-def test_runs_of_one_recipe_are_told_apart_by_name_where_each_name_has_two() -> None:
+def test_runs_of_one_recipe_are_grouped_by_name_where_each_name_has_two() -> None:
     assert _sides("a-1", "b-1", "a-2", "b-2") == [("a (2 runs)", (0, 2)), ("b (2 runs)", (1, 3))]
 
 
@@ -187,7 +187,7 @@ JUST_BELOW, ALPHA = 0.0499, 0.05
         (-0.2, -0.3, 0.0, 0.001, UNKNOWN),
     ],
 )
-def test_better_or_worse_is_said_where_test_and_interval_agree(
+def test_the_verdict_is_better_or_worse_where_test_and_interval_agree(
     value: float, low: float, high: float, p: float, expected: str
 ) -> None:
     apart = Interval(value=value, low=low, high=high, error=0.1)

@@ -19,14 +19,15 @@ from tokenizers import Tokenizer, models
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.compute_metrics import (
-    Remembering,
+    RecordingMetrics,
     classification_compute_metrics,
     keep_logits,
     lm_compute_metrics,
     tags_and_rows,
     token_compute_metrics,
 )
-from hf_recipes.evaluation.exact import SHARDED_CHUNKS, ExactEvaluationMixin, _rows, causal_lm, fix_loss_type
+from hf_recipes.evaluation.exact import SHARDED_CHUNKS, _rows, causal_lm, fix_loss_type
+from hf_recipes.training.overrides import trainer_class
 from tests.support.forks import run_ranks
 
 VOCABULARY = 61
@@ -58,17 +59,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class ExactTrainer(ExactEvaluationMixin, transformers.Trainer):
-    pass
-
-
-class ExactSFTTrainer(ExactEvaluationMixin, trl.SFTTrainer):
-    pass
-
-
 TRAINERS = {
-    "Trainer": (ExactTrainer, transformers.TrainingArguments),
-    "SFTTrainer": (ExactSFTTrainer, trl.SFTConfig),
+    "Trainer": (trainer_class(transformers.Trainer), transformers.TrainingArguments),
+    "SFTTrainer": (trainer_class(trl.SFTTrainer), trl.SFTConfig),
 }
 
 
@@ -105,19 +98,19 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def build(kind: str, model: Any, folder: str, data: Any = None, **words: Any) -> Any:
-    trainer_class, arguments_class = TRAINERS[kind]
+    exact_trainer, arguments_class = TRAINERS[kind]
     words = {"per_device_eval_batch_size": 7, "use_cpu": True, "bf16": False, "report_to": "none"} | words
     if kind == "SFTTrainer":
         words = {"activation_checkpointing": False, "max_length": None, "gradient_checkpointing": False} | words
     data = documents() if data is None else data
-    return trainer_class(
+    return exact_trainer(
         model=model,
         args=arguments_class(output_dir=folder, **words),
         train_dataset=data,
         eval_dataset=data,
         processing_class=tokenizer(),
         data_collator=None if kind == "SFTTrainer" else transformers.DataCollatorForSeq2Seq(tokenizer()),
-        compute_metrics=Remembering(compute=lm_compute_metrics(total_bytes=1000)),
+        compute_metrics=RecordingMetrics(compute=lm_compute_metrics(total_bytes=1000)),
     )
 
 
@@ -202,7 +195,7 @@ def test_autocast_is_the_recipes_and_changes_the_loss_only_by_its_rounding(tmp_p
     nll, tokens = direct(model, documents()).sum(axis=0)
     trainer = build("Trainer", model, str(tmp_path), bf16=True)
     loss = trainer.evaluate()["eval_loss"]
-    assert trainer._full_logits_because is None
+    assert trainer.parts.evaluation.full_logits_reason is None
     assert 1e-7 < abs(loss - nll / tokens) / loss < 2e-2
 
 
@@ -233,7 +226,7 @@ class HeadThatSeesTheInput(transformers.LlamaForCausalLM):
         (HeadThatSeesTheInput, "logits in chunks differ from the model's own"),
     ],
 )
-def test_a_model_whose_head_cannot_be_chunked_is_still_exact_and_says_so_once(
+def test_a_model_whose_head_cannot_be_chunked_is_still_exact_and_reports_it_once(
     kind: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
@@ -373,12 +366,12 @@ def build_classifier(kind: str, folder: str, **words: Any) -> Any:
         "text": classification_compute_metrics(["f1", "accuracy"], NAMES),
         "token": token_compute_metrics(["span_f1", "accuracy"], NAMES),
     }
-    return ExactTrainer(
+    return trainer_class(transformers.Trainer)(
         model=classifier(kind),
         args=transformers.TrainingArguments(output_dir=folder, use_cpu=True, report_to="none", **words),
         eval_dataset=labelled(kind),
         data_collator=collators[kind],
-        compute_metrics=Remembering(compute=make[kind]),
+        compute_metrics=RecordingMetrics(compute=make[kind]),
         preprocess_logits_for_metrics={"text": keep_logits, "token": tags_and_rows}[kind],
     )
 

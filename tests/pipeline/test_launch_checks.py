@@ -86,7 +86,7 @@ def test_a_launch_that_quietly_starts_one_process_is_refused_with_the_line_to_us
     done = _launch(["--quiet", "--cpu", "--num_processes", "2", "-m", "hf_recipes.run", recipe], folder)
     assert done.returncode != 0
     assert (
-        "accelerate launch: several processes were asked for, but this launch starts one and calls it the whole world; "
+        "accelerate launch: several processes were asked for, but this launch starts only one; "
         "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run recipe.yaml"
     ) in done.stderr
     assert not (folder / "out").exists()
@@ -97,11 +97,11 @@ def recipe(root: Path, write_recipe: Callable[..., str]) -> Recipe:
     return read_recipe(write_recipe(TEXT.format(root=root, **KINDS["Trainer"])))
 
 
-def _said(errors: list) -> list[str]:
+def _lines(errors: list) -> list[str]:
     return [str(error) for error in errors]
 
 
-def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
+def test_a_plain_start_has_no_error(recipe: Recipe) -> None:
     assert launch_checks.find_environment_errors(recipe, {}) == []
     assert (
         launch_checks.find_environment_errors(
@@ -112,7 +112,7 @@ def test_a_plain_start_has_no_fault(recipe: Recipe) -> None:
 
 
 def test_an_accelerate_file_with_another_precision_is_refused(recipe: Recipe) -> None:
-    assert _said(launch_checks.find_environment_errors(recipe, {"ACCELERATE_MIXED_PRECISION": "bf16"})) == [
+    assert _lines(launch_checks.find_environment_errors(recipe, {"ACCELERATE_MIXED_PRECISION": "bf16"})) == [
         "accelerate launch: accelerate's mixed_precision is bf16, the recipe's precision is fp32; "
         "set mixed_precision: 'no' there and bf16: true in the recipe's TrainingArguments"
     ]
@@ -122,7 +122,7 @@ def test_an_accelerate_file_with_another_precision_is_refused(recipe: Recipe) ->
 
 def test_an_accelerate_file_with_another_accumulation_is_refused(recipe: Recipe) -> None:
     environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
-    assert _said(launch_checks.find_environment_errors(recipe, environment)) == [
+    assert _lines(launch_checks.find_environment_errors(recipe, environment)) == [
         "accelerate launch: accelerate's gradient_accumulation_steps is 4, which Trainer ignores; "
         "set gradient_accumulation_steps in the recipe's TrainingArguments"
     ]
@@ -132,7 +132,7 @@ def test_an_accelerate_file_with_another_accumulation_is_refused(recipe: Recipe)
 
 def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe) -> None:
     named = recipe.with_values({"TrainingArguments.fsdp": True}, "recipe.yaml:99")
-    assert _said(launch_checks.find_environment_errors(named, {"ACCELERATE_USE_FSDP": "true"})) == [
+    assert _lines(launch_checks.find_environment_errors(named, {"ACCELERATE_USE_FSDP": "true"})) == [
         "recipe.yaml:99: the accelerate file shards with fsdp and the recipe names fsdp or deepspeed, which overrides "
         "it; "
         "remove it from the recipe"
@@ -141,14 +141,14 @@ def test_a_sharding_file_and_a_recipe_that_names_fsdp_are_refused(recipe: Recipe
 
 def test_sharding_a_run_with_master_weights_is_refused(recipe: Recipe) -> None:
     master = recipe.with_values({"master_weights": True, "TrainingArguments.fp16": True}, "recipe.yaml:3")
-    assert _said(launch_checks.find_environment_errors(master, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
-        "recipe.yaml:3: master_weights keeps whole fp32 copies, deepspeed shards them; use bf16: true with it"
+    assert _lines(launch_checks.find_environment_errors(master, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
+        "recipe.yaml:3: master_weights keeps complete fp32 copies, deepspeed shards them; use bf16: true with it"
     ]
 
 
-def test_several_cards_without_a_launcher_are_refused_with_the_line_to_use(recipe: Recipe) -> None:
+def test_several_gpus_without_a_launcher_are_refused_with_the_command_to_use(recipe: Recipe) -> None:
     cards = Device(kind="cuda", name="NVIDIA A100", count=4, capability=(8, 0), bf16=True)
-    assert _said(launch_checks.find_device_errors(recipe, cards, {})) == [
+    assert _lines(launch_checks.find_device_errors(recipe, cards, {})) == [
         "accelerate launch: 4 GPUs are visible and no launcher is used: Trainer would take nn.DataParallel; "
         "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hf_recipes.run recipe.yaml, "
         "or show one GPU with CUDA_VISIBLE_DEVICES=0"
@@ -158,7 +158,7 @@ def test_several_cards_without_a_launcher_are_refused_with_the_line_to_use(recip
 
 def test_fsdp_on_a_cpu_is_refused(recipe: Recipe) -> None:
     cpu = Device(kind="cpu", name="a CPU")
-    assert _said(launch_checks.find_device_errors(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
+    assert _lines(launch_checks.find_device_errors(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
         "accelerate launch: FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP; "
         "use accelerate_configs/cpu_2.yaml on a CPU"
     ]
@@ -175,7 +175,7 @@ def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
     )
 
 
-def test_a_sharded_launch_is_told_by_its_environment() -> None:
+def test_a_sharded_launch_is_recognised_by_its_environment() -> None:
     from hf_recipes.common.device import is_sharded
 
     assert is_sharded({"ACCELERATE_USE_FSDP": "true"}) and is_sharded({"ACCELERATE_USE_DEEPSPEED": "True"})

@@ -87,7 +87,7 @@ def test_an_old_runs_checkpoints_are_verified_and_its_steps_are_made_again(capsy
     assert "replayed steps 5 to 7: " in out
 
 
-def test_an_old_run_is_pushed_with_its_card_and_record(old: Path, tmp_path: Path) -> None:
+def test_an_old_run_is_pushed_with_its_model_card_and_record(old: Path, tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     with HubDouble() as hub:
         environment = {**kept, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", **hub.environment}

@@ -41,23 +41,23 @@ def refusal(recipe: str, *words: str) -> str:
     return str(caught.value)
 
 
-def test_an_adapter_and_a_whole_model_do_not_share_a_folder(recipe: str) -> None:
+def test_an_adapter_and_a_full_model_do_not_share_a_folder(recipe: str) -> None:
     run(recipe)
     assert refusal(recipe, *ADAPTER) == (
-        "recipe.yaml:9: output_dir 'out' holds model.safetensors of another run, and this one writes an adapter: "
+        "recipe.yaml:9: output_dir 'out' has model.safetensors of another run, and this one writes an adapter: "
         "both would be pushed; choose another output_dir"
     )
     run(recipe, [*ADAPTER, "TrainingArguments.output_dir=adapter"])
     assert refusal(recipe, "TrainingArguments.output_dir=adapter") == (
-        "argument 'TrainingArguments.output_dir=adapter': output_dir 'adapter' holds adapter_model.safetensors of "
-        "another run, and this one writes a whole model: both would be pushed; choose another output_dir"
+        "argument 'TrainingArguments.output_dir=adapter': output_dir 'adapter' has adapter_model.safetensors of "
+        "another run, and this one writes a full model: both would be pushed; choose another output_dir"
     )
 
 
 def test_an_evaluation_does_not_take_the_place_of_a_trainings_record(recipe: str) -> None:
     run(recipe)
     assert refusal(recipe, "TrainingArguments.do_train=false") == (
-        "recipe.yaml:9: output_dir 'out' holds model.safetensors of another run, and this evaluation would replace "
+        "recipe.yaml:9: output_dir 'out' has model.safetensors of another run, and this evaluation would replace "
         "its record; choose another output_dir"
     )
 
@@ -108,9 +108,9 @@ def test_scores_of_a_test_split_that_is_gone_do_not_stay(recipe: str) -> None:
 def test_a_recipe_and_a_readme_of_the_users_are_not_written_over(recipe: str) -> None:
     Path("README.md").write_text("# My project\n")
     assert refusal(recipe, "TrainingArguments.output_dir=.") == (
-        "argument 'TrainingArguments.output_dir=.': output_dir '.' holds the recipe itself, and the resolved recipe "
+        "argument 'TrainingArguments.output_dir=.': output_dir '.' has the recipe itself, and the resolved recipe "
         "would be written over it; choose another output_dir, or give the recipe another name\n"
-        "argument 'TrainingArguments.output_dir=.': output_dir '.' holds a README.md that no run wrote: "
+        "argument 'TrainingArguments.output_dir=.': output_dir '.' has a README.md that no run wrote: "
         "the model card would replace it; choose another output_dir"
     )
     assert Path("recipe.yaml").read_text() == RECIPE
@@ -153,7 +153,7 @@ def test_what_an_optimizer_refuses_is_one_message_at_its_key(recipe: str) -> Non
     )
 
 
-def test_a_package_that_is_missing_is_told_once(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_reported_once(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = refusal(recipe, "TrainingArguments.optim=schedule_free_adamw")
     assert told == (
         "argument 'TrainingArguments.optim=schedule_free_adamw': optim: schedule_free_adamw needs schedulefree, "
@@ -163,7 +163,7 @@ def test_a_package_that_is_missing_is_told_once(recipe: str, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "report.md", "report.html", "record.json"])
-def test_a_run_that_dies_while_it_writes_a_file_leaves_the_whole_one_and_can_be_started_again(
+def test_a_run_that_dies_while_it_writes_a_file_leaves_the_complete_one_and_can_be_started_again(
     recipe: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(recipe)
@@ -183,7 +183,7 @@ def test_a_run_that_dies_while_it_writes_a_file_leaves_the_whole_one_and_can_be_
     run(recipe)
 
 
-def test_a_run_that_dies_between_pefts_card_and_ours_can_be_started_again(recipe: str, tmp_path: Path) -> None:
+def test_a_run_that_dies_between_pefts_model_card_and_its_own_can_be_started_again(recipe: str, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -197,7 +197,7 @@ def test_a_run_that_dies_between_pefts_card_and_ours_can_be_started_again(recipe
         run(recipe)
         assert "Made with hf_recipes" in Path("out/README.md").read_text()
     Path("out/README.md").write_text(theirs.replace("[More Information Needed]", "Mine."))
-    assert "holds a README.md that no run wrote" in refusal(recipe)
+    assert "has a README.md that no run wrote" in refusal(recipe)
 
 
 def test_the_recipe_that_an_older_version_left_in_its_folder_can_be_run_again_there(recipe: str) -> None:

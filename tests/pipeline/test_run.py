@@ -45,7 +45,7 @@ def recipe(root: Path, write_recipe: Callable[..., str]) -> str:
     return write_recipe(LANGUAGE_MODEL.format(root=root))
 
 
-def test_a_run_lowers_its_perplexity_and_leaves_weights_record_card_scores_and_recipe(recipe: str) -> None:
+def test_a_run_lowers_its_perplexity_and_writes_weights_record_model_card_scores_and_recipe(recipe: str) -> None:
     record_path = run(recipe)
     record = json.loads(record_path.read_text())
     assert record["status"] == "finished"
@@ -201,7 +201,7 @@ def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callab
     run(path, ["metrics=[accuracy]"])
 
 
-def test_a_fault_in_the_recipe_writes_nothing(recipe: str) -> None:
+def test_an_error_in_the_recipe_writes_nothing(recipe: str) -> None:
     with pytest.raises(RecipeError):
         run(recipe, ["TrainingArguments.learning_rat=1"])
     assert not Path("out").exists()

@@ -160,7 +160,7 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_run(
 def test_a_report_that_somebody_else_wrote_is_not_replaced(classes: str) -> None:
     Path("out").mkdir()
     Path("out/report.md").write_text("# My own")
-    with pytest.raises(RecipeError, match=r"output_dir 'out' holds a report\.md that no run wrote"):
+    with pytest.raises(RecipeError, match=r"output_dir 'out' has a report\.md that no run wrote"):
         run(classes)
     assert Path("out/report.md").read_text() == "# My own"
 
@@ -192,7 +192,7 @@ def framed(path: Path, width: int) -> Path:
     return frame
 
 
-def looked_at(path: Path, width: int) -> dict[str, Any]:
+def measure_page(path: Path, width: int) -> dict[str, Any]:
     """What a page says of itself in a window of this width, every table sorted by every column, twice."""
     probe = path.with_name("probe.html")
     probe.write_text(path.read_text().replace("<style>", MEASURE + "<style>", 1))
@@ -217,7 +217,7 @@ def test_pages_are_right_at_the_widths_of_a_phone_and_of_a_desk(compared: Path, 
     for path in (compared, Path("run-1/report.html"), every):
         shots = {}
         for width in (400, 1400):
-            found = looked_at(path, width)
+            found = measure_page(path, width)
             assert found["seen"] == [] and found["window"] == width
             assert found["wide"] <= width, f"{path} is {found['wide']} pixels wide in a window of {width}"
             for mode, flag in {"light": "1", "dark": "0"}.items():

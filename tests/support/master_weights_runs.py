@@ -24,14 +24,15 @@ from transformers import (
     set_seed,
 )
 
-from hf_recipes.training.master_weights import LossScaling, MasterWeightsMixin, prepare_model
-from hf_recipes.training.trainer import RunMixin
+from hf_recipes.training.master_weights import LossScaling, MasterWeightsStep, prepare_model
+from hf_recipes.training.overrides import TrainerParts, trainer_class
 
 VOCABULARY, LENGTH = 96, 16
 
 
-class MasterTrainer(RunMixin, MasterWeightsMixin, Trainer):
-    pass
+def master_trainer(base=Trainer, scaling=None, **words):
+    """A trainer with master weights; `words` are the trainer's."""
+    return trainer_class(base)(parts=TrainerParts(masters=MasterWeightsStep(scaling)), **words)
 
 
 def gpt2(dropout=0.0):
@@ -104,7 +105,8 @@ def train(
         extra = {"processing_class": tokenizer}
     if master:
         model = prepare_model(model)
-        base = type("MasterTrainer", (RunMixin, MasterWeightsMixin, base), {"loss_scaling": scaling or LossScaling()})
+        extra |= {"base": base, "scaling": scaling}
+        base = master_trainer
     trainer = base(model=model, args=args, train_dataset=data, callbacks=list(callbacks), **extra)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -173,8 +175,8 @@ def ddp_rank(folder):
     set_seed(rank)  # ranks begin with other weights: DDP sends rank 0's, and the masters must follow
     model = prepare_model(gpt2())
     words = {"max_steps": 8, "per_device_train_batch_size": 8 // world, "train_sampling_strategy": "sequential"}
-    trainer = MasterTrainer(model=model, args=arguments(folder, **words), train_dataset=rows(64))
-    trainer.loss_scaling = LossScaling(initial=2.0**10)
+    scaling = LossScaling(initial=2.0**10)
+    trainer = master_trainer(scaling=scaling, model=model, args=arguments(folder, **words), train_dataset=rows(64))
     assert trainer.args.world_size == world
     compute = trainer.compute_loss
 
@@ -184,7 +186,7 @@ def ddp_rank(folder):
 
     trainer.compute_loss = compute_loss
     trainer.train()
-    masters = trainer.master_weights
+    masters = trainer.parts.masters.optimizer
     words = ("loss", "grad_norm", "loss_scale", "skipped_steps")
     seen = {word: [str(value) for value in logged(trainer, word)] for word in words}
     seen |= {"weights": sha256(trainer.model), "skipped": masters.skipped_steps, "scale": masters.scale}

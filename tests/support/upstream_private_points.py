@@ -26,20 +26,20 @@ class PrivatePoint:
 PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="transformers.trainer:Trainer._clip_grad_norm",
-        used_by="training/master_weights.py",
+        used_by="training/overrides.py",
         why="clips the fp32 gradients of the masters; the model's own are fp16 and scaled",
         signature="(self, model)",
         until="Trainer lets an optimizer clip its own gradients without SageMaker",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._get_grad_norm",
-        used_by="training/master_weights.py",
+        used_by="training/overrides.py",
         why="the norm that is logged when max_grad_norm is 0 must be the unscaled one too",
         signature="(self, model, grad_norm=None)",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._run_epoch",
-        used_by="training/master_weights.py",
+        used_by="training/overrides.py",
         why="the two above are called once a step, after the last backward and before optimizer.step(); "
         "a skipped step does not advance the learning rate",
         lines=(
@@ -52,7 +52,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._maybe_log_save_evaluate",
-        used_by="training/trainer.py",
+        used_by="training/overrides.py",
         why="_tr_loss is cleared by subtraction, so that one loss that is not finite would make "
         "every later logged loss NaN; log() zeroes it after such a loss",
         lines=("tr_loss -= tr_loss", "self.log(logs, start_time)"),
@@ -72,19 +72,19 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._load_from_checkpoint",
-        used_by="training/step_guard.py",
+        used_by="training/overrides.py",
         why="on_nonfinite: rollback takes up a checkpoint's weights in the middle of a run",
         signature=("(self, resume_from_checkpoint: str, model: torch.nn.modules.module.Module | None = None) -> None"),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._load_optimizer_and_scheduler",
-        used_by="training/step_guard.py",
+        used_by="training/overrides.py",
         why="as above, its optimizer",
         signature="(self, checkpoint: str | None) -> None",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._prepare_inputs",
-        used_by="training/step_guard.py",
+        used_by="training/overrides.py",
         why="the forwards that look for the first layer that is not finite",
         signature="(self, inputs: dict[str, torch.Tensor | typing.Any]) -> dict[str, torch.Tensor | typing.Any]",
     ),
@@ -103,14 +103,14 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save",
-        used_by="training/trainer.py",
+        used_by="training/overrides.py",
         why="replaced: upstream's writes training_args.bin, a pickle that holds hub_token in clear text",
         signature="(self, output_dir: str | None = None, state_dict: dict | None = None) -> None",
         lines=("torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))",),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_checkpoint",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="replaced: upstream's writes in place, trainer_state.json last, and a kill leaves a broken folder (#35525)",
         signature=(
             "(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None') -> None"
@@ -125,36 +125,36 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
             "self.state.save_to_json(os.path.join(output_dir, TRAINER_STATE_NAME))",
             "use_mtime=True",
         ),
-        until="#35525 is mended by a write that is whole or not there, with a manifest of hashes",
+        until="#35525 is fixed by a write that is complete or not there, with a manifest of hashes",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_optimizer_and_scheduler",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_scaler",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_rng_state",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
         lines=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"'),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._get_output_dir",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="where checkpoints go",
         signature="(self, trial: 'optuna.Trial | dict[str, Any] | None') -> str",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._finalize_training",
-        used_by="checkpoints/saving.py",
+        used_by="training/overrides.py",
         why="with save_total_limit: 1 it removes checkpoints by rmtree before the model is saved; and progress is due "
         "where no epoch was left to run",
         signature="(self, trial, num_train_samples, start_time)",
@@ -166,7 +166,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._inner_training_loop",
-        used_by="checkpoints/loop_state.py",
+        used_by="training/overrides.py",
         why="_tr_loss, _total_loss_scalar and _globalstep_last_logged start at nought, before the first _run_epoch, "
         "which is overridden: the loader is seeded by epoch, and a run that has all its steps makes none more",
         lines=(
@@ -179,13 +179,13 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._init_training_state",
-        used_by="checkpoints/loop_state.py",
+        used_by="training/overrides.py",
         why="forgets the best checkpoint of a run whose folder was moved",
         lines=("self.state.best_model_checkpoint = None",),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._get_train_sampler",
-        used_by="checkpoints/loop_state.py",
+        used_by="training/overrides.py",
         why="gives the length-grouped sampler no generator, so that a resumed run has another order",
         lines=("return LengthGroupedSampler(",),
     ),
@@ -203,7 +203,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="trl.trainer.sft_trainer:SFTTrainer.__init__",
-        used_by="checkpoints/loop_state.py",
+        used_by="training/overrides.py",
         why="_metrics and _total_train_tokens are in memory only: a checkpoint's progress.json keeps them",
         lines=('self._metrics = {"train": defaultdict(list)', "self._total_train_tokens = 0"),
     ),

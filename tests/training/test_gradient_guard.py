@@ -43,8 +43,8 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_before_the_weights_are_touc
     poisoned_gradient(6, float("inf"))
     message = refused(classes)
     assert message.startswith("recipe.yaml:9: step 6: the loss is 0.")
-    assert "its gradient's norm nan" in message or "its gradient's norm inf" in message
-    assert "checkpoint-5)" in message
+    assert "its gradient norm nan" in message or "its gradient norm inf" in message
+    assert "saved in checkpoint-5)" in message
     assert (record()["status"], record()["steps"]) == ("failed", 5)
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""A step that runs out of memory is made again in pieces: the run ends as if there had been room."""
+"""A step that runs out of memory is retried with a smaller micro-batch: the run ends as if there had been room."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def with_room(tmp_path_factory: pytest.TempPathFactory) -> RunWithRoom:
     return straight
 
 
-# when, rows that fit, first training forward that fails (4 a step: the 11th is number 3 of 4 in the third step)
+# when, rows that fit, first training forward that fails (4 a step: the 7th is number 3 of 4 in the second step)
 PLACES = {
     "in the first forward": ("forward", 2, 1, 2),
     "in a backward": ("backward", 2, 3, 2),
-    "at number 3 of 4, forward": ("forward", 1, 11, 4),
-    "at number 3 of 4, backward": ("backward", 1, 11, 4),
+    "at number 3 of 4, forward": ("forward", 1, 7, 4),
+    "at number 3 of 4, backward": ("backward", 1, 7, 4),
 }
 
 
@@ -125,7 +125,7 @@ PLACES = {
         *(pytest.param("sft", place, marks=[pytest.mark.slow] if "number" in place else []) for place in PLACES),
     ],
 )
-def test_a_step_that_is_out_of_memory_is_made_in_pieces_and_the_run_ends_as_if_there_had_been_room(
+def test_a_step_that_is_out_of_memory_is_retried_in_pieces_and_the_run_ends_as_if_there_had_been_room(
     kind: str,
     place: str,
     request: pytest.FixtureRequest,
@@ -140,13 +140,13 @@ def test_a_step_that_is_out_of_memory_is_made_in_pieces_and_the_run_ends_as_if_t
     assert apart("room", "out") < NEAR
     for name, values in room.items():
         assert logged(name) == pytest.approx(values, rel=1e-4, abs=1e-6), name
-    told = record()
-    assert [one["pieces"] for one in told["out_of_memory"]] == [2, 4][: pieces // 2]
-    assert told["status"] == "finished" and told["steps"] == 6
-    assert f"in {pieces} pieces; batch, schedule and samples are the same" in capsys.readouterr().out
+    found = record()
+    assert [one["pieces"] for one in found["out_of_memory"]] == [2, 4][: pieces // 2]
+    assert found["status"] == "finished" and found["steps"] == 6
+    assert f"in {pieces} pieces; effective batch size, schedule and samples are unchanged" in capsys.readouterr().out
 
 
-def test_the_split_is_kept_in_a_checkpoint_and_not_learnt_again(trainer: str, with_room: RunWithRoom) -> None:
+def test_the_split_is_saved_in_a_checkpoint_and_not_tried_again(trainer: str, with_room: RunWithRoom) -> None:
     room = with_room(trainer, [])
     with limited_memory("forward", 2):
         run(trainer, ["TrainingArguments.max_steps=4"])
@@ -156,12 +156,12 @@ def test_the_split_is_kept_in_a_checkpoint_and_not_learnt_again(trainer: str, wi
     assert len(room["loss"]) == len(logged("loss"))
 
 
-def test_out_of_memory_in_the_optimizers_step_is_never_made_again(trainer: str, with_room: RunWithRoom) -> None:
+def test_out_of_memory_in_the_optimizers_step_is_never_retried(trainer: str, with_room: RunWithRoom) -> None:
     with limited_memory("optimizer", 1, from_call=4), pytest.raises(RecipeError) as caught:
         run(trainer)
     message = str(caught.value)
     assert message.startswith("recipe.yaml:9: out of memory outside of forward and backward (the optimizer's step?) in")
-    assert message.endswith("checkpoint-2 is whole, --resume goes on from it")
+    assert message.endswith("--resume continues from checkpoint-2, which is complete")
     assert (record()["status"], record()["steps"]) == ("out of memory", 3)
     run(trainer, resume=True)
     shutil.move("out", "resumed")
@@ -225,14 +225,14 @@ def test_one_sample_that_does_not_fit_ends_the_run_with_its_last_checkpoint(trai
     with limited_memory("forward", 0, from_call=13), pytest.raises(RecipeError) as caught:
         run(trainer)
     assert "one sample does not fit: out of memory in forward, step 4" in str(caught.value)
-    assert "checkpoint-2 is whole" in str(caught.value)
+    assert "--resume continues from checkpoint-2, which is complete" in str(caught.value)
     assert record()["status"] == "out of memory"
 
 
-def test_with_dropout_the_log_says_that_the_masks_differ(trainer: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_dropout_the_log_reports_that_the_masks_differ(trainer: str, capsys: pytest.CaptureFixture[str]) -> None:
     with limited_memory("backward", 2):
         run(trainer, ["model.hidden_dropout_prob=0.1"])
-    assert "dropout draws other masks than the unsplit step would" in capsys.readouterr().out
+    assert "dropout draws other masks than in the unsplit step" in capsys.readouterr().out
     assert record()["status"] == "finished"
 
 

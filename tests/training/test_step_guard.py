@@ -107,7 +107,7 @@ def test_a_nan_stops_the_run_before_the_weights_are_touched_and_the_state_before
     poison(6)
     message = refused(classes)
     assert message.startswith("recipe.yaml:9: step 6: the loss is nan")
-    assert "(the weights are untouched: checkpoint-5)" in message and "lower learning_rate" in message
+    assert "(the weights are unchanged and saved in checkpoint-5)" in message and "lower learning_rate" in message
     assert (record()["status"], record()["steps"]) == ("failed", 5)
     from safetensors.torch import load_file
 
@@ -127,7 +127,7 @@ def test_after_a_nan_that_is_gone_a_resumed_run_ends_as_one_that_never_had_it(
     assert final_state("out") == final_state("straight")
 
 
-def test_skip_leaves_one_step_out_and_goes_on(
+def test_skip_leaves_one_step_out_and_continues(
     classes: str, poison: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     poison(3)
@@ -137,19 +137,19 @@ def test_skip_leaves_one_step_out_and_goes_on(
     assert all(isinstance(entry["loss"], float) for entry in record()["log_history"][3:] if "loss" in entry)
 
 
-def test_rollback_goes_back_to_the_last_checkpoint_and_goes_on(
+def test_rollback_restores_the_last_checkpoint_and_continues(
     classes: str, poison: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     poison(6)
     run(classes, ["on_nonfinite=rollback"])
     assert record()["guards"] == {"skipped_steps": [6], "rolled_back": 1}
-    assert "back to the weights of out/checkpoint-4" in capsys.readouterr().out
+    assert "rolled back to the weights of out/checkpoint-4 (on_nonfinite: rollback)" in capsys.readouterr().out
     assert record()["status"] == "finished"
 
 
 def test_skipping_for_ever_stops(classes: str, poison: Callable[..., None]) -> None:
     poison(2, for_ever=True)
-    assert "the 10 steps before were skipped, too" in refused(
+    assert "the 10 steps before were skipped too" in refused(
         classes, "on_nonfinite=skip", "TrainingArguments.max_steps=30"
     )
 
@@ -193,7 +193,7 @@ def test_an_adapter_without_a_gradient_stops(chat: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(LlamaAttention, "forward", cut)
     message = refused(chat, LORA)
-    assert "in 2 steps these had no gradient: base_model.model.model.layers.1.self_attn.q_proj" in message
+    assert "these parts had no gradient in 2 steps: base_model.model.model.layers.1.self_attn.q_proj" in message
     run(chat, [LORA, "disable_guards=[no_gradient]"])
 
 
@@ -210,13 +210,15 @@ def test_a_frozen_weight_that_changes_stops(chat: str, monkeypatch: pytest.Monke
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", writes)
-    assert "weights that are frozen have changed: base_model.model.model.embed_tokens.weight" in refused(chat, LORA)
+    assert "frozen weights have changed: base_model.model.model.embed_tokens.weight" in refused(chat, LORA)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_answers_that_are_cut_off_stop_unless_it_is_meant(chat: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_that_are_cut_off_stop_unless_the_guard_is_disabled(
+    chat: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     message = refused(chat, "SFTConfig.max_length=30")
     assert "of the label tokens of the train split are cut off by max_length; raise SFTConfig.max_length" in message
     run(chat, ["SFTConfig.max_length=30", "disable_guards=[truncation, end_token]"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_recipes.training.trackers import Bounded
+from hf_recipes.training.trackers import LimitedTracker
 
 
 class Tracker(TrainerCallback):
@@ -23,14 +23,14 @@ class Tracker(TrainerCallback):
         raise ConnectionError("no route to host\nmore")
 
 
-def log(bounded: Bounded) -> None:
+def log(bounded: LimitedTracker) -> None:
     bounded.on_log(TrainingArguments(output_dir="out", report_to=[]), TrainerState(), TrainerControl(), logs={})
 
 
 def test_a_tracker_that_fails_is_dropped_with_its_reason_and_not_asked_again() -> None:
     said: list[str] = []
     inner = Tracker(hangs=False)
-    bounded = Bounded(inner, said.append)
+    bounded = LimitedTracker(inner, said.append)
     log(bounded)
     log(bounded)
     assert inner.calls == 1
@@ -41,6 +41,6 @@ def test_a_tracker_that_fails_is_dropped_with_its_reason_and_not_asked_again() -
 
 def test_a_tracker_that_hangs_is_dropped_after_a_few_seconds() -> None:
     said: list[str] = []
-    bounded = Bounded(Tracker(hangs=True), said.append, seconds=0.2)
+    bounded = LimitedTracker(Tracker(hangs=True), said.append, seconds=0.2)
     log(bounded)
     assert bounded.dropped and "did not answer" in said[0]

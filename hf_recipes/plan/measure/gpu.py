@@ -16,6 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_recipes.common.device import this_device
+from hf_recipes.common.text import first_line
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import cudnn_backward, efficient_backward, flash_backward
 from hf_recipes.plan.trace.meta_model import build_config, vocabulary_size
@@ -74,8 +75,9 @@ def measure_on_gpu(
             with _phase(found, "training"):
                 trainer.train()
             found["step_seconds"] = clock.seconds / max(1, clock.steps)
-            if trainer.splits:  # run's own answer to a step that is out of memory: a smaller micro-batch
-                found |= {"outcome": "out of memory", "splits": trainer.splits}
+            splits = trainer.parts.retry.splits
+            if splits:  # run's own answer to a step that is out of memory: a smaller micro-batch
+                found |= {"outcome": "out of memory", "splits": splits}
             found["loaded_bytes"] = clock.loaded
             found["ends"]["training"] = time.perf_counter() - began
             with _phase(found, "saving"):
@@ -84,7 +86,7 @@ def measure_on_gpu(
                 with _phase(found, "evaluation"):
                     evaluate_once(trainer, dtype)
         except torch.OutOfMemoryError as problem:
-            found |= {"outcome": "out of memory", "error": str(problem).splitlines()[0]}
+            found |= {"outcome": "out of memory", "error": first_line(problem)}
     free, total = torch.cuda.mem_get_info()
     found["allocated_bytes"] = max(found["phases"].values(), default=torch.cuda.max_memory_allocated())
     found.setdefault("reserved_bytes", torch.cuda.max_memory_reserved())
@@ -216,6 +218,6 @@ def _attention(backend: str, batch: int, heads: int, groups: int, rows: int, wid
         out.backward(gradient)
         torch.cuda.synchronize()
     except RuntimeError as problem:
-        return {**found, "refused": str(problem).splitlines()[0]}
+        return {**found, "refused": first_line(problem)}
     own = sum(rounded(one.nbytes) for one in (query, key, value))
     return {**found, "measured_bytes": torch.cuda.max_memory_allocated() - before - own}

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.lab_record import Measurement
 from hf_recipes.recipe.recipe import Recipe
@@ -132,7 +133,7 @@ def main() -> None:
     except Exception as problem:  # a measurement that failed is an outcome, with upstream's message
         if os.environ.get("HF_RECIPES_LAB_DEBUG"):
             raise
-        found = {"outcome": f"failed: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}
+        found = {"outcome": f"failed: {type(problem).__name__}: {first_line(problem)}"}
     answers.write(json.dumps(found) + "\n")
     answers.flush()
 

@@ -146,7 +146,7 @@ def stand_in_trainer(
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
-    needed = ("DefaultFlowCallback", "_FollowModel")  # no progress bars, no reports
+    needed = ("DefaultFlowCallback", "FollowModel")  # no progress bars, no reports
     trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in needed]
     return trainer
 

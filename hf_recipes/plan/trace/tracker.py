@@ -22,6 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from hf_recipes.common.text import first_line
 from hf_recipes.plan.trace.fast_meta import shortcut
 from hf_recipes.plan.trace.result import Work
 from hf_recipes.plan.trace.unknown_values import ANSWERS, KNOWN_RESULTS, NONFINITE_TESTS, ZEROS, is_infinite
@@ -271,7 +272,7 @@ class Tracker(TorchDispatchMode):
                 result = func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as problem:
             if self.device == "meta" and _is_untraceable(problem):
-                raise UntraceableError(f"{func}: {str(problem).splitlines()[0]}") from problem
+                raise UntraceableError(f"{func}: {first_line(problem)}") from problem
             raise
         self._track_all(result, packet.__name__)
         if packet.__name__ in IN_PLACE and self.writes_in_place():

@@ -72,7 +72,7 @@ def evaluate_once(trainer: Any, dtype: torch.dtype | None) -> int:
         model.to(dtype=dtype)
     rows = [trainer.eval_dataset[i % len(trainer.eval_dataset)] for i in range(args.eval_batch_size)]
     model.eval()
-    with trainer._in_order_and_whole():
+    with trainer.parts.evaluation.all_rows_in_order(trainer):
         batch = trainer.data_collator(rows)
     lengths = batch.pop("example_lengths", None)
     batch = send_to_device(dict(batch), args.device)

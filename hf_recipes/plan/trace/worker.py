@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from hf_recipes import errors
+from hf_recipes.common.text import first_line
 from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
@@ -191,7 +192,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as problem:  # upstream's: the parent reports it, this process continues
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise
-        return {"crash": f"{type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]}"}
+        return {"crash": f"{type(problem).__name__}: {first_line(problem)}"}
 
 
 def main() -> None:

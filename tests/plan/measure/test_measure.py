@@ -238,14 +238,14 @@ def test_a_gpus_measurement_has_its_phases_and_a_step_in_pieces_counts_as_out_of
 
     def scarce(*arguments: Any) -> Any:
         trainer = real(*arguments[:4], "cpu", arguments[5])
-        step, calls = trainer._in_pieces, iter(range(100))
+        step, calls = trainer.parts.retry._in_pieces, iter(range(100))
 
         def once(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 0:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return step(*args, **kwargs)
 
-        trainer._in_pieces = once
+        trainer.parts.retry._in_pieces = once
         return trainer
 
     monkeypatch.setattr(gpu, "stand_in_trainer", scarce)

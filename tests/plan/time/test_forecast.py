@@ -177,10 +177,10 @@ def test_plan_prints_it_and_a_run_records_what_a_step_took(write_recipe: Write, 
 
 
 def test_the_clock_prints_what_is_left_once_and_again_when_it_changes() -> None:
-    from hf_recipes.training.step_timer import FIRST_WORD, WARM_UP, StepClock
+    from hf_recipes.training.step_timer import FIRST_REPORT, WARM_UP, StepTimer
 
     lines: list[str] = []
-    clock = StepClock(lines.append, (30.0, 60.0))
+    clock = StepTimer(lines.append, (30.0, 60.0))
     state = SimpleNamespace(max_steps=100_000, global_step=0, is_world_process_zero=True)
     for step in range(1, 61):
         state.global_step = step
@@ -188,5 +188,7 @@ def test_the_clock_prints_what_is_left_once_and_again_when_it_changes() -> None:
         clock.began -= 0.1 if step <= 30 else 1.0  # as if a step had taken so long
         clock.on_step_end(None, state, None)
     assert clock.steps == 60 - WARM_UP and clock.step_seconds == pytest.approx((27 * 0.1 + 30) / 57, rel=0.01)
-    assert lines[0].startswith("forecast: 2 h 47 min of training left, 0.1 s a step (plan said 30 s to 1 min in all)")
-    assert 2 < len(lines) < 30 and FIRST_WORD == 20
+    assert lines[0].startswith(
+        "forecast: 2 h 47 min of training left, 0.1 s per step (plan's estimate: 30 s to 1 min in all)"
+    )
+    assert 2 < len(lines) < 30 and FIRST_REPORT == 20

@@ -1,0 +1,372 @@
+"""Every override of upstream's Trainer and SFTTrainer, in the order of a run; each calls plain objects.
+
+    StepGuard         training/step_guard.py       stops, skips or rolls back a step that would fail silently
+    OutOfMemoryRetry  training/out_of_memory.py    retries a step with a smaller micro-batch
+    MasterWeightsStep training/master_weights.py   fp16 weights with fp32 masters (optional)
+    ExactEvaluation   evaluation/exact.py          two numbers a row instead of logits
+    CheckpointWriter  checkpoints/saving.py        checkpoints that are complete or not there
+    LoopState         checkpoints/loop_state.py    a resumed run equals an uninterrupted one
+
+What is nested in what, outermost first:
+
+    training_step     guard  <  out-of-memory retry  <  loss scaling  <  upstream
+    compute_loss               out-of-memory retry  <  loss scaling  <  upstream
+    prediction_step            out-of-memory retry  <  exact evaluation  <  upstream
+
+The objects never import Trainer: each names the members that it needs in a Protocol, and the second half of the class
+has those that upstream keeps private. Every such point is listed in tests/support/upstream_private_points.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_recipes.checkpoints.loop_state import LoopState, read_counters, restore_counters
+from hf_recipes.checkpoints.saving import CheckpointWriter
+from hf_recipes.common.text import first_line
+from hf_recipes.errors import RecipeError
+from hf_recipes.evaluation.exact import ExactEvaluation
+from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
+from hf_recipes.training.out_of_memory import OutOfMemoryRetry
+from hf_recipes.training.step_guard import StepGuard
+from hf_recipes.training.window import StepSums, Window
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from hf_recipes.recipe.recipe import Recipe
+
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerParts:
+    """The objects that one trainer's overrides call."""
+
+    recipe: Recipe | None = None  # whose keys an error names; without one upstream's error stays as it is
+    guard: StepGuard | None = None  # None: upstream's steps, as plan traces them
+    retry: OutOfMemoryRetry = field(default_factory=OutOfMemoryRetry)
+    masters: MasterWeightsStep | None = None
+    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
+    loop: LoopState = field(default_factory=LoopState)
+    evaluation: ExactEvaluation = field(default_factory=ExactEvaluation)
+
+
+class Overrides(_Trainer):
+    """`class X(Overrides, Trainer)` or `(Overrides, SFTTrainer)`: upstream's class with `parts`."""
+
+    _metrics: Any  # SFTTrainer's
+    _total_train_tokens: int  # SFTTrainer's
+
+    def __init__(self, *args: Any, parts: TrainerParts | None = None, **kwargs: Any) -> None:
+        self.parts = parts or TrainerParts()
+        self.window = Window()
+        super().__init__(*args, **kwargs)
+        if self.parts.masters is not None:
+            self.add_callback(FollowModel())
+
+    # --- before the loop ---------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        parts = self.parts
+        parts.loop.begin_training(resume_from_checkpoint)
+        if parts.guard is not None:
+            parts.guard.begin_training(self.plain_model())
+        with parts.retry.training(self):
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if parts.guard is not None:
+            parts.guard.refuse_changed_weights(self.plain_model())
+        return result
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        masters = self.parts.masters
+        with _errors_name(self.parts.recipe, "optim_args", "optim"):
+            if masters is None:
+                return super().create_optimizer(model)
+            if self.optimizer is not None:
+                masters.refuse_given_optimizer()
+                return self.optimizer
+            trained: Any = self.model if model is None else model
+            precision, sharded = self.accelerator.mixed_precision, self.is_sharded
+            check_master_weights(trained, self.args.optim, precision, sharded=sharded)
+            inner = super().create_optimizer(model)
+            self.optimizer = masters.wrap(inner, trained, str(getattr(self.args.optim, "value", self.args.optim)))
+            return self.optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        with _errors_name(self.parts.recipe, "lr_scheduler_kwargs", "lr_scheduler_type"):
+            return super().create_scheduler(*args, **kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        return self.parts.loop.seed_loader(super().get_train_dataloader(), self.args)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.parts.loop.seed_sampler(super()._get_train_sampler(train_dataset), self.args)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._init_training_state(*args, **kwargs)
+        self.parts.loop.find_best_checkpoint(self)
+        return found
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        self._restore_progress()
+        if self.parts.loop.is_finished(self):
+            self.control.should_training_stop = True
+            return
+        self.parts.loop.seed_epoch(kwargs["train_dataloader"], self.args, int(kwargs["epoch"]))
+        super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        guard = self.parts.guard
+        if guard is not None:
+            guard.begin_window()
+        self.window = Window(batches=batches, items=items, before=self._read_sums() if guard is not None else None)
+        return batches, items
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        parts, step = self.parts, super().training_step
+        if parts.masters is not None:
+            step = parts.masters.around_step(step)
+        loss = parts.retry.training_step(self, self.window, step, model, inputs, num_items_in_batch)
+        if parts.guard is not None:
+            parts.guard.add_micro_batch(loss, self, closes_window=self.accelerator.sync_gradients)
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        parts, compute = self.parts, super().compute_loss
+        if parts.masters is not None:
+            compute = parts.masters.around_loss(compute)
+        return parts.retry.compute_loss(self, self.window, compute, model, inputs, return_outputs, num_items_in_batch)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.parts.masters is None:
+            return super()._clip_grad_norm(model)
+        return self._clip_masters(self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The last moment before optimizer.step()."""
+        parts = self.parts
+        if parts.masters is None:
+            norm = super()._get_grad_norm(model, grad_norm)
+        else:
+            norm = self._clip_masters(math.inf) if grad_norm is None else grad_norm
+        if parts.guard is not None:
+            parts.guard.check_step(self, self.window, norm)
+        return norm
+
+    def _clip_masters(self, max_norm: float) -> Any:
+        assert self.parts.masters is not None
+        step, report = self.state.global_step + 1, self.is_world_process_zero()
+        return self.parts.masters.clip(max_norm, self.optimizer, step=step, report=report)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        parts = self.parts
+        if "loss" in logs:
+            logs.update(_gpu_facts(self.args.device))
+            if not math.isfinite(logs["loss"]):
+                # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
+                self._tr_loss.zero_()
+        if "train_loss" in logs and parts.loop.resumed:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        if "loss" in logs and parts.masters is not None:
+            logs.update(parts.masters.logs())
+        super().log(logs, start_time)
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        with self.parts.evaluation.all_rows_in_order(self):
+            loader = super().get_eval_dataloader(eval_dataset)
+        return self.parts.loop.seed_loader(loader, self.args)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        with self.parts.evaluation.all_rows_in_order(self):
+            loader = super().get_test_dataloader(test_dataset)
+        return self.parts.loop.seed_loader(loader, self.args)
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        step = super().prediction_step
+
+        def upstream(model: Any, part: Any) -> Any:
+            return step(model, part, prediction_loss_only, ignore_keys)
+
+        def predict(part: Any) -> Any:
+            return self.parts.evaluation.predict(self, upstream, model, part)
+
+        return self.parts.retry.prediction_step(self, predict, inputs)
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        if self.parts.guard is not None:
+            self.parts.guard.refuse_changed_weights(self.plain_model())
+        if self.is_sharded:
+            self.parts.writer.report_sharded(self.args)
+            super()._save_checkpoint(model, trial)
+        else:
+            self.write_checkpoint(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
+        folder = str(output_dir if output_dir is not None else self.args.output_dir)
+        if not self.args.should_save:
+            return
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model.save_pretrained(folder, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the card is made from the record, at the end of the run (SFTTrainer writes one per checkpoint)."""
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self.parts.writer.keep_last_checkpoint(self.args):
+            self._restore_progress()
+            return super()._finalize_training(*args, **kwargs)
+
+    # --- what the parts read and set of upstream ---------------------------------------------------------------------
+
+    @property
+    def is_sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def plain_model(self) -> Any:
+        """The unwrapped model; None where its weights are spread over processes, and cannot be read here."""
+        return None if self.is_sharded else self.accelerator.unwrap_model(self.model)
+
+    @property
+    def is_loss_scaled(self) -> bool:
+        """Whether overflowing gradients are skipped by loss scaling: GradScaler's or master_weights'."""
+        masters = self.parts.masters
+        return self.accelerator.scaler is not None or (masters is not None and masters.optimizer is not None)
+
+    @property
+    def loss_scale(self) -> float:
+        scaler = self.accelerator.scaler
+        return float(scaler.get_scale()) if scaler is not None else math.inf
+
+    @property
+    def running_loss(self) -> torch.Tensor:
+        return self._tr_loss
+
+    @property
+    def total_loss(self) -> float:
+        return self._total_loss_scalar
+
+    @total_loss.setter
+    def total_loss(self, value: float) -> None:
+        self._total_loss_scalar = value
+
+    @property
+    def last_logged_step(self) -> int:
+        return self._globalstep_last_logged
+
+    @last_logged_step.setter
+    def last_logged_step(self, value: int) -> None:
+        self._globalstep_last_logged = value
+
+    @property
+    def sft_metrics(self) -> Any:
+        """SFTTrainer's, since the last log line; None for Trainer."""
+        return self._metrics["train"] if hasattr(self, "_total_train_tokens") else None
+
+    @property
+    def sft_tokens(self) -> int | None:
+        return getattr(self, "_total_train_tokens", None)
+
+    @sft_tokens.setter
+    def sft_tokens(self, value: int) -> None:
+        self._total_train_tokens = value
+
+    def run_forward(self, batch: Any) -> None:
+        inputs = {key: value for key, value in self._prepare_inputs(dict(batch)).items() if key != "labels"}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            self.plain_model()(**inputs)
+
+    def load_weights_and_optimizer(self, checkpoint: str) -> None:
+        self._load_from_checkpoint(checkpoint)
+        self._load_optimizer_and_scheduler(checkpoint)
+
+    def save_training_state(self, folder: str) -> None:
+        self._save_optimizer_and_scheduler(folder)
+        self._save_scaler(folder)
+        self._save_rng_state(folder)
+
+    def write_checkpoint(self, trial: Any = None) -> None:
+        progress = {**read_counters(self), **self.parts.retry.state_dict()}
+        self.parts.writer.save(self, Path(self._get_output_dir(trial)), progress)
+
+    def save_final_model(self) -> None:
+        """Raises OutputDirError for a full disk."""
+        self.parts.writer.save_final(self)
+
+    def _restore_progress(self) -> None:
+        """Once per call of train(), after upstream has set its counters to 0."""
+        progress = self.parts.loop.take_progress()
+        if progress:
+            self.parts.retry.load_state_dict(progress)
+            restore_counters(self, progress)
+
+    def _read_sums(self) -> StepSums:
+        metrics = self.sft_metrics
+        return StepSums(
+            loss=self._tr_loss.clone(),
+            tokens_seen=self.state.num_input_tokens_seen,
+            flos=self.current_flos,
+            sft_metric_lengths=None if metrics is None else {name: len(values) for name, values in metrics.items()},
+            sft_tokens=self.sft_tokens,
+        )
+
+    def restore_sums(self, sums: StepSums) -> None:
+        self._tr_loss.copy_(sums.loss)
+        self.state.num_input_tokens_seen, self.current_flos = sums.tokens_seen, sums.flos
+        if sums.sft_metric_lengths is not None and sums.sft_tokens is not None:
+            for name, values in self.sft_metrics.items():
+                del values[sums.sft_metric_lengths.get(name, 0) :]
+            self.sft_tokens = sums.sft_tokens
+
+
+def trainer_class(upstream: type[Trainer]) -> type[Any]:
+    """RecipeTrainer of Trainer, RecipeSFTTrainer of SFTTrainer."""
+    return type(f"Recipe{upstream.__name__}", (Overrides, upstream), {})
+
+
+@contextmanager
+def _errors_name(recipe: Recipe | None, *keys: str) -> Iterator[None]:
+    """What upstream refuses only when training begins, as one message at the first of `keys` that the recipe has."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as problem:
+        if recipe is None:
+            raise
+        key = next((key for key in keys if key in recipe.training), keys[-1])
+        what = f"{key} is refused by the trainer: {first_line(problem)}"
+        raise RecipeError.at(recipe.location(f"{recipe.trainer}.{key}"), what) from problem
+
+
+def _gpu_facts(device: Any) -> dict[str, float]:
+    """Peak memory of the GPU so far in GiB, and its utilisation in percent where NVML answers."""
+    if device.type != "cuda":
+        return {}
+    facts = {
+        "gpu_peak_allocated_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3),
+        "gpu_peak_reserved_gib": round(torch.cuda.max_memory_reserved(device) / 2**30, 3),
+    }
+    with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # no pynvml, or a driver without NVML
+        facts["gpu_utilization_percent"] = float(torch.cuda.utilization(device))
+    return facts
