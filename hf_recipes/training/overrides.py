@@ -232,7 +232,7 @@ class Overrides(_Trainer):
             self.processing_class.save_pretrained(folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the card is made from the record, at the end of the run (SFTTrainer writes one per checkpoint)."""
+        """Nothing: the model card is made from the record at the end (SFTTrainer writes one per checkpoint)."""
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         with self.parts.writer.keep_last_checkpoint(self.args):
