@@ -67,7 +67,15 @@ GROUPS: tuple[tuple[tuple[str, ...], tuple[str, ...], int], ...] = (
         0,
     ),
     (("checkpoints/manifest.py", "checkpoints/select.py"), ("tests/checkpoints/test_manifest_and_select.py",), 0),
-    (("training/step_guard.py",), ("tests/training/test_step_guard.py", "tests/training/test_gradient_guard.py"), 0),
+    (
+        ("training/step_guard.py",),
+        (
+            "tests/training/test_step_guard_alone.py",
+            "tests/training/test_gradient_guard.py",
+            "tests/training/test_step_guard.py",
+        ),
+        0,
+    ),
     (("training/batch_split.py",), ("tests/training/test_batch_split.py",), 0),
     (("plan/trace/cuda_allocator.py",), ("tests/plan/trace/test_cuda_allocator.py",), 0),
     (

@@ -1,1 +1,1 @@
-"""A run survives: checkpoints that are whole or not there, choosing what to resume, and what a resumed run equals."""
+"""Checkpoints that are complete or not there, which one to resume from, and what a resumed run equals."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from hf_recipes.checkpoints import manifest
 
 TRAINER_STATE = "trainer_state.json"  # upstream's
-PROGRESS = "progress.json"  # in every checkpoint of ours: what upstream keeps in memory only (loop_state.py)
+PROGRESS = "progress.json"  # in every checkpoint: what upstream keeps in memory only (loop_state.py)
 
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -48,8 +48,8 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _read_run_and_time(folder: Path) -> tuple[str, str] | None:
-    """A run's id and a text that sorts by time. One of upstream's is of the run "", saved before; None for one of ours
-    whose manifest is damaged or gone."""
+    """A run's id and a text that sorts by time. A checkpoint of upstream is of the run "", saved before; None for one
+    of this package whose manifest is damaged or gone."""
     try:
         body = manifest.read_manifest(folder)
     except manifest.ManifestError:

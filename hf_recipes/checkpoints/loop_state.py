@@ -1,10 +1,10 @@
 """What a resumed run needs so that it equals an uninterrupted one, where upstream's memory or random numbers get lost.
 
 - Progress that upstream keeps in memory only (the loss since the last log line, SFTTrainer's counters) is in each
-  checkpoint's progress.json: logged losses of a resumed run are those of the uninterrupted one, and train_loss is the
-  whole run's.
-- Loaders draw their workers' seeds from a generator of ours, seeded by (seed, epoch): with persistent workers a resumed
-  run makes other draws than an uninterrupted one, and an evaluation would change the training's dropout.
+  checkpoint's progress.json: logged losses of a resumed run are those of the uninterrupted one, and train_loss is that
+  of all steps.
+- Loaders draw their workers' seeds from a generator of their own, seeded by (seed, epoch): with persistent workers a
+  resumed run makes other draws than an uninterrupted one, and an evaluation would change the training's dropout.
 - group_by_length shuffles by (seed, epoch), not by whatever the global generator holds (transformers 5.23
   trainer.py:1100 gives the sampler none).
 - A run that has all its steps, or stopped early, makes no further step (5.23 makes one, if it resumes inside an epoch).

@@ -32,8 +32,8 @@ ALLOW = "resume_allow"
 def find_resume_point(
     recipe: Recipe, args: Any, say: Callable[[str], None], environment: Mapping[str, str] = os.environ
 ) -> ResumePoint | None:
-    """Cleans up after a killed run; returns what this one resumes from, None if it starts anew. May raise
-    CheckpointError."""
+    """Cleans up after a killed run; returns what this one resumes from, None if it starts from the beginning.
+    May raise CheckpointError."""
     output_dir = str(args.output_dir)
     chosen = _decide_on_rank_0(lambda: _find_resume_point(recipe, output_dir, say, environment))
     if chosen and "restore_callback_states_from_checkpoint" not in recipe.training:
@@ -53,7 +53,8 @@ def _find_resume_point(
         earlier = len(folders.list_checkpoints(Path(output_dir)))
         if earlier:
             many = f"{earlier} checkpoints" if earlier > 1 else "a checkpoint"
-            say(f"{output_dir} has {many} of an earlier run: this run starts anew; --resume would continue that one")
+            line = f"{output_dir} has {many} of an earlier run: this run starts from the beginning; "
+            say(line + "--resume would continue that one")
         return None
     for line in chosen.skipped:
         say(f"skipped {line}")

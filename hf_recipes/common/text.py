@@ -42,7 +42,7 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return plain[hits[0]] if hits else ""
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a message shows it: as Python writes it, in 60 characters at most, null and true as YAML does."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_recipes.common.text import HUB_TOKEN, kind_of, nearest, said
+from hf_recipes.common.text import HUB_TOKEN, format_value, kind_of, nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.deprecated_keys import OLD_TOP
 from hf_recipes.recipe.document import Document, under
@@ -51,7 +51,7 @@ def file_documents(path: str) -> list[Document]:
             return documents
         asked = document.locations["extends"]
         if not isinstance(extends, str) or not extends:
-            what, fix = f"extends is {said(extends)} ({kind_of(extends)})", "it must be the path of one recipe"
+            what, fix = f"extends is {format_value(extends)} ({kind_of(extends)})", "it must be the path of one recipe"
             wrong = Diagnostic(location=asked, message=what, fix=f"{fix}, relative to this file")
             return _cut_short(documents, wrong)
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(extends)))
@@ -73,7 +73,7 @@ def clean(document: Document) -> Document:
     for name, value in document.values.items():
         where = document.locations.get(str(name), document.path)
         if name in SECTIONS and not (value is None or isinstance(value, dict)):
-            what = f"{name} is {said(value)} ({kind_of(value)})"
+            what = f"{name} is {format_value(value)} ({kind_of(value)})"
             fix = f"it must be a mapping: the keyword arguments of {name}"
             errors.append(Diagnostic(location=where, message=what, fix=fix))
             broken.add(name)
@@ -81,7 +81,7 @@ def clean(document: Document) -> Document:
             kept[name] = copy.deepcopy(value)  # an alias in the file must not tie two sections together
             errors += _take_secrets(kept[name], name, document)
         else:
-            what, fix = f"a recipe has no {said(name)}", _fix_of_section(str(name))
+            what, fix = f"a recipe has no {format_value(name)}", _fix_of_section(str(name))
             errors.append(Diagnostic(location=where, message=what, fix=fix))
             broken |= {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
     document = replace(document, values=kept, broken=frozenset(broken))

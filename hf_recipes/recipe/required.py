@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.common.text import nearest, said
+from hf_recipes.common.text import format_value, nearest
 from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.schema.own_keys import SOURCES, TRAINERS
 from hf_recipes.recipe.validate import Validator
@@ -28,7 +28,7 @@ def _task(validator: Validator) -> None:
     elif not (isinstance(task, str) and task in TASKS):
         near = nearest(str(task), TASKS)
         fix = f"did you mean {near!r}?" if near else f"it must be one of {tasks}"
-        validator.error("task", f"there is no task {said(task)}", fix)
+        validator.error("task", f"there is no task {format_value(task)}", fix)
 
 
 def _trainer(validator: Validator) -> None:

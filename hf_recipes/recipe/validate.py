@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from hf_recipes.common.text import nearest, said
+from hf_recipes.common.text import format_value, nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.model_facts import model_facts
@@ -74,7 +74,7 @@ def validate_sections(document: Document) -> Document:
     for dotted, value in _leaves(validator.sections):
         nested = dotted.count(".") > 1  # values right in a section are checked above
         if nested and isinstance(value, float) and not math.isfinite(value):
-            validator.error(dotted, f"{dotted} is {said(value)}", "it must be a finite number")
+            validator.error(dotted, f"{dotted} is {format_value(value)}", "it must be a finite number")
     return validator.result()
 
 
@@ -95,7 +95,7 @@ def _validate_keys(
     for key, value in values.items():
         dotted = f"{section}.{key}"
         if not isinstance(key, str):
-            validator.error(dotted, f"{section} has a key that is not a string: {said(key)}", "write a name")
+            validator.error(dotted, f"{section} has a key that is not a string: {format_value(key)}", "write a name")
         elif key == "trust_remote_code" and value is not False and value is not None:
             fix = "leave it out: this package loads what transformers has a class for"
             validator.error(dotted, f"{dotted} is refused: code from the Hub is not run", fix)
@@ -178,7 +178,9 @@ def _validate_inline(config: Mapping[str, Any], validator: Validator) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         what = (
-            "model.config has no model_type" if model_type is None else f"model.config.model_type is {said(model_type)}"
+            "model.config has no model_type"
+            if model_type is None
+            else f"model.config.model_type is {format_value(model_type)}"
         )
         validator.error("model.config.model_type", what, "write the name of an architecture, such as gpt2")
         return

@@ -1,7 +1,7 @@
 """A collated batch to pieces of fewer samples, and their evaluation outputs back to one. Pure: tensors in, tensors out.
 
 Rows are split along the first dimension. A flattened batch (padding_free: one row of many documents) is split at
-document borders, and its sequence boundaries are counted anew.
+document borders, and its sequence boundaries are counted again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST = ("max_length_q", "max_length_k")
 
 
 def is_flattened(inputs: Mapping[str, Any]) -> bool:
-    """Whether the batch is one row of several documents, told apart by positions that begin anew."""
+    """Whether the batch is one row of several documents, which positions that begin at 0 again tell apart."""
     ids, positions = inputs.get("input_ids"), inputs.get("position_ids")
     return torch.is_tensor(ids) and torch.is_tensor(positions) and ids.shape[0] == 1 and "attention_mask" not in inputs
 

@@ -1,6 +1,6 @@
 """Text samples while a model trains: the recipe's sample_prompts, continued or answered at each evaluation.
 
-What is wrong with the recipe is told before training; a sample that fails later is said and costs nothing.
+Errors in the recipe are reported before training; a sample that fails later is only reported.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 class SampleText(TrainerCallback):
     """Continues (or, in a chat, answers) prompts on rank 0; what training draws next stays what it was.
 
-    `words`: GenerationConfig's; `positions`: tokens that the model can see, None where that has no end; `place`: a
-    recipe's place of a dotted key. Raises RecipeError for words that GenerationConfig refuses, and for a prompt that
-    gives no token.
+    `arguments`: GenerationConfig's; `positions`: tokens that the model can see, None without a limit; `location`: of a
+    dotted key in the recipe. Raises RecipeError for what GenerationConfig refuses, and for a prompt without a token.
     """
 
     def __init__(
         self,
         prompts: list[str],
-        words: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         tokenizer: Any,
         *,
         chat: bool,
@@ -37,10 +36,16 @@ class SampleText(TrainerCallback):
         location: Callable[[str], str],
         say: Callable[[str], None],
     ):
-        self.prompts, self.words, self.tokenizer, self.chat, self.say = prompts, dict(words), tokenizer, chat, say
+        self.prompts, self.arguments, self.tokenizer, self.chat, self.say = (
+            prompts,
+            dict(arguments),
+            tokenizer,
+            chat,
+            say,
+        )
         self.positions = positions
-        if "max_length" not in self.words:
-            self.words.setdefault("max_new_tokens", NEW_TOKENS)
+        if "max_length" not in self.arguments:
+            self.arguments.setdefault("max_new_tokens", NEW_TOKENS)
         try:
             self._generation(0)
         except (ValueError, TypeError) as problem:
@@ -48,7 +53,7 @@ class SampleText(TrainerCallback):
             raise RecipeError.at(location("GenerationConfig"), what) from problem
         for prompt in prompts:
             if not self._ids(prompt):
-                what = f"the sample prompt {prompt!r} gives no token to go on from"
+                what = f"the sample prompt {prompt!r} gives no token to continue"
                 raise RecipeError.at(location("sample_prompts"), what, "write some text")
             shortened = self._shortened(prompt)
             if shortened:
@@ -58,7 +63,7 @@ class SampleText(TrainerCallback):
         if not state.is_world_process_zero or model is None:
             return
         model = getattr(model, "module", model)
-        with _as_it_was(model), torch.no_grad():
+        with _evaluation_mode(model), torch.no_grad():
             for prompt in self.prompts:
                 try:
                     answers = self._answers(model, prompt, args.device)
@@ -79,14 +84,14 @@ class SampleText(TrainerCallback):
         return list(self.tokenizer.batch_decode(tokens[:, len(ids) :], skip_special_tokens=True))
 
     def _generation(self, read: int) -> GenerationConfig:
-        """The recipe's words; after `read` tokens no more new ones than the model has positions for."""
-        words = dict(self.words)
+        """The recipe's arguments; after `read` tokens no more new ones than the model has positions for."""
+        arguments = dict(self.arguments)
         if self.positions is not None:
             for name, most in (("max_new_tokens", self.positions - read), ("max_length", self.positions)):
-                if isinstance(words.get(name), int):
-                    words[name] = max(1, min(words[name], most))
+                if isinstance(arguments.get(name), int):
+                    arguments[name] = max(1, min(arguments[name], most))
         return GenerationConfig(
-            **{"use_cache": True, **words},
+            **{"use_cache": True, **arguments},
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
@@ -104,19 +109,20 @@ class SampleText(TrainerCallback):
         return count if self.positions is None or count < self.positions else max(1, self.positions // 2)
 
     def _shortened(self, prompt: str) -> str:
-        """What the model's length takes away from the prompt or the answer, in words; "" if nothing."""
+        """What the model's length takes away from the prompt or the answer, as text; "" if nothing."""
         count, read = len(self._ids(prompt)), self._read(prompt)
         shown = repr(prompt if len(prompt) <= 40 else prompt[:37] + "...")
         if read < count:
-            return f"sample prompt {shown}: its last {read} of {count} tokens are read; the model has {self.positions}"
-        asked, given = self.words.get("max_new_tokens"), self._generation(read).max_new_tokens
+            line = f"sample prompt {shown}: only its last {read} of {count} tokens are read"
+            return f"{line}; the model has {self.positions} positions"
+        asked, given = self.arguments.get("max_new_tokens"), self._generation(read).max_new_tokens
         if isinstance(asked, int) and given is not None and given < asked:
             return f"sample prompt {shown}: {given} new tokens, not {asked}: the model has {self.positions} positions"
         return ""
 
 
 @contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     """Evaluation mode for a moment; afterwards the mode and the random numbers are those of before."""
     training, state = model.training, torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None

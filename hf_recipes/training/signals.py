@@ -1,7 +1,9 @@
-"""SIGTERM, Ctrl-C and their like: the run ends after the step that it is in, with a checkpoint.
+"""SIGTERM, Ctrl-C and the like: the run ends after the step that it is in, with a checkpoint.
 
 SLURM's and spot machines' notice is SIGTERM (or SIGUSR1, by --signal); a closed terminal's is SIGHUP. What is ignored
-already stays so (nohup). A second Ctrl-C ends at once. Light.
+already stays so (nohup). A second Ctrl-C ends at once.
+
+Imports neither torch nor transformers.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class StepTimer(TrainerCallback):
     """Seconds of optimizer steps without evaluation and saving; costs two reads of a clock per step."""
 
     def __init__(self, say: Callable[[str], None], forecast: tuple[float, float] | None = None) -> None:
-        """`forecast`: plan's seconds for the whole run."""
+        """`forecast`: plan's seconds for all steps of the run."""
         self.say, self.forecast = say, forecast
         self.steps, self.seconds = 0, 0.0
         self.began = 0.0

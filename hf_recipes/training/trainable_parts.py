@@ -12,7 +12,7 @@ ADAPTERS = (".lora_", ".ia3_", ".oft_", ".vera_")
 
 
 def part_of(name: str) -> str | None:
-    """The adapter or head that a trained weight is of; None for other weights, and for experts, whom no row may ask.
+    """The adapter or head that a trained weight is of; None for other weights, and for experts, which may get no row.
 
     An adapter is one part: LoRA's A has no gradient as long as B is zero.
     """

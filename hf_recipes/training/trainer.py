@@ -190,10 +190,10 @@ def callbacks(
     if prompts:
         from hf_recipes.training.sample_text import SampleText
 
-        words, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
+        arguments, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
         found.append(
             SampleText(
-                list(prompts), words, tokenizer, chat=chat, positions=positions, location=recipe.location, say=say
+                list(prompts), arguments, tokenizer, chat=chat, positions=positions, location=recipe.location, say=say
             )
         )
     return found

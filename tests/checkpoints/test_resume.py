@@ -225,7 +225,7 @@ def test_a_new_run_beside_an_older_ones_checkpoints_is_the_one_that_is_resumed(
     run(recipe)
     run(recipe, ["TrainingArguments.max_steps=3", "TrainingArguments.save_steps=3", "TrainingArguments.seed=1"])
     assert (
-        "out has 2 checkpoints of an earlier run: this run starts anew; --resume would continue that one"
+        "out has 2 checkpoints of an earlier run: this run starts from the beginning; --resume would continue that one"
         in capsys.readouterr().out
     )
     words = ["TrainingArguments.max_steps=5", "TrainingArguments.seed=1"]

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.data.splits import file_errors, find_column, find_text_column, load_splits
 from hf_recipes.errors import RecipeError
-from hf_recipes.pipeline.output_dir import writable
+from hf_recipes.pipeline.output_dir import make_output_dir
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import write_rows
@@ -372,7 +372,7 @@ def test_an_output_dir_that_is_a_file_is_reported_and_left_as_it_is(folder: Path
     (folder / "out").write_text("mine")
     for name in ("out", "out/run"):
         with pytest.raises(RecipeError) as raised:
-            writable(name, "recipe.yaml:4")
+            make_output_dir(name, "recipe.yaml:4")
         assert str(raised.value) == (
             f"recipe.yaml:4: output_dir '{name}' is not writable ('out' is a file); choose another"
         )
@@ -380,7 +380,7 @@ def test_an_output_dir_that_is_a_file_is_reported_and_left_as_it_is(folder: Path
 
 
 def test_an_output_dir_that_can_be_written_is_made_and_left_empty(folder: Path) -> None:
-    assert list(writable("a/b", "recipe.yaml:4").iterdir()) == []
+    assert list(make_output_dir("a/b", "recipe.yaml:4").iterdir()) == []
 
 
 def test_the_fingerprint_is_of_the_rows_and_their_order() -> None:

@@ -178,3 +178,10 @@ def test_errors_of_the_file_and_of_the_arguments_are_reported_together(here):
         "argument 'foo': a setting is written Section.key=value; such as TrainingArguments.seed=1",
         "argument 'TrainingArguments.seed=x': TrainingArguments.seed is 'x' (str); it must be an int, such as 42",
     ]
+
+
+def test_an_argument_that_is_not_yaml_is_one_error(here):
+    assert errors_of(here(VALID), "TrainingArguments.seed=[1") == [
+        "argument 'TrainingArguments.seed=[1': is not YAML: expected ',' or ']', but got '<stream end>'; "
+        "check the indentation, the quotes and the brackets here and on the line above"
+    ]

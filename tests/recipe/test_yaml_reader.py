@@ -89,3 +89,11 @@ def test_an_error_writes_nothing(here, tmp_path):
     here(changed(line11="  sed: 1"))
     errors_of("a.yaml")
     assert [p.name for p in tmp_path.iterdir()] == ["a.yaml"]
+
+
+def test_without_a_file_the_arguments_are_not_checked_against_it(here):
+    assert errors_of("gone.yaml", "TrainingArguments.sed=1") == ["gone.yaml: no such file; see what is in '.'"]
+    assert errors_of("gone.yaml", "seed") == [
+        "gone.yaml: no such file; see what is in '.'",
+        "argument 'seed': a setting is written Section.key=value; such as TrainingArguments.seed=1",
+    ]

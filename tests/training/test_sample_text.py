@@ -1,4 +1,4 @@
-"""Text samples during training: what is wrong with them is told first, and none of them costs a run."""
+"""Text samples during training: their errors are reported before training, and none of them ends a run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def recipe(root: Path, write_recipe: Callable[..., str]) -> str:
     return write_recipe(RECIPE.format(root=root))
 
 
-def test_a_prompt_and_an_answer_beyond_the_models_length_are_cut_and_said(
+def test_a_prompt_and_an_answer_beyond_the_models_length_are_cut_and_reported(
     recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = ("the sea " * 30).strip()
     run(recipe, [f"sample_prompts=[{long}, Captain]", "GenerationConfig={max_new_tokens: 500}"])
     printed = capsys.readouterr().out
-    assert "sample prompt 'the sea the sea the sea the sea the s...': its last 16 of " in printed
-    assert " tokens are read; the model has 32" in printed
+    assert "sample prompt 'the sea the sea the sea the sea the s...': only its last 16 of " in printed
+    assert " tokens are read; the model has 32 positions" in printed
     assert "new tokens, not 500: the model has 32 positions" in printed
     assert f"sample at step 1: {long!r} -> " in printed
     assert "failed" not in printed
@@ -50,7 +50,7 @@ def test_a_prompt_without_a_token_is_refused_before_training(recipe: str) -> Non
     with pytest.raises(RecipeError) as caught:
         run(recipe, ["sample_prompts=['']"])
     assert str(caught.value) == (
-        "argument \"sample_prompts=['']\": the sample prompt '' gives no token to go on from; write some text"
+        "argument \"sample_prompts=['']\": the sample prompt '' gives no token to continue; write some text"
     )
     assert json.loads(Path("out/record.json").read_text())["stage"] == "model"
 

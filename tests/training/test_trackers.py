@@ -35,7 +35,7 @@ def test_a_tracker_that_fails_is_dropped_with_its_reason_and_not_asked_again() -
     log(bounded)
     assert inner.calls == 1
     assert said == [
-        "report_to: Tracker failed: no route to host; the run goes on without it, its log is in record.json"
+        "report_to: Tracker failed: no route to host; the run continues without it, its log is in record.json"
     ]
 
 

@@ -100,8 +100,8 @@ def trace_here(
             _watch(trainer, tracker, simulation)
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
-                kept = _evaluate_and_save(recipe, trainer, tracker, simulation)
-                notes += describe_untraced(recipe, kept)
+                row_bytes = _evaluate_and_save(recipe, trainer, tracker, simulation)
+                notes += describe_untraced(recipe, row_bytes)
         except UntraceableError as problem:
             what = f"plan cannot trace {problem}"
             raise PlanError.at(
@@ -146,8 +146,8 @@ def stand_in_trainer(
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )
-    kept = ("DefaultFlowCallback", "FollowModel")  # no progress bars, no reports
-    trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in kept]
+    needed = ("DefaultFlowCallback", "FollowModel")  # no progress bars, no reports
+    trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if type(c).__name__ in needed]
     return trainer
 
 
@@ -200,14 +200,14 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
 def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:
     """The evaluations that the run makes, a batch of each, and saving between them. Returns the bytes that stay of a
     row."""
-    kept = 0
+    row_bytes = 0
     with simulation, tracker, track_modules(tracker, trainer.model):
         with tracker.during("saving"):
             gather_state_dict(trainer.accelerator.unwrap_model(trainer.model))
         for dtype in list_evaluations(recipe):
             with tracker.during("evaluation"):
-                kept = evaluate_once(trainer, dtype)
-    return kept
+                row_bytes = evaluate_once(trainer, dtype)
+    return row_bytes
 
 
 @contextmanager

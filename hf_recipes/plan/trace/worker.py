@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
+from hf_recipes import errors
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.trace.result import Lengths, Trace
@@ -103,8 +104,9 @@ def _as_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
-    if "faults" in answer:
-        raise RecipeError([Diagnostic(**one) for one in answer["faults"]])
+    if "errors" in answer:
+        kind: type[RecipeError] = getattr(errors, answer["class"], RecipeError)
+        raise kind([Diagnostic(**one) for one in answer["errors"]])
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
         raise PlanError.at(recipe.path, what, "`hf-recipes run --no-plan` trains without a plan")
@@ -186,7 +188,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         request["capability"] = tuple(request["capability"])
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
-        return {"faults": [asdict(one) for one in problem.errors]}
+        return {"errors": [asdict(one) for one in problem.errors], "class": type(problem).__name__}
     except Exception as problem:  # upstream's: the parent reports it, this process continues
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from hf_recipes.common.text import kind_of, nearest, said
+from hf_recipes.common.text import format_value, kind_of, nearest
 from hf_recipes.recipe.schema.fields import Field
 
 _ARTICLES = {
@@ -39,13 +39,13 @@ def problem(field: Field, value: Any) -> tuple[str, str] | None:
     A quoted number is a string, and 2.0 is a float: upstream would take both unchecked and fail, or not, hours later.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        return f"is {said(value)}", "it must be a finite number"
+        return f"is {format_value(value)}", "it must be a finite number"
     if value is None:
         if field.optional or not field.kinds:
             return None
         return "is null", f"it must be {wanted(field)}; leave the key out for upstream's default"
     if not _fits(value, field.kinds):
-        return f"is {said(value)} ({kind_of(value)})", _type_fix(field, value)
+        return f"is {format_value(value)} ({kind_of(value)})", _type_fix(field, value)
     if isinstance(value, str):
         bad = _choice(field, value)
         return (
@@ -56,16 +56,16 @@ def problem(field: Field, value: Any) -> tuple[str, str] | None:
     if isinstance(value, list):
         return _list(field, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and field.limits and not field.limits.hold(value):
-        return f"is {said(value)}", f"it must be {field.limits}"
+        return f"is {format_value(value)}", f"it must be {field.limits}"
     return None
 
 
 def _list(field: Field, value: list[Any]) -> tuple[str, str] | None:
     for n, item in enumerate(value):
         if isinstance(item, float) and not math.isfinite(item):
-            return f"holds {said(item)} as item {n + 1}", "it must be a finite number"
+            return f"holds {format_value(item)} as item {n + 1}", "it must be a finite number"
         if field.items and not _fits(item, field.items):
-            return f"holds {said(item)} ({kind_of(item)}) as item {n + 1}", f"it must be {wanted(field)}"
+            return f"holds {format_value(item)} ({kind_of(item)}) as item {n + 1}", f"it must be {wanted(field)}"
         if isinstance(item, str) and (bad := _choice(field, item)):
             return bad[0].replace("is ", "holds ", 1), bad[1]
     return None
@@ -78,27 +78,29 @@ def _choice(field: Field, value: str) -> tuple[str, str] | None:
         return None
     near = nearest(value, field.choices)
     if near:
-        return f"is {said(value)}", f"did you mean {near!r}?"
+        return f"is {format_value(value)}", f"did you mean {near!r}?"
     if len(field.choices) <= 16:
-        return f"is {said(value)}", "it must be one of " + ", ".join(repr(c) for c in field.choices)
-    return f"is {said(value)}", f"it must be one of {len(field.choices)} values: see `hf-recipes schema`"
+        return f"is {format_value(value)}", "it must be one of " + ", ".join(repr(c) for c in field.choices)
+    return f"is {format_value(value)}", f"it must be one of {len(field.choices)} values: see `hf-recipes schema`"
 
 
 def _type_fix(field: Field, value: Any) -> str:
     """How to fix a wrong type: the same value rightly written where that is plain, else what the field takes."""
     if isinstance(value, list) and len(value) == 1 and _fits(value[0], field.kinds):
-        return f"write {said(value[0])} without the brackets"
+        return f"write {format_value(value[0])} without the brackets"
     if isinstance(value, str):
         bare = _unquoted(value)
         if bare is not None and _fits(bare, field.kinds):
-            return f"write {value.strip()} without quotes" if not isinstance(bare, bool) else f"write {said(bare)}"
+            return (
+                f"write {value.strip()} without quotes" if not isinstance(bare, bool) else f"write {format_value(bare)}"
+            )
     if isinstance(value, float) and value == int(value) and "int" in field.kinds:
         return f"write {int(value)}"
     if "str" in field.kinds and isinstance(value, int | float) and not isinstance(value, bool) and not field.choices:
         return f"it must be {wanted(field)}: quote it"
     example = ""
     if field.has_default and field.default not in (None, "", [], {}) and _fits(field.default, field.kinds):
-        example = f", such as {said(field.default)}" if not isinstance(field.default, bool) else ""
+        example = f", such as {format_value(field.default)}" if not isinstance(field.default, bool) else ""
     return f"it must be {wanted(field)}{example}"
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import ModelError
 from hf_recipes.plan import PARTS, Trace, replay_trace, trace_recipe
 from hf_recipes.plan.trace.trace import trace_here
 from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
@@ -94,7 +94,7 @@ def test_o2_keeps_masters_beside_half_weights():
 def test_an_unknown_shape_is_refused_with_what_to_give():
     recipe = tiny("causal-lm", {})
     sections = {**recipe.sections, "model": {"pretrained_model_name_or_path": "somebody/private"}}
-    with pytest.raises(RecipeError) as refusal:
+    with pytest.raises(ModelError) as refusal:
         trace_recipe(type(recipe)(path="a.yaml", sections=sections, locations={}))
     assert str(refusal.value) == (
         "a.yaml: the shape of 'somebody/private' is not known without the Hub; give model.config: a path to its "
