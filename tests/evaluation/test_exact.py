@@ -425,7 +425,7 @@ def test_a_label_outside_the_models_is_refused_with_its_number() -> None:
     compute = classification_compute_metrics(["f1"], NAMES)
     with pytest.raises(RecipeError) as refused:
         compute(transformers.EvalPrediction(predictions=np.zeros((2, 5)), label_ids=np.array([0, 7])))
-    assert str(refused.value) == "evaluation: labels reach from 0 to 7, the model has 0 to 4"
+    assert str(refused.value) == "evaluation: labels range from 0 to 7, the model has 0 to 4"
     with pytest.raises(RecipeError) as refused:
         compute(transformers.EvalPrediction(predictions=np.zeros((2, 3)), label_ids=np.array([0, 1])))
     assert str(refused.value) == "evaluation: the model has 3 labels, the recipe's data 5"
@@ -434,7 +434,7 @@ def test_a_label_outside_the_models_is_refused_with_its_number() -> None:
 def test_a_model_that_does_not_predict_the_next_token_is_refused() -> None:
     with pytest.raises(RecipeError) as refused:
         lm_compute_metrics()(transformers.EvalPrediction(predictions=np.zeros((2, 3, 4)), label_ids=np.zeros((2, 3))))
-    wanted = "evaluation: the model gives no [nll_sum, n_tokens] rows; is it a model of the next token?"
+    wanted = "evaluation: the model returns no [nll_sum, n_tokens] rows; is it a causal language model?"
     assert str(refused.value) == wanted
 
 
