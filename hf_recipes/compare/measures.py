@@ -105,10 +105,7 @@ def label_rows(gold: Sequence[Array], predicted: Sequence[Array], labels: int) -
 
 
 def _columns(scores: Scores) -> tuple[list[Array], list[Array]]:
-    """Gold and predicted labels, one array an example."""
-    if scores.task == "text-classification":
-        gold, predicted = (scores.table[name].to_numpy() for name in ("gold", "predicted"))
-        return [gold[i : i + 1] for i in range(len(gold))], [predicted[i : i + 1] for i in range(len(predicted))]
+    """Gold and predicted tags, one array an example."""
     return _lists(scores.table["gold"]), _lists(scores.table["predicted"])
 
 

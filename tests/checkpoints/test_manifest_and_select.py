@@ -259,3 +259,19 @@ def test_a_checkpoint_of_ours_without_its_manifest_is_not_complete(tmp_path: Pat
     (folder / PROGRESS).write_text("{}")
     (folder / "manifest.json").unlink()
     assert select.find_errors(folder) == ["manifest.json is missing"]
+
+
+def test_the_seal_is_of_the_text_as_it_is_written_whatever_its_letters(tmp_path: Path) -> None:
+    import xxhash
+
+    body = manifest.write_manifest(tmp_path, {**FACTS, "recipe": {"path": "über.yaml", "a": 1}}, {})
+    rest = {key: value for key, value in body.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
+    assert body["seal"] == xxhash.xxh3_128(text.encode()).hexdigest()
+    assert "über" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
+
+
+def test_weights_of_upstreams_checkpoint_are_checked_unless_they_are_sharded(tmp_path: Path) -> None:
+    (_upstreams(tmp_path / "checkpoint-4", 4) / "model.safetensors").write_bytes(b"")
+    assert select.choose_checkpoint(tmp_path)[0] is None
+    assert select.choose_checkpoint(tmp_path, sharded=True)[0] is not None
