@@ -126,8 +126,11 @@ class _Finder:
             text = _first_line(node)
             yield _mutant(node, function, "statement removed", text, "(removed)", node, edit)
         if isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
-            edit = Edit(owner=node, field="value", index=None, new=ast.copy_location(ast.Constant(value=None), node))
-            yield self.shown(node, function, "return value removed", node, edit)
+            # Not None alone: a method that no longer names super() would lose its cell, and its code could not be put
+            # in place of the old one.
+            nothing = ast.IfExp(test=ast.Constant(value=1), body=ast.Constant(value=None), orelse=node.value)
+            edit = Edit(owner=node, field="value", index=None, new=ast.copy_location(nothing, node))
+            yield _mutant(node, function, "return value removed", _first_line(node), "return None", node, edit)
         if isinstance(node, ast.AugAssign) and type(node.op) in ARITHMETIC:
             edit = Edit(owner=node, field="op", index=None, new=ARITHMETIC[type(node.op)]())
             yield self.shown(node, function, "arithmetic", node, edit)

@@ -128,8 +128,8 @@ class Target:
             codes.setdefault((code.co_qualname, code.co_firstlineno), []).append(code)
         for function in self.functions:
             found = codes.get((function.__code__.co_qualname, function.__code__.co_firstlineno), [])
-            if len(found) == 1 and found[0].co_freevars == function.__code__.co_freevars:
-                function.__code__ = found[0]
+            if len(found) == 1:
+                function.__code__ = found[0]  # ValueError for one that closes over other variables
         self.clear()
 
     def instrument(self) -> None:
@@ -341,7 +341,10 @@ class Session:
             signal.alarm(int(limit * 15))
             resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, 8 << 30))
             items[0].config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]
-            target.plant(mutant)
+            try:
+                target.plant(mutant)
+            except ValueError:
+                os._exit(0)  # not planted, so not noticed
             code = self._notice(items, writer)
         except BaseException:
             code = 3

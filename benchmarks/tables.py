@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mutation_page
 import peaks
 import record_page
 import torture_page
@@ -287,6 +288,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
+        ROOT / "docs/testing.md": mutation_page.page(),
         ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }

@@ -98,6 +98,11 @@ def test_rows_of_one_text_are_added_up_to_stretches() -> None:
     assert "compared over 3 stretches of it" in found.notes[0] and "perplexity is left out" in found.notes[1]
 
 
+def test_a_third_run_with_other_rows_is_enough_to_compare_by_stretches() -> None:
+    found = pair_runs([_text_run("a", [10] * 12), _text_run("a", [10] * 12), _text_run("b", [5] * 24)])
+    assert [scores.table["n_bytes"].to_pylist() for scores in found.scores] == [[40, 40, 40]] * 3
+
+
 @pytest.mark.parametrize("texts", [("t", "u"), (None, None), ("t", None)])
 def test_rows_of_texts_that_are_not_known_to_be_one_are_not_added_up(texts: tuple[Any, Any]) -> None:
     runs = [_text_run(name, [10] * 12, text=text) for name, text in zip("ab", texts, strict=True)]

@@ -109,6 +109,12 @@ def test_an_example_of_several_documents_is_kept_together_in_evaluation() -> Non
     assert (first["max_length_q"], second["max_length_k"]) == (3, 4)
 
 
+def test_each_of_three_examples_can_be_a_piece_of_its_own() -> None:
+    batch = {**flattened([2, 3, 1, 4]), LENGTHS: torch.tensor([2, 4, 4])}
+    assert count_samples(batch) == 3
+    assert [part["input_ids"].shape[1] for part in split_batch(batch, 3)] == [2, 4, 4]
+
+
 def test_the_numbers_of_documents_begin_anew_in_each_piece() -> None:
     lengths = [2, 3]
     batch = {**flattened(lengths), "seq_idx": torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.int32)}

@@ -312,3 +312,31 @@ def test_a_trace_is_replayed_by_its_events():
     assert replay_trace(trace).peak == 60 * MIB and not replay_trace(trace).out_of_memory
     assert replay_trace(trace, capacity=40 * MIB).out_of_memory
     assert not replay_trace(trace, capacity=40 * MIB, expandable=True).out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("sizes", "freed", "reserved"),
+    [
+        ([20, 20, 20], [0, 2], 20),  # whole pages at both ends
+        ([20, 20, 20], [1], 40),  # a hole in the middle, whose borders are those of a page
+        ([10, 25, 25], [1], 60),  # from 10 to 35: no whole page inside
+        ([10, 45, 5], [1], 40),  # from 10 to 55: the page from 20 to 40
+        ([10, 30, 20], [1], 40),  # from 10 to 40
+        ([20, 30, 10], [1], 40),  # from 20 to 50
+        ([60], [0], 0),
+    ],
+)
+def test_what_is_left_when_pages_went_back_can_be_freed_merged_and_used_again(sizes, freed, reserved):
+    memory = ExpandableSegments()
+    for storage, size in enumerate(sizes):
+        memory.allocate(storage, size * MIB)
+    assert memory.reserved == 60 * MIB
+    for storage in freed:
+        memory.free(storage)
+    memory.empty_cache()
+    assert memory.reserved == sum(block.size for block in memory.blocks.values()) == reserved * MIB
+    for storage in set(range(len(sizes))) - set(freed):
+        memory.free(storage)
+    memory.empty_cache()
+    assert memory.allocate(99, 20 * MIB)
+    assert sum(block.size for block in memory.blocks.values()) == memory.reserved
