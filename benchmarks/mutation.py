@@ -306,21 +306,14 @@ class Session:
             yield mutant, "survived" if status == 0 else "noticed", by or "a signal or the time-out"
 
     def _reaching(self, target: Target, mutant: Mutant, killers: dict[str, int]) -> list[pytest.Item]:
-        """The tests that reach the statement within the budget: those that noticed others, then the fast ones."""
+        """The tests that reach the statement: those first that noticed others, then the fast ones."""
         where = (target.path, mutant.statement)
         items = self.items
         if mutant.inside:
             items = [item for item in items if where in self.reached[item.nodeid]]
         else:
             items = [item for item in items if any(path == target.path for path, _ in self.reached[item.nodeid])]
-        items = sorted(items, key=lambda item: (-killers.get(item.nodeid, 0), self.seconds[item.nodeid]))
-        chosen, spent = [], 0.0
-        for item in items:
-            spent += self.seconds[item.nodeid]
-            if chosen and spent > self.options.budget:
-                break
-            chosen.append(item)
-        return chosen
+        return sorted(items, key=lambda item: (-killers.get(item.nodeid, 0), self.seconds[item.nodeid]))
 
     def _fork(self, target: Target, mutant: Mutant, items: Sequence[pytest.Item], folder: Path) -> tuple[int, int]:
         reader, writer = os.pipe()
@@ -334,7 +327,7 @@ class Session:
             quiet = os.open(os.devnull, os.O_RDWR)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
-            limit = 10 + 4 * sum(self.seconds[item.nodeid] for item in items)
+            limit = 10 + 2 * self.options.budget + 2 * max(self.seconds[item.nodeid] for item in items)
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_PROF, limit)  # of CPU time: the machine may be busy
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -353,7 +346,10 @@ class Session:
 
     def _notice(self, items: Sequence[pytest.Item], writer: int) -> int:
         self.failed = ""
+        start = time.process_time()
         for item, following in zip(items, [*items[1:], None], strict=True):
+            if time.process_time() - start > self.options.budget:
+                return 0  # the tests that are left are not run, and notice nothing
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
                 os.write(writer, self.failed.encode()[:4000])
