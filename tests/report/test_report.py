@@ -145,7 +145,7 @@ def test_a_run_that_fails_leaves_a_report_of_what_is_known(classes: str) -> None
     with pytest.raises(RecipeError):
         run(classes, ["TrainingArguments.learning_rate=1e30"])
     text = Path("out/report.md").read_text()
-    assert "> failed in training: RecipeError: argument" in text and "## Recipe" in text and "## Metrics" not in text
+    assert "> failed in training: TrainingError: argument" in text and "## Recipe" in text and "## Metrics" not in text
 
 
 def test_a_report_that_cannot_be_written_does_not_fail_the_run(

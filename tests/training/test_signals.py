@@ -50,7 +50,7 @@ def run_command(command: list[str], root: Path, number: int | None) -> tuple[int
 
 def again(output: str) -> list[str]:
     """The resume command that the run printed."""
-    return shlex.split(output.partition("to go on from it:\n")[2].splitlines()[0])
+    return shlex.split(output.partition("to resume from it:\n")[2].splitlines()[0])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
