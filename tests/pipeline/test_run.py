@@ -165,7 +165,7 @@ def test_running_out_of_memory_ends_with_a_message_and_its_record(recipe: str, m
         run(recipe, ["TrainingArguments.eval_on_start=false"])
     assert str(caught.value).startswith(
         "recipe.yaml:15: one sample does not fit: out of memory in forward, step 1: CUDA out of memory. Tried to "
-        "allocate 2.00 GiB.; take a shorter max_length, "
+        "allocate 2.00 GiB.; set a shorter max_length or activation_checkpointing: true, "
     )
     record = json.loads(Path("out/record.json").read_text())
     assert (record["status"], record["stage"]) == ("out of memory", "training")
