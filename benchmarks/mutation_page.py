@@ -37,7 +37,7 @@ def page() -> str:
         "",
         "<!-- Written by `python benchmarks/tables.py`. -->",
         "",
-        "A test suite can run a line without checking it. So small faults (mutants) are planted in the core, one at a",
+        "A test suite can run a line without checking it. So small errors (mutants) are planted in the core, one at a",
         "time: a comparison flipped or moved by one, `and` for `or`, another arithmetic operator, another number, a",
         "condition negated, a statement or a returned value removed. The tests nearest to each then run. A mutant that",
         "no test notices survives, and shows a test that is missing, or code whose change changes nothing.",
@@ -68,7 +68,7 @@ def page() -> str:
         "",
         "## What survived, and why",
         "",
-        "| where | fault | why no test notices it |",
+        "| where | change | why no test notices it |",
         "| --- | --- | --- |",
     ]
     for one in record["modules"]:

@@ -1,7 +1,7 @@
 """record.json: what one run was and did, with its provenance. Imports neither torch nor transformers.
 
 Written at the end of every run, also of one that failed. `read_record` reads what every version wrote so far. Each
-field's comment is its line in docs/record.md, which `python benchmarks/record_page.py` writes.
+field's comment is its line in docs/record.md, which `python benchmarks/tables.py` writes.
 """
 
 from __future__ import annotations
@@ -281,6 +281,10 @@ class RunRecord:
     memory: Memory = Memory()  # peaks of the process
 
 
+class NewerRecordError(RecordError):
+    """A record of a later version of this package: it is not read, and not replaced by a resumed run."""
+
+
 def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     """A record of this or an earlier version. `strict`: a key that the types lack is an error. Raises RecordError."""
     try:
@@ -289,6 +293,8 @@ def read_record(path: Path, *, strict: bool = False) -> RunRecord:
         raise RecordError.at(str(path), "no such record", "a run writes record.json into its output_dir") from None
     except IsADirectoryError:
         raise RecordError.at(str(path), "is a folder without a record.json") from None
+    except RecursionError:
+        raise RecordError.at(str(path), "is no record of a run (nested too deeply)", "restore the file") from None
     except (OSError, ValueError) as problem:
         raise RecordError.at(str(path), f"is no complete record ({first_line(problem)})") from None
     return parse_record(value, str(path), strict=strict)
@@ -300,7 +306,7 @@ def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecor
         raise RecordError.at(location, "is no record of a run", "restore the file, or give a run's folder")
     if value["schema"] > SCHEMA:
         what = f"a record of version {value['schema']}; this hf_recipes reads up to {SCHEMA}"
-        raise RecordError.at(location, what, "upgrade hf_recipes")
+        raise NewerRecordError.at(location, what, "upgrade hf_recipes")
     unknown: list[str] = []
     try:
         record = from_json(RunRecord, _upgrade(value), unknown=unknown)

@@ -117,6 +117,10 @@ def test_a_newer_record_is_refused_by_its_version(folder: Path) -> None:
     )
 
 
+def test_a_record_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
+    assert refusal("[" * 100_000) == "record.json: is no record of a run (nested too deeply); restore the file"
+
+
 @pytest.mark.parametrize("text", ["[]", '"a text"', "3", "null", "{}", '{"schema": "1", "task": "chat"}'])
 def test_a_file_that_is_no_record_is_refused(folder: Path, text: str) -> None:
     assert refusal(text) == "record.json: is no record of a run; restore the file, or give a run's folder"
@@ -127,6 +131,8 @@ def test_a_damaged_record_is_refused_with_the_place(folder: Path) -> None:
     for key, value, what in [
         ("steps", "many", "steps: a whole number is expected, not 'many'"),
         ("steps", 1.5, "steps: a whole number is expected, not 1.5"),
+        ("steps", 10**400, f"steps: a whole number is expected, not 1{'0' * 36}..."),
+        ("train_loss", 10**400, f"train_loss: a number is expected, not 1{'0' * 36}..."),
         ("data", {"train": {"rows": True}}, "data.train.rows: a whole number is expected, not True"),
         ("status", "odd", "status: 'odd' is none of 'finished', 'stopped', 'out of memory', 'failed'"),
         ("notes", "a text", "notes: a list is expected, not 'a text'"),

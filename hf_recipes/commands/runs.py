@@ -106,7 +106,7 @@ def _describe_run(name: str, record: RunRecord, now: datetime.datetime, interval
     metric = _main_metric(record)
     try:
         age = (now - datetime.datetime.fromisoformat(str(record.ended))).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):  # no date, or one without a time zone
         age = None
     return Listed(
         run=name,
@@ -140,7 +140,7 @@ def _rank(one: Listed) -> float:
 
 def _table(found: Sequence[Listed]) -> list[str]:
     head = ("run", "status", "task", "model", "metric (95%)", "peak", "tokens/s", "age")
-    rows = [head, *(_cells(one) for one in found)]
+    rows = [head, *(tuple(map(_printable, _cells(one))) for one in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     right = (5, 6, 7)
     return [
@@ -150,6 +150,11 @@ def _table(found: Sequence[Listed]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _printable(text: str) -> str:
+    """A name out of a file may hold anything: what no terminal prints becomes "?"."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _cells(one: Listed) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ an absent key does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -16,6 +17,7 @@ from enum import Enum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 NOT_FINITE = ("nan", "inf", "-inf")
+MOST = 2**63  # whole numbers of a record are smaller
 T = TypeVar("T")
 
 
@@ -98,8 +100,9 @@ def _decode_scalar(kind: type, value: Any, key: str) -> Any:
             raise TypedJsonError(key, f"{_shown(value)} is none of {names}") from None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and (number or value in NOT_FINITE):
-        return float(value)
-    if kind is int and number and float(value).is_integer():
+        with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
+            return float(value)
+    if kind is int and number and (isinstance(value, int) or value.is_integer()) and abs(value) < MOST:
         return int(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import OutOfMemoryError
+from hf_recipes.errors import OutOfMemoryError, RecordError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
 from hf_recipes.record import (
     BEFORE_TRAINING,
     FAILED_NAME,
     NAME,
     Memory,
+    NewerRecordError,
     RunRecord,
     Session,
     Stage,
     Status,
     describe_machine,
     find_record,
+    read_record,
     write_record,
 )
 
@@ -74,7 +77,12 @@ class RunRecorder:
         self.record = replace(self.record, choices=(*self.record.choices, *lines))
 
     def continue_run(self, checkpoint: ResumePoint) -> None:
-        """Puts the sessions of the run that is resumed before this one."""
+        """Puts the sessions of the run that is resumed before this one; says so where its record cannot be read."""
+        try:
+            read_record(Path(checkpoint.path).parent / NAME)
+        except RecordError as problem:
+            if (Path(checkpoint.path).parent / NAME).exists():
+                self.note(f"warning: {problem}; the record of the resumed run lacks its earlier sessions")
         earlier = earlier_sessions(checkpoint)
         self.record = replace(self.record, run=checkpoint.run, sessions=(*earlier, *self.record.sessions))
 
@@ -167,10 +175,28 @@ def earlier_sessions(checkpoint: ResumePoint) -> tuple[Session, ...]:
     covered = max((one.last_step or 0 for one in found), default=0)
     if covered < checkpoint.step:
         manifest = checkpoint.manifest or {}
-        machine, saved = str(manifest.get("device") or ""), manifest.get("saved")
+        machine, saved = str(manifest.get("device") or ""), _to_seconds(manifest.get("saved"))
         killed = Session(ended=saved, first_step=covered + 1, last_step=checkpoint.step, machine=machine)
         found = (*found, killed)
     return found
+
+
+def _to_seconds(time: Any) -> str | None:
+    """A time in ISO 8601 as the record has it: without fractions of a second."""
+    try:
+        return datetime.datetime.fromisoformat(str(time)).isoformat(timespec="seconds")
+    except ValueError:
+        return None
+
+
+def refuse_newer_record(folder: Path) -> None:
+    """Raises NewerRecordError: a run of a later version is resumed by that version."""
+    try:
+        read_record(folder / NAME)
+    except NewerRecordError:
+        raise
+    except RecordError:
+        return
 
 
 def file_name_of(folder: Path, record: RunRecord) -> str:

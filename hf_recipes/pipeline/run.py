@@ -70,13 +70,15 @@ def run(
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
         say(line)
-    from hf_recipes.pipeline.recorder import RunRecorder
+    from hf_recipes.pipeline.recorder import RunRecorder, refuse_newer_record
     from hf_recipes.training.trainer import build_arguments
 
     args = build_arguments(recipe)
     launch_checks.assert_world(args)
     folder = make_output_dir(str(args.output_dir), recipe.location(f"{recipe.trainer}.output_dir"))
     _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
+    if recipe.training.get("resume_from_checkpoint"):
+        refuse_newer_record(folder)
     recorder = RunRecorder(recipe, device, folder)
     recorder.choose(choices)
     recorder.record = replace(recorder.record, notes=tuple(warnings_of_recipe))

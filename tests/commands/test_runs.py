@@ -68,6 +68,14 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_are_listed(three: 
     assert len(lines) == 5 and lines[-1].startswith("left out: runs/cut/record.json: is no complete record")
 
 
+def test_odd_times_and_names_of_a_record_cost_no_other_run_its_line(three: None) -> None:
+    _record("runs/odd", "chat", 1, ended="2026-11-27", model=ModelFacts(name="a\x1b[31m\nb"))
+    lines = command("runs", now=NOW)
+    assert len(lines) == 5
+    assert [line.split()[-1] for line in lines if line.startswith("odd")] == ["–"]
+    assert [line.split()[3] for line in lines if line.startswith("odd")] == ["a?[31m?b"]
+
+
 def test_a_folder_without_runs_says_so(folder: Path) -> None:
     for name, what in (("none", "no such folder"), (".", r"no record\.json in it or below")):
         with pytest.raises(RecipeError, match=what):

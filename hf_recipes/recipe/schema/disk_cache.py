@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.schema.packages import package_folder, recorded_sources, source_path, version
 
 _READERS = (
@@ -45,15 +45,15 @@ def cached(name: str, read: Callable[[], Any]) -> Any:
     folder = cache_folder()
     environment = f"{zlib.crc32(os.path.realpath(sys.prefix).encode()):08x}"  # each environment has entries of its own
     path = os.path.join(folder, "schema", environment, f"{name}.json") if folder else ""
-    entry = _load(path)
-    if entry is not None:
-        return entry["value"]
+    kept = _load(path)
+    if kept is not None:
+        return kept[0]
     with recorded_sources() as used:
         value = read()
-    text = json.dumps({"key": _key(used), "value": value})
+    text = json.dumps(value)
     if path:
-        _write(path, text)
-    return json.loads(text)["value"]
+        _write(path, f"{json.dumps({'key': _key(used), 'crc32': zlib.crc32(text.encode())})}\n{text}")
+    return json.loads(text)
 
 
 def _key(used: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -79,14 +79,19 @@ def _state(path: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _load(path: str) -> dict[str, Any] | None:
-    """The entry if it can be read and everything that it was made from is as it was."""
+def _load(path: str) -> tuple[Any] | None:
+    """(value,) if the entry is complete and everything that it was made from is as it was."""
     try:
-        with open(path, encoding="utf-8") as file:
-            entry = json.load(file)
-        used = [(package, source) for package, source, _, _ in entry["key"]["files"]]
-        return entry if "value" in entry and entry["key"] == _key(used) else None
-    except (OSError, ValueError, TypeError, KeyError, RecipeError):  # absent, damaged, or a package has gone
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            return None
+        with open(path, "rb") as file:
+            head, _, text = file.read().partition(b"\n")
+        entry = json.loads(head)
+        if entry["crc32"] != zlib.crc32(text):
+            return None
+        used = [(str(package), str(source)) for package, source, _, _ in entry["key"]["files"]]
+        return (json.loads(text),) if entry["key"] == _key(used) else None
+    except Exception:  # absent, damaged, made by somebody else, or a package has gone: read the sources again
         return None
 
 

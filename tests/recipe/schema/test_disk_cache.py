@@ -87,12 +87,32 @@ def test_a_change_of_our_own_readers_is_read_again(
         disk_cache.cached("entry", fails)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": {"files": [["a"]]}, "value": 1}', "\x00"])
+DAMAGED = (
+    *("", "{", "[]", "{}", "\x00", "[" * 100_000, '{"key": {"files": [[1, 2, 3, 4]]}, "crc32": 0}\n'),
+    '{"key": {"files": [["../../x", "passwd", 0, 0]]}, "crc32": 0}\n',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_entry_is_read_again_and_replaced(folder: Path, package: Path, text: str) -> None:
     disk_cache.cached("entry", read)
     entry_of(folder).write_text(text)
     assert disk_cache.cached("entry", read) == "first"
-    assert json.loads(entry_of(folder).read_text())["value"] == "first"
+    assert json.loads(entry_of(folder).read_text().splitlines()[1]) == "first"
+
+
+def test_a_value_that_was_changed_by_hand_is_read_again(folder: Path, package: Path) -> None:
+    disk_cache.cached("entry", read)
+    entry_of(folder).write_text(entry_of(folder).read_text().replace('"first"', "17"))
+    assert disk_cache.cached("entry", read) == "first"
+
+
+def test_a_pipe_in_the_place_of_an_entry_is_not_waited_for(folder: Path, package: Path) -> None:
+    disk_cache.cached("entry", read)
+    entry = entry_of(folder)
+    entry.unlink()
+    os.mkfifo(entry)
+    assert disk_cache.cached("entry", read) == "first"
 
 
 def test_a_folder_that_cannot_be_written_costs_the_reading_and_nothing_else(
