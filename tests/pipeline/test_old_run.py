@@ -13,6 +13,8 @@ import pytest
 
 from hf_recipes.cli import main
 from hf_recipes.compare.runs import read_runs
+from hf_recipes.pipeline.run import run
+from hf_recipes.record import RecordError
 from hf_recipes.report.of_run import write_report
 from tests.support.hub_double import HubDouble
 
@@ -73,6 +75,18 @@ def test_an_old_stopped_run_is_resumed_to_the_end_of_the_straight_one(capsys: py
     for part, key in (("eval", "eval_loss"), ("eval", "eval_f1")):  # on the same kind of CPU equal to the digit
         assert resumed["metrics"][part][key] == pytest.approx(straight["metrics"][part][key], rel=0.05)
     assert [entry["step"] for entry in resumed["log_history"]] == [entry["step"] for entry in straight["log_history"]]
+
+
+@pytest.mark.usefixtures("old")
+def test_a_run_of_a_newer_version_is_not_resumed_and_keeps_its_record(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("runs/stopped/record.json")
+    newer = json.dumps({**json.loads(path.read_text()), "schema": 99})
+    path.write_text(newer)
+    with pytest.raises(
+        RecordError, match="a record of version 99; this hf_recipes reads up to"
+    ):
+        run("recipe.yaml", ["TrainingArguments.output_dir=runs/stopped"], resume=True)
+    assert path.read_text() == newer
 
 
 @pytest.mark.usefixtures("old")
