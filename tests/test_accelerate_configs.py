@@ -84,7 +84,8 @@ print(f"rank {state.process_index} of {state.num_processes} on {state.device.typ
     ("name", "ranks"),
     [
         pytest.param("cpu", ["rank 0 of 1 on cpu"], marks=pytest.mark.slow),
-        ("cpu_2", ["rank 0 of 2 on cpu", "rank 1 of 2 on cpu"]),
+        # pipeline/test_launch_checks.py launches a run with this one
+        pytest.param("cpu_2", ["rank 0 of 2 on cpu", "rank 1 of 2 on cpu"], marks=pytest.mark.slow),
     ],
 )
 def test_the_cpu_files_start_as_many_processes_as_they_say(tmp_path, name, ranks):

@@ -40,7 +40,7 @@ def test_the_record_has_every_setting_and_plan_refused_none(audit, monkeypatch) 
     assert [name for name, one in RECORD.items() if "refused" in one] == []
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", [CHEAP[0], *(pytest.param(name, marks=pytest.mark.slow) for name in CHEAP[1:])])
 def test_plan_still_says_what_the_page_prints(audit, monkeypatch, name) -> None:
     monkeypatch.chdir(ROOT)
     recipe, capability = audit.settings()[name]

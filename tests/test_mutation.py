@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mutants
 import mutation
+import mutation_page
 
 SOURCE = '''
 LIMIT = 10
@@ -53,3 +54,11 @@ def test_every_module_and_test_of_the_table_is_there(root: Path) -> None:
     for modules, tests, _ in mutation.GROUPS:
         assert [path for path in modules if not (root / "hf_recipes" / path).is_file()] == []
         assert [path for path in tests if not (root / path).exists()] == []
+
+
+def test_the_committed_record_notices_what_was_promised_and_covers_every_module() -> None:
+    record = mutation_page.read_record()
+    assert [one["module"] for one in record["modules"]] == [path for paths, _, _ in mutation.GROUPS for path in paths]
+    assert mutation_page.noticed_share(record) >= 0.85
+    for one in record["modules"]:
+        assert one["tried"] == one["noticed"] + len(one["survivors"]) and one["tried"] <= one["mutants"]

@@ -65,7 +65,7 @@ def test_the_loss_stays_as_close_to_fp32_as_stated(name, optim, tmp_path):
     assert distance(ours, full) < DISTANCE
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=pytest.mark.slow), "llama"])
 def test_sfttrainer_stays_as_close_to_fp32(name, tmp_path):
     full = train(name, tmp_path, master=False, sft=True)
     ours = train(name, tmp_path, sft=True, scaling=LossScaling(initial=2.0**10))
@@ -218,7 +218,7 @@ def test_a_model_that_makes_nan_itself_ends_with_the_cause_and_how_to_fix_it():
 # --- saving and resuming ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("optim", [*OPTIMIZERS[:-1], pytest.param(OPTIMIZERS[-1], marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(optim, tmp_path):
     words = {
         "max_steps": 12,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hf_recipes.training.overrides import Overrides, TrainerParts, trainer_class
 SET_OUTSIDE = {("evaluation/scoring.py", "compute_metrics")}
 
 
+@functools.cache
 def _modules(root: Path) -> dict[str, ast.Module]:
     package = root / "hf_recipes"
     return {
