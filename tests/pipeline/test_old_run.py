@@ -82,9 +82,7 @@ def test_a_run_of_a_newer_version_is_not_resumed_and_keeps_its_record(capsys: py
     path = Path("runs/stopped/record.json")
     newer = json.dumps({**json.loads(path.read_text()), "schema": 99})
     path.write_text(newer)
-    with pytest.raises(
-        RecordError, match="a record of version 99; this hf_recipes reads up to"
-    ):
+    with pytest.raises(RecordError, match="a record of version 99; this hf_recipes reads up to"):
         run("recipe.yaml", ["TrainingArguments.output_dir=runs/stopped"], resume=True)
     assert path.read_text() == newer
 
