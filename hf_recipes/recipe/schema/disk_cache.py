@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.schema.packages import package_folder, recorded_sources, source_path, version
 
 _READERS = (
@@ -26,6 +27,10 @@ _READERS = (
     "read_upstream.py",
     "static_source.py",
 )
+
+
+# What reading an entry raises whatever is in it: no file, no JSON, other types, packages that cannot be named or found.
+DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RecursionError, RecipeError)
 
 
 def cache_folder() -> str:
@@ -91,7 +96,7 @@ def _load(path: str) -> tuple[Any] | None:
             return None
         used = [(str(package), str(source)) for package, source, _, _ in entry["key"]["files"]]
         return (json.loads(text),) if entry["key"] == _key(used) else None
-    except Exception:  # absent, damaged, made by somebody else, or a package has gone: read the sources again
+    except DAMAGE:  # absent, damaged, made by somebody else, or a package has gone: the sources are read again
         return None
 
 

@@ -9,7 +9,7 @@ from tests.support.rule_recipes import tiny_gpt2
 
 @pytest.fixture
 def ask(tmp_path):
-    """Writes a recipe and returns (faults, doubts) as lines without the path. Line 5 is the first of `training`."""
+    """Writes a recipe and returns (errors, warnings) as lines without the path. Line 5 is the first of `training`."""
 
     def asked(training="", top="", task="text-classification", trainer="TrainingArguments", model="bert-base-uncased"):
         path = tmp_path / "a.yaml"
