@@ -96,3 +96,14 @@ def test_a_misspelled_format_is_a_warning_where_it_can_only_be_a_format(here, da
         here(HEAD.replace("{path: text, data_files: none.txt}", dataset) + "TrainingArguments: {output_dir: out}\n")
     )
     assert any("which is no file format" in str(warning) for warning in recipe.warnings) is warned
+
+
+@pytest.mark.parametrize(
+    ("key", "warned"), [("delimiter: ';'", False), ("field: rows", False), ("delimitor: ';'", True)]
+)
+def test_a_hub_id_takes_the_keys_of_every_file_format_and_warns_of_others(here, key: str, warned: bool) -> None:
+    dataset = f"{{path: someone/rows, {key}}}"
+    recipe = read_recipe(
+        here(HEAD.replace("{path: text, data_files: none.txt}", dataset) + "TrainingArguments: {output_dir: out}\n")
+    )
+    assert any(key.partition(":")[0] in str(warning) for warning in recipe.warnings) is warned
