@@ -108,5 +108,5 @@ def page() -> str:
     notes = comments()
     sections = [TITLE.rstrip(), "## The keys", table(record.RunRecord, notes["RunRecord"])]
     for part in parts():
-        sections += [f"## {part.__name__}", str(part.__doc__), table(part, notes[part.__name__])]
+        sections += [f"## {part.__name__}", str(inspect.getdoc(part)), table(part, notes[part.__name__])]
     return "\n\n".join(sections) + "\n"

@@ -178,7 +178,11 @@ class Resumption:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One process from its start to its end. A run has several if it was resumed."""
+    """One process from its start to its end. A run has several if it was resumed.
+
+    Processes that were killed one after another leave no record of their own: they are one entry, up to the step of
+    the checkpoint that the next one resumed from.
+    """
 
     started: str | None = None  # UTC; null where only a checkpoint shows the session
     ended: str | None = None  # UTC; of a killed session: when its last checkpoint was saved

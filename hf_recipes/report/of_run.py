@@ -172,7 +172,7 @@ def _sessions(record: RunRecord) -> Iterator[Block]:
 
 def _session_row(one: Session) -> tuple[str, ...]:
     steps = f"{one.first_step:,} to {one.last_step:,}" if one.first_step and one.last_step else "none"
-    how = "killed, without a record" if one.status is None else one.status.value
+    how = "killed (once or more), without a record" if one.status is None else one.status.value
     how += f" in {one.stage}" if one.stage and one.status not in (None, Status.FINISHED) else ""
     return one.started or "", one.ended or "", steps, one.machine, how
 
