@@ -119,8 +119,9 @@ def find_gpu(name: str, location: str = "argument '--gpu'") -> Gpu:
     known = known_gpus()
     if name.lower() in known:
         return known[name.lower()]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6) or sorted(known)
-    raise PlanError.at(location, f"unknown GPU {name!r}", f"nearest: {', '.join(near)}; or give --memory 12GiB")
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    names = f"nearest: {', '.join(near)}" if near else f"known GPUs: {', '.join(sorted(known))}"
+    raise PlanError.at(location, f"unknown GPU {name!r}", f"{names}; or give --memory 12GiB")
 
 
 def recognise_gpu(driver_name: str, memory_bytes: int | None = None) -> Gpu | None:
@@ -151,7 +152,7 @@ def parse_bytes(text: str, location: str = "argument '--memory'") -> int:
         raise PlanError.at(location, f"{text[:40]!r} is more than any GPU has", f"the largest here has {_largest()}GiB")
     value = int(Fraction(found[1]) * scale)
     if value <= 0:
-        raise PlanError.at(location, f"{text!r} is no memory at all")
+        raise PlanError.at(location, f"{text!r} must be more than 0", "write it as 8GiB")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,13 +49,10 @@ def this_device(*, use_cpu: bool = False) -> Device:
 
 
 def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux: only the platform module knows
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # Linux only
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     import platform
 
     return platform.processor() or platform.machine()

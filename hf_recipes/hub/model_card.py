@@ -239,7 +239,11 @@ def _training(facts: _Facts) -> str:
 
 def _batch(batch: Batch) -> str:
     """ "4 per device x 2 processes x 8 accumulation = 64 sequences (8,192 tokens) a step"."""
-    factors = ((batch.per_device, "per device"), (batch.processes, "processes"), (batch.accumulation, "accumulation"))
+    factors = (
+        (batch.per_device, "per device"),
+        (batch.processes, "process" if batch.processes == 1 else "processes"),
+        (batch.accumulation, "accumulation"),
+    )
     text = " x ".join(f"{_number(value)} {name}" for value, name in factors if value)
     if batch.sequences_per_step:
         tokens = f" ({_number(batch.tokens_per_step)} tokens)" if batch.tokens_per_step else ""

@@ -28,7 +28,9 @@ def file_documents(path: str) -> list[Document]:
         real = os.path.realpath(path) if "\0" not in path else path
         if real in chain:
             circle = Diagnostic(
-                location=asked, message=f"extends {path}, which leads back to itself", fix="end the circle"
+                location=asked,
+                message=f"extends {path}, which leads back to itself",
+                fix="remove one of these `extends`",
             )
             return _cut_short(documents, circle)
         chain.append(real)

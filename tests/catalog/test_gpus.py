@@ -114,7 +114,7 @@ def test_an_amount_of_memory_that_is_none_is_refused_with_how_to_write_one(text)
 def test_zero_is_no_memory_at_all(text) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_bytes(text)
-    assert str(caught.value) == f"argument '--memory': {text!r} is no memory at all"
+    assert str(caught.value) == f"argument '--memory': {text!r} must be more than 0; write it as 8GiB"
 
 
 @pytest.mark.parametrize("text", ["99999999GiB", "9" * 400 + "GiB", "9" * 9000 + "GB"])

@@ -104,10 +104,10 @@ def test_a_circle_of_parents_is_reported_and_does_not_hang(here):
     here("extends: c.yaml\n", "b.yaml")
     here("\nextends: a.yaml\n", "c.yaml")
     assert errors_of(here("extends: ./b.yaml\n")) == [
-        "c.yaml:2: extends a.yaml, which leads back to itself; end the circle"
+        "c.yaml:2: extends a.yaml, which leads back to itself; remove one of these `extends`"
     ]
     assert errors_of(here("extends: s.yaml\n", "s.yaml")) == [
-        "s.yaml:1: extends s.yaml, which leads back to itself; end the circle"
+        "s.yaml:1: extends s.yaml, which leads back to itself; remove one of these `extends`"
     ]
 
 

@@ -38,7 +38,6 @@ from hf_recipes.plan.measure.predictions import predict_cells, with_prediction
 from hf_recipes.plan.measure.scheduler import Scheduler
 from hf_recipes.plan.measure.worker import Child, measure_recipe, read_gpu_facts, start_child, stop_child
 
-OUTPUT = "recipes/results/lab"
 SIZES = ("allocated_bytes", "reserved_bytes")
 CORES = 8  # of a machine on which cells run side by side
 

@@ -10,7 +10,6 @@ from hf_recipes.plan.trace.result import PARTS, StorageGroup
 from hf_recipes.plan.trace.tracker import Storage
 
 LARGEST = 20  # holdings that a trace names
-FORWARD = ("forward", "recompute")
 
 
 @dataclass(frozen=True, kw_only=True)

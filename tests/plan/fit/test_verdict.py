@@ -60,7 +60,7 @@ def test_gigabytes_and_gibibytes_differ() -> None:
     for wrong in ("8", "8 G", "eight", "-8GiB"):
         with pytest.raises(RecipeError, match="is not an amount of memory; write it as 8GiB"):
             gpus.parse_bytes(wrong)
-    with pytest.raises(RecipeError, match="'0GiB' is no memory at all"):
+    with pytest.raises(RecipeError, match="'0GiB' must be more than 0"):
         gpus.parse_bytes("0GiB")
 
 
