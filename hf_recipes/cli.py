@@ -101,6 +101,12 @@ def upgrade(recipe: str, dry_run: bool) -> None:
     "--write", default=None, metavar="FILE", help="Write the recipe that --search recommends; comments are kept."
 )
 @click.option("--advice/--no-advice", "with_advice", default=True, help="Look for changes that make it fit.")
+@click.option(
+    "--seconds",
+    default=None,
+    type=click.FloatRange(min=1),
+    help="Time limit for --search, or for finding changes that would fit.",
+)
 @click.option("--svg", default=None, metavar="FILE", help="Write an SVG chart of memory use.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:

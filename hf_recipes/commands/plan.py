@@ -42,6 +42,7 @@ def command(
     price: float | None = None,
     search: bool = False,
     write: str | None = None,
+    seconds: float | None = None,
     as_json: bool = False,
 ) -> tuple[list[str], bool]:
     """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
@@ -62,12 +63,13 @@ def command(
     fits = found.fit.verdict != OUT
     frontier_found, written = None, []
     if search:
-        frontier_found = frontier.search(found.fit)
+        frontier_found = frontier.search(found.fit, seconds=seconds or frontier.SECONDS)
         if write is not None:
             written = [_write(path, write, overrides, frontier_found, found)]
     changes = None
     if not search and found.fit.verdict not in (FITS, UNSURE) and with_advice:
-        changes = advice.advise(found.fit, length=found.fit.trace.length if found.length_note else length)
+        length = found.fit.trace.length if found.length_note else length
+        changes = advice.advise(found.fit, length=length, seconds=seconds or advice.SECONDS)
     fit = found.fit
     measured = _measure(found) if measure else None
     timed = forecast.forecast_time(

@@ -115,7 +115,7 @@ def format_advice(advice: Advice, fit: Fit) -> list[str]:
     for number, change in enumerate(advice.changes, 1):
         reserved = f"{change.fit.reserved.peak / 2**30:.2f} GiB reserved"
         lines += [f"  {number}. {change.what}: {reserved}; costs {change.cost}", f"     {change.overrides}"]
-    return lines
+    return [*lines, *([left] if left else [])]
 
 
 def as_json(advice: Advice) -> list[dict[str, Any]]:

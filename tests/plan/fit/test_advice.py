@@ -48,7 +48,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
 
 @pytest.fixture(scope="module")
 def found(fit: Fit) -> advice.Advice:
-    return advice.advise(fit)
+    return advice.advise(fit, seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,11 @@ def test_changes_for_which_no_time_was_left_are_counted_and_not_called_impossibl
     lines = advice.format_advice(advice.Advice(changes=(), untried=found.untried), fit)
     assert lines[0].startswith("  no change that was tried makes it fit: ")
     assert lines[1] == f"  {found.untried} more changes were not tried: the time was over"
+
+
+def test_seconds_is_the_time_for_the_changes(write_recipe: Write, planned: None) -> None:
+    lines, _ = plan_command.command(write_recipe(RECIPE), (), memory="1061MiB", seconds=1e-9)
+    assert [line for line in lines if line.endswith(" more changes were not tried: the time was over")]
 
 
 def test_changes_that_are_enough_alone_come_before_those_that_are_combined(fit: Fit, found: advice.Advice) -> None:
