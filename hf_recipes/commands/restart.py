@@ -1,8 +1,8 @@
 """`run --restart N`: a run in a child process that is restarted from its latest complete checkpoint when it crashes.
 
 Restarted: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
-traceback. Not restarted: an error that the user can fix (exit code 2), Ctrl-C (130), a SIGTERM (143, or the signal
-itself) or another request to stop (SIGHUP, SIGUSR1), success.
+traceback. Not restarted: an error that the user can fix (exit code 2), a run that diverged (3), Ctrl-C (130), a SIGTERM (143, or
+the signal itself) or another request to stop (SIGHUP, SIGUSR1), success.
 Imports neither torch nor transformers: only the child does.
 """
 
@@ -19,12 +19,12 @@ from types import FrameType
 from typing import Any
 
 from hf_recipes.checkpoints import folders, select
-from hf_recipes.errors import LaunchError
+from hf_recipes.errors import DivergedError, LaunchError, RecipeError
 from hf_recipes.record import Status, find_record
 
-# Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, and refused.
+# Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
-ENDED = (0, 2, *SIGNALLED)
+ENDED = (0, RecipeError.exit_status, DivergedError.exit_status, *SIGNALLED)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 
 
