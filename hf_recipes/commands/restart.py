@@ -1,8 +1,8 @@
 """`run --restart N`: a run in a child process that is restarted from its latest complete checkpoint when it crashes.
 
 Restarted: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
-traceback. Not restarted: an error that the user can fix (exit code 2), a run that diverged (3), Ctrl-C (130), a SIGTERM (143, or
-the signal itself) or another request to stop (SIGHUP, SIGUSR1), success.
+traceback. Not restarted: an error that the user can fix (exit code 2), a run that diverged (3), Ctrl-C (130), a SIGTERM
+(143, or the signal itself) or another request to stop (SIGHUP, SIGUSR1), success.
 Imports neither torch nor transformers: only the child does.
 """
 
