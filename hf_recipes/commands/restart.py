@@ -23,14 +23,14 @@ from hf_recipes.checkpoints import folders, select
 from hf_recipes.common import run_lock
 from hf_recipes.common.parent_watch import SUPERVISOR, die_with_parent
 from hf_recipes.common.run_lock import FolderLock
-from hf_recipes.errors import LaunchError
+from hf_recipes.errors import DivergedError, LaunchError, RecipeError
 from hf_recipes.pipeline.output_dir import output_dir_of
 from hf_recipes.record import Status, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 SIGNALLED = tuple(code for number in PASSED_ON for code in (128 + number, -number))
-ENDED = (0, 2, 3, *SIGNALLED)
+ENDED = (0, RecipeError.exit_status, DivergedError.exit_status, *SIGNALLED)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 
 
