@@ -85,7 +85,8 @@ class LoopState:
         state = trainer.state
         if self.resumed and state.best_global_step and state.best_model_checkpoint is None:
             best = Path(str(trainer.args.output_dir)) / folders.checkpoint_name(state.best_global_step)
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
+            there = best.is_dir() and not folders.is_extra(folders.read_progress(best))
+            state.best_model_checkpoint = str(best) if there else None
 
     def is_finished(self, trainer: LoopTrainer) -> bool:
         """Whether a resumed run has all its steps, or had stopped early."""
