@@ -27,6 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS
+from hf_recipes.common.worker_signals import WorkerStart
 
 
 class LoopTrainer(Protocol):
@@ -108,6 +109,8 @@ class LoopState:
         for part in (loader, getattr(loader, "base_dataloader", None)):
             if isinstance(part, torch.utils.data.DataLoader):
                 part.generator = generator
+                if part.num_workers and not isinstance(part.worker_init_fn, WorkerStart):
+                    part.worker_init_fn = WorkerStart(then=part.worker_init_fn)
         return loader
 
     def seed_sampler(self, sampler: Any, args: Any) -> Any:

@@ -120,6 +120,7 @@ def build_trainer(
         ) from problem
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
+        session.listener.expect_workers()
         trainer.add_callback(session.timer)
         trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
