@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.checkpoints.loop_state import LoopState, read_counters, restore_counters
+from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
@@ -223,7 +223,7 @@ class Overrides(_Trainer):
                 # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
                 self._tr_loss.zero_()
         if "train_loss" in logs and parts.loop.resumed:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = parts.loop.mean_loss(self)
         if "loss" in logs and parts.masters is not None:
             logs.update(parts.masters.logs())
         super().log(logs, start_time)
@@ -257,8 +257,9 @@ class Overrides(_Trainer):
         if self.parts.guard is not None:
             self.parts.guard.refuse_changed_weights(self.plain_model())
         if self.is_sharded:
-            self.parts.writer.report_sharded(self.args)
+            progress = self._read_progress(extra=extra)
             super()._save_checkpoint(model, trial)
+            self.parts.writer.add_to_sharded(self, Path(self._get_output_dir(trial)), progress)
         else:
             self.write_checkpoint(trial, extra=extra)
 
@@ -278,6 +279,7 @@ class Overrides(_Trainer):
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: Any) -> Any:
         with self.parts.writer.keep_last_checkpoint(self.args):
             self._finish_last_step(trial, start_time, epoch_is_over=True)
+            average_running_loss(self)
             return super()._finalize_training(trial, num_train_samples, start_time)
 
     # --- what the parts read and set of upstream ---------------------------------------------------------------------
@@ -354,13 +356,16 @@ class Overrides(_Trainer):
 
     def write_checkpoint(self, trial: Any = None, *, extra: bool = True) -> None:
         """`extra`: the straight run would not write it."""
-        work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
-        progress = {**read_counters(self), **self.parts.retry.state_dict(), **work}
-        self.parts.writer.save(self, Path(self._get_output_dir(trial)), progress)
+        self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(extra=extra))
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
         self.parts.writer.save_final(self)
+
+    def _read_progress(self, *, extra: bool) -> dict[str, Any]:
+        """Every rank must call it."""
+        work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
+        return {**read_counters(self), **self.parts.retry.state_dict(), **work}
 
     def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
         """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
@@ -368,6 +373,8 @@ class Overrides(_Trainer):
         loop = self.parts.loop
         progress = loop.take_progress()
         if not progress:
+            if progress is not None:
+                loop.restore_logged_losses(self)
             return
         self.parts.retry.load_state_dict(progress)
         restore_counters(self, progress)
