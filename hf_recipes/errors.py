@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+LONGEST = 2_000  # characters of one part of a message
+
+
 @dataclass(frozen=True, kw_only=True)
 class Diagnostic:
     """One error or warning: where it is, what is wrong, how to fix it."""
@@ -44,7 +47,16 @@ class Diagnostic:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+        """One line for the user, without any secret: a message may quote a file that is not a recipe at all."""
+        from hf_recipes.common.secrets import mask_secrets
+
+        parts = (f"{self.location}: {self.message}", self.fix)
+        return "; ".join(_shorten(mask_secrets(part)) for part in parts if part)
+
+
+def _shorten(text: str) -> str:
+    """A text of a file may have a megabyte."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class RecipeError(Exception):

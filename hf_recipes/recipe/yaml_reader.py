@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +16,7 @@ from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import Document
 
 MOST_BYTES = 1_000_000  # a recipe has two thousand; a data file given by mistake has more
-MOST_DEPTH = 50
-MOST_VALUES = 20_000  # after aliases are followed: nine lines of aliases can stand for a billion values
+MOST_BITS = 14_000  # of a number: Python writes at most 4,300 digits (sys.get_int_max_str_digits)
 
 _TAG = "tag:yaml.org,2002:"
 _LIMITS_FIX = "a recipe is a page of settings: write the values out, or put the data into a data file"
@@ -88,19 +86,18 @@ def _unreadable(path: str) -> Diagnostic | None:
 
 def read_text(text: str, location: Callable[[int], str], nothing: str) -> Document:
     """Values of a YAML text. `location` gives the location of a line (from 1), `nothing` that of an empty text."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
-    yaml = YAML(typ="safe", pure=True, plug_ins=[])
-    yaml.max_depth = MOST_DEPTH
+    from hf_recipes.recipe.bounded_yaml import MOST_DEPTH, LimitError, compose
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an anchor that is used twice: YAML 1.2 lets the later one win
-            node = yaml.compose(text)
+        node = compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        if "maximum depth" in str(error.problem or ""):
+        if isinstance(error, LimitError):
+            what, fix = str(error.problem), _LIMITS_FIX
+        elif "maximum depth" in str(error.problem or ""):
             what, fix = f"is nested more than {MOST_DEPTH} deep", _LIMITS_FIX
         elif "single document" in str(error.context or ""):
             what, fix = "holds a second document ('---')", "one recipe is one document: give each its own file"
@@ -113,7 +110,7 @@ def read_text(text: str, location: Callable[[int], str], nothing: str) -> Docume
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         what = f"holds a control character (U+{code:04X})"
         return _failed("", location(line), what, "delete it")
-    except (YAMLError, RecursionError, ValueError, AssertionError) as error:
+    except (YAMLError, RecursionError, ValueError, AssertionError, LookupError) as error:
         why = str(error).split("\n")[0] or type(error).__name__
         return _failed("", nothing, f"is not YAML: {why}", "check the indentation and the brackets")
     if node is None:
@@ -133,7 +130,10 @@ def read_text(text: str, location: Callable[[int], str], nothing: str) -> Docume
 
 def _too_many(root: Any) -> str:
     """Why the tree may not be unfolded ("" if it may): aliases that stand for themselves or for too many values."""
+    from hf_recipes.recipe.bounded_yaml import MOST_DEPTH, MOST_VALUES
+
     sizes: dict[int, int] = {}
+    depths: dict[int, int] = {}
     open_nodes: set[int] = set()
     stack = [(root, False)]
     while stack:  # without recursion, children first
@@ -141,8 +141,11 @@ def _too_many(root: Any) -> str:
         if done:
             open_nodes.discard(id(node))
             sizes[id(node)] = 1 + sum(sizes[id(c)] for c in _children(node))
+            depths[id(node)] = 1 + max((depths[id(c)] for c in _children(node)), default=0)
             if sizes[id(node)] > MOST_VALUES:
                 return f"stands for more than {MOST_VALUES} values"
+            if depths[id(node)] > MOST_DEPTH:
+                return f"is nested more than {MOST_DEPTH} deep, with its aliases"
         elif id(node) in open_nodes:
             return "holds an alias that stands for itself"
         elif id(node) not in sizes:
@@ -252,12 +255,20 @@ class _Walk:
                 return _integer(text)
             if kind == "float":
                 return _decimal(text)
+        except _TooManyDigitsError:
+            self.error(node, f"{text[:20]}... is a number of too many digits", "write a number that upstream can use")
         except (ValueError, OverflowError):
             if node.style is None and any(c.isdigit() for c in text):
                 self.error(node, f"{text[:40]!r} is not a number", "write a number, or quote it")
-        if any(0xD800 <= ord(c) < 0xE000 for c in text):
-            self.error(node, "a string holds half of a surrogate pair", "write the character itself")
-            return text.encode("utf-8", "replace").decode("utf-8")
+        if "\0" in text:
+            self.error(node, "a string holds a NUL character", "delete it")
+            return text.replace("\0", "")
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            # JSON writes an emoji as a pair of escapes, and YAML 1.2 reads JSON
+            units = text.encode("utf-16-le", "surrogatepass")
+            text = units.decode("utf-16-le", "replace")
+            if text.encode("utf-16-le") != units:
+                self.error(node, "a string holds half of a surrogate pair", "write the character itself")
         return text
 
 
@@ -265,11 +276,20 @@ def _is_seq(node: Any) -> bool:
     return not (node.value and isinstance(node.value[0], tuple))
 
 
+class _TooManyDigitsError(ValueError):
+    """A number that Python would not write again."""
+
+
 def _integer(text: str) -> int:
     plain = text.replace("_", "")
     sign, digits = (-1 if plain[:1] == "-" else 1), plain.lstrip("+-")
     base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2].lower(), 10)
-    return sign * int(digits[2:] if base != 10 else digits, base)
+    if base == 10 and len(digits) > MOST_BITS // 4:
+        raise _TooManyDigitsError
+    found = int(digits[2:] if base != 10 else digits, base)
+    if found.bit_length() > MOST_BITS:
+        raise _TooManyDigitsError
+    return sign * found
 
 
 def _decimal(text: str) -> float:
