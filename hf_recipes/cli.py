@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RecipeError as error:
         for each in error.errors:
             click.echo(f"{prefix}error: {each}", err=True)
-        sys.exit(USER_ERROR)
+        sys.exit(error.exit_status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

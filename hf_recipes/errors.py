@@ -9,6 +9,7 @@ RecipeError             the recipe or the command line is wrong (and the base of
 ├── LaunchError         how the run was started
 ├── OutOfMemoryError    memory that runs out even with the smallest micro-batch
 ├── TrainingError       a step that cannot continue: not finite, nothing learns
+│   └── DivergedError   a run whose result is worth nothing, at its end (exit status 3)
 ├── PlanError           what plan cannot trace or does not know
 └── HubError            the Hub: unreachable, refused, or what would be pushed
 """
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Diagnostic",
+    "DivergedError",
     "HubError",
     "LaunchError",
     "ModelError",
@@ -61,6 +63,8 @@ def _shorten(text: str) -> str:
 
 class RecipeError(Exception):
     """Every error found, in the order in which a reader meets them. Shown without a traceback; exit status 2."""
+
+    exit_status = 2
 
     def __init__(self, errors: Iterable[Diagnostic] | Diagnostic):
         self.errors: tuple[Diagnostic, ...] = (errors,) if isinstance(errors, Diagnostic) else tuple(errors)
@@ -102,6 +106,12 @@ class OutOfMemoryError(RecipeError):
 
 class TrainingError(RecipeError):
     """A training step that cannot continue: a loss that is not finite, a part that learns nothing."""
+
+
+class DivergedError(TrainingError):
+    """A run that came to its end with weights that are not finite, or that skipped most of its steps; exit status 3."""
+
+    exit_status = 3
 
 
 class PlanError(RecipeError):

@@ -29,6 +29,7 @@ class Status(StrEnum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
+    DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
 

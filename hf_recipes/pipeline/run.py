@@ -20,7 +20,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import launch_checks
-from hf_recipes.pipeline.output_dir import find_foreign_files, make_output_dir
+from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
@@ -61,7 +61,17 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
+    flags = [*(["--smoke"] if smoke else []), "--resume"]
+    resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
+    with hold_output_dir(recipe, say) as folder:
+        return _run_in(folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until)
 
+
+def _run_in(
+    folder: Path, recipe: Recipe, warnings_of_recipe: list[str], resume_command: str, *, smoke: bool, planned: bool,
+    until: int | None,
+) -> Path:  # fmt: skip
+    """The run, in a folder that no other run is in."""
     _silence_upstream()
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
@@ -75,7 +85,6 @@ def run(
 
     args = build_arguments(recipe)
     launch_checks.assert_world(args)
-    folder = make_output_dir(str(args.output_dir), recipe.location(f"{recipe.trainer}.output_dir"))
     _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
     if recipe.training.get("resume_from_checkpoint"):
         refuse_newer_record(folder)
@@ -85,9 +94,6 @@ def run(
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
-    resume_command = shlex.join(
-        [*launch_checks.resume_command(path, overrides), *(["--smoke"] if smoke else []), "--resume"]
-    )
     with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
         recipe = _train(recipe, args, recorder, listener, until)
     if rank() == 0 and until is None:
