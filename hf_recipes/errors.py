@@ -49,11 +49,8 @@ class Diagnostic:
     fix: str = ""
 
     def __str__(self) -> str:
-        """One line for the user, without any secret: a message may quote a file that is not a recipe at all."""
-        from hf_recipes.common.secrets import mask_secrets
-
         parts = (f"{self.location}: {self.message}", self.fix)
-        return "; ".join(_shorten(mask_secrets(part)) for part in parts if part)
+        return "; ".join(_shorten(part) for part in parts if part)
 
 
 def _shorten(text: str) -> str:

@@ -79,7 +79,7 @@ FORMS = (
     _form("a Twilio key", "SK", _ALONE + r"SK[0-9a-f]{32}(?![A-Za-z0-9])"),
     _form("a DigitalOcean token", "dop_v1_ doo_v1_ dor_v1_", r"do[por]_v1_[0-9a-f]{60,}"),
     _form("a Telegram token", ":AA", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}"),
-    _form("a private key", "PRIVATE KEY", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:[\w+/=\s\\]{16,})?"),
+    _form("a private key", "PRIVATE KEY", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:[\w+/=\r\n\\]{16,})?"),
     _form("a password in a URL", "://", r"(?<=://)[^\s/:@\"'<>\\|]{1,80}:[^\s/:@\"'<>\\|]{3,200}@(?=[\w\[])"),
 )
 # A name like `api_key`, then a value that looks drawn: 16 characters and more, digits and letters among them.

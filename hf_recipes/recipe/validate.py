@@ -17,7 +17,6 @@ from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
 from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS, OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
 
-
 LONGEST_NAME, LONGEST_PATH = 255, 3_900  # bytes on Linux; a run adds the names of its files to output_dir
 PATH_KEYS = {
     *("output_dir", "resume_from_checkpoint", "deepspeed", "chat_template_path"),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hf_recipes.common.files import describe_special_file
+from hf_recipes.common.secrets import mask_secrets
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import Document
 
@@ -27,18 +29,9 @@ _LEFT_OUT: Any = object()
 
 def read_file(path: str) -> Document:
     """A file's values and locations. Whatever is wrong with the file is in the errors; nothing is raised."""
-    if "\0" in path:
-        return _failed(path, repr(path), "is not a path", "give a YAML file")
-    error = _unreadable(path)
-    if error is not None:
-        return Document(path=path, errors=(error,))
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as problem:
-        return _failed(path, path, f"cannot be read: {problem.strerror}", "check its permissions")
-    if len(data) > MOST_BYTES:
-        return Document(path=path, errors=(_too_large(path, len(data)),))
+    data = read_bytes(path)
+    if isinstance(data, Diagnostic):
+        return Document(path=path, errors=(data,))
     if b"\0" in data:
         return _failed(path, path, "is a binary file, not a recipe", "give a YAML file")
     try:
@@ -50,8 +43,30 @@ def read_file(path: str) -> Document:
     return replace(read_text(text, lambda line: f"{path}:{line}", nothing=path), path=path)
 
 
+def read_bytes(path: str) -> bytes | Diagnostic:
+    """The bytes of a file of at most 1 MB, or why there are none: nothing else is opened, since a FIFO would block."""
+    special = describe_special_file(path)
+    if special:
+        shown = repr(path) if "\0" in path else path
+        return Diagnostic(location=shown, message=special, fix="give a YAML file")
+    error = _unreadable(path)
+    if error is not None:
+        return error
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as problem:
+        return Diagnostic(location=path, message=f"cannot be read: {problem.strerror}", fix="check its permissions")
+    return data if len(data) <= MOST_BYTES else _too_large(path, len(data))
+
+
 def _failed(path: str, location: str, message: str, fix: str) -> Document:
-    return Document(path=path, errors=(Diagnostic(location=location, message=message, fix=fix),))
+    return Document(path=path, errors=(_masked(location, message, fix),))
+
+
+def _masked(location: str, message: str, fix: str) -> Diagnostic:
+    """An error that may quote the text, which may hold a token."""
+    return Diagnostic(location=mask_secrets(location), message=mask_secrets(message), fix=mask_secrets(fix))
 
 
 def _too_large(path: str, size: int) -> Diagnostic:
@@ -78,8 +93,6 @@ def _unreadable(path: str) -> Diagnostic | None:
         else:
             fix = f"there is no folder {folder!r} either"
         return Diagnostic(location=path, message="no such file", fix=fix)
-    if not os.path.isfile(path):
-        return Diagnostic(location=path, message="is not a regular file", fix="give a YAML file")
     size = os.path.getsize(path)
     return _too_large(path, size) if size > MOST_BYTES else None
 
@@ -171,7 +184,7 @@ class _Walk:
     broken: set[str] = field(default_factory=set)
 
     def error(self, node: Any, what: str, fix: str) -> None:
-        self.errors.append(Diagnostic(location=self.location(node.start_mark.line + 1), message=what, fix=fix))
+        self.errors.append(_masked(self.location(node.start_mark.line + 1), what, fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")
@@ -192,7 +205,8 @@ class _Walk:
             self.error(node, f"the YAML tag {shown!r} is not supported", "write a plain value without a tag")
             return self.left_out(dotted)
         if isinstance(node.value, str):
-            return self.scalar(node, kind)
+            found = self.scalar(node, kind)
+            return self.left_out(dotted) if found is _LEFT_OUT else found
         if kind == "seq" and not (node.value and isinstance(node.value[0], tuple)):
             items = [self.value(item, self.at(item, f"{dotted}.{n}")) for n, item in enumerate(node.value)]
             return [item for item in items if item is not _LEFT_OUT]
@@ -257,6 +271,7 @@ class _Walk:
                 return _decimal(text)
         except _TooManyDigitsError:
             self.error(node, f"{text[:20]}... is a number of too many digits", "write a number that upstream can use")
+            return _LEFT_OUT
         except (ValueError, OverflowError):
             if node.style is None and any(c.isdigit() for c in text):
                 self.error(node, f"{text[:40]!r} is not a number", "write a number, or quote it")
