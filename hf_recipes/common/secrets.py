@@ -94,7 +94,7 @@ _ESCAPES = ("\\u00", "\\x", "\\U0000", "\\\n")
 
 def find_secret(text: str | bytes, known: tuple[str, ...] = ()) -> str:
     """ "a Hub access token", ...: the kind of a secret in a text, written out or with the escapes of JSON and YAML; ""
-    if there is none. `known`: tokens of this machine, of any form."""
+    if there is none. `known`: Hub tokens of this machine, of any form."""
     found = locate_secret(text, known)
     return found[0] if found else ""
 
@@ -107,7 +107,7 @@ def locate_secret(text: str | bytes, known: tuple[str, ...] = ()) -> tuple[str, 
         for token in known:
             where = shown.find(token if isinstance(shown, str) else token.encode())  # type: ignore[arg-type]
             if where >= 0:
-                return "an access token of this machine", _line(shown, where)
+                return FORMS[0].kind, _line(shown, where)
         for form in (*FORMS, _NAMED):
             if _may_hold(form, shown):
                 match = _compiled(form.pattern, isinstance(shown, bytes)).search(shown)
