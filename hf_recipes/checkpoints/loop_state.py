@@ -176,6 +176,8 @@ def read_progress(checkpoint: str | None) -> dict[str, Any] | None:
         path = os.path.join(checkpoint or "", name)
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as text:
-                found: dict[str, Any] = json.load(text)
+                found = json.load(text)
+            if not isinstance(found, dict) or not all(key in found for key in ("tr_loss", "total_loss", "last_logged")):
+                raise ValueError("it is no progress of a run")
             return found
     return None

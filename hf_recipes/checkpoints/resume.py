@@ -86,6 +86,22 @@ def _decide_on_rank_0(decide: Callable[[], ResumePoint | None]) -> ResumePoint |
     return found
 
 
+def refuse_without_checkpoint(recipe: Recipe) -> None:
+    """Before anything is imported or loaded. Raises CheckpointError where there is no checkpoint at all."""
+    asked, output_dir = recipe.training.get("resume_from_checkpoint"), Path(str(recipe.training.get("output_dir")))
+    if asked is True and not folders.list_checkpoints(output_dir) and not folders.list_leftovers(output_dir):
+        what = f"there is no checkpoint in {str(output_dir)!r} to resume from"
+        raise CheckpointError.at(location_of(recipe), what, "start without it")
+    if asked and asked is not True:
+        _refuse_no_checkpoint(recipe, Path(str(asked)))
+
+
+def _refuse_no_checkpoint(recipe: Recipe, path: Path) -> None:
+    if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
+        what = f"{str(path)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
+        raise CheckpointError.at(location_of(recipe), what)
+
+
 def resume_checkpoint(
     recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ
 ) -> ResumePoint | None:
@@ -94,12 +110,9 @@ def resume_checkpoint(
     if not asked:
         return None
     location = location_of(recipe)
-    accepted = {
-        "without_state": "state" in allowed_differences(recipe),
-        "sharded": is_sharded(environment),
-    }
+    without_state, sharded = "state" in allowed_differences(recipe), is_sharded(environment)
     if asked is True:
-        chosen, skipped = select.choose_checkpoint(Path(output_dir), **accepted)
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, sharded=sharded)
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
@@ -108,10 +121,8 @@ def resume_checkpoint(
             raise CheckpointError.at(location, what, "start without it")
         return chosen
     path = Path(str(asked))
-    if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
-        what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
-        raise CheckpointError.at(location, what)
-    errors = select.find_errors(path, **accepted)
+    _refuse_no_checkpoint(recipe, path)
+    errors = select.find_errors(path, without_state=without_state, sharded=sharded)
     if errors:
         raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
     return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))
@@ -146,6 +157,7 @@ def describe_run(
 
     facts = {
         "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
+        "session": folders.next_session(Path(str(args.output_dir))),
         "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
         "data": {split: part.fingerprint for split, part in record.data.items()},
         **compatibility.describe_environment(device, record.versions, torch.get_num_threads()),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.checkpoints import resume as resuming
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
 from hf_recipes.data.splits import file_errors, load_splits
@@ -61,6 +62,7 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
+    resuming.refuse_without_checkpoint(recipe)
     flags = [*(["--smoke"] if smoke else []), "--resume"]
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
@@ -129,7 +131,6 @@ def _refuse(errors: Sequence[Any]) -> None:
 
 def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, until: int | None = None) -> Recipe:
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
-    from hf_recipes.checkpoints import resume as resuming
     from hf_recipes.data.row_checks import check_rows
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build

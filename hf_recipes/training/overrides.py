@@ -82,7 +82,8 @@ class Overrides(_Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         parts = self.parts
-        parts.loop.begin_training(resume_from_checkpoint)
+        with parts.settings.naming_checkpoint(resume_from_checkpoint, "progress.json"):
+            parts.loop.begin_training(resume_from_checkpoint)
         parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())
@@ -120,7 +121,8 @@ class Overrides(_Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         loop, settings = self.parts.loop, self.parts.settings
         settings.note_patience(self)
-        found = super()._init_training_state(*args, **kwargs)
+        with settings.naming_checkpoint(loop.resumed, "trainer_state.json"):
+            found = super()._init_training_state(*args, **kwargs)
         loop.find_best_checkpoint(self)
         if loop.resumed:
             settings.restore_state(self, self._train_batch_size)
@@ -141,8 +143,14 @@ class Overrides(_Trainer):
             self.parts.settings.load_scaler(self.accelerator.scaler, checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if not self.parts.settings.has_changed("seed"):
-            super()._load_rng_state(checkpoint)
+        settings = self.parts.settings
+        if not settings.has_changed("seed"):
+            with settings.naming_checkpoint(checkpoint, "rng_state"):
+                super()._load_rng_state(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -336,8 +344,12 @@ class Overrides(_Trainer):
         self._save_scaler(folder)
         self._save_rng_state(folder)
 
-    def write_checkpoint(self, trial: Any = None) -> None:
-        self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress())
+    def write_checkpoint(self, trial: Any = None, *, rotate: bool = True) -> bool:
+        return self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(), rotate=rotate)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.parts.writer.facts(self.args).get("run", ""))
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
@@ -345,14 +357,18 @@ class Overrides(_Trainer):
 
     def _read_progress(self) -> dict[str, Any]:
         """Every rank must call it."""
-        return {**read_counters(self), **self.parts.retry.state_dict()}
+        guard = self.parts.guard
+        return {**read_counters(self), **self.parts.retry.state_dict(), **(guard.state_dict() if guard else {})}
 
     def _restore_progress(self) -> None:
         """Once per call of train(), after upstream has set its counters to 0."""
         progress = self.parts.loop.take_progress()
         if progress:
-            self.parts.retry.load_state_dict(progress)
-            restore_counters(self, progress)
+            with self.parts.settings.naming_checkpoint(self.parts.loop.resumed, "progress.json"):
+                self.parts.retry.load_state_dict(progress)
+                if self.parts.guard is not None:
+                    self.parts.guard.load_state_dict(progress)
+                restore_counters(self, progress)
         elif progress is not None:
             self.parts.loop.restore_logged_losses(self)
 

@@ -165,7 +165,9 @@ def _build_parts(recipe: Recipe, say: Callable[[str], None], session: Session | 
         retry=retry,
         masters=masters,
         settings=RecipeSettings(location=location_of(recipe), allowed=allowed_differences(recipe)),
-        writer=CheckpointWriter(facts=session.run_facts, location=recipe.location(f"{recipe.trainer}.output_dir")),
+        writer=CheckpointWriter(
+            facts=session.run_facts, location=recipe.location(f"{recipe.trainer}.output_dir"), say=say
+        ),
     )
 
 

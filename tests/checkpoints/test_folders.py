@@ -50,9 +50,9 @@ def test_the_latest_complete_checkpoint_is_never_removed(folder: Path) -> None:
     for step in (2, 4, 6):
         ours(folder, step)
     (folder / "checkpoint-6/weights").unlink()
-    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-6"]) == ["checkpoint-2"]
+    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-6"], "r") == ["checkpoint-2"]
     assert folders.latest_complete(folder) == folder / "checkpoint-4"
-    assert folders.remove_old_checkpoints(folder, 0, []) == []
+    assert folders.remove_old_checkpoints(folder, 0, [], "r") == []
 
 
 def test_leftovers_are_removed_and_a_complete_staging_folder_is_put_in_place(folder: Path) -> None:

@@ -30,11 +30,14 @@ class FakeTrainer:
 
     def __init__(self, model: Any = None, *, scaled: bool = False, output_dir: str | Path = "out") -> None:
         save = SimpleNamespace(value="steps")
-        self.args = SimpleNamespace(world_size=1, device=CPU, output_dir=output_dir, save_strategy=save, fp16=False)
+        self.args = SimpleNamespace(
+            world_size=1, process_index=0, device=CPU, output_dir=output_dir, save_strategy=save, fp16=False
+        )
         self.state = SimpleNamespace(global_step=0, max_steps=1000)
         self.model: Any = torch.nn.Linear(2, 2) if model is None else model
         self.optimizer = SimpleNamespace(_is_overflow=False)
         self.is_loss_scaled, self.loss_scale = scaled, math.inf
+        self.run_id = "r"
         self.asked: list[tuple[str, Any]] = []
         self.load_weights_and_optimizer = self._note("load")
         self.restore_sums = self._note("sums")
@@ -48,8 +51,10 @@ class FakeTrainer:
     def run_forward(self, batch: Any) -> None:
         self.model(batch)
 
-    def write_checkpoint(self) -> None:
+    def write_checkpoint(self, *, rotate: bool = True) -> bool:
+        assert not rotate
         self.asked.append(("checkpoint", random.random()))
+        return True
 
 
 def guard_of(policy: str = "stop", lines: list[str] | None = None, **sections: Any) -> StepGuard:
