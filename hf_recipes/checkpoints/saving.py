@@ -92,12 +92,10 @@ class CheckpointWriter:
         if trainer.args.should_save and folder.is_dir():
             put(folder / folders.SHARDED_PROGRESS, json.dumps(progress) + "\n")
 
-    def save(
-        self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any], *, rotate: bool = True
-    ) -> bool:
+    def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> bool:
         """checkpoint-N of the trainer's step; whether it was written: a state that is not finite is not, since nothing
-        can be resumed from it. `progress`: what progress.json keeps (checkpoints/loop_state.py). `rotate`: older ones
-        may go (save_total_limit).
+        can be resumed from it. `progress`: what progress.json keeps (checkpoints/loop_state.py). Older ones may go
+        (save_total_limit), but not for one that the straight run would not write.
 
         Raises OutputDirError for a full disk, CheckpointError where another process failed.
         """
@@ -109,13 +107,14 @@ class CheckpointWriter:
             if trainer.args.process_index == 0:
                 self.say(f"warning: {final.name} is not written, since {lost}")
             return False
-        _note_best(trainer.state, output_dir, final)
+        if not folders.is_extra(progress):
+            _note_best(trainer.state, output_dir, final)
         self._on_all_ranks(trainer.args, staging, lambda: self._open(trainer, staging))
         self._on_all_ranks(trainer.args, staging, lambda: self._write(trainer, staging, progress))
         self._on_all_ranks(trainer.args, staging, lambda: self._finish(trainer, staging, final))
         if int(os.environ.get("LOCAL_WORLD_SIZE", trainer.args.world_size)) < trainer.args.world_size:
             self._on_all_ranks(trainer.args, staging, lambda: _move_other_nodes_files(trainer.args, staging, final))
-        if trainer.args.should_save and rotate:
+        if trainer.args.should_save and not folders.is_extra(progress):
             best = trainer.state.best_model_checkpoint
             keep = {final.name, *({Path(best).name} if best else ())}
             run = str(self.facts(trainer.args).get("run", ""))
@@ -238,7 +237,7 @@ def _note_best(state: Any, output_dir: Path, final: Path) -> None:
     """As upstream, by its final name: trainer_state.json must not point into the staging folder."""
     if state.best_global_step:
         best = output_dir / folders.checkpoint_name(state.best_global_step)
-        if best == final or best.is_dir():
+        if best == final or (best.is_dir() and not folders.is_extra(folders.read_progress(best))):
             state.best_model_checkpoint = str(best)
 
 

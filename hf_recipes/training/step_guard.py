@@ -59,7 +59,7 @@ class GuardedTrainer(Protocol):
 
     def restore_sums(self, sums: StepSums) -> None: ...
 
-    def write_checkpoint(self, *, rotate: bool = True) -> bool: ...  # whether it was: not of a state that is not finite
+    def write_checkpoint(self) -> bool: ...  # whether it was: not of a state that is not finite
 
     @property
     def run_id(self) -> str: ...  # as the manifests of this run have it
@@ -278,7 +278,7 @@ def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool)
         restore_random_state(window.random_states[0], trainer.args.device)
         if window.before is not None:
             trainer.restore_sums(window.before)
-        written = trainer.write_checkpoint(rotate=False)
+        written = trainer.write_checkpoint()
     if written and not ruined:
         return f" (the weights are unchanged and saved in {path.name})"
     earlier = (one for one in folders.list_checkpoints(folder) if folders.run_of(one) == trainer.run_id and one != path)

@@ -51,8 +51,7 @@ class FakeTrainer:
     def run_forward(self, batch: Any) -> None:
         self.model(batch)
 
-    def write_checkpoint(self, *, rotate: bool = True) -> bool:
-        assert not rotate
+    def write_checkpoint(self) -> bool:
         self.asked.append(("checkpoint", random.random()))
         return True
 
