@@ -31,7 +31,6 @@ from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
 from hf_recipes.common.worker_signals import WorkerStart
 
-
 COUNTERS = ("tr_loss", "total_loss", "last_logged")
 WORK = {"stage": "done", "due": None, "extra": False, "norm": None, "rate": None}  # training/step_work.py
 

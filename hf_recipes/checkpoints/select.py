@@ -89,7 +89,8 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
     if body is None:
         errors = list(_check_upstreams_files(folder, without_state=without_state, sharded=sharded))
     else:
-        errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body), *_check_state(folder)]
+        errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body)]
+        errors += [] if errors else _check_state(folder)
         if body.get("ruined"):
             errors.append(f"its weights were ruined: {body['ruined']}")
         if not body.get("state") and not without_state:

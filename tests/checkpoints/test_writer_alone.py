@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -118,6 +119,37 @@ def test_a_checkpoint_of_the_same_step_is_replaced_by_one_rename(folder: Path) -
     save(writer, trainer, 4)
     trainer.weights = b"other"
     assert (save(writer, trainer, 4) / "model.safetensors").read_bytes() == b"other"
+
+
+def test_a_state_that_is_lost_is_not_written_and_nothing_is_removed_for_it(folder: Path) -> None:
+    lines: list[str] = []
+    writer, trainer = CheckpointWriter(say=lines.append), FakeTrainer(folder, save_total_limit=1)
+    save(writer, trainer, 2)
+    with torch.no_grad():
+        trainer.model.weight[0, :3] = math.nan
+    save(writer, trainer, 4)
+    with torch.no_grad():
+        trainer.model.weight[0, :3] = 1e30
+    save(writer, trainer, 6)
+    trainer.model = torch.nn.Linear(10, 10)
+    trainer.optimizer.state[0]["exp_avg"][7] = math.inf
+    save(writer, trainer, 8)
+    assert names(folder) == ["checkpoint-2"]
+    assert lines == [
+        "warning: checkpoint-4 is not written, since 3 weights are not finite",
+        "warning: checkpoint-6 is not written, since 3 weights are above 1e18",
+        "warning: checkpoint-8 is not written, since 1 numbers of the optimizer are not finite",
+    ]
+
+
+def test_a_checkpoint_that_the_straight_run_would_not_write_removes_none(folder: Path) -> None:
+    writer, trainer = CheckpointWriter(), FakeTrainer(folder, save_total_limit=1)
+    save(writer, trainer, 2)
+    trainer.state.global_step = 3
+    assert writer.save(trainer, folder, {"work": {"extra": True}})
+    assert names(folder) == ["checkpoint-2", "checkpoint-3"]
+    save(writer, trainer, 4)
+    assert names(folder) == ["checkpoint-4"]
 
 
 def test_a_failure_while_writing_leaves_nothing_and_is_not_reported_as_a_full_disk(folder: Path) -> None:
