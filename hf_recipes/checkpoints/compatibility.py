@@ -6,12 +6,13 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
+from hf_recipes.common.text import join_words
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -48,6 +49,7 @@ class Difference:
 
 
 ABSENT = "absent"
+UNKNOWN = "the checkpoint does not name the recipe, the data and the versions that wrote it"
 
 
 def _format_value(value: Any) -> str:
@@ -61,7 +63,7 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
     found = []
     for key, value in now["arguments"].items():
         if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
-            kind = "length" if key in LENGTH else "free" if _is_free(key) else "matters"
+            kind = "length" if key in LENGTH else "free" if is_free(key) else "matters"
             found.append(Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind))
     before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
     for key in dict.fromkeys((*before, *after)):
@@ -72,7 +74,8 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
     return sorted(found, key=lambda difference: ("matters", "length", "free").index(difference.kind))
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a key of the trainer's section changes no weight."""
     return any(fnmatchcase(key, pattern) for pattern in FREE)
 
 
@@ -137,8 +140,20 @@ def list_environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) ->
     return found
 
 
-def describe_exactness(reasons: list[str], threads: int) -> str:
-    """The line that a run prints when it starts."""
+def list_differences(then: Mapping[str, Any], now: Mapping[str, Any], processes: int) -> list[str]:
+    """What decides a run's numbers and is not as in the session that wrote a checkpoint. `then`: its manifest; `now`:
+    what this session's manifests say."""
+    found = [str(each) for each in compare_recipes(then["recipe"], now["recipe"]) if each.kind != "free"]
+    if then["data"].get("train") != now["data"].get("train"):
+        found.append("the training rows were others")
+    if then["world_size"] != processes:
+        found.append(f"processes were {then['world_size']}, are {processes}")
+    return found + list_environment_changes(then, now)
+
+
+def describe_exactness(reasons: list[str], threads: int, resumed_at: Sequence[int] = ()) -> str:
+    """The line that a run prints when it starts, and its record keeps. `resumed_at`: steps at which it was resumed."""
+    resumed = f"resumed at step {join_words(resumed_at)}, " if resumed_at else ""
     if reasons:
-        return f"resume     not bit for bit: {'; '.join(reasons)}"
-    return f"resume     bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"
+        return f"resume     {resumed}not bit for bit: {'; '.join(reasons)}"
+    return f"resume     {resumed}bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"

@@ -4,7 +4,8 @@ Imports neither torch nor transformers.
 
 Keys: schema, step, run (one id from a run's start through all its resumptions), saved (UTC), hash (algorithm of the
 digests), files {path: {bytes, digest}}, world_size, state (parts beside the weights: optimizer, scheduler, ...), recipe
-(sections), data {split: fingerprint}, versions, device, threads, seal (digest of all the rest).
+(sections), data {split: fingerprint}, versions, device, threads, sessions (of the run so far, as in its record; the
+last one wrote the checkpoint), seal (digest of all the rest).
 
 The digests detect decay and truncated files, not an attacker: XXH3-128, twenty times as fast as SHA-256
 (docs/torture.md).

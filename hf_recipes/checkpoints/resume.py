@@ -157,11 +157,19 @@ def add_resumption(
     device: Device,
     chosen: ResumePoint | None,
 ) -> RunRecord:
-    """The record with the run's id, what it resumed from, and what resuming it would equal."""
+    """The record with the run's id, what it resumed from, and whether that equals a run that was not interrupted."""
     reasons = compatibility.list_inexact_reasons(recipe.trainer, args, device)
-    exactness = compatibility.describe_exactness(reasons, facts["threads"])
-    resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.skipped) if chosen else None
-    return replace(record, run=facts["run"], resumption=exactness, resumed=resumed)
+    record = replace(record, run=facts["run"])
+    if chosen is not None:
+        if chosen.manifest is None:
+            differences = [compatibility.UNKNOWN]
+        else:
+            differences = compatibility.list_differences(chosen.manifest, facts, args.world_size)
+        last = replace(record.sessions[-1], resumed_at=chosen.step, differences=tuple(differences))
+        resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.skipped)
+        record = replace(record, resumed=resumed, sessions=(*record.sessions[:-1], last))
+    reasons = list(dict.fromkeys([*(line for one in record.sessions for line in one.differences), *reasons]))
+    return replace(record, resumption=compatibility.describe_exactness(reasons, facts["threads"], record.resumed_at))
 
 
 def check_same_run(
@@ -179,7 +187,7 @@ def check_same_run(
     lines += _compare(recipe, chosen, facts, args.world_size)
     check_same_model(recipe, chosen.path, model)
     if is_training_done(recipe, chosen, record.planned_steps or 0, folder):
-        lines.append("all its steps are done: only saving and evaluation are left")
+        lines.append("all its steps are made: its end is left to do")
     return lines
 
 

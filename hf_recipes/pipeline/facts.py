@@ -17,6 +17,7 @@ from hf_recipes.record import (
     ModelFacts,
     RecipeFacts,
     RunRecord,
+    Session,
     SplitStep,
     Timing,
     TokenizerFacts,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hf_recipes.common.device import Device
     from hf_recipes.data.prepared import Prepared
     from hf_recipes.recipe.recipe import Recipe
+    from hf_recipes.training.step_timer import StepTimer
 
 
 def describe_recipe(recipe: Recipe) -> RecipeFacts:
@@ -110,34 +112,43 @@ def _arguments(args: Any) -> dict[str, Any]:
 
 
 def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
-    """With steps and log of a training that was interrupted."""
-    state = trainer.state
-    return replace(record, steps=state.global_step, epochs=state.epoch, log_history=tuple(state.log_history))
-
-
-def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
-    """With what went wrong in a training and did not end it."""
-    guard = trainer.parts.guard
+    """With steps, tokens and log of a training, also of one that was interrupted."""
+    state, resumed_at = trainer.state, record.resumed.step if record.resumed else 0
+    if state.global_step < resumed_at:  # the checkpoint was not loaded: the run is where it was
+        return record
     return replace(
         record,
-        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
-        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
+        steps=state.global_step,
+        epochs=state.epoch,
+        tokens=state.num_input_tokens_seen,  # earlier sessions included, as upstream counts
+        total_flos=state.total_flos,
+        log_history=tuple(state.log_history),
+        best_checkpoint=state.best_model_checkpoint,
     )
 
 
-def add_training_result(record: RunRecord, trainer: Any, result: Any, history: int, tokens_before: int) -> RunRecord:
-    """With steps, time and speed of a training that came to its end; `history` log entries and `tokens_before` tokens
-    are an earlier session's."""
-    # upstream's train_runtime holds the evaluations in between too
-    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history[history:])
-    seconds = max(result.metrics["train_runtime"] - evaluating, 1e-9)
-    tokens = trainer.state.num_input_tokens_seen - tokens_before
+def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
+    """With micro-batches that had to be split."""
+    return replace(record, out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits))
+
+
+def add_training_result(record: RunRecord, trainer: Any, result: Any) -> RunRecord:
+    """With steps, tokens and loss of a training that came to its end."""
+    return replace(add_progress(record, trainer), train_loss=result.metrics["train_loss"])
+
+
+def measure_session(session: Session, trainer: Any, timer: StepTimer, logged: int, tokens: int) -> Session:
+    """What a session has done so far. `logged`, `tokens`: log entries and tokens of the sessions before it."""
+    state, guard = trainer.state, trainer.parts.guard
+    if session.first_step is None or state.global_step < session.first_step - 1:
+        return session
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history[logged:])
+    evaluating += timer.evaluating_seconds
     return replace(
-        add_progress(record, trainer),
-        time=Timing(train_seconds=seconds, eval_seconds=evaluating),
-        tokens_per_second=tokens / seconds if tokens and seconds else None,
-        train_loss=result.metrics["train_loss"],
-        tokens=trainer.state.num_input_tokens_seen,  # earlier sessions included
-        total_flos=trainer.state.total_flos,
-        best_checkpoint=trainer.state.best_model_checkpoint,
+        session,
+        last_step=state.global_step if state.global_step >= session.first_step else None,
+        tokens=max(0, state.num_input_tokens_seen - tokens),
+        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
+        step_seconds=timer.step_seconds,
+        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
     )

@@ -31,8 +31,9 @@ CURVES = {  # log key -> (file, axis, caption)
 }
 
 
-def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) -> None:
-    """report.md and report.html beside the record. It never fails: a run that has ended well has ended well."""
+def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) -> bool:
+    """report.md and report.html beside the record; whether they are written. It never fails: a run that has ended well
+    has ended well."""
     from hf_recipes.report.writing import write_report_files
 
     try:
@@ -40,6 +41,8 @@ def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) ->
         write_report_files(build_report(run), folder, "report")
     except Exception as problem:  # a page about the run is worth less than its end
         say(f"report: could not be written ({type(problem).__name__}: {problem})")
+        return False
+    return True
 
 
 def build_report(run: Run) -> Document:

@@ -315,6 +315,15 @@ class Overrides(_Trainer):
         """Raises OutputDirError for a full disk."""
         self.parts.writer.save_final(self)
 
+    def remove_all_but_best(self) -> None:
+        if not self.is_sharded:
+            self.parts.writer.remove_all_but_best(self)
+
+    def load_final_model(self, steps: int, epochs: float | None) -> None:
+        """The inverse of `save_final_model`: the model as a session left it that made all steps."""
+        self._load_from_checkpoint(str(self.args.output_dir))
+        self.state.global_step, self.state.epoch = steps, epochs or 0.0
+
     def _restore_progress(self) -> None:
         """Once per call of train(), after upstream has set its counters to 0."""
         progress = self.parts.loop.take_progress()
