@@ -6,7 +6,7 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,15 @@ FREE = (
     *("ignore_data_skip", "warnings_*", "*token*"),
 )
 SET_BY_RESUMING = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")
+ALLOW = "resume_allow"
+OPTIMIZER_KEYS, SCHEDULER_KEYS = ("optim", "master_weights"), ("lr_scheduler_type",)  # whose states are of another kind
 LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
 SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")
 DATA_KEYS = ("max_length",)  # of `dataset`: the other keys show in the rows' fingerprint
 PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes", "datasets", "tokenizers")
+
+
+KINDS = ("matters", "optimizer", "scheduler", "length", "free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Difference:
     key: str
     then: Any
     now: Any
-    kind: str  # "matters" | "length" | "free"
+    kind: str  # one of KINDS
 
     def __str__(self) -> str:
         return f"{self.key} was {_format_value(self.then)}, is {_format_value(self.now)}"
@@ -63,20 +68,39 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
     found = []
     for key, value in now["arguments"].items():
         if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
-            kind = "length" if key in LENGTH else "free" if is_free(key) else "matters"
-            found.append(Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=kind))
+            found.append(
+                Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=_kind(key))
+            )
     before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
     for key in dict.fromkeys((*before, *after)):
         was, is_ = before.get(key, ABSENT), after.get(key, ABSENT)
         if was != is_:
-            kind = "length" if key.startswith("EarlyStoppingCallback.") else "matters"
-            found.append(Difference(key=key, then=was, now=is_, kind=kind))
-    return sorted(found, key=lambda difference: ("matters", "length", "free").index(difference.kind))
+            found.append(Difference(key=key, then=was, now=is_, kind=_kind_of_section(key)))
+    return sorted(found, key=lambda difference: KINDS.index(difference.kind))
+
+
+def _kind(key: str) -> str:
+    if key in OPTIMIZER_KEYS or key in SCHEDULER_KEYS:
+        return "optimizer" if key in OPTIMIZER_KEYS else "scheduler"
+    if key in LENGTH:
+        return "length"
+    return "free" if is_free(key) else "matters"
 
 
 def is_free(key: str) -> bool:
     """Whether a key of the trainer's section changes no weight."""
     return any(fnmatchcase(key, pattern) for pattern in FREE)
+
+
+def _kind_of_section(key: str) -> str:
+    if key in OPTIMIZER_KEYS:
+        return "optimizer"
+    return "length" if key.startswith("EarlyStoppingCallback.") else "matters"
+
+
+def format_allowed(allowed: Iterable[str], more: str) -> str:
+    """ "resume_allow: [recipe, optimizer]": what a recipe has to say besides what it says."""
+    return f"{ALLOW}: [{', '.join(dict.fromkeys((*allowed, more)))}]"
 
 
 def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 RESTART = "resume with the recipe that wrote it, or start a new run in another output_dir"
+MORE = {  # what becomes of a state that is of another kind
+    "optimizer": " to start with a new optimizer",
+    "scheduler": " to take the new schedule from the checkpoint's step on",
+}
+BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy")
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
-ALLOW = "resume_allow"
 
 
 def find_resume_point(
@@ -89,7 +93,7 @@ def resume_checkpoint(
     asked = recipe.training.get("resume_from_checkpoint")
     if not asked:
         return None
-    location = _location(recipe)
+    location = location_of(recipe)
     accepted = {
         "without_state": "state" in allowed_differences(recipe),
         "sharded": is_sharded(environment),
@@ -115,10 +119,11 @@ def resume_checkpoint(
 
 def allowed_differences(recipe: Recipe) -> tuple[str, ...]:
     """What may differ from the checkpoint although it matters: the recipe's `resume_allow`."""
-    return tuple(recipe.get(ALLOW) or ())
+    return tuple(recipe.get(compatibility.ALLOW) or ())
 
 
-def _location(recipe: Recipe) -> str:
+def location_of(recipe: Recipe) -> str:
+    """Of resume_from_checkpoint, for messages."""
     return recipe.location(f"{recipe.trainer}.resume_from_checkpoint")
 
 
@@ -130,17 +135,15 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
     return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
-def describe_run(
-    recipe: Recipe, args: Any, record: RunRecord, device: Device, chosen: ResumePoint | None
-) -> dict[str, Any]:
+def describe_run(recipe: Recipe, args: Any, record: RunRecord, device: Device) -> dict[str, Any]:
     """What every manifest of the run says of it: one id through all its resumptions, recipe, data, versions, device.
 
-    `args`: as the trainer left them. `record`: for its data and versions.
+    `args`: as the trainer left them. `record`: for its id, data and versions.
     """
     import torch
 
     facts = {
-        "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
+        "run": record.run or uuid.uuid4().hex,
         "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
         "data": {split: part.fingerprint for split, part in record.data.items()},
         **compatibility.describe_environment(device, record.versions, torch.get_num_threads()),
@@ -196,15 +199,17 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
     then = chosen.manifest
     if then is None:
         return ["upstream's files do not name the recipe and the data that wrote this checkpoint"]
-    location, allowed = _location(recipe), allowed_differences(recipe)
+    location, allowed = location_of(recipe), allowed_differences(recipe)
     lines: list[str] = []
     errors: list[Diagnostic] = []
 
     def refuse(difference: str, what: str, fix: str) -> None:
         if difference in allowed:
-            lines.append(f"not an exact resumption: {what}")
+            since = f"; from step {chosen.step + 1} on the recipe's holds" if difference in ("recipe", *MORE) else ""
+            lines.append(f"not an exact resumption: {what}{since}")
         else:
-            errors.append(Diagnostic(location=location, message=what, fix=f"{fix}, or write {ALLOW}: [{difference}]"))
+            fix = f"{fix}, or write {compatibility.format_allowed(allowed, difference)}"
+            errors.append(Diagnostic(location=location, message=what, fix=fix + MORE.get(difference, "")))
 
     found = compatibility.compare_recipes(then["recipe"], now["recipe"])
     matter = [difference for difference in found if difference.kind == "matters"]
@@ -212,7 +217,15 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
         free = ", ".join(difference.key for difference in found if difference.kind == "free")
         what = f"{chosen.path!r} is of another recipe: {'; '.join(map(str, matter))}"
         refuse("recipe", what + (f" ({free} may differ)" if free else ""), RESTART)
+        if any(difference.key.rpartition(".")[2] in BATCH for difference in matter):
+            lines.append(
+                f"the rows continue behind {chosen.step} steps of the new batch: some are skipped or come again"
+            )
     for difference in found:
+        if difference.kind in MORE:
+            refuse(
+                difference.kind, f"{chosen.path!r} has the state of another {difference.kind}: {difference}", RESTART
+            )
         if difference.kind == "length":
             lines.append(f"{difference}: from here on this is not the run that was interrupted")
     if then["data"].get("train") != now["data"].get("train"):
@@ -237,14 +250,14 @@ def is_training_done(recipe: Recipe, chosen: ResumePoint, steps: int, folder: Pa
     what = f"{chosen.path!r} has {chosen.step} steps and the recipe asks for {steps}: nothing is left to train"
     key = "max_steps" if (recipe.training.get("max_steps") or 0) > 0 else "num_train_epochs"
     fix = f"raise {recipe.trainer}.{key}; to evaluate it, set do_train: false and "
-    raise CheckpointError.at(_location(recipe), what, f"{fix}model.pretrained_model_name_or_path: {chosen.path}")
+    raise CheckpointError.at(location_of(recipe), what, f"{fix}model.pretrained_model_name_or_path: {chosen.path}")
 
 
 def check_same_model(recipe: Recipe, checkpoint: str, model: Any) -> None:
     """Compares names and shapes of the checkpoint's tensors with the model's, from the files' headers only."""
     from safetensors import SafetensorError, safe_open
 
-    location = _location(recipe)
+    location = location_of(recipe)
     files = [name for name in sorted(os.listdir(checkpoint)) if name.endswith(".safetensors")]
     if not files:
         raise CheckpointError.at(location, f"{checkpoint!r} has no weights (*.safetensors)")

@@ -20,7 +20,7 @@ from typing import Any
 
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.errors import DivergedError, LaunchError, RecipeError
-from hf_recipes.record import Status, find_record
+from hf_recipes.record import find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
@@ -55,8 +55,7 @@ def supervise(
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
         output_dir = _output_dir(recipe, overrides, "--smoke" in flags)
         if _is_finished(output_dir):
-            what = f"{output_dir} is complete, except perhaps its model card or its push"
-            say(f"{_describe_end(code)}, after it had finished: {what}")
+            say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
         resumed, source = _find_start(output_dir)
         say(
@@ -91,12 +90,12 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
 
 
 def _is_finished(output_dir: Path) -> bool:
-    """Whether the newest checkpoint's run has its record: it crashed while it wrote its model card or pushed."""
-    chosen, _ = select.choose_checkpoint(output_dir)
+    """Whether the run came to its end and nothing of it is left to do; a push that failed was the Hub's."""
     record = find_record(output_dir)
-    if chosen is None or record is None:
+    if record is None or record.status not in COMPLETE:
         return False
-    return record.status == Status.FINISHED and record.run == chosen.run
+    chosen, _ = select.choose_checkpoint(output_dir)
+    return (chosen is None or record.run == chosen.run) and not list_left(output_dir, record)
 
 
 def _find_start(output_dir: Path) -> tuple[bool, str]:

@@ -31,8 +31,8 @@ def steps_of_end(training: Mapping[str, Any], *, diverged: bool = False) -> tupl
     return (*found, EndStep.PUSH) if training.get("push_to_hub") and not diverged else tuple(found)
 
 
-def list_left(folder: Path, record: RunRecord, training: Mapping[str, Any] | None = None) -> tuple[EndStep, ...]:
-    """The steps of the end that are not done, or whose file is gone."""
+def list_left(folder: Path | None, record: RunRecord, training: Mapping[str, Any] | None = None) -> tuple[EndStep, ...]:
+    """The steps of the end that are not done, or whose file is not in `folder` (None: by the record alone)."""
     section = record.recipe.training if training is None else training
     return tuple(
         step
@@ -41,9 +41,9 @@ def list_left(folder: Path, record: RunRecord, training: Mapping[str, Any] | Non
     )
 
 
-def _is_done(folder: Path, record: RunRecord, step: EndStep) -> bool:
+def _is_done(folder: Path | None, record: RunRecord, step: EndStep) -> bool:
     file = FILES.get(step)
-    if file is not None and not (folder / file).is_file():
+    if file is not None and folder is not None and not (folder / file).is_file():
         return False
     before_steps = record.schema < 3 and file is not None  # an older version did not write down which it made
     return step in record.done or before_steps

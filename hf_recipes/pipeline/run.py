@@ -179,7 +179,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
     session = training.Session(
         listener=listener,
-        run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device, chosen),
+        run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device),
         timer=StepTimer(say, forecast.seconds),
         sessions=recorder.sessions_for_manifest,
         after_first_step=recorder.record_running,

@@ -6,6 +6,7 @@
     ExactEvaluation   evaluation/exact.py          two numbers a row instead of logits
     CheckpointWriter  checkpoints/saving.py        checkpoints that are complete or not there
     LoopState         checkpoints/loop_state.py    a resumed run equals an uninterrupted one
+    RecipeSettings    checkpoints/settings.py      a resumed run has the recipe's settings, not its checkpoint's
 
 What is nested in what, outermost first:
 
@@ -31,6 +32,7 @@ import torch
 
 from hf_recipes.checkpoints.loop_state import LoopState, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter
+from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluation
@@ -59,6 +61,7 @@ class TrainerParts:
     masters: MasterWeightsStep | None = None
     writer: CheckpointWriter = field(default_factory=CheckpointWriter)
     loop: LoopState = field(default_factory=LoopState)
+    settings: RecipeSettings = field(default_factory=RecipeSettings)
     evaluation: ExactEvaluation = field(default_factory=ExactEvaluation)
 
 
@@ -80,6 +83,7 @@ class Overrides(_Trainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         parts = self.parts
         parts.loop.begin_training(resume_from_checkpoint)
+        parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())
         with parts.retry.training(self):
@@ -114,9 +118,31 @@ class Overrides(_Trainer):
         return self.parts.loop.seed_sampler(super()._get_train_sampler(train_dataset), self.args)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        loop, settings = self.parts.loop, self.parts.settings
+        settings.note_patience(self)
         found = super()._init_training_state(*args, **kwargs)
-        self.parts.loop.find_best_checkpoint(self)
+        loop.find_best_checkpoint(self)
+        if loop.resumed:
+            settings.restore_state(self, self._train_batch_size)
         return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        settings = self.parts.settings
+        if checkpoint is None:
+            return
+        if not self.is_sharded:
+            settings.load_states(self, checkpoint)
+            return
+        with settings.kept(self):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            self.parts.settings.load_scaler(self.accelerator.scaler, checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if not self.parts.settings.has_changed("seed"):
+            super()._load_rng_state(checkpoint)
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -300,7 +326,8 @@ class Overrides(_Trainer):
 
     def load_weights_and_optimizer(self, checkpoint: str) -> None:
         self._load_from_checkpoint(checkpoint)
-        self._load_optimizer_and_scheduler(checkpoint)
+        with self.parts.settings.held(self):
+            self._load_optimizer_and_scheduler(checkpoint)
 
     def save_training_state(self, folder: str) -> None:
         self._save_optimizer_and_scheduler(folder)

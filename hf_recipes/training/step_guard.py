@@ -44,7 +44,6 @@ class GuardedTrainer(Protocol):
     state: Any
     model: Any
     optimizer: Any
-    lr_scheduler: Any
 
     @property
     def is_loss_scaled(self) -> bool: ...  # whether loss scaling skips overflowing gradients: GradScaler's or ours
@@ -56,7 +55,7 @@ class GuardedTrainer(Protocol):
 
     def run_forward(self, batch: Any) -> None: ...  # of one micro-batch, without labels and without gradients
 
-    def load_weights_and_optimizer(self, checkpoint: str) -> None: ...
+    def load_weights_and_optimizer(self, checkpoint: str) -> None: ...  # settings and schedule stay
 
     def restore_sums(self, sums: StepSums) -> None: ...
 
@@ -183,9 +182,7 @@ class StepGuard:
         if times > ROLLBACKS:
             what += f"; already rolled back to {chosen.path} {ROLLBACKS} times"
             raise self._error("nonfinite", what, _fix_not_finite(trainer), trainer, window)
-        schedule = trainer.lr_scheduler.state_dict()
         trainer.load_weights_and_optimizer(chosen.path)
-        trainer.lr_scheduler.load_state_dict(schedule)
         what += f": rolled back to the weights of {chosen.path} (on_nonfinite: rollback)"
         self.say(f"{what}; the rows since then are skipped")
 

@@ -10,7 +10,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.checkpoints.resume import allowed_differences, location_of
 from hf_recipes.checkpoints.saving import CheckpointWriter
+from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
@@ -165,6 +167,7 @@ def _build_parts(recipe: Recipe, say: Callable[[str], None], session: Session | 
         guard=StepGuard(recipe=recipe, say=say, listener=session.listener, policy=policy),
         retry=retry,
         masters=masters,
+        settings=RecipeSettings(location=location_of(recipe), allowed=allowed_differences(recipe)),
         writer=CheckpointWriter(
             facts=session.run_facts,
             sessions=session.sessions,

@@ -79,7 +79,25 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="transformers.trainer:Trainer._load_optimizer_and_scheduler",
         used_by="training/overrides.py",
-        why="as above, its optimizer",
+        why="replaced where nothing is sharded: upstream's brings back the settings of the run that wrote the "
+        "checkpoint, and a file that is no state ends it with a traceback",
+        signature="(self, checkpoint: str | None) -> None",
+        lines=(
+            "os.path.join(checkpoint, OPTIMIZER_NAME), map_location=map_location, weights_only=True",
+            "torch.load(os.path.join(checkpoint, SCHEDULER_NAME), weights_only=True)",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._load_scaler",
+        used_by="training/overrides.py",
+        why="a loss scale in a checkpoint of a run that scales no loss is an AttributeError upstream",
+        signature="(self, checkpoint: str | None) -> None",
+        lines=("self.accelerator.scaler.load_state_dict(",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._load_rng_state",
+        used_by="training/overrides.py",
+        why="a resumed run whose seed was changed begins with the new one",
         signature="(self, checkpoint: str | None) -> None",
     ),
     PrivatePoint(
@@ -180,8 +198,14 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="transformers.trainer:Trainer._init_training_state",
         used_by="training/overrides.py",
-        why="forgets the best checkpoint of a run whose folder was moved",
-        lines=("self.state.best_model_checkpoint = None",),
+        why="forgets the best checkpoint of a run whose folder was moved, and brings back the logging, evaluation and "
+        "saving steps, the batch size and the patience of the run that wrote the checkpoint",
+        lines=(
+            "self.state.best_model_checkpoint = None",
+            "self.state.train_batch_size = self._train_batch_size",
+            "self.state.compute_steps(self.args, max_steps)",
+            "self._load_callback_state()",
+        ),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._get_train_sampler",

@@ -34,7 +34,6 @@ class FakeTrainer:
         self.state = SimpleNamespace(global_step=0, max_steps=1000)
         self.model: Any = torch.nn.Linear(2, 2) if model is None else model
         self.optimizer = SimpleNamespace(_is_overflow=False)
-        self.lr_scheduler = SimpleNamespace(state_dict=lambda: "schedule", load_state_dict=self._note("schedule"))
         self.is_loss_scaled, self.loss_scale = scaled, math.inf
         self.asked: list[tuple[str, Any]] = []
         self.load_weights_and_optimizer = self._note("load")
@@ -134,9 +133,7 @@ def test_skipping_with_loss_scaling_leaves_the_overflow_to_the_scaler() -> None:
     assert trainer.model.weight.grad is None and not trainer.optimizer._is_overflow
 
 
-def test_rollback_loads_the_latest_complete_checkpoint_keeps_the_schedule_and_ends_after_three_times(
-    tmp_path: Path,
-) -> None:
+def test_rollback_loads_the_latest_complete_checkpoint_and_ends_after_three_times(tmp_path: Path) -> None:
     guard, trainer = guard_of("rollback"), FakeTrainer(output_dir=tmp_path)
     assert error_of(guard, trainer, math.nan, 1.0) == (
         f"a.yaml: step 1: the loss is nan, its gradient norm 1; there is no checkpoint to roll back to; {FIX}"
@@ -148,7 +145,7 @@ def test_rollback_loads_the_latest_complete_checkpoint_keeps_the_schedule_and_en
     guard = guard_of("rollback", lines)
     for _ in range(ROLLBACKS):
         step(guard, trainer, math.nan, 1.0)
-    assert trainer.asked == [("load", str(saved)), ("schedule", "schedule")] * ROLLBACKS
+    assert trainer.asked == [("load", str(saved))] * ROLLBACKS
     assert lines[0] == (
         f"step 1: the loss is nan, its gradient norm 1: rolled back to the weights of {saved} "
         "(on_nonfinite: rollback); the rows since then are skipped"

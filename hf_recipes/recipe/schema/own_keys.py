@@ -34,9 +34,10 @@ TOP = _table(
     _key(
         "resume_allow",
         "list",
-        "Differences from the checkpoint that a resumed run accepts: recipe, data, processes, state (it has none).",
+        "Differences from the checkpoint that a resumed run accepts: recipe (its settings), optimizer or scheduler "
+        "(another kind: a new one is started), data, processes, state (it has none).",
         items=("str",),
-        choices=("recipe", "data", "processes", "state"),
+        choices=("recipe", "optimizer", "scheduler", "data", "processes", "state"),
     ),
     _key(
         "on_nonfinite",
