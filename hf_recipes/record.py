@@ -206,8 +206,8 @@ class Resumption:
 class Session:
     """One process from its start to its end. A run has several if it was resumed.
 
-    A session that was killed could not say how it ended. Its steps, times and tokens are those of the last checkpoint
-    that it wrote.
+    A session that was killed could not say how it ended. Its steps, times and tokens are those of its last checkpoint;
+    if it wrote none, of its first step.
     """
 
     started: str | None = None  # UTC; null where only a checkpoint of an older version shows the session
@@ -215,7 +215,7 @@ class Session:
     resumed_at: int | None = None  # optimizer steps of the checkpoint that it resumed from; null: from the beginning
     differences: tuple[str, ...] = ()  # what then differed from the session that wrote it
     first_step: int | None = None  # first optimizer step that it made; null if it made none
-    last_step: int | None = None  # last one; null if it made none, or if it was killed before it saved one
+    last_step: int | None = None  # last one
     tokens: int | None = None  # tokens that it trained on
     time: Timing = Timing()  # its seconds
     step_seconds: float | None = None  # of one step, without the first few

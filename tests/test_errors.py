@@ -10,13 +10,13 @@ import pytest
 from hf_recipes import errors
 from hf_recipes.commands.restart import supervise
 from hf_recipes.commands.verify import verify
+from hf_recipes.common.run_lock import hold_folder
 from hf_recipes.data.splits import load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import read_scores
 from hf_recipes.hub.push import push
 from hf_recipes.models.config import build_config
 from hf_recipes.models.tokenizer import build_tokenizer
-from hf_recipes.pipeline.output_dir import make_output_dir
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 
@@ -55,7 +55,7 @@ def test_a_missing_model_or_tokenizer_is_a_model_error(recipe: Recipe) -> None:
 
 def test_an_output_folder_that_cannot_be_written_is_an_output_dir_error(folder: Path) -> None:
     (folder / "out").write_text("a file")
-    assert raised(lambda: make_output_dir("out", "recipe.yaml:4")) is errors.OutputDirError
+    assert raised(lambda: hold_folder(Path("out"), "recipe.yaml:4").__enter__()) is errors.OutputDirError
 
 
 def test_scores_that_cannot_be_read_are_a_record_error(folder: Path) -> None:

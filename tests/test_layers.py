@@ -42,6 +42,7 @@ HEAVY_FILES = {
     "hf_recipes.evaluation.compute_metrics",
     "hf_recipes.checkpoints.saving",
     "hf_recipes.checkpoints.loop_state",
+    "hf_recipes.checkpoints.settings",
     "hf_recipes.training.stop_callback",
     "hf_recipes.training.trainable_parts",
     "hf_recipes.training.step_guard",

@@ -19,6 +19,8 @@ from hf_recipes.checkpoints import manifest
 TRAINER_STATE = "trainer_state.json"  # upstream's
 PROGRESS = "progress.json"  # in every checkpoint: what upstream keeps in memory only (loop_state.py)
 
+SHARDED_PROGRESS = "sharded_progress.json"  # the same in a checkpoint that upstream writes in place
+
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

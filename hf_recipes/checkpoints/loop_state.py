@@ -1,8 +1,9 @@
 """What a resumed run needs so that it equals an uninterrupted one, where upstream's memory or random numbers get lost.
 
 - Progress that upstream keeps in memory only (the loss since the last log line, SFTTrainer's counters) is in each
-  checkpoint's progress.json: logged losses of a resumed run are those of the uninterrupted one, and train_loss is that
-  of all steps.
+  checkpoint's progress.json: logged losses of a resumed run are those of the uninterrupted one.
+- train_loss is that of all steps and of all processes. (5.23 divides a session's sum, of one process, by that session's
+  steps.) A checkpoint without progress.json gives the losses that were logged; steps after the last one are left out.
 - Loaders draw their workers' seeds from a generator of their own, seeded by (seed, epoch): with persistent workers a
   resumed run makes other draws than an uninterrupted one, and an evaluation would change the training's dropout.
 - group_by_length shuffles by (seed, epoch), not by whatever the global generator holds (transformers 5.23
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +28,7 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
-from hf_recipes.checkpoints.folders import PROGRESS
+from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
 
 
 class LoopTrainer(Protocol):
@@ -68,17 +70,32 @@ class LoopState:
 
     def __init__(self) -> None:
         self.resumed: str | None = None  # the checkpoint of this call of train()
+        self.uncounted = 0  # steps before it whose loss nobody kept
         self._progress: dict[str, Any] | None = None  # its progress, until it is restored
         self._groups: SeededLengthGroups | None = None
 
     def begin_training(self, resume_from_checkpoint: Any) -> None:
         self.resumed = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
-        self._progress = read_progress(self.resumed)
+        self._progress = (read_progress(self.resumed) or {}) if self.resumed else None
+        self.uncounted = 0
 
-    def take_progress(self) -> dict[str, Any]:
-        """The checkpoint's progress, once per call of train(); {} afterwards."""
+    def take_progress(self) -> dict[str, Any] | None:
+        """The checkpoint's progress, {} if it has none; once per call of train(), None afterwards."""
         found, self._progress = self._progress, None
-        return found or {}
+        return found
+
+    def restore_logged_losses(self, trainer: LoopTrainer) -> None:
+        """The sum of the losses up to the last log line, from a checkpoint without progress."""
+        last = 0
+        for entry in trainer.state.log_history:
+            if "loss" in entry and math.isfinite(entry["loss"]):
+                trainer.total_loss += entry["loss"] * (entry["step"] - last)
+            last = entry["step"] if "loss" in entry else last
+        self.uncounted = trainer.state.global_step - last
+
+    def mean_loss(self, trainer: LoopTrainer) -> float:
+        """Of all steps of the run, when its last losses are added to the sum."""
+        return float(trainer.total_loss / max(trainer.state.global_step - self.uncounted, 1))
 
     def find_best_checkpoint(self, trainer: LoopTrainer) -> None:
         """Upstream forgets the best checkpoint of a run whose folder was moved."""
@@ -133,12 +150,21 @@ def read_counters(trainer: LoopTrainer) -> dict[str, Any]:
     return found
 
 
+def average_running_loss(trainer: LoopTrainer) -> None:
+    """The loss since the last log line, of all processes. Every rank must call it."""
+    if trainer.args.world_size > 1:
+        losses = nested_gather(trainer.running_loss.detach(), trainer.args.parallel_mode)
+        trainer.running_loss.fill_(float(losses.mean()))
+
+
 def restore_counters(trainer: LoopTrainer, found: Mapping[str, Any]) -> None:
     """The inverse of `read_counters`, after upstream has set its counters to 0."""
     if len(found["tr_loss"]) == trainer.args.world_size:
         trainer.running_loss.fill_(found["tr_loss"][trainer.args.process_index])
         trainer.last_logged_step = found["last_logged"]
-    trainer.total_loss = found["total_loss"]
+        trainer.total_loss = found["total_loss"]
+    else:  # another number of processes: the next log line is of the steps from here on
+        trainer.total_loss = found["total_loss"] + sum(found["tr_loss"]) / len(found["tr_loss"])
     if trainer.sft_tokens is not None and "sft_tokens" in found:
         trainer.sft_tokens = found["sft_tokens"]
         trainer.sft_metrics.update(found["sft_metrics"])
@@ -146,9 +172,10 @@ def restore_counters(trainer: LoopTrainer, found: Mapping[str, Any]) -> None:
 
 def read_progress(checkpoint: str | None) -> dict[str, Any] | None:
     """progress.json of a checkpoint; None where it has none (upstream wrote it)."""
-    path = os.path.join(checkpoint or "", PROGRESS)
-    if checkpoint is None or not os.path.isfile(path):
-        return None
-    with open(path, encoding="utf-8") as text:
-        found: dict[str, Any] = json.load(text)
-    return found
+    for name in (PROGRESS, SHARDED_PROGRESS) if checkpoint is not None else ():
+        path = os.path.join(checkpoint or "", name)
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as text:
+                found: dict[str, Any] = json.load(text)
+            return found
+    return None

@@ -26,6 +26,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest
+from hf_recipes.common.files import put
 from hf_recipes.common.ranks import largest_of_ranks
 from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
 
@@ -82,10 +83,14 @@ class CheckpointWriter:
             self._facts = self._make_facts(args)
         return self._facts
 
-    def report_sharded(self, args: Any) -> None:
-        if not self._reported_sharded and args.process_index == 0:
+    def add_to_sharded(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> None:
+        """The progress, to a checkpoint that upstream wrote in place."""
+        if not self._reported_sharded and trainer.args.process_index == 0:
             self.say("checkpoints are sharded: upstream writes them in place, without a manifest")
         self._reported_sharded = True
+        folder = output_dir / folders.checkpoint_name(trainer.state.global_step)
+        if trainer.args.should_save and folder.is_dir():
+            put(folder / folders.SHARDED_PROGRESS, json.dumps(progress) + "\n")
 
     def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> None:
         """checkpoint-N of the trainer's step. `progress`: what progress.json keeps (checkpoints/loop_state.py).

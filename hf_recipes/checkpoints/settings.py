@@ -116,17 +116,17 @@ class RecipeSettings:
     def _set_rates(self, trainer: SettingsTrainer, fresh: FreshSettings) -> None:
         """At the step that the checkpoint has: what the recipe's schedule has there."""
         scheduler = trainer.lr_scheduler
-        anew = self.has_changed(*compatibility.SCHEDULER_KEYS)
+        afresh = self.has_changed(*compatibility.SCHEDULER_KEYS)
         if isinstance(scheduler, LambdaLR):
-            at = trainer.state.global_step if anew else scheduler.last_epoch
+            at = trainer.state.global_step if afresh else scheduler.last_epoch
             rates = _continue_schedule(scheduler, fresh, at=at)
-        elif anew:
+        elif afresh:
             rates = fresh.rates
         elif hasattr(scheduler, "patience"):
             before = self.then.get("learning_rate")
             factor = trainer.args.learning_rate / before if before and self.has_changed("learning_rate") else 1.0
             best = self.has_changed(*BEST_METRIC)
-            rates = _continue_metric_schedule(scheduler, fresh, factor=factor, anew=best)
+            rates = _continue_metric_schedule(scheduler, fresh, factor=factor, afresh=best)
         else:
             return
         for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
@@ -165,7 +165,7 @@ class RecipeSettings:
     # --- what trainer_state.json brings back -------------------------------------------------------------------------
 
     def note_patience(self, trainer: SettingsTrainer) -> None:
-        """Before the state is loaded: upstream makes callbacks anew with the arguments that the checkpoint has."""
+        """Before the state is loaded: upstream makes new callbacks with the arguments that the checkpoint has."""
         self._patience = {
             type(one): (one.early_stopping_patience, one.early_stopping_threshold)
             for one in trainer.callback_handler.callbacks
@@ -206,14 +206,14 @@ def _continue_schedule(scheduler: LambdaLR, fresh: FreshSettings, *, at: int) ->
     return [base * factor(at) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
 
 
-def _continue_metric_schedule(scheduler: Any, fresh: FreshSettings, *, factor: float, anew: bool) -> list[Any]:
+def _continue_metric_schedule(scheduler: Any, fresh: FreshSettings, *, factor: float, afresh: bool) -> list[Any]:
     """The rates of a schedule that follows a metric: how often it has moved them stays, its arguments are the recipe's.
-    `factor`: of the recipe's rate to the checkpoint's. `anew`: what it counted was another metric's."""
+    `factor`: of the recipe's rate to the checkpoint's. `afresh`: what it counted was another metric's."""
     before, given = vars(scheduler).copy(), fresh.schedule
     for name in OF_METRIC_SCHEDULES:
         if name in given:
             setattr(scheduler, name, given[name])
-    if anew or scheduler.mode != before["mode"]:
+    if afresh or scheduler.mode != before["mode"]:
         scheduler.best, scheduler.num_bad_epochs = given["best"], 0
     if any(before.get(name) != given.get(name) for name in ("smooth", "window_size")):
         scheduler._streaming_avg = given["_streaming_avg"]

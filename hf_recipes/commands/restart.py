@@ -1,9 +1,10 @@
 """`run --restart N`: a run in a child process that is restarted from its latest complete checkpoint when it crashes.
 
 Restarted: a child that a signal killed (SIGKILL of the out-of-memory killer, SIGSEGV, SIGBUS) or that ended with a
-traceback. Not restarted: an error that the user can fix (exit code 2), a run that diverged (3), Ctrl-C (130), a SIGTERM
-(143, or the signal itself) or another request to stop (SIGHUP, SIGUSR1), success.
-Imports neither torch nor transformers: only the child does.
+traceback. Not restarted: an error that the user can fix (exit code 2; a full disk is one), a run that diverged (3),
+Ctrl-C (130), a SIGTERM (143, or the signal itself) or another request to stop (SIGHUP, SIGUSR1), success.
+The supervisor holds output_dir's lock together with its child (common/run_lock.py); the child ends when the supervisor
+dies (common/parent_watch.py). Imports neither torch nor transformers: only the child does.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from types import FrameType
 from typing import Any
 
 from hf_recipes.checkpoints import folders, select
+from hf_recipes.common import run_lock
+from hf_recipes.common.parent_watch import SUPERVISOR, die_with_parent
+from hf_recipes.common.run_lock import FolderLock
 from hf_recipes.errors import DivergedError, LaunchError, RecipeError
-from hf_recipes.record import find_record
+from hf_recipes.pipeline.finish import list_left
+from hf_recipes.pipeline.output_dir import output_dir_of
+from hf_recipes.record import COMPLETE, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
-SIGNALLED = (129, 130, 138, 143, -signal.SIGINT, -signal.SIGTERM)
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+SIGNALLED = tuple(code for number in PASSED_ON for code in (128 + number, -number))
 ENDED = (0, RecipeError.exit_status, DivergedError.exit_status, *SIGNALLED)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 
@@ -46,15 +53,24 @@ def supervise(
         what = "--restart works for one process, and a launcher started several"
         fix = "use the launcher's own: accelerate launch --max_restarts N, with --resume"
         raise LaunchError.at("argument '--restart'", what, fix)
+    folder, where = _output_dir(recipe, overrides, "--smoke" in flags)
+    with run_lock.hold_folder(folder, where, say) as lock:
+        code = _run_and_restart(recipe, overrides, flags, restarts, say, pause, folder, lock)
+    return code if code >= 0 else 128 - code
+
+
+def _run_and_restart(
+    recipe: str, overrides: Sequence[str], flags: Sequence[str], restarts: int, say: Callable[[str], None],
+    pause: Callable[[float], None], output_dir: Path, lock: FolderLock | None,
+) -> int:  # fmt: skip
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
     for attempt in range(restarts + 1):
         began = time.monotonic()
-        code = run_child(command)
+        code = run_child(command, lock)
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        output_dir = _output_dir(recipe, overrides, "--smoke" in flags)
-        if _is_finished(output_dir):
+        if is_finished(output_dir):
             say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
         resumed, source = _find_start(output_dir)
@@ -64,32 +80,46 @@ def supervise(
         )
         pause(seconds)
         command = [part for part in command if part != "--resume"] + (["--resume"] if resumed else [])
-    return code if code >= 0 else 128 - code
+    return code
 
 
-def run_child(command: Sequence[str]) -> int:
-    """A child's exit code (negative: the signal). Ctrl-C reaches it directly; a SIGTERM is passed on."""
-    process = subprocess.Popen(command)
+def run_child(command: Sequence[str], lock: FolderLock | None = None) -> int:
+    """A child's exit code (negative: the signal). Signals that ask for an end are passed on to it, and it ends if this
+    process is killed. `lock`: shared with the child."""
+    environment = {**os.environ, SUPERVISOR: str(os.getpid())}
+    if lock is not None and lock.file is not None:
+        environment[run_lock.INHERITED] = str(lock.file)
+        process = subprocess.Popen(command, env=environment, pass_fds=[lock.file])
+    else:  # a launcher, perhaps, which does not watch its parent by itself
+        process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent if os.name != "nt" else None)
+    asked: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         process.send_signal(number)
 
-    before: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    heard = [each for each in PASSED_ON if signal.getsignal(each) is not signal.SIG_IGN]  # nohup: the child, too
+    before: dict[int, Any] = {each: signal.signal(each, pass_on) for each in heard}
     try:
-        return process.wait()
+        code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if lock is not None:
+            lock.sign()
+    return 128 + asked[0] if asked and code not in ENDED else code
 
 
-def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> Path:
+def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> tuple[Path, str]:
+    """The run's output_dir and its place in the recipe. Raises RecipeError."""
     from hf_recipes.recipe.read import read_recipe
 
-    return Path(str(read_recipe(recipe, overrides).training["output_dir"]) + ("-smoke" if smoke else ""))
+    read = read_recipe(recipe, overrides)
+    folder = output_dir_of(read)
+    return (Path(f"{folder}-smoke") if smoke else folder), read.location(f"{read.trainer}.output_dir")
 
 
-def _is_finished(output_dir: Path) -> bool:
+def is_finished(output_dir: Path) -> bool:
     """Whether the run came to its end and nothing of it is left to do; a push that failed was the Hub's."""
     record = find_record(output_dir)
     if record is None or record.status not in COMPLETE:

@@ -20,6 +20,8 @@ def command(
 
         flags = {"--smoke": smoke, "--resume": resume, "--no-plan": not plan_first}
         sys.exit(supervise(recipe, overrides, [flag for flag, on in flags.items() if on], restart, say=click.echo))
+    from hf_recipes.common.parent_watch import watch_parent
     from hf_recipes.pipeline.run import run
 
+    watch_parent()
     run(recipe, overrides, smoke=smoke, resume=resume, planned=plan_first)

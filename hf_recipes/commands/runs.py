@@ -13,10 +13,11 @@ from typing import Any
 
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common import run_lock
 from hf_recipes.common.text import GIB, join_words
 from hf_recipes.errors import RecipeError, RecordError
 from hf_recipes.pipeline.finish import list_left
-from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, read_record
+from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, Status, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,10 @@ def _describe_run(name: str, folder: Path, record: RunRecord, now: datetime.date
         age = (now - datetime.datetime.fromisoformat(str(record.ended))).total_seconds()
     except (ValueError, TypeError):  # no date, or one without a time zone
         age = None
+    killed = record.status == Status.RUNNING and run_lock.find_holder(folder) is None
     return Listed(
         run=name,
-        status=record.status.value,
+        status="killed" if killed else record.status.value,
         task=record.task,
         model=(record.model.name or None) if record.model else None,
         metric=metric or None,

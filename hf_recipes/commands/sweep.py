@@ -20,6 +20,7 @@ from typing import Any
 
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
+from hf_recipes.common import run_lock
 from hf_recipes.common.files import put
 from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
@@ -28,6 +29,7 @@ from hf_recipes.record import NAME, Status, find_record
 
 PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default
+IN_USE = "in use by another process"
 LONGEST_NAME = 100  # characters of a folder
 
 
@@ -63,6 +65,14 @@ def sweep(
         for cell in cells:
             say(f"{cell.folder}  {_state(cell)[0]}")
         return True
+    with run_lock.hold_folder(folder, "argument '--output'", say):
+        return _run_cells(path, base, cells, folder, seeds > 1, config_file, say)
+
+
+def _run_cells(
+    path: str, base: Recipe, cells: Sequence[Cell], folder: Path, grouped: bool, config_file: str | None,
+    say: Callable[[str], None],
+) -> bool:  # fmt: skip
     _check_folder(base, folder)
     launch = [sys.executable, "-m", "hf_recipes", "run"]
     if config_file is not None:
@@ -74,6 +84,9 @@ def sweep(
         say(f"\nsweep: {i + 1} of {len(cells)}, {cell.name}: {state}")
         if state == "finished":
             continue
+        if state == IN_USE:
+            failed.append(cell.name)
+            continue
         began = time.time()
         code = run_child([*launch, path, *cell.overrides, *(["--resume"] if resumed else [])])
         if code in SIGNALLED or (code and _was_stopped(cell, began)):
@@ -82,7 +95,7 @@ def sweep(
         if code:
             failed.append(cell.name)
             say(f"sweep: {cell.name} failed (exit status {code}); see its record, if it wrote one")
-    _compare(cells, folder, seeds > 1, say)
+    _compare(cells, folder, grouped, say)
     if failed:
         names = ", ".join(failed)
         say(f"\nsweep: {len(failed)} of {len(cells)} failed: {names}; run the same command to try them again")
@@ -191,11 +204,13 @@ def _check_folder(base: Recipe, folder: Path) -> None:
 
 
 def _state(cell: Cell) -> tuple[str, bool]:
-    """("finished" | "resumed from checkpoint-N" | "starts", whether to resume)."""
+    """("finished" | "resumed from checkpoint-N" | "starts" | IN_USE, whether to resume)."""
     if _status(cell) == Status.FINISHED:
         return "finished", False
     if not cell.folder.is_dir():
         return "starts", False
+    if run_lock.find_holder(cell.folder) is not None:
+        return IN_USE, False
     folders.clean_leftovers(cell.folder)
     chosen, _ = select.choose_checkpoint(cell.folder)
     return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("starts", False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.checkpoints import folders, manifest, select
+from hf_recipes.common import run_lock
 from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import CheckpointError
 
@@ -32,9 +33,15 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
     checkpoints = folders.list_checkpoints(run_dir)
     if not checkpoints:
         raise CheckpointError.at(folder, "there is no checkpoint in it", "name the output_dir of a run that saved some")
+    holder = run_lock.find_holder(run_dir)
+    if holder is not None:
+        say(f"{folder} is in use by {holder}: its checkpoints come and go")
     intact, complete = True, []
     for path in checkpoints:
         errors = select.find_errors(path, without_state=True)
+        if errors and holder is not None and not path.is_dir():
+            say(f"{path.name}: removed meanwhile by the run")
+            continue
         intact = intact and not errors
         body = None if errors else manifest.read_manifest(path)
         if errors:
@@ -45,7 +52,7 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
             size = format_bytes(manifest.total_bytes(body))
             say(f"{path.name}: {len(body['files'])} files, {size}, as written")
             complete.append(path)
-    for path in folders.list_leftovers(run_dir):
+    for path in folders.list_leftovers(run_dir) if holder is None else []:
         say(f"{path.name}: left by a run that was killed while writing it; the next run removes it")
     return (_replay_and_compare(run_dir, complete, steps, say) and intact) if replay else intact
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common import run_lock
 from hf_recipes.common.files import put
 from hf_recipes.common.text import HUB_TOKEN
 from hf_recipes.errors import Diagnostic, HubError, RecipeError
@@ -168,13 +169,15 @@ def push_after_training(
 
 def push_command(run_dir: str, repo: str | None = None, private: bool = False) -> str:
     """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. Raises HubError."""
-    settings = _read_hub_settings(Path(run_dir))
-    result = push(
-        Path(run_dir),
-        repo_id=repo or settings.get("hub_model_id") or Path(run_dir).resolve().name,
-        private=private or settings.get("hub_private_repo"),  # False is not "make it public": None leaves it to the Hub
-        revision=settings.get("hub_revision"),
-    )
+    folder, settings = Path(run_dir), _read_hub_settings(Path(run_dir))
+    files_to_push(folder)
+    with run_lock.hold_folder(folder, "argument RUN_DIR", for_writing=False):
+        result = push(
+            folder,
+            repo_id=repo or settings.get("hub_model_id") or folder.resolve().name,
+            private=private or settings.get("hub_private_repo"),  # False is not "make it public": None leaves it open
+            revision=settings.get("hub_revision"),
+        )
     return _format_result(result)
 
 

@@ -17,7 +17,6 @@ from hf_recipes.record import (
     ModelFacts,
     RecipeFacts,
     RunRecord,
-    Session,
     SplitStep,
     Timing,
     TokenizerFacts,
@@ -111,11 +110,23 @@ def _arguments(args: Any) -> dict[str, Any]:
     return {k: v for k, v in args.to_dict().items() if "token" not in k or k == "include_num_input_tokens_seen"}
 
 
-def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
-    """With steps, tokens and log of a training, also of one that was interrupted."""
-    state, resumed_at = trainer.state, record.resumed.step if record.resumed else 0
-    if state.global_step < resumed_at:  # the checkpoint was not loaded: the run is where it was
-        return record
+def add_progress(record: RunRecord, trainer: Any, timer: StepTimer, logged: int, tokens: int) -> RunRecord:
+    """With steps, tokens and log of a training so far, and what its last session has done. `logged`, `tokens`: log
+    entries and tokens of the sessions before it."""
+    state, session = trainer.state, record.sessions[-1]
+    if session.first_step is None or state.global_step < session.first_step - 1:
+        return record  # the checkpoint was not loaded: the run is where it was
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history[logged:])
+    evaluating += timer.evaluating_seconds
+    guard = trainer.parts.guard
+    session = replace(
+        session,
+        last_step=state.global_step if state.global_step >= session.first_step else None,
+        tokens=max(0, state.num_input_tokens_seen - tokens),
+        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
+        step_seconds=timer.step_seconds,
+        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
+    )
     return replace(
         record,
         steps=state.global_step,
@@ -124,31 +135,6 @@ def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
         total_flos=state.total_flos,
         log_history=tuple(state.log_history),
         best_checkpoint=state.best_model_checkpoint,
-    )
-
-
-def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
-    """With micro-batches that had to be split."""
-    return replace(record, out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits))
-
-
-def add_training_result(record: RunRecord, trainer: Any, result: Any) -> RunRecord:
-    """With steps, tokens and loss of a training that came to its end."""
-    return replace(add_progress(record, trainer), train_loss=result.metrics["train_loss"])
-
-
-def measure_session(session: Session, trainer: Any, timer: StepTimer, logged: int, tokens: int) -> Session:
-    """What a session has done so far. `logged`, `tokens`: log entries and tokens of the sessions before it."""
-    state, guard = trainer.state, trainer.parts.guard
-    if session.first_step is None or state.global_step < session.first_step - 1:
-        return session
-    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history[logged:])
-    evaluating += timer.evaluating_seconds
-    return replace(
-        session,
-        last_step=state.global_step if state.global_step >= session.first_step else None,
-        tokens=max(0, state.num_input_tokens_seen - tokens),
-        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
-        step_seconds=timer.step_seconds,
-        guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
+        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
+        sessions=(*record.sessions[:-1], session),
     )

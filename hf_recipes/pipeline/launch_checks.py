@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
+from hf_recipes.common.parent_watch import find_launcher
 from hf_recipes.errors import Diagnostic, LaunchError
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str
         arguments = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return launched
-    names = [os.path.basename(one) for one in arguments[:4]]
-    for begin, name in enumerate(names):
-        if name in ("accelerate", "torchrun"):
-            return [*_program(name, [arguments[begin]]), *arguments[begin + 1 :]]
-        if name in ("accelerate.commands.launch", "accelerate_cli.py", "launch.py"):
-            module = [sys.executable, "-m", "accelerate.commands.launch"]
-            return [*_program("accelerate launch", module), *arguments[begin + 1 :]]
-    return launched
+    begin = find_launcher(arguments)
+    if begin is None:
+        return launched
+    name = os.path.basename(arguments[begin])
+    if name in ("accelerate", "torchrun"):
+        return [*_program(name, [arguments[begin]]), *arguments[begin + 1 :]]
+    if name.startswith(("torch.", "deepspeed")):
+        return [sys.executable, "-m", *arguments[begin:]]
+    module = [sys.executable, "-m", "accelerate.commands.launch"]
+    return [*_program("accelerate launch", module), *arguments[begin + 1 :]]
 
 
 def _program(name: str, otherwise: list[str]) -> list[str]:

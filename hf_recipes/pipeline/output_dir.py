@@ -7,11 +7,14 @@ beside them, and a file that no run wrote is never replaced. Imports neither tor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_recipes.errors import Diagnostic, OutputDirError
+from hf_recipes.common import run_lock
+from hf_recipes.common.device import rank
+from hf_recipes.errors import Diagnostic
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -63,16 +66,22 @@ def _written_here(path: Path) -> bool:
     return text == dump_recipe(read_recipe(str(path)))
 
 
-def make_output_dir(folder: str, where: str) -> Path:
-    """Makes the output folder, or says why it cannot be written, before any model is loaded."""
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as problem:
-        files = [str(part) for part in (path, *path.parents) if part.is_file()]
-        why = f"{files[0]!r} is a file" if files else problem.strerror
-        raise OutputDirError.at(where, f"output_dir {folder!r} is not writable ({why})", "choose another") from None
-    return path
+def output_dir_of(recipe: Recipe) -> Path:
+    """As TrainingArguments will have it."""
+    return Path(os.path.expanduser(str(recipe.training["output_dir"])))
+
+
+@contextmanager
+def hold_output_dir(recipe: Recipe, say: Callable[[str], None] = print) -> Iterator[Path]:
+    """The output folder, made and locked by rank 0 for as long as the run takes.
+
+    Raises OutputDirError on every rank, before anything is changed, if another run is in it or it cannot be written.
+    """
+    folder, where = output_dir_of(recipe), recipe.location(f"{recipe.trainer}.output_dir")
+    if rank() == 0:
+        with run_lock.hold_folder(folder, where, say):
+            yield folder
+    else:
+        run_lock.refuse_other_launch(folder, where)
+        run_lock.make_folder(folder, where)  # on another machine, perhaps
+        yield folder

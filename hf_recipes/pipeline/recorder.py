@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class RunRecorder:
 
     def __init__(self, recipe: Recipe, device: Device, folder: Path, say: Callable[[str], None] = print_line) -> None:
         self.folder, self.device, self.say = folder, device, say
-        self._measure: Callable[[Session], Session] | None = None  # while training
+        self._add_progress: Callable[[RunRecord], RunRecord] | None = None  # while training
         self._began = time.perf_counter()
         started = timestamp()
         facts = describe_device(device)
@@ -113,31 +113,31 @@ class RunRecorder:
         last = replace(self.record.sessions[-1], resumed_at=earlier.steps)
         kept = {name: getattr(earlier, name) for name in KEPT_FROM_TRAINING}
         self.record = replace(self.record, **kept, sessions=(*earlier.sessions, last))
+        self.note(f"all {earlier.steps} steps are made; {describe_left(list_left(self.folder, self.record))}")
 
     # --- the session that is under way -------------------------------------------------------------------------------
 
-    def begin_training(self, first_step: int, measure: Callable[[Session], Session]) -> None:
-        """This session's first optimizer step is the next one. `measure`: what it has done when it is asked."""
+    def begin_training(self, first_step: int, add_progress: Callable[[RunRecord], RunRecord]) -> None:
+        """This session's first optimizer step is the next one. `add_progress`: what is done when it is called."""
         self._replace_session(first_step=first_step)
-        self._measure = measure
+        self._add_progress = add_progress
 
     def measure(self) -> None:
-        """Takes this session's times, tokens and peaks, and the sums of all."""
-        last = self.record.sessions[-1]
-        if self._measure is not None:
-            last = self._measure(last)
-        timing = replace(last.time, total_seconds=time.perf_counter() - self._began)
-        self._replace_session(**{**_fields(last), "time": timing, "memory": measure_memory(self.device)})
+        """Takes this session's steps, times, tokens and peaks, and the sums of all."""
+        if self._add_progress is not None:
+            self.record = self._add_progress(self.record)
+        timing = replace(self.record.sessions[-1].time, total_seconds=time.perf_counter() - self._began)
+        self._replace_session(time=timing, memory=measure_memory(self.device))
         self.record = sum_sessions(self.record)
 
     def end_training(self) -> None:
         """The last step is made: what comes after it is not training."""
         self.measure()
-        self._measure = None
+        self._add_progress = None
 
     def sessions_for_manifest(self) -> dict[str, Any]:
         """What a checkpoint that is written now says of the run's sessions."""
-        self.measure()
+        self.record_running()
         return describe_sessions(self.record.sessions)
 
     def record_scores(self, scores_seconds: float) -> None:
@@ -145,7 +145,7 @@ class RunRecorder:
         self._replace_session(time=replace(self.record.sessions[-1].time, scores_seconds=scores_seconds))
 
     def record_running(self) -> None:
-        """The session has made its first step: whatever happens to it now, the record shows that it was there."""
+        """After the first step and at each checkpoint: if the run is killed now, its record shows what it did."""
         self.measure()
         self._write(replace(self.record, status=Status.RUNNING))
 
@@ -281,7 +281,8 @@ def file_name_of(folder: Path, record: RunRecord) -> str:
         earlier = read_record(folder / NAME)
     except RecordError:
         return FAILED_NAME  # of a later version, or damaged: it is not this session's to replace
-    if earlier.status not in COMPLETE and (not earlier.steps or _continues_end(earlier, record)):
+    made_steps = earlier.steps or any(one.first_step is not None for one in earlier.sessions)
+    if earlier.status not in COMPLETE and (not made_steps or _continues_end(earlier, record)):
         return NAME
     return FAILED_NAME
 
@@ -294,10 +295,6 @@ def _continues_end(earlier: RunRecord, record: RunRecord) -> bool:
 def _signal_name(problem: BaseException) -> str:
     number = getattr(problem, "number", signal.SIGINT)
     return signal.Signals(number).name
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def another_rank_recorded(folder: Path, since: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import time
 import warnings
@@ -21,7 +20,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import finish, launch_checks
-from hf_recipes.pipeline.output_dir import find_foreign_files, make_output_dir
+from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir, output_dir_of
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
@@ -62,9 +61,18 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
-    folder = Path(os.path.expanduser(str(recipe.training["output_dir"])))
-    finish.refuse_no_checkpoint(recipe, folder)
+    finish.refuse_no_checkpoint(recipe, output_dir_of(recipe))
+    flags = [*(["--smoke"] if smoke else []), "--resume"]
+    resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
+    with hold_output_dir(recipe, say) as folder:
+        return _run_in(folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until)
 
+
+def _run_in(
+    folder: Path, recipe: Recipe, warnings_of_recipe: list[str], resume_command: str, *, smoke: bool, planned: bool,
+    until: int | None,
+) -> Path:  # fmt: skip
+    """The run, in a folder that no other run is in."""
     _silence_upstream()
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
@@ -84,7 +92,6 @@ def run(
 
     args = build_arguments(recipe)
     launch_checks.assert_world(args)
-    folder = make_output_dir(str(args.output_dir), recipe.location(f"{recipe.trainer}.output_dir"))
     _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
     if recipe.training.get("resume_from_checkpoint"):
         refuse_newer_record(folder)
@@ -94,9 +101,6 @@ def run(
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
-    resume_command = shlex.join(
-        [*launch_checks.resume_command(path, overrides), *(["--smoke"] if smoke else []), "--resume"]
-    )
     if earlier is not None:
         recorder.continue_end(earlier)
     with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
@@ -211,20 +215,16 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         recorder.enter(Stage.TRAINING)
         before = {"logged": len(recorder.record.log_history), "tokens": recorder.record.tokens or 0}
         first_step = chosen.step + 1 if chosen else 1
-        recorder.begin_training(first_step, lambda last: facts.measure_session(last, trainer, session.timer, **before))
+        recorder.begin_training(first_step, lambda record: facts.add_progress(record, trainer, session.timer, **before))
         listener.training = True
         try:
             result = trainer.train(resume_from_checkpoint=chosen.path if chosen else None)
             if trainer.parts.guard.stop_signal:
                 raise Stopped(trainer.parts.guard.stop_signal)
-        except BaseException:
-            recorder.record = facts.add_progress(recorder.record, trainer)
-            raise
         finally:
             listener.training = False
-            recorder.record = facts.add_incidents(recorder.record, trainer)
-        recorder.record = facts.add_training_result(recorder.record, trainer, result)
-        recorder.end_training()
+            recorder.end_training()
+        recorder.record = replace(recorder.record, train_loss=result.metrics["train_loss"])
         if until is not None:
             return recipe
         recorder.enter(Stage.SAVING)

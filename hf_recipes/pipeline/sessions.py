@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def earlier_sessions(checkpoint: ResumePoint, output_dir: Path) -> tuple[Session, ...]:
     """Sessions of the run that wrote the checkpoint, oldest first.
 
-    The checkpoint's manifest has those until it was written; the record has those after it, if the run goes on in its
-    own folder. Of a session that was killed the one knows that it ran, the other how far it came.
+    The checkpoint's manifest has those until it was written; the record has those after it, if the run continues in
+    its own folder. Of a session that was killed the one knows that it ran, the other how far it came.
     """
     at_checkpoint = _sessions_in_manifest(checkpoint.manifest or {})
     recorded: tuple[Session, ...] = ()

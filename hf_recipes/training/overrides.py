@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.checkpoints.loop_state import LoopState, read_counters, restore_counters
+from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
@@ -208,7 +208,7 @@ class Overrides(_Trainer):
                 # Upstream clears its sum by `tr_loss -= tr_loss`, which leaves NaN: every later loss would log as NaN.
                 self._tr_loss.zero_()
         if "train_loss" in logs and parts.loop.resumed:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = parts.loop.mean_loss(self)
         if "loss" in logs and parts.masters is not None:
             logs.update(parts.masters.logs())
         super().log(logs, start_time)
@@ -242,8 +242,9 @@ class Overrides(_Trainer):
         if self.parts.guard is not None:
             self.parts.guard.refuse_changed_weights(self.plain_model())
         if self.is_sharded:
-            self.parts.writer.report_sharded(self.args)
+            progress = self._read_progress()
             super()._save_checkpoint(model, trial)
+            self.parts.writer.add_to_sharded(self, Path(self._get_output_dir(trial)), progress)
         else:
             self.write_checkpoint(trial)
 
@@ -263,6 +264,7 @@ class Overrides(_Trainer):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         with self.parts.writer.keep_last_checkpoint(self.args):
             self._restore_progress()
+            average_running_loss(self)
             return super()._finalize_training(*args, **kwargs)
 
     # --- what the parts read and set of upstream ---------------------------------------------------------------------
@@ -335,8 +337,7 @@ class Overrides(_Trainer):
         self._save_rng_state(folder)
 
     def write_checkpoint(self, trial: Any = None) -> None:
-        progress = {**read_counters(self), **self.parts.retry.state_dict()}
-        self.parts.writer.save(self, Path(self._get_output_dir(trial)), progress)
+        self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress())
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
@@ -351,12 +352,18 @@ class Overrides(_Trainer):
         self._load_from_checkpoint(str(self.args.output_dir))
         self.state.global_step, self.state.epoch = steps, epochs or 0.0
 
+    def _read_progress(self) -> dict[str, Any]:
+        """Every rank must call it."""
+        return {**read_counters(self), **self.parts.retry.state_dict()}
+
     def _restore_progress(self) -> None:
         """Once per call of train(), after upstream has set its counters to 0."""
         progress = self.parts.loop.take_progress()
         if progress:
             self.parts.retry.load_state_dict(progress)
             restore_counters(self, progress)
+        elif progress is not None:
+            self.parts.loop.restore_logged_losses(self)
 
     def _read_sums(self) -> StepSums:
         metrics = self.sft_metrics

@@ -45,14 +45,14 @@ def checkpoint(folder: Path, progress: Any = None) -> str:
 
 def test_progress_is_taken_once_and_only_from_a_checkpoint_that_has_some(folder: Path) -> None:
     loop = LoopState()
-    for nothing in (None, True, checkpoint(folder)):
+    for nothing, progress in ((None, None), (True, None), (checkpoint(folder), {})):
         loop.begin_training(nothing)
-        assert loop.take_progress() == {}
+        assert loop.take_progress() == progress
     assert loop.resumed == str(folder / "checkpoint-3")  # upstream's
     (folder / "checkpoint-3/progress.json").write_text('{"pieces": [2, 1]}')
     loop.begin_training(str(folder / "checkpoint-3"))
     assert loop.take_progress() == {"pieces": [2, 1]}
-    assert loop.take_progress() == {}
+    assert loop.take_progress() is None
     loop.begin_training(None)
     assert loop.resumed is None
 
@@ -78,7 +78,17 @@ def test_each_rank_takes_its_own_part_of_the_loss_and_none_if_their_number_chang
     assert (trainer.running_loss.item(), trainer.last_logged_step) == (2.0, 2)
     alone = FakeTrainer()
     restore_counters(alone, saved)
-    assert (alone.running_loss.item(), alone.last_logged_step, alone.total_loss) == (0.0, 0, 3.0)
+    assert (alone.running_loss.item(), alone.last_logged_step, alone.total_loss) == (0.0, 0, 3.0 + 1.5)
+
+
+def test_the_training_loss_is_that_of_all_steps_whose_loss_is_known() -> None:
+    loop, trainer = LoopState(), FakeTrainer()
+    trainer.state.global_step, trainer.total_loss = 4, 0.0
+    trainer.state.log_history = [{"loss": 9.0, "step": 2}, {"eval_loss": 1.0, "step": 2}, {"loss": 8.0, "step": 3}]
+    loop.restore_logged_losses(trainer)
+    assert (trainer.total_loss, loop.uncounted) == (2 * 9.0 + 8.0, 1)
+    trainer.state.global_step, trainer.total_loss = 6, trainer.total_loss + 7.0 + 6.0
+    assert loop.mean_loss(trainer) == (2 * 9.0 + 8.0 + 7.0 + 6.0) / 5
 
 
 def test_a_resumed_run_is_finished_with_all_its_steps_or_after_stopping_early() -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from hf_recipes.checkpoints import disk_space, folders, manifest, select
 from hf_recipes.commands import restart, verify
+from hf_recipes.common import run_lock
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from tests.support.killed_runs import final_state, run_until_killed
@@ -289,7 +291,7 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
     shutil.rmtree("out")
     deaths, seen = [1, 3, 5], []
 
-    def child(command: list[str]) -> int:
+    def child(command: list[str], lock: object) -> int:
         seen.append("--resume" in command)
         if deaths:
             run_until_killed(recipe, [], deaths.pop(0), resume="--resume" in command)
@@ -298,6 +300,8 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
         return 0
 
     monkeypatch.setattr(restart, "run_child", child)
+    # a child that is only forked does not get its parent's lock
+    monkeypatch.setattr(run_lock, "hold_folder", lambda *_, **__: nullcontext())
     lines: list[str] = []
     pauses: list[float] = []
     assert restart.supervise(recipe, [], [], 5, say=lines.append, pause=pauses.append, environment={}) == 0
@@ -310,19 +314,19 @@ def test_a_killed_run_is_started_again_and_ends_as_the_straight_one(
     assert final_state() == straight
 
 
-@pytest.mark.parametrize("code", [0, 2, 130, 143, -signal.SIGINT, -signal.SIGTERM])
+@pytest.mark.parametrize("code", [0, 2, 3, 130, 143, -signal.SIGINT, -signal.SIGTERM])
 def test_what_the_user_can_mend_and_what_the_user_ended_is_not_started_again(
     recipe: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(restart, "run_child", lambda command: (calls.append(command), code)[1])
+    monkeypatch.setattr(restart, "run_child", lambda command, lock: (calls.append(command), code)[1])
     ended = restart.supervise(recipe, [], [], 3, pause=lambda seconds: None, environment={})
     assert (len(calls), ended) == (1, code if code >= 0 else 128 - code)
 
 
 def test_a_run_that_dies_each_time_is_given_up_after_n_restarts(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(restart, "run_child", lambda command: (calls.append(command), 1)[1])
+    monkeypatch.setattr(restart, "run_child", lambda command, lock: (calls.append(command), 1)[1])
     lines: list[str] = []
     ended = restart.supervise(recipe, [], [], 2, say=lines.append, pause=lambda seconds: None, environment={})
     assert (ended, len(calls)) == (1, 3)

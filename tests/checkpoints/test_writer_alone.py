@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest, select
+from hf_recipes.checkpoints.loop_state import read_progress
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.errors import OutputDirError
 
@@ -209,8 +211,12 @@ def test_sharded_checkpoints_are_reported_once_and_the_final_model_is_upstreams(
     lines: list[str] = []
     writer, trainer = CheckpointWriter(say=lines.append), FakeTrainer(folder)
     trainer.is_sharded = True
+    saved = folder / f"checkpoint-{trainer.state.global_step}"
+    saved.mkdir()
     for _ in range(2):
-        writer.report_sharded(trainer.args)
+        writer.add_to_sharded(trainer, folder, {"total_loss": 9.5})
+    assert read_progress(str(saved)) == {"total_loss": 9.5} and not folders.is_ours(saved)
+    shutil.rmtree(saved)
     assert lines == ["checkpoints are sharded: upstream writes them in place, without a manifest"]
     writer.save_final(trainer)
     assert names(folder) == ["model.safetensors"]

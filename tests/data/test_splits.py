@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from hf_recipes.common.run_lock import hold_folder
 from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.data.splits import file_errors, find_column, find_text_column, load_splits
 from hf_recipes.errors import RecipeError
-from hf_recipes.pipeline.output_dir import make_output_dir
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import write_rows
@@ -371,16 +371,18 @@ def test_a_column_of_numbers_is_refused_as_text(make: Make) -> None:
 def test_an_output_dir_that_is_a_file_is_reported_and_left_as_it_is(folder: Path) -> None:
     (folder / "out").write_text("mine")
     for name in ("out", "out/run"):
-        with pytest.raises(RecipeError) as raised:
-            make_output_dir(name, "recipe.yaml:4")
+        with pytest.raises(RecipeError) as raised, hold_folder(Path(name), "recipe.yaml:4"):
+            pass
         assert str(raised.value) == (
             f"recipe.yaml:4: output_dir '{name}' is not writable ('out' is a file); choose another"
         )
     assert (folder / "out").read_text() == "mine"
 
 
-def test_an_output_dir_that_can_be_written_is_made_and_left_empty(folder: Path) -> None:
-    assert list(make_output_dir("a/b", "recipe.yaml:4").iterdir()) == []
+def test_an_output_dir_that_can_be_written_is_made_and_an_empty_one_does_not_stay(folder: Path) -> None:
+    with hold_folder(Path("a/b"), "recipe.yaml:4"):
+        assert [path.name for path in Path("a/b").iterdir()] == [".lock"]
+    assert not Path("a").exists()
 
 
 def test_the_fingerprint_is_of_the_rows_and_their_order() -> None:

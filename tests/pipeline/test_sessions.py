@@ -87,7 +87,10 @@ def test_a_run_that_was_interrupted_three_times_is_the_straight_run_in_record_re
     assert "9 (resumed at step 3, 4 and 6)" in capsys.readouterr().out
     assert "resume" not in Path("out/recipe.yaml").read_text()
     assert "resume_from_checkpoint" not in resumed.recipe.training
-    assert Path("out/recipe.yaml").read_text().replace("dir: out", "dir: straight") == Path("straight/recipe.yaml").read_text()
+    assert (
+        Path("out/recipe.yaml").read_text().replace("dir: out", "dir: straight")
+        == Path("straight/recipe.yaml").read_text()
+    )
 
 
 def test_a_step_that_was_made_again_is_counted_once_and_named(recipe: str) -> None:
@@ -106,7 +109,7 @@ def test_two_sessions_that_were_killed_in_a_row_are_two_entries_without_any_reco
     run_until_killed(recipe, [], 5)
     run_until_killed(recipe, [], 7, resume=True)
     running = read_record(Path("out/record.json"))
-    assert (running.status, len(running.sessions)) == (Status.RUNNING, 2)
+    assert (running.status, running.steps, len(running.sessions)) == (Status.RUNNING, 6, 2)
     Path("out/record.json").unlink()
     record = read_record(run(recipe, resume=True))
     assert [(one.first_step, one.last_step, one.status) for one in record.sessions] == [
