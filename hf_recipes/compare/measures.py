@@ -28,7 +28,13 @@ class Measure:
     rows: Callable[[Scores], Array]
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
-    percent: bool = False  # shown as a share of one
+    units: Callable[[Array], Array] | None = None  # of a share: rows -> (N, L), things that each example has of a label
+    extremes: Callable[[Array], tuple[Array, Array]] | None = None  # of a share: rows -> examples all right, all wrong
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is a share of one, and shown as one."""
+        return self.units is not None
 
     @property
     def higher_is_better(self) -> bool:
@@ -99,6 +105,52 @@ def label_rows(gold: Sequence[Array], predicted: Sequence[Array], labels: int) -
     np.add.at(found, (owner, 1, guesses), 1)
     np.add.at(found, (owner, 2, golds), 1)
     return found.reshape(len(gold), 3 * labels)
+
+
+# small samples: how much an example is, and what one that is all right or all wrong would be --------------------------
+
+
+def _ratio_units(rows: Array) -> Array:
+    return rows[:, 1:2]
+
+
+def _ratio_extremes(rows: Array) -> tuple[Array, Array]:
+    size = rows[:, 1].mean()
+    return np.array([[size, size]]), np.array([[0.0, size]])
+
+
+def _micro_units(rows: Array) -> Array:
+    found: Array = rows[:, 1:].mean(axis=1, keepdims=True)
+    return found
+
+
+def _micro_extremes(rows: Array) -> tuple[Array, Array]:
+    size = rows[:, 1:].mean()
+    return np.full((1, 3), size), np.array([[0.0, size, size]])
+
+
+def _label_units(rows: Array) -> Array:
+    _, predicted, gold = np.split(rows, 3, axis=1)
+    found: Array = (predicted + gold) / 2
+    return found
+
+
+def _all_label_units(rows: Array) -> Array:
+    found: Array = _label_units(rows).sum(axis=1, keepdims=True)
+    return found
+
+
+def _label_extremes(rows: Array) -> tuple[Array, Array]:
+    """An example of each label that occurs; where it is wrong, it is predicted as the others alike."""
+    units = _label_units(rows)
+    labels, used = units.shape[1], np.flatnonzero(units.any(axis=0))
+    size = units.sum() / len(rows)
+    right, wrong = np.zeros((len(used), 3, labels)), np.zeros((len(used), 3, labels))
+    for i, label in enumerate(used):
+        others = used[used != label] if len(used) > 1 else np.delete(np.arange(labels), label)
+        right[i, :, label] = wrong[i, 2, label] = size
+        wrong[i, 1, others] = size / max(len(others), 1)
+    return right.reshape(-1, 3 * labels), wrong.reshape(-1, 3 * labels)
 
 
 # the tasks' measures ------------------------------------------------------------------------------------------------
@@ -174,16 +226,25 @@ def _pair(first: str, second: str) -> Callable[[Scores], Array]:
     return rows
 
 
-ACCURACY = Measure(name="accuracy", rows=_correct_rows, value=ratio, percent=True)
-F1 = Measure(name="f1", rows=_class_rows, value=macro_f1, percent=True)
-F1_MICRO = Measure(name="f1_micro", rows=_micro_rows, value=micro_f1, percent=True)
-F1_WEIGHTED = Measure(name="f1_weighted", rows=_class_rows, value=weighted_f1, percent=True)
-SPAN_F1 = Measure(name="span_f1", rows=lambda scores: _span_rows(scores, False), value=micro_f1, percent=True)
+ACCURACY = Measure(name="accuracy", rows=_correct_rows, value=ratio, units=_ratio_units, extremes=_ratio_extremes)
+F1 = Measure(name="f1", rows=_class_rows, value=macro_f1, units=_label_units, extremes=_label_extremes)
+F1_MICRO = Measure(name="f1_micro", rows=_micro_rows, value=micro_f1, units=_micro_units, extremes=_micro_extremes)
+F1_WEIGHTED = Measure(
+    name="f1_weighted", rows=_class_rows, value=weighted_f1, units=_all_label_units, extremes=_label_extremes
+)
+SPAN_F1 = Measure(
+    name="span_f1",
+    rows=lambda scores: _span_rows(scores, False),
+    value=micro_f1,
+    units=_micro_units,
+    extremes=_micro_extremes,
+)
 SPAN_F1_STRICT = Measure(
     name="span_f1_strict",
     rows=lambda scores: _span_rows(scores, True),
     value=micro_f1,
-    percent=True,
+    units=_micro_units,
+    extremes=_micro_extremes,
 )
 PERPLEXITY = Measure(
     name="perplexity",

@@ -212,32 +212,36 @@ def detectable(error: float, freedom: float = np.inf, level: float = LEVEL, powe
 
 
 def grouped(
-    first: Sequence[Array], second: Sequence[Array], value: Value, resamples: int, seed: int, level: float = LEVEL
+    covariance: Array, means: tuple[Array, Array], freedom: float, level: float = LEVEL
 ) -> tuple[Interval, float, float]:
-    """Difference of two recipes' mean metric over their seeds, with what the examples and what the seeds contribute.
+    """Difference of two recipes' mean metric over their seeds, for other examples and other seeds.
 
-    first, second: one (N, m) array a run, all over the same examples. The variance is that of the examples (bootstrap
-    of the mean over the runs) plus that of the seeds (sample variance / number of seeds, each recipe its own); the
-    interval is Student's with Welch's degrees of freedom, since three seeds know little of their own spread. Returns
-    the interval, the two-sided p-value of no difference, and the degrees of freedom. Needs two runs in each group.
+    covariance: (runs, runs), of the runs' metrics where the examples that all share are resampled, the first recipe's
+    runs first; means: the metric of each run, a recipe each; freedom: the degrees of the examples. Needs two runs in
+    each group. The variance is two-way (Owen 2007; Cameron, Gelbach & Miller 2011): that of the examples plus that of
+    the seeds less their interaction, which is in both. A seed that adds nothing adds 0, not less. The interval is
+    Student's, with Satterthwaite's degrees of freedom (1946), since three seeds know little of their own spread.
+    Returns the interval, the two-sided p-value of no difference, and the degrees of freedom.
     """
     from scipy.stats import t
 
-    means = [np.array([float(value(run.sum(axis=0))) for run in group]) for group in (first, second)]
-    widths = [run.shape[1] for run in (*first, *second)]
-    draws = bootstrap(np.concatenate([*first, *second], axis=1), resamples, seed)
-    parts = np.split(draws, np.cumsum(widths)[:-1], axis=1)
-    values = np.stack([value(part) for part in parts])
-    apart = values[len(first) :].mean(axis=0) - values[: len(first)].mean(axis=0)
-    of_examples = float(apart[np.isfinite(apart)].var())
-    of_seeds = [float(group.var(ddof=1)) / len(group) for group in means]
-    total = of_examples + sum(of_seeds)
+    contrast = np.concatenate([np.full(len(runs), sign / len(runs)) for sign, runs in zip((-1, 1), means, strict=True)])
+    examples = max(0.0, float(contrast @ covariance @ contrast))
+    total, spread, start = examples, examples**2 / freedom, 0
+    for group in means:
+        count = len(group)
+        part = covariance[start : start + count, start : start + count]
+        start += count
+        seeds = float(group.var(ddof=1)) / count
+        interaction = max(0.0, float(np.trace(part)) * count - float(part.sum())) / (count - 1) / count**2
+        if seeds > interaction:
+            total += seeds - interaction
+            spread += (seeds**2 + interaction**2 / freedom) / (count - 1)
     difference = float(means[1].mean() - means[0].mean())
     error = total**0.5
     if error == 0:
         return Interval(value=difference, low=difference, high=difference, error=0.0), float(difference == 0), np.inf
-    spread = sum(part**2 / (len(group) - 1) for part, group in zip(of_seeds, means, strict=True))
-    freedom = total**2 / spread if spread > 0 else 1e9
-    reach = float(t.ppf((1 + level) / 2, freedom)) * error
-    p = float(2 * t.sf(abs(difference) / error, freedom))
-    return Interval(value=difference, low=difference - reach, high=difference + reach, error=error), p, freedom
+    degrees = total**2 / spread
+    reach = float(t.ppf((1 + level) / 2, degrees)) * error
+    p = float(2 * t.sf(abs(difference) / error, degrees))
+    return Interval(value=difference, low=difference - reach, high=difference + reach, error=error), p, degrees

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hf_recipes.compare import differences
 from hf_recipes.compare.statistics import LEVEL, POWER, Interval
-from hf_recipes.compare.verdict import SAME, UNKNOWN, Comparison, Finding
+from hf_recipes.compare.verdict import ALPHA, SAME, UNKNOWN, Comparison, Finding
 
 SHOWN = 2  # metrics on the terminal: the task's first ones; the reports have all
 
@@ -23,6 +24,8 @@ def format_difference(value: float, percent: bool) -> str:
 
 def format_interval(interval: Interval, percent: bool) -> str:
     """ "-0.4 to +2.1 points": the ends of an interval of a difference."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return "not known"
     if percent:
         return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f} points"
     return f"{interval.low:+.4g} to {interval.high:+.4g}"
@@ -35,12 +38,28 @@ def describe_finding(finding: Finding, first: str, second: str) -> str:
     about = f"{LEVEL:.0%}: {format_interval(f.difference, percent)}; {f.test}, p = {f.p_corrected:.3g}"
     apart = format_difference(f.difference.value, percent)
     if f.verdict == SAME:
-        return f"{f.metric}: no difference at all ({ends})"
+        others = "" if f.difference.low == f.difference.high == 0 else f"; on others like them, {LEVEL:.0%}: "
+        others += format_interval(f.difference, percent) if others else ""
+        return f"{f.metric}: no difference on any example ({ends}{others})"
     if f.verdict == UNKNOWN:
         least = f"{100 * f.detectable:.1f} points" if percent else format_number(f.detectable, False)
         missed = f"a difference below {least} is missed here at least one time in "
-        return f"{f.metric}: cannot tell ({ends}; difference {apart}, {about}); {missed}{round(1 / (1 - POWER))}"
+        missed += str(round(1 / (1 - POWER)))
+        return f"{f.metric}: cannot tell{_say_what_disagrees(f)} ({ends}; difference {apart}, {about}); {missed}"
     return f"{f.metric}: {second} is {f.verdict} than {first}, {apart} ({ends}; {about})"
+
+
+def _say_what_disagrees(finding: Finding) -> str:
+    """Why a finding of which the interval or the test is sure is no verdict; "" where neither is."""
+    f = finding
+    clear, rejects = f.difference.low > 0 or f.difference.high < 0, f.p_corrected < ALPHA
+    if clear and f.p < ALPHA and not rejects:
+        return f": interval and test see a difference, but corrected for the number of runs p is not below {ALPHA:.2g}"
+    if clear and not rejects:
+        return f": the interval excludes 0, but the test's p is not below {ALPHA:.2g}"
+    if rejects and not clear:
+        return f": the test's p is below {ALPHA:.2g}, but the interval contains 0"
+    return ""
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_recipes.compare import statistics
+from hf_recipes.compare import small_samples, statistics
+from hf_recipes.compare.intervals import interval_of_groups, intervals_of_pair
 from hf_recipes.compare.measures import ACCURACY, Measure
 from hf_recipes.compare.pairing import Paired
 from hf_recipes.compare.runs import Run
@@ -40,6 +41,7 @@ class Finding:
     verdict: str
     detectable: float  # the smallest difference that this evaluation could have shown (power 80 %)
     percent: bool
+    alike: bool  # every example scores alike in all runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,29 +147,23 @@ def _compare_metric(
 def _compute_finding(
     measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int
 ) -> Finding:
-    value, freedom = measure.value, math.inf
+    alike = all(np.array_equal(run, first[0]) for run in (*first, *second))
     if len(first) == len(second) == 1:
         a, b = first[0], second[0]
-        ends = float(value(a.sum(axis=0))), float(value(b.sum(axis=0)))
-        if measure.slope is not None:
-            difference, draws = statistics.studentised(a, b, value, measure.slope, resamples, seed)
-        else:
-            draws = statistics.bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
-        of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
-        whole = (statistics.interval(ends[0], of_a), statistics.interval(ends[1], of_b))
-        if measure.slope is None:
-            difference = statistics.interval(ends[1] - ends[0], of_b - of_a)
+        ends, difference = intervals_of_pair(measure, a, b, resamples, seed)
         test, p = _run_test(measure, a, b, resamples, seed)
+        few = measure.slope is not None and len(a) < small_samples.FEW
+        freedom = small_samples.freedom_of(a) if few else math.inf
     else:
-        difference, p, freedom = statistics.grouped(first, second, value, resamples, seed)
-        if measure.percent:  # a difference of two shares has its bounds
-            difference = replace(difference, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
-        whole = (_mean_over_seeds(measure, first), _mean_over_seeds(measure, second))
+        difference, p, freedom = interval_of_groups(measure, first, second, resamples, seed)
+        ends = (_mean_over_seeds(measure, first), _mean_over_seeds(measure, second))
         test = "Student's t over seeds and examples"
+    if measure.percent:  # a difference of two shares has its bounds
+        difference = replace(difference, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
     return Finding(
         metric=measure.name,
-        first=whole[0],
-        second=whole[1],
+        first=ends[0],
+        second=ends[1],
         difference=difference,
         p=p,
         p_corrected=p,
@@ -175,6 +171,7 @@ def _compute_finding(
         verdict="",
         detectable=min(statistics.detectable(difference.error, freedom), 1.0 if measure.percent else math.inf),
         percent=measure.percent,
+        alike=alike,
     )
 
 
@@ -195,7 +192,7 @@ def _run_test(measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, se
 def _decide_verdict(finding: Finding, measure: Measure) -> Finding:
     """Better or worse where test and interval agree; no difference where both runs score every example alike."""
     apart = finding.difference
-    if apart.value == 0 and apart.low == apart.high == 0:
+    if finding.alike:
         return replace(finding, verdict=SAME)
     sure = finding.p_corrected < ALPHA and (apart.low > 0 or apart.high < 0)
     if not sure:

@@ -12,6 +12,7 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score
 
 from hf_recipes.compare import measures, statistics
+from hf_recipes.compare.intervals import interval_of_groups
 from hf_recipes.evaluation.scores import read_scores, score_batches, write_scores
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -142,7 +143,7 @@ def test_seeds_of_one_recipe_against_seeds_of_the_same_one_seldom_differ() -> No
                 draw = np.where(rng.random(200) < 0.7, hard, rng.random(200))
                 runs.append(np.stack([draw < chance, np.ones(200)], axis=1).astype(float))
             groups.append(runs)
-        _, p, _ = statistics.grouped(groups[0], groups[1], measures.ratio, 300, trial)
+        _, p, _ = interval_of_groups(measures.ACCURACY, groups[0], groups[1], 300, trial)
         rejected += p < 0.05
     assert rejected <= 18  # 5 % of 200, with three standard errors
 

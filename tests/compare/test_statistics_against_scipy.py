@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_recipes.compare import measures, statistics
+from hf_recipes.compare import measures, small_samples, statistics
+from hf_recipes.compare.intervals import compute_interval, interval_of_groups, intervals_of_pair
 
 LEVEL = 0.95
 
@@ -89,8 +90,7 @@ def test_the_bootstrap_of_a_ratio_is_scipys_of_pairs() -> None:
 def test_groups_of_seeds_without_spread_of_examples_are_welchs_test() -> None:
     """Every example alike: what is left is the spread of the seeds, and Welch's t test of their means."""
     levels = ([0.70, 0.74, 0.69, 0.73], [0.78, 0.80, 0.75])
-    groups = [[_ones(np.full(50, level)) for level in side] for side in levels]
-    found, p, freedom = statistics.grouped(*groups, measures.ratio, 200, 0)
+    found, p, freedom = statistics.grouped(np.zeros((7, 7)), (np.array(levels[0]), np.array(levels[1])), 49)
     welch = stats.ttest_ind(levels[1], levels[0], equal_var=False)
     interval = welch.confidence_interval(LEVEL)
     assert (p, freedom) == pytest.approx((welch.pvalue, welch.df), rel=1e-6)
@@ -103,23 +103,88 @@ def test_groups_whose_seeds_agree_have_the_spread_of_their_examples() -> None:
     rng = np.random.default_rng(4)
     first, second = (rng.random(300) < share for share in (0.6, 0.7))
     groups = [[_ones(first)] * 2, [_ones(second)] * 3]
-    found, p, freedom = statistics.grouped(*groups, measures.ratio, 20_000, 0)
+    found, p, freedom = interval_of_groups(measures.ACCURACY, *groups, 20_000, 0)
     apart = second.astype(float) - first
     error = apart.std() / np.sqrt(300)
-    assert found.error == pytest.approx(error, rel=0.03) and freedom >= 1e9
+    assert found.error == pytest.approx(error, rel=0.03) and freedom == pytest.approx(299)
     assert (found.low, found.high) == pytest.approx(
-        (apart.mean() - 1.96 * error, apart.mean() + 1.96 * error), rel=0.03
+        (apart.mean() - 1.968 * error, apart.mean() + 1.968 * error), rel=0.03
     )
-    assert p == pytest.approx(2 * stats.norm.sf(apart.mean() / found.error), rel=1e-6)
+    assert p == pytest.approx(2 * stats.t.sf(apart.mean() / found.error, 299), rel=1e-6)
 
 
 def test_groups_that_are_equal_in_every_example_and_seed_differ_by_nothing() -> None:
     rows = [_ones(np.ones(20))] * 2
-    found, p, freedom = statistics.grouped(rows, rows, measures.ratio, 50, 0)
+    found, p, freedom = interval_of_groups(measures.BITS_PER_BYTE, rows, rows, 50, 0)
     assert (found.value, found.low, found.high, found.error, p, freedom) == (0, 0, 0, 0, 1.0, np.inf)
     other = [_ones(np.zeros(20))] * 2
-    found, p, _ = statistics.grouped(rows, other, measures.ratio, 50, 0)
-    assert (found.value, found.low, found.high, p) == (-1, -1, -1, 0.0)
+    found, p, _ = interval_of_groups(measures.BITS_PER_BYTE, rows, other, 50, 0)
+    assert found.value == pytest.approx(found.low) == pytest.approx(found.high) == -1 / np.log(2) and p < 1e-9
+
+
+def test_a_seed_that_adds_nothing_leaves_the_spread_of_the_examples_counted_once() -> None:
+    """Runs whose examples are right by chance alone: what the seeds' means spread by is the examples' own chance."""
+    rng = np.random.default_rng(5)
+    errors = []
+    for _ in range(40):
+        groups = [[_ones(rng.random(400) < 0.8) for _ in range(5)] for _ in range(2)]
+        errors.append(interval_of_groups(measures.ACCURACY, *groups, 500, 0)[0].error)
+    chance = np.sqrt(2 * 0.8 * 0.2 / 400 / 5)
+    assert chance < np.mean(errors) < 1.2 * chance  # added up it would be 1.41 of it
+
+
+# few examples -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "n"), [(6, 6), (0, 6), (5, 6), (49, 50), (1, 1), (996, 1000)])
+def test_the_interval_of_a_few_examples_is_wilsons(right: int, n: int) -> None:
+    rows = _ones(np.arange(n) < right)
+    found = compute_interval(measures.ACCURACY, rows, measures.ratio(statistics.bootstrap(rows, 200, 0)))
+    wilson = stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+
+
+def test_a_share_of_many_examples_that_is_not_near_an_end_is_the_bootstraps() -> None:
+    rows = _ones(np.arange(500) < 350)
+    draws = measures.ratio(statistics.bootstrap(rows, 500, 0))
+    assert compute_interval(measures.ACCURACY, rows, draws) == statistics.interval(0.7, draws)
+
+
+def test_no_share_of_a_few_examples_is_sure_of_itself() -> None:
+    """All right in every task's rows: F1 of labels, of spans, accuracy over tags, by a run and between two."""
+    labels = np.zeros((6, 3, 3))
+    labels[np.arange(6), :, np.arange(6) % 3] = 1
+    spans, tags = np.full((6, 3), 2.0), np.full((6, 2), 9.0)
+    shares = ((measures.F1, labels.reshape(6, 9)), (measures.F1_WEIGHTED, labels.reshape(6, 9)))
+    shares += ((measures.SPAN_F1, spans), (measures.ACCURACY, tags))
+    for measure, rows in shares:
+        ends, difference = intervals_of_pair(measure, rows, rows, 2000, 0)
+        assert ends[0] == ends[1] and ends[0].high == 1 and 0.3 < ends[0].low < 0.65
+        assert difference.value == 0 and -0.6 < difference.low < -0.2 and 0.2 < difference.high < 0.6
+        between, _, _ = interval_of_groups(measure, [rows, rows], [rows, rows], 2000, 0)
+        assert between.value == 0 and between.low < -0.2 and between.high > 0.2
+
+
+def test_many_examples_that_hardly_differ_have_a_difference_beyond_the_bootstraps() -> None:
+    rows = _ones(np.ones(2000))
+    _, difference = intervals_of_pair(measures.ACCURACY, rows, rows, 2000, 0)
+    assert 0.001 < difference.high < 0.003 and -0.003 < difference.low < -0.001  # "rule of three": 3 in 2,000
+
+
+def test_the_jackknife_of_documents_of_one_length_is_students_t() -> None:
+    values = np.random.default_rng(6).normal(2, 0.3, (2, 12))
+    found = small_samples.jackknife(_ones(values[0]), measures.ratio)
+    expected = stats.ttest_1samp(values[0], 0).confidence_interval(LEVEL)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    found = small_samples.jackknife_difference(*(_ones(row) for row in values), measures.ratio)
+    expected = stats.ttest_rel(values[1], values[0]).confidence_interval(LEVEL)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_document_says_nothing_about_others() -> None:
+    rows = _ones(np.array([2.0]))
+    assert np.isnan(small_samples.jackknife(rows, measures.exponential).low)
+    assert np.isnan(small_samples.jackknife_difference(rows, rows, measures.exponential).high)
 
 
 def test_the_smallest_detectable_difference_is_the_textbooks() -> None:

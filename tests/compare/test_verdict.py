@@ -192,6 +192,7 @@ def test_the_verdict_is_better_or_worse_where_test_and_interval_agree(
 ) -> None:
     apart = Interval(value=value, low=low, high=high, error=0.1)
     words = {"first": apart, "second": apart, "test": "", "verdict": "", "detectable": 0.1, "percent": True}
+    words["alike"] = expected == SAME
     finding = Finding(metric="accuracy", difference=apart, p=p / 2, p_corrected=p, **words)
     assert verdict._decide_verdict(finding, measures.ACCURACY).verdict == expected
     turned = {BETTER: WORSE, WORSE: BETTER}.get(expected, expected)  # of perplexity, less is better

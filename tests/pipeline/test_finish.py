@@ -121,11 +121,9 @@ def test_a_run_without_checkpoints_is_finished_from_its_weights(recipe: str) -> 
 
 
 def test_the_best_checkpoint_that_is_left_alone_is_not_trained_from_again(recipe: str) -> None:
-    words = [
-        f"TrainingArguments.{each}"
-        for each in ("save_total_limit=1", "load_best_model_at_end=true", "eval_strategy=steps", "eval_steps=1", "save_steps=1",
-                     "metric_for_best_model=eval_loss", "learning_rate=30.0", "warmup_steps=2", "push_to_hub=false", "max_steps=6")
-    ]  # fmt: skip
+    text = """save_total_limit=1 load_best_model_at_end=true metric_for_best_model=eval_loss eval_strategy=steps
+        eval_steps=1 save_steps=1 learning_rate=30.0 warmup_steps=2 push_to_hub=false max_steps=6"""
+    words = [f"TrainingArguments.{each}" for each in text.split()]
     run(recipe, [*words, "TrainingArguments.output_dir=straight"])
     run_until_killed_after(recipe, EndStep.EVALUATION, *words)
     assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-1"]
