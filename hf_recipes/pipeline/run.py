@@ -103,7 +103,7 @@ def _run_in(
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
     if earlier is not None:
         recorder.continue_end(earlier)
-    with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
+    with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
         recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:

@@ -67,24 +67,24 @@ def test_a_run_that_was_interrupted_three_times_is_the_straight_run_in_record_re
     recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     straight = read_record(run(recipe, ["TrainingArguments.output_dir=straight"]))
-    resumed = interrupt_three_times(recipe, (2, 6, 6), [])
+    resumed = interrupt_three_times(recipe, (3, 6, 7), [])
     check_against_straight(resumed, straight)
     assert [(one.resumed_at, one.first_step, one.last_step, one.status, one.signal) for one in resumed.sessions] == [
         (None, 1, 3, Status.STOPPED, "SIGTERM"),
         (3, 4, 4, None, None),  # killed at 6: its last checkpoint is known
-        (4, 5, 6, Status.STOPPED, "SIGINT"),  # in the evaluation of step 6
-        (6, 7, 9, Status.FINISHED, None),
+        (4, 5, 7, Status.STOPPED, "SIGINT"),
+        (7, 8, 9, Status.FINISHED, None),
     ]
     assert sum(one.tokens or 0 for one in resumed.sessions) == straight.tokens and resumed.repeated_steps == 0
     assert resumed.started == resumed.sessions[0].started
-    assert str(resumed.resumption).startswith("resume     resumed at step 3, 4 and 6, bit for bit: same versions")
+    assert str(resumed.resumption).startswith("resume     resumed at step 3, 4 and 7, bit for bit: same versions")
     report, card = Path("out/report.md").read_text(), Path("out/README.md").read_text()
-    assert "; resumed at step 3, 4 and 6; on " in report and "| killed |" in report
+    assert "; resumed at step 3, 4 and 7; on " in report and "| killed |" in report
     assert "stopped by SIGTERM in training" in report
-    assert "| resumed | at step 3, 4 and 6, bit for bit: same versions" in card
+    assert "| resumed | at step 3, 4 and 7, bit for bit: same versions" in card
     capsys.readouterr()
     main(["runs", "."])
-    assert "9 (resumed at step 3, 4 and 6)" in capsys.readouterr().out
+    assert "9 (resumed at step 3, 4 and 7)" in capsys.readouterr().out
     assert "resume" not in Path("out/recipe.yaml").read_text()
     assert "resume_from_checkpoint" not in resumed.recipe.training
     assert (
@@ -97,12 +97,12 @@ def test_a_step_that_was_made_again_is_counted_once_and_named(recipe: str) -> No
     run_until_killed(recipe, [], 7, number=signal.SIGTERM)
     older = ["TrainingArguments.resume_from_checkpoint=out/checkpoint-4"]
     record = read_record(run(recipe, older))
-    assert [(one.first_step, one.last_step) for one in record.sessions] == [(1, 8), (5, 9)]
-    assert (record.steps, record.repeated_steps) == (9, 4)
+    assert [(one.first_step, one.last_step) for one in record.sessions] == [(1, 7), (5, 9)]
+    assert (record.steps, record.repeated_steps) == (9, 3)
     tokens = [one.tokens or 0 for one in record.sessions]
     assert sum(tokens) > (record.tokens or 0) > max(tokens)
-    assert "4 steps were made again" in Path("out/report.md").read_text()
-    assert "; 4 steps were made again |" in Path("out/README.md").read_text()
+    assert "3 steps were made again" in Path("out/report.md").read_text()
+    assert "; 3 steps were made again |" in Path("out/README.md").read_text()
 
 
 def test_two_sessions_that_were_killed_in_a_row_are_two_entries_without_any_record(recipe: str) -> None:
@@ -172,7 +172,7 @@ def test_training_seconds_of_an_interrupted_run_are_the_straight_ones_within_wha
     """Every step of a signalled session is known, so nothing but the killed one's last steps is missing."""
     words = ["TrainingArguments.max_steps=300", "TrainingArguments.save_steps=20", "TrainingArguments.eval_steps=100"]
     straight = read_record(run(recipe, [*words, "TrainingArguments.output_dir=straight"]))
-    resumed = interrupt_three_times(recipe, (89, 170, 229), words)
+    resumed = interrupt_three_times(recipe, (90, 170, 230), words)
     check_against_straight(resumed, straight)
     assert [one.resumed_at for one in resumed.sessions] == [None, 90, 160, 230]
     assert (resumed.steps, resumed.tokens, resumed.repeated_steps) == (300, straight.tokens, 0)
