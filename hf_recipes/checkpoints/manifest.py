@@ -6,8 +6,9 @@ Keys: schema, step, run (one id from a run's start through all its resumptions),
 start in this folder to the next: which checkpoint is the latest does not depend on a clock), saved (UTC), finite
 (weights and optimizer were looked at when they were saved), hash (algorithm of the digests), files {path: {bytes,
 digest}}, world_size, state (parts beside the weights: optimizer, scheduler, ...), recipe (sections), data {split:
-fingerprint}, versions, device, threads, ruined (what the next step showed of the weights: nothing is resumed from
-them), seal (digest of all the rest).
+fingerprint}, versions, device, threads, sessions (of the run so far, as in its record; the last one wrote the
+checkpoint), ruined (what the next step showed of the weights: nothing is resumed from them), seal (digest of all the
+rest).
 
 The digests detect decay and truncated files, not an attacker: XXH3-128, twenty times as fast as SHA-256
 (docs/torture.md).
@@ -31,6 +32,7 @@ KINDS = {  # of the values, where they are there
         "recipe": dict,
         "data": dict,
         "versions": dict,
+        "sessions": list,
         "state": list,
         "run": str,
         "saved": str,

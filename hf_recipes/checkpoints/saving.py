@@ -62,18 +62,20 @@ class CheckpointWriter:
     """Writes checkpoints and the final model.
 
     `facts`: what each manifest says of the run (id, recipe, data, versions), made of the trainer's arguments as the
-    first checkpoint finds them. `location`: of output_dir in the recipe, for the message of a full disk.
+    first checkpoint finds them. `sessions`: what it says of the run's sessions so far. `location`: of output_dir in the
+    recipe, for the message of a full disk.
     """
 
     def __init__(
         self,
         *,
         facts: Callable[[Any], Mapping[str, Any]] = lambda args: {},
+        sessions: Callable[[], Mapping[str, Any]] = dict,
         location: str = "output_dir",
         say: Callable[[str], None] = print,
     ) -> None:
         self.location, self.say = location, say
-        self._make_facts = facts
+        self._make_facts, self._describe_sessions = facts, sessions
         self._facts: Mapping[str, Any] | None = None
         self._last_bytes = 0
         self._reported_sharded = False
@@ -156,7 +158,7 @@ class CheckpointWriter:
                 "world_size": trainer.args.world_size,
                 "state": _state_parts(trainer),
                 "finite": True,
-                **{"run": "", **self.facts(trainer.args)},
+                **{"run": "", **self.facts(trainer.args), **self._describe_sessions()},
             }
             body = manifest.write_manifest(staging, facts, files)
             folders.put_in_place(staging, final)
@@ -194,8 +196,8 @@ class CheckpointWriter:
 
     @contextmanager
     def keep_last_checkpoint(self, args: Any) -> Iterator[None]:
-        """With save_total_limit: 1 upstream's _finalize_training removes the last checkpoint for the best; `save_final`
-        does, when the model is in place."""
+        """With save_total_limit: 1 upstream's _finalize_training removes the last checkpoint for the best;
+        `remove_all_but_best` does, when the model is in place."""
         limit, args.save_total_limit = args.save_total_limit, None
         try:
             yield
@@ -225,6 +227,10 @@ class CheckpointWriter:
                 shutil.rmtree(staging, ignore_errors=True)
 
         self._on_all_ranks(trainer.args, staging, write)
+
+    def remove_all_but_best(self, trainer: SavingTrainer) -> None:
+        """What upstream does at the end with save_total_limit: 1, once the model is in place and recorded."""
+        output_dir = Path(trainer.args.output_dir)
         best = trainer.state.best_model_checkpoint
         if trainer.args.should_save and best and trainer.args.save_total_limit == 1:
             run = str(self.facts(trainer.args).get("run", ""))

@@ -374,6 +374,15 @@ class Overrides(_Trainer):
         """Raises OutputDirError for a full disk."""
         self.parts.writer.save_final(self)
 
+    def remove_all_but_best(self) -> None:
+        if not self.is_sharded:
+            self.parts.writer.remove_all_but_best(self)
+
+    def load_final_model(self, steps: int, epochs: float | None) -> None:
+        """The inverse of `save_final_model`: the model as a session left it that made all steps."""
+        self._load_from_checkpoint(str(self.args.output_dir))
+        self.state.global_step, self.state.epoch = steps, epochs or 0.0
+
     def _read_progress(self, *, extra: bool) -> dict[str, Any]:
         """Every rank must call it."""
         work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)

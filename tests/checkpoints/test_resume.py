@@ -58,7 +58,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_saved_and_evaluated(
         Path("out", name).unlink()
     run(recipe, resume=True)
     again = json.loads(Path("out/record.json").read_text())
-    assert "all its steps are done: only saving and evaluation are left" in capsys.readouterr().out
+    assert "all its steps are made: its end is left to do" in capsys.readouterr().out
     assert Path("out/model.safetensors").read_bytes() == weights
     assert (again["steps"], again["train_loss"]) == (4, record["train_loss"])
     assert again["metrics"]["eval"]["eval_loss"] == record["metrics"]["eval"]["eval_loss"]

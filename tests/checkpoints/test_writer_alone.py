@@ -226,6 +226,7 @@ def test_the_final_model_is_put_in_place_file_by_file_and_the_best_checkpoint_st
     trainer.args.save_total_limit, trainer.state.best_model_checkpoint = 1, str(folder / "checkpoint-2")
     (folder / "model.safetensors").write_bytes(b"old")
     writer.save_final(trainer)
+    writer.remove_all_but_best(trainer)
     assert names(folder) == ["checkpoint-2", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == b"weights"
 

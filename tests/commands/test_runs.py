@@ -45,10 +45,10 @@ def three(folder: Path) -> None:
 
 def test_runs_are_listed_newest_first_with_metric_interval_memory_speed_and_age(three: None) -> None:
     assert command("runs", now=NOW) == [
-        "run     status         task                 model  metric (95%)              peak  tokens/s    age",
-        "deep/b  finished       text-classification  m      f1 0.95                      –     1,234  3 min",
-        "c       out of memory  chat                 m      –                            –         –    5 h",
-        "a       finished       text-classification  m      f1 0.9 (0.88 to 0.92)  3.0 GiB         –    1 d",
+        "run     status         task                 model  steps  metric (95%)              peak  tokens/s    age",
+        "deep/b  finished       text-classification  m      –      f1 0.95                      –     1,234  3 min",
+        "c       out of memory  chat                 m      –      –                            –         –    5 h",
+        "a       finished       text-classification  m      –      f1 0.9 (0.88 to 0.92)  3.0 GiB         –    1 d",
     ]
 
 
