@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.common.files import put
-from hf_recipes.common.text import first_line
+from hf_recipes.common.files import describe_special_file, put
+from hf_recipes.common.text import first_line, format_bytes, format_value
 from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
 from hf_recipes.errors import RecordError
 
@@ -24,6 +25,9 @@ from hf_recipes.errors import RecordError
 # of the last session.
 SCHEMA = 3
 NAME = "record.json"
+LARGEST_BYTES = 2**28  # of a record: a million lines of a trainer's log
+LARGE_BYTES = 2**24  # from here on a file is read only if it begins as a record does
+BEGINNING = re.compile(r'\s*\{\s*"schema": \d')
 FAILED_NAME = "record-failed.json"  # of a start that made no step, beside the record of a run that did
 
 
@@ -330,7 +334,16 @@ class NewerRecordError(RecordError):
 
 def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     """A record of this or an earlier version. `strict`: a key that the types lack is an error. Raises RecordError."""
+    odd = describe_special_file(path)
+    if odd:
+        raise RecordError.at(str(path), odd, "restore the file")
     try:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            what = f"has {format_bytes(size)}; no record of a run has more than {format_bytes(LARGEST_BYTES)}"
+            raise RecordError.at(str(path), what, "restore the file")
+        if size > LARGE_BYTES and not BEGINNING.match(_read_beginning(path)):
+            raise RecordError.at(str(path), "is no record of a run", "restore the file, or give a run's folder")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError.at(str(path), "no such record", "a run writes record.json into its output_dir") from None
@@ -343,12 +356,18 @@ def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     return parse_record(value, str(path), strict=strict)
 
 
+def _read_beginning(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(100)
+
+
 def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecord:
     """The same of JSON that is read already; `location` stands before a message."""
-    if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or "task" not in value:
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1 or "task" not in value:
         raise RecordError.at(location, "is no record of a run", "restore the file, or give a run's folder")
-    if value["schema"] > SCHEMA:
-        what = f"a record of version {value['schema']}; this hf_recipes reads up to {SCHEMA}"
+    if schema > SCHEMA:
+        what = f"a record of version {format_value(schema)}; this hf_recipes reads up to {SCHEMA}"
         raise NewerRecordError.at(location, what, "upgrade hf_recipes")
     unknown: list[str] = []
     try:

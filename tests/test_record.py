@@ -127,9 +127,30 @@ def test_a_record_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
     assert refusal("[" * 100_000) == "record.json: is no record of a run (nested too deeply); restore the file"
 
 
-@pytest.mark.parametrize("text", ["[]", '"a text"', "3", "null", "{}", '{"schema": "1", "task": "chat"}'])
+@pytest.mark.parametrize("text", ["[]", '"a text"', "3", "null", "{}", '{"schema": "1", "task": "chat"}',
+                                  '{"schema": true, "task": "chat"}', '{"schema": -1, "task": "chat"}',
+                                  '{"schema": 1e999, "task": "chat"}', '{"schema": NaN, "task": "chat"}'])  # fmt: skip
 def test_a_file_that_is_no_record_is_refused(folder: Path, text: str) -> None:
     assert refusal(text) == "record.json: is no record of a run; restore the file, or give a run's folder"
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
+    deep = "[" * 500 + "]" * 500
+    assert refusal(f'{{"schema": 1, "task": "chat", "plan": {{"a": {deep}}}}}') == (
+        "record.json: is no record of a run (plan.a: is nested too deeply); restore the file"
+    )
+
+
+def test_a_file_that_is_far_too_large_is_not_read(folder: Path) -> None:
+    with Path("record.json").open("wb") as file:
+        file.truncate(100_000_000)
+    with pytest.raises(RecordError, match=r"record\.json: is no record of a run"):
+        read_record(Path("record.json"))
+    with Path("record.json").open("r+b") as file:
+        file.write(b'{"schema": 1,')
+        file.truncate(2**29)
+    with pytest.raises(RecordError, match=r"has 0\.50 GiB; no record of a run has more than 0\.25 GiB"):
+        read_record(Path("record.json"))
 
 
 def test_a_damaged_record_is_refused_with_the_place(folder: Path) -> None:

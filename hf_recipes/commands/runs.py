@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import run_lock
 from hf_recipes.common.text import GIB, join_words
+from hf_recipes.compare.runs import find_scores
 from hf_recipes.errors import RecipeError, RecordError
 from hf_recipes.pipeline.finish import list_left
 from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, Status, read_record
@@ -66,6 +69,8 @@ def command(
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
+        for line in warnings:
+            click.echo(line, err=True)
         return [json.dumps([asdict(one) for one in found], indent=1)]
     return [*_table(found), *warnings]
 
@@ -81,7 +86,7 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
         try:
             record = read_record(path)
         except RecipeError as problem:
-            warnings.append(f"left out: {problem.errors[0]}")
+            warnings.append(_printable(f"warning: left out: {problem.errors[0]}"))
             continue
         shown = path.parent if path.name == NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
@@ -91,12 +96,12 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
 
 def _find_interval(folder: Path, record: RunRecord) -> MetricInterval | None:
     """The main metric's, from the record; of an older record from its scores, if they are there."""
-    found, name = record.intervals, record.scores.get("eval", "")
-    if found is None and name and (folder / name).is_file():
+    found, path = record.intervals, find_scores(folder, record, "eval") if record.intervals is None else None
+    if path is not None:
         from hf_recipes.compare.intervals import intervals_of_run
 
         with contextlib.suppress(RecipeError):  # a damaged file: then without
-            found = intervals_of_run(folder, replace(record, scores={"eval": name}))
+            found = intervals_of_run(folder, replace(record, scores={"eval": path.name}))
     return ((found or {}).get("eval") or {}).get(_main_metric(record))
 
 
