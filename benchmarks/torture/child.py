@@ -1,0 +1,94 @@
+"""What happens inside a run's process: it may die at an operation on a file, or have another clock."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torture.processes import in_ranks
+
+OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fsync")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One start of a run. `dies_at`: an operation on a file in the run's folder, counted from the first save (or with
+    `ending` from the save of the final model); 0: none. `clock`: seconds by which the machine's clock is wrong."""
+
+    resume: bool = False
+    dies_at: int = 0
+    ending: bool = False
+    clock: int = 0
+    arguments: tuple[str, ...] = ()
+
+
+def train(session: Session) -> None:
+    """`hf-recipes run`, which notes each save that is done."""
+    in_ranks(2 if Path("two").exists() else 1, lambda: train_rank(session))
+
+
+def train_rank(session: Session) -> None:
+    from hf_recipes.checkpoints import folders
+    from hf_recipes.cli import main
+
+    put = folders.put_in_place
+
+    def noted(staging: Path, final: Path) -> None:
+        put(staging, final)
+        with open("saves.log", "a", encoding="utf-8") as log:
+            log.write(f"{folders.step_of(final)}\n")
+
+    folders.put_in_place = noted
+    if session.clock:
+        shift_clock(session.clock)
+    if session.dies_at and os.environ.get("RANK", "0") == "0":
+        die_at_operation(session)
+    main(["run", "recipe.yaml", *session.arguments, *(["--resume"] if session.resume else [])])
+
+
+def die_at_operation(session: Session) -> None:
+    from hf_recipes.checkpoints import folders, manifest, saving
+
+    count, counting = [0], [False]
+
+    def operation(event: str, words: tuple[Any, ...]) -> None:
+        if event in OPERATIONS and words and "out" in str(words[0]):
+            counting[0] = counting[0] or (not session.ending and folders.STAGING in str(words[0]))
+            count[0] += counting[0]
+            if count[0] == session.dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(work: Callable[..., Any], before: Callable[..., None]) -> Callable[..., Any]:
+        def both(*words: Any, **more: Any) -> Any:
+            before(*words)
+            return work(*words, **more)
+
+        return both
+
+    def begin(*words: Any) -> None:
+        counting[0] = True
+
+    manifest.flush_to_disk = counted(manifest.flush_to_disk, lambda *words: operation("fsync", words))  # no audit event
+    if session.ending:
+        saving.CheckpointWriter.save_final = counted(saving.CheckpointWriter.save_final, begin)  # type: ignore[method-assign]
+    sys.addaudithook(operation)
+
+
+def shift_clock(seconds: int) -> None:
+    """Wall time only: what measures time spent does not change when a clock is set."""
+    real, date = time.time, datetime.datetime
+
+    class Shifted(date):  # type: ignore[misc, valid-type]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return date.now(tz) + datetime.timedelta(seconds=seconds)
+
+    time.time = lambda: real() + seconds
+    datetime.datetime = Shifted  # type: ignore[misc]
