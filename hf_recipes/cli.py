@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from hf_recipes import __version__
+from hf_recipes.commands.arguments import PATH, PATH_TO_WRITE, Number, check_text, whole
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
@@ -35,13 +37,11 @@ def commands() -> None:
 
 
 @commands.command()
-@click.argument("recipe")
+@click.argument("recipe", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--smoke", is_flag=True, help="Run two real steps on the CPU with a narrow model and generated rows.")
 @click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint in output_dir.")
-@click.option(
-    "--restart", default=0, type=click.IntRange(min=0), metavar="N", help="Restart up to N times after a crash."
-)
+@click.option("--restart", default=0, type=whole(0, 10_000), metavar="N", help="Restart up to N times after a crash.")
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
     """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
@@ -51,7 +51,7 @@ def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, rest
 
 
 @commands.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.argument("recipes", nargs=-1, required=True, type=PATH, metavar="RECIPE...")
 @click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="Override one value, as in `run`.")
 def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Show every error in RECIPE, with its line and its fix. Takes under a second, needs no data and no GPU."""
@@ -68,7 +68,7 @@ def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
 
 
 @commands.command()
-@click.argument("recipe")
+@click.argument("recipe", type=PATH)
 @click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")
 def upgrade(recipe: str, dry_run: bool) -> None:
     """Rewrite old keys in RECIPE to current ones. Comments and order are kept."""
@@ -79,7 +79,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 
 
 @commands.command()
-@click.argument("recipe")
+@click.argument("recipe", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.toml, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or any GPU with this much memory.")
@@ -88,26 +88,30 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 )
 @click.option("--cpu", is_flag=True, help="Plan for this machine's CPU.")
 @click.option("--smoke", is_flag=True, help="Plan what `run --smoke` runs.")
-@click.option("--length", default=None, type=click.IntRange(min=1), help="Length of the longest row in tokens.")
+@click.option("--length", default=None, type=whole(1, 10**8), help="Length of the longest row in tokens.")
 @click.option("--read-data/--no-data", default=None, help="Tokenize the data to find its longest row.")
 @click.option("--measure", is_flag=True, help="Run real steps on this machine's GPU (or --cpu) and compare.")
-@click.option("--processes", default=None, type=click.IntRange(min=1), help="Number of GPUs that train together (DDP).")
-@click.option("--config_file", default=None, metavar="FILE", help="An accelerate config file: DDP, FSDP or DeepSpeed.")
+@click.option("--processes", default=None, type=whole(1, 10**6), help="Number of GPUs that train together (DDP).")
 @click.option(
-    "--price", default=None, type=click.FloatRange(min=0), help="GPU price per hour; prints the estimated cost."
+    "--config_file", default=None, type=PATH, metavar="FILE", help="An accelerate config file: DDP, FSDP or DeepSpeed."
 )
+@click.option("--price", default=None, type=Number(min=0), help="GPU price per hour; prints the estimated cost.")
 @click.option("--search", is_flag=True, help="Find the largest micro-batch that fits, for several lengths.")
 @click.option(
-    "--write", default=None, metavar="FILE", help="Write the recipe that --search recommends; comments are kept."
+    "--write",
+    default=None,
+    type=PATH_TO_WRITE,
+    metavar="FILE",
+    help="Write the recipe that --search recommends; comments are kept.",
 )
 @click.option("--advice/--no-advice", "with_advice", default=True, help="Look for changes that make it fit.")
 @click.option(
     "--seconds",
     default=None,
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     help="Time limit for --search, or for finding changes that would fit.",
 )
-@click.option("--svg", default=None, metavar="FILE", help="Write an SVG chart of memory use.")
+@click.option("--svg", default=None, type=PATH_TO_WRITE, metavar="FILE", help="Write an SVG chart of memory use.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Predict peak GPU memory and time of RECIPE. Needs no GPU and no weights; exit status 1 if it does not fit."""
@@ -120,11 +124,11 @@ def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any)
 
 
 @commands.command()
-@click.option("--recipes", "folder", default="recipes", metavar="DIR", help="The folder of the recipes to measure.")
-@click.option("--output", default="recipes/results/lab", metavar="DIR", help="The folder for the records.")
 @click.option(
-    "--minutes", default=9.0, type=click.FloatRange(min=0.1), help="Stop after N minutes; run again to continue."
+    "--recipes", "folder", default="recipes", type=PATH, metavar="DIR", help="The folder of the recipes to measure."
 )
+@click.option("--output", default="recipes/results/lab", type=PATH, metavar="DIR", help="The folder for the records.")
+@click.option("--minutes", default=9.0, type=Number(min=0.1), help="Stop after N minutes; run again to continue.")
 @click.option("--cpu", is_flag=True, help="Measure a few tiny cells on this machine's CPU.")
 @click.option("--dry", is_flag=True, help="List the cells and measure nothing.")
 @click.option("--predict", metavar="GPU", help="Only predict, for a GPU that is not here (h100).")
@@ -146,18 +150,20 @@ def schema() -> None:
 
 
 @commands.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN_A RUN_B...")
+@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN_A RUN_B...")
 @click.option("--metric", default=None, metavar="NAME", help="Compare this metric only; default: the task's metrics.")
 @click.option(
     "--split", default="eval", type=click.Choice(["eval", "test"]), help="The split whose evaluation is compared."
 )
 @click.option("--common", is_flag=True, help="Use only the examples that all runs have, where their data differ.")
 @click.option("--group", default=None, type=click.Choice(["recipe"]), help="Compare recipes over their seeds.")
+@click.option("--resamples", default=10_000, type=whole(100, 10**6), help="Resamples of the bootstrap and of the test.")
 @click.option(
-    "--resamples", default=10_000, type=click.IntRange(min=100), help="Resamples of the bootstrap and of the test."
+    "--seed", default=0, type=whole(0, 2**32 - 1), help="Seed of the resampling; the same seed gives the same numbers."
 )
-@click.option("--seed", default=0, help="Seed of the resampling; the same seed gives the same numbers.")
-@click.option("--output", default=None, metavar="DIR", help="Write compare.md, compare.html and compare.json there.")
+@click.option(
+    "--output", default=None, type=PATH, metavar="DIR", help="Write compare.md, compare.html and compare.json there."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(runs: tuple[str, ...], **options: Any) -> None:
     """Test whether RUN_B is better than RUN_A. Paired statistics over the same examples; "cannot tell" is an answer."""
@@ -167,7 +173,7 @@ def compare(runs: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
-@click.argument("folder", default="runs", metavar="[DIR]")
+@click.argument("folder", default="runs", type=PATH, metavar="[DIR]")
 @click.option(
     "--sort", default="age", type=click.Choice(SORTS), help="Sort by this column: best, smallest or newest first."
 )
@@ -180,14 +186,18 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("recipe")
+@click.argument("recipe", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--set", "sets", multiple=True, required=True, metavar="Section.key=a,b", help="A key and its values.")
-@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs per setting, each with the next seed.")
+@click.option("--seeds", default=1, type=whole(1, 10_000), help="Runs per setting, each with the next seed.")
 @click.option(
-    "--output", default=None, metavar="DIR", help="Folder of the runs and the report; default: output_dir-sweep."
+    "--output",
+    default=None,
+    type=PATH,
+    metavar="DIR",
+    help="Folder of the runs and the report; default: output_dir-sweep.",
 )
-@click.option("--config_file", default=None, metavar="FILE", help="An accelerate config file for every run.")
+@click.option("--config_file", default=None, type=PATH, metavar="FILE", help="An accelerate config file for every run.")
 @click.option("--dry-run", is_flag=True, help="List the runs and the state of each.")
 def sweep(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Run RECIPE with every combination of values, and compare. Run it again to continue."""
@@ -198,8 +208,8 @@ def sweep(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
 
 
 @commands.command()
-@click.argument("run_dir")
-@click.option("--steps", default=0, type=click.IntRange(min=0), help="Replay at least this many of the last steps.")
+@click.argument("run_dir", type=PATH)
+@click.option("--steps", default=0, type=whole(0, 10**9), help="Replay at least this many of the last steps.")
 @click.option("--no-replay", is_flag=True, help="Check the files only.")
 def verify(run_dir: str, steps: int, no_replay: bool) -> None:
     """Check a run's checkpoints, and replay its last steps. Exit status 1 if a file or a number differs."""
@@ -210,7 +220,7 @@ def verify(run_dir: str, steps: int, no_replay: bool) -> None:
 
 
 @commands.command()
-@click.argument("run_dir")
+@click.argument("run_dir", type=PATH)
 @click.option(
     "--repo", default=None, metavar="ORG/NAME", help="Repository name; default: hub_model_id, else the folder's name."
 )
@@ -227,18 +237,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import os
 
     prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can print
     try:
-        commands.main(
-            args=None if arguments is None else list(arguments), prog_name="hf-recipes", standalone_mode=False
-        )
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        for argument in given:
+            check_text(argument)
+        commands.main(args=given, prog_name="hf-recipes", standalone_mode=False)
     except RecipeError as error:
+        from hf_recipes.common.secrets import mask_secrets
+
         for each in error.errors:
-            click.echo(f"{prefix}error: {each}", err=True)
+            click.echo(f"{prefix}error: {mask_secrets(str(each))}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as problem:
+        if isinstance(problem.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt; here it is a file cut off
+            raise problem.__cause__ from None
         click.echo(f"{prefix}stopped", err=True)
         # click makes an Abort of every KeyboardInterrupt; training/signals.Stopped knows its signal, else it is Ctrl-C
         sys.exit(128 + getattr(problem.__cause__ or problem, "number", 2))

@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+LONGEST = 2_000  # characters of one part of a message
+
+
 @dataclass(frozen=True, kw_only=True)
 class Diagnostic:
     """One error or warning: where it is, what is wrong, how to fix it."""
@@ -46,7 +49,13 @@ class Diagnostic:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.location}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+        parts = (f"{self.location}: {self.message}", self.fix)
+        return "; ".join(_shorten(part) for part in parts if part)
+
+
+def _shorten(text: str) -> str:
+    """A text of a file may have a megabyte."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class RecipeError(Exception):

@@ -134,7 +134,7 @@ def test_a_damaged_record_is_refused_with_the_place(folder: Path) -> None:
         ("steps", 10**400, f"steps: a whole number is expected, not 1{'0' * 36}..."),
         ("train_loss", 10**400, f"train_loss: a number is expected, not 1{'0' * 36}..."),
         ("data", {"train": {"rows": True}}, "data.train.rows: a whole number is expected, not True"),
-        ("status", "odd", "status: 'odd' is none of 'finished', 'stopped', 'out of memory', 'failed'"),
+        ("status", "odd", "status: 'odd' is none of 'finished', 'stopped', 'diverged', 'out of memory', 'failed'"),
         ("notes", "a text", "notes: a list is expected, not 'a text'"),
         ("device", {"capability": [8]}, "device.capability: a list of 2 is expected, not of 1"),
         ("model", [], "model: an object is expected, not []"),

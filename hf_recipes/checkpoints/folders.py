@@ -8,11 +8,13 @@ torch nor transformers.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hf_recipes.checkpoints import manifest
 
@@ -64,6 +66,21 @@ def _read_run_and_time(folder: Path) -> tuple[str, str] | None:
 def is_ours(folder: Path) -> bool:
     """Whether hf_recipes wrote the checkpoint, by a file that upstream's have not."""
     return (folder / PROGRESS).is_file()
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """progress.json of a checkpoint; {} where it has none (upstream wrote it) or it cannot be read."""
+    try:
+        found = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_extra(progress: Mapping[str, Any]) -> bool:
+    """Whether the straight run would not have written a checkpoint, by its progress.json: a signal or a guard did."""
+    work = progress.get("work")
+    return isinstance(work, dict) and bool(work.get("extra"))
 
 
 def put_in_place(staging: Path, final: Path) -> None:

@@ -29,6 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
+from hf_recipes.common.worker_signals import WorkerStart
 
 
 class LoopTrainer(Protocol):
@@ -102,7 +103,8 @@ class LoopState:
         state = trainer.state
         if self.resumed and state.best_global_step and state.best_model_checkpoint is None:
             best = Path(str(trainer.args.output_dir)) / folders.checkpoint_name(state.best_global_step)
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
+            there = best.is_dir() and not folders.is_extra(folders.read_progress(best))
+            state.best_model_checkpoint = str(best) if there else None
 
     def is_finished(self, trainer: LoopTrainer) -> bool:
         """Whether a resumed run has all its steps, or had stopped early."""
@@ -124,6 +126,8 @@ class LoopState:
         for part in (loader, getattr(loader, "base_dataloader", None)):
             if isinstance(part, torch.utils.data.DataLoader):
                 part.generator = generator
+                if part.num_workers and not isinstance(part.worker_init_fn, WorkerStart):
+                    part.worker_init_fn = WorkerStart(then=part.worker_init_fn)
         return loader
 
     def seed_sampler(self, sampler: Any, args: Any) -> Any:

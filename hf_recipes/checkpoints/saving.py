@@ -98,7 +98,8 @@ class CheckpointWriter:
         trainer.store_flos()
         final = output_dir / folders.checkpoint_name(trainer.state.global_step)
         staging = output_dir / f"{folders.STAGING}{final.name}"
-        _note_best(trainer.state, output_dir, final)
+        if not folders.is_extra(progress):
+            _note_best(trainer.state, output_dir, final)
         self._on_all_ranks(trainer.args, staging, lambda: self._open(trainer, staging))
         self._on_all_ranks(trainer.args, staging, lambda: self._write(trainer, staging, progress))
         self._on_all_ranks(trainer.args, staging, lambda: self._finish(trainer, staging, final))
@@ -223,7 +224,7 @@ def _note_best(state: Any, output_dir: Path, final: Path) -> None:
     """As upstream, by its final name: trainer_state.json must not point into the staging folder."""
     if state.best_global_step:
         best = output_dir / folders.checkpoint_name(state.best_global_step)
-        if best == final or best.is_dir():
+        if best == final or (best.is_dir() and not folders.is_extra(folders.read_progress(best))):
             state.best_model_checkpoint = str(best)
 
 

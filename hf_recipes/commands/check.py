@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.yaml_reader import read_bytes
 
 
 def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
@@ -36,17 +38,29 @@ def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
     """Rewrite the file with today's keys, completely or not at all: the translations (dry: and the new text)."""
     from hf_recipes.recipe.upgrade import upgrade_text
 
+    data = read_bytes(path)
+    if isinstance(data, Diagnostic):
+        raise RecipeError(data)
     try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecipeError.at(
-            path, f"cannot be read as text ({getattr(problem, 'strerror', None) or 'not UTF-8'})"
-        ) from None
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError.at(path, "cannot be read as text (not UTF-8)", "save the file as UTF-8") from None
     new, lines = upgrade_text(text, path)
     if dry_run:
         return [*lines, new]
     if new != text:
-        draft = Path(f"{path}.part")
-        draft.write_bytes(new.encode("utf-8"))
-        os.replace(draft, path)
+        _replace(path, new)
     return lines or [f"{path}: nothing to upgrade"]
+
+
+def _replace(path: str, text: str) -> None:
+    """The file's new text, complete or not at all; a symbolic link stays one, and the file keeps its mode."""
+    file = Path(os.path.realpath(path))
+    draft = file.with_name(f"{file.name}.part")
+    try:
+        draft.write_bytes(text.encode("utf-8"))
+        shutil.copymode(file, draft)
+        os.replace(draft, file)
+    except OSError as problem:
+        draft.unlink(missing_ok=True)
+        raise RecipeError.at(path, f"cannot be written: {problem.strerror}", "check its folder's permissions") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -16,3 +18,25 @@ def put(path: Path, text: str) -> Path:
         draft.unlink(missing_ok=True)
         raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
     return path
+
+
+def describe_special_file(path: str | Path) -> str:
+    """ "is a pipe (FIFO), not a file", ...: what a path is that is neither a file nor a folder, or why nothing
+    can; "" for a file, a folder, and a path where nothing is. Nothing is opened: a FIFO would block."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:
+        return "is not a path"
+    except OSError as problem:
+        if problem.errno == errno.ELOOP:
+            return "is a symbolic link that leads back to itself"
+        if problem.errno == errno.ENAMETOOLONG:
+            return "is longer than a path may be"
+        return "is a symbolic link to a file that is not there" if os.path.islink(path) else ""
+    kinds = {
+        stat.S_IFIFO: "is a pipe (FIFO), not a file",
+        stat.S_IFCHR: "is a device, not a file",
+        stat.S_IFBLK: "is a device, not a file",
+        stat.S_IFSOCK: "is a socket, not a file",
+    }
+    return kinds.get(stat.S_IFMT(mode), "")

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 GIB = 2**30  # bytes
-# A Hub access token: refused in recipes, masked in texts, never uploaded.
-HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+LONGEST_WORD = 200  # characters of a name that somebody may have misspelled
 
 
 def format_duration(seconds: float) -> str:
@@ -35,6 +34,8 @@ def first_line(problem: BaseException) -> str:
 
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The name that was probably meant, or "". Case, `_` and `-` are ignored. `cutoff`: as in difflib."""
+    if len(word) > LONGEST_WORD:
+        return ""
     from difflib import get_close_matches
 
     plain = {re.sub(r"[_\-\s]", "", name).lower(): name for name in names if name}

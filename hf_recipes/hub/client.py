@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hf_recipes.common.text import HUB_TOKEN
+from hf_recipes.common.secrets import mask_secrets
 from hf_recipes.errors import HubError
 
 SHORTEST_TOKEN = 8  # characters; a shorter HF_TOKEN is not a token, and would be found in every file
@@ -219,7 +219,7 @@ def mask_tokens(text: str, tokens: tuple[str, ...] = ()) -> str:
         if len(token) >= SHORTEST_TOKEN:
             for form in (token, repr(token)[1:-1], repr(token.encode())[2:-1]):
                 text = text.replace(form, "***")
-    return " ".join(HUB_TOKEN.sub("hf_***", text).split())
+    return " ".join(mask_secrets(text).split())
 
 
 def _tokens_of_environment() -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.common.text import GIB, HUB_TOKEN
-from hf_recipes.recipe.schema.own_keys import SECRETS
+from hf_recipes.common import secrets
+from hf_recipes.common.text import GIB
 from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
 # Keys that Trainer writes beside the metrics; they are about speed, not quality.
@@ -64,7 +64,7 @@ def model_card(
     facts = _Facts(record, repo_id, license, is_local)
     parts = [f"---\n{_front_matter(facts)}\n---", f"# {facts.title}", _summary(facts), _metrics(facts)]
     parts += [_recipe(facts), _training(facts), _versions(facts), _data(facts), _loading(facts), _limits(facts)]
-    return HUB_TOKEN.sub("hf_***", "\n\n".join(part for part in parts if part)) + "\n"
+    return secrets.mask_secrets("\n\n".join(part for part in parts if part)) + "\n"
 
 
 class _Facts:
@@ -322,10 +322,10 @@ def _limits(facts: _Facts) -> str:
 
 
 def mask_secrets(text: str) -> str:
-    """`text` with every Hub access token, and every value of a secret key (`hub_token: ...`), masked."""
-    key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(SECRETS)})[\"']?[ \t]*[:=][ \t]*"
+    """`text` with every secret, and every value of a secret key (`hub_token: ...`), masked."""
+    key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(secrets.SECRET_KEYS)})[\"']?[ \t]*[:=][ \t]*"
     text = re.sub(rf"(?m)({key})(?!(?:true|false|null|~)\b)[^\s,}}#]+", r"\1***", text)
-    return HUB_TOKEN.sub("hf_***", text)
+    return secrets.mask_secrets(text)
 
 
 def _adapter_kind(facts: _Facts) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from hf_recipes.common import run_lock
 from hf_recipes.common.files import put
-from hf_recipes.common.text import HUB_TOKEN
+from hf_recipes.common.secrets import locate_secret
 from hf_recipes.errors import Diagnostic, HubError, RecipeError
 from hf_recipes.hub.client import (
     SHORTEST_TOKEN,
@@ -208,12 +208,11 @@ def files_to_push(run_dir: Path) -> tuple[str, ...]:
 
 
 def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] = ()) -> list[Diagnostic]:
-    """An error for each file that contains an access token (one of `tokens`, or text like `hf_...`) or is a pickle.
+    """An error for each file that contains a secret (one of `tokens`, or of a known form) or is a pickle.
 
     Of safetensors only the header is read (names, shapes, metadata); of parquet also the compressed columns.
     """
-    known = [re.escape(token.encode()) for token in tokens if len(token) >= SHORTEST_TOKEN]
-    pattern = re.compile(b"|".join([HUB_TOKEN.pattern.encode(), *known]))
+    known = tuple(token for token in tokens if len(token) >= SHORTEST_TOKEN)
     errors = []
     for name in files:
         location = str(run_dir / name)
@@ -225,12 +224,12 @@ def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
             # A pickle starts with its protocol (2 to 5), an archive of torch.save with the signature of a zip file.
             elif re.match(rb"\x80[\x02-\x05]|PK\x03\x04", content):
                 errors.append(Diagnostic(location=location, message="is a pickle under another name", fix="delete it"))
-            elif found := pattern.search(content):
-                line = content.count(b"\n", 0, found.start()) + 1
+            elif found := locate_secret(content, known):
+                kind, line = found
                 errors.append(
                     Diagnostic(
                         location=f"{location}:{line}" if name.endswith((".json", ".yaml", ".md")) else location,
-                        message="contains a Hub access token; nothing was uploaded",
+                        message=f"contains {kind}; nothing was uploaded",
                         fix="remove it from the file, and revoke it if others could read it",
                     )
                 )

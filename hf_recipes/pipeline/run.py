@@ -94,7 +94,7 @@ def _run_in(
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
-    with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
+    with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
         recipe = _train(recipe, args, recorder, listener, until)
     if rank() == 0 and until is None:
         _publish(recipe, recorder)

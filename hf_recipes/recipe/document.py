@@ -8,6 +8,8 @@ from typing import Any
 
 from hf_recipes.errors import Diagnostic
 
+MOST_SUGGESTIONS = 50  # of a key that was meant, in one document: each is looked for among all keys
+
 
 @dataclass(frozen=True, kw_only=True)
 class Document:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_recipes.common.text import HUB_TOKEN, format_value, kind_of, nearest
+from hf_recipes.common.secrets import SECRET_KEYS, find_secret, is_secret_name
+from hf_recipes.common.text import format_value, kind_of, nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.deprecated_keys import OLD_TOP
-from hf_recipes.recipe.document import Document, under
-from hf_recipes.recipe.schema.own_keys import SECRETS, SECTIONS, TOP
+from hf_recipes.recipe.document import MOST_SUGGESTIONS, Document, under
+from hf_recipes.recipe.schema.own_keys import SECTIONS, TOP
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 
-_SECRET = "a token in a recipe is refused"
-_SECRET_FIX = "set HF_TOKEN instead"
+_HUB = "a Hub access token"
+LONGEST_PATH = 4096  # bytes, on Linux
+_GONE: Any = object()
 
 
 def file_documents(path: str) -> list[Document]:
@@ -57,6 +59,9 @@ def file_documents(path: str) -> list[Document]:
             wrong = Diagnostic(location=asked, message=what, fix=f"{fix}, relative to this file")
             return _cut_short(documents, wrong)
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(extends)))
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            long = Diagnostic(location=asked, message="extends is longer than a path may be", fix="shorten it")
+            return _cut_short(documents, long)
 
 
 def _cut_short(documents: list[Document], error: Diagnostic) -> list[Document]:
@@ -72,7 +77,7 @@ def clean(document: Document) -> Document:
     kept: dict[str, Any] = {}
     errors: list[Diagnostic] = []
     broken = {dotted.partition(".")[0] for dotted in document.broken}
-    for name, value in document.values.items():
+    for name, value in _without_secrets(document, errors).items():
         where = document.locations.get(str(name), document.path)
         if name in SECTIONS and not (value is None or isinstance(value, dict)):
             what = f"{name} is {format_value(value)} ({kind_of(value)})"
@@ -81,11 +86,11 @@ def clean(document: Document) -> Document:
             broken.add(name)
         elif name in SECTIONS or name in TOP or name in OLD_TOP:
             kept[name] = copy.deepcopy(value)  # an alias in the file must not tie two sections together
-            errors += _take_secrets(kept[name], name, document)
         else:
-            what, fix = f"a recipe has no {format_value(name)}", _fix_of_section(str(name))
+            few = len(errors) < MOST_SUGGESTIONS
+            what, fix = f"a recipe has no {format_value(name)}", _fix_of_section(str(name)) if few else ""
             errors.append(Diagnostic(location=where, message=what, fix=fix))
-            broken |= {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
+            broken |= set() if not few else {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
     document = replace(document, values=kept, broken=frozenset(broken))
     return document.with_errors(errors)
 
@@ -102,26 +107,41 @@ def _fix_of_section(name: str) -> str:
     return f"its sections are {', '.join(SECTIONS)}"
 
 
-def _take_secrets(value: Any, dotted: str, document: Document) -> list[Diagnostic]:
-    """Tokens are refused before any message can show them, and taken out so that none is shown later."""
-    found: list[Diagnostic] = []
-    items: Iterator[tuple[Any, Any]] = iter(())
-    if isinstance(value, dict):
-        items = iter(list(value.items()))
-    elif isinstance(value, list):
-        items = iter(list(enumerate(value)))
-    for key, inner in items:
-        inside = f"{dotted}.{key}"
-        secret = isinstance(key, str) and key.lower() in SECRETS and inner is not None
-        if secret or (isinstance(inner, str) and HUB_TOKEN.search(inner)):
-            where = document.locations.get(inside) or document.locations.get(dotted, document.path)
-            found.append(Diagnostic(location=where, message=f"{inside}: {_SECRET}", fix=_SECRET_FIX))
-            value[key] = None
-            if isinstance(value, dict):
-                del value[key]
-        else:
-            found += _take_secrets(inner, inside, document)
-    return found
+def _without_secrets(document: Document, errors: list[Diagnostic]) -> dict[Any, Any]:
+    """The values without tokens, keys and passwords, and an error for each: before any message could show one."""
+
+    def refuse(dotted: str, kind: str) -> Any:
+        what, fix = _refusal(kind)
+        errors.append(Diagnostic(location=document.location(dotted), message=f"{dotted}: {what}", fix=fix))
+        return _GONE
+
+    def clean_value(value: Any, dotted: str) -> Any:
+        if isinstance(value, dict):
+            items = {key: clean_item(key, inner, dotted) for key, inner in value.items()}
+            return {key: inner for key, inner in items.items() if inner is not _GONE}
+        if isinstance(value, list):
+            found = [clean_value(inner, f"{dotted}.{n}") for n, inner in enumerate(value)]
+            return [inner for inner in found if inner is not _GONE]
+        kind = find_secret(value) if isinstance(value, str) else ""
+        return refuse(dotted, kind) if kind else value
+
+    def clean_item(key: Any, value: Any, dotted: str) -> Any:
+        name = str(key)
+        inside = f"{dotted}.{name}" if dotted else name
+        if kind := find_secret(name):
+            return refuse(dotted or "a key", kind)
+        if value is not None and (name.lower() in SECRET_KEYS or (isinstance(value, str) and is_secret_name(name))):
+            return refuse(inside, _HUB if name.lower() in SECRET_KEYS else "a key or password")
+        return clean_value(value, inside)
+
+    return clean_value(document.values, "")
+
+
+def _refusal(kind: str) -> tuple[str, str]:
+    """(what is wrong, how to fix it) for a secret, which no message shows."""
+    if kind == _HUB:
+        return "a token in a recipe is refused", "set HF_TOKEN instead"
+    return f"{kind} in a recipe is refused", "set it in the environment instead: upstream reads it there"
 
 
 # arguments ----------------------------------------------------------------------------------------------------------
@@ -137,8 +157,11 @@ def arguments_document(overrides: Sequence[str]) -> Document:
         dotted, equals, text = argument.partition("=")
         dotted = dotted.strip()
         location = f"argument {argument!r}"
-        if dotted.rpartition(".")[2].lower() in SECRETS or HUB_TOKEN.search(argument):
-            errors.append(Diagnostic(location=f"argument '{dotted}=...'", message=_SECRET, fix=_SECRET_FIX))
+        kind = find_secret(argument)
+        if kind or is_secret_name(dotted.rpartition(".")[2]):
+            shown = "..." if find_secret(dotted) else f"{dotted}=..."
+            what, fix = _refusal(kind or _HUB)
+            errors.append(Diagnostic(location=f"argument '{shown}'", message=what, fix=fix))
             continue
         wrong = _wrong_argument(argument, dotted, equals)
         if wrong:
@@ -245,6 +268,9 @@ def _lay(
         for inner, deeper in value.items():
             _lay(old, locations, inner, deeper, above, f"{dotted}.{inner}")
         return
-    _forget(locations, dotted)
-    locations |= {key: where for key, where in above.items() if under(key, dotted)}
+    if isinstance(old, dict | list) or isinstance(value, dict | list):
+        _forget(locations, dotted)
+        locations |= {key: where for key, where in above.items() if under(key, dotted)}
+    elif dotted in above:
+        locations[dotted] = above[dotted]
     target[key] = copy.deepcopy(value)

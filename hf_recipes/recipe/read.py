@@ -20,6 +20,8 @@ from hf_recipes.recipe.merge import arguments_document, file_documents, merge
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.own_keys import DATASET, SOURCES, TOP, TRAINERS
 
+MOST_ERRORS = 200  # that are listed
+
 
 def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge, translate and validate a recipe. `overrides` are "Section.key=value" arguments, which win.
@@ -29,8 +31,17 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
     if document.errors:
-        raise RecipeError(_in_order(document.errors, document.files))
+        raise RecipeError(_first(_in_order(document.errors, document.files), path))
     return _recipe_of(document)
+
+
+def _first(errors: list[Diagnostic], path: str) -> list[Diagnostic]:
+    """A data file that is read as a recipe has thousands."""
+    more = len(errors) - MOST_ERRORS
+    if more <= 0:
+        return errors
+    rest = Diagnostic(location=path, message=f"{more} more errors like these", fix="is this a recipe?")
+    return [*errors[:MOST_ERRORS], rest]
 
 
 def _resolve(path: str, documents: Sequence[Document]) -> Document:

@@ -10,12 +10,19 @@ from typing import Any
 
 from hf_recipes.common.text import format_value, nearest
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.document import Document
+from hf_recipes.recipe.document import MOST_SUGGESTIONS, Document
 from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
 from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS, OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
+
+LONGEST_NAME, LONGEST_PATH = 255, 3_900  # bytes on Linux; a run adds the names of its files to output_dir
+PATH_KEYS = {
+    *("output_dir", "resume_from_checkpoint", "deepspeed", "chat_template_path"),
+    *("pretrained_model_name_or_path", "config", "subfolder", "gguf_file"),
+    *("path", "data_dir", "data_files", "cache_dir", "offload_folder"),
+}
 
 
 class Validator:
@@ -75,7 +82,16 @@ def validate_sections(document: Document) -> Document:
         nested = dotted.count(".") > 1  # values right in a section are checked above
         if nested and isinstance(value, float) and not math.isfinite(value):
             validator.error(dotted, f"{dotted} is {format_value(value)}", "it must be a finite number")
+        elif isinstance(value, str) and PATH_KEYS & set(dotted.split(".")) and (wrong := _path_problem(value)):
+            validator.error(dotted, f"{dotted} {wrong}", "shorten it")
     return validator.result()
+
+
+def _path_problem(path: str) -> str:
+    """What is wrong with a path on every machine; "" if nothing is. A NUL character is refused in every text."""
+    if any(len(part) > LONGEST_NAME for part in os.fsencode(path).split(b"/")):
+        return f"has a name of more than {LONGEST_NAME} bytes, the most that a file may have"
+    return "is longer than a path may be" if len(os.fsencode(path)) > LONGEST_PATH else ""
 
 
 def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,12 +118,13 @@ def _validate_keys(
         elif key in known:
             validator.check_value(dotted, known[key], value)
         elif section in OPEN_SECTIONS:
-            near = nearest(key, known)
+            near = nearest(key, known) if len(validator.warnings) < MOST_SUGGESTIONS else ""
             what = f"{section}.{key} is not a known key ({installed_package(section)})"
             validator.warning(dotted, what, f"did you mean {near!r}?" if near else "upstream gets it as it stands")
         else:
             what = f"{section} has no {key!r} ({installed_package(section)})"
-            validator.error(dotted, what, fix_of_key(section, key, known))
+            few = len(validator.errors) < MOST_SUGGESTIONS
+            validator.error(dotted, what, fix_of_key(section, key, known) if few else "")
 
 
 def fix_of_key(section: str, key: str, known: Mapping[str, Field]) -> str:
@@ -196,7 +213,7 @@ def _validate_inline(config: Mapping[str, Any], validator: Validator) -> None:
         if key in known:
             validator.check_value(dotted, known[key], value)
         else:
-            near = nearest(str(key), known)
+            near = nearest(str(key), known) if len(validator.warnings) < MOST_SUGGESTIONS else ""
             fix = f"did you mean {near!r}?" if near else "the config keeps it, and no layer reads it"
             validator.warning(
                 dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed_package('model')})", fix

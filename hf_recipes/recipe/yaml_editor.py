@@ -6,11 +6,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import Diagnostic, RecipeError
+from hf_recipes.recipe.bounded_yaml import compose
 from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.yaml_reader import read_text
 
@@ -39,7 +39,7 @@ class YamlText:
 
     @functools.cached_property
     def root(self) -> MappingNode:
-        root = YAML(typ="safe", pure=True).compose(self.text)
+        root = compose(self.text)
         assert isinstance(root, MappingNode)
         return root
 

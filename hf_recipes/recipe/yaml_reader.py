@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hf_recipes.common.files import describe_special_file
+from hf_recipes.common.secrets import mask_secrets
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import Document
 
 MOST_BYTES = 1_000_000  # a recipe has two thousand; a data file given by mistake has more
-MOST_DEPTH = 50
-MOST_VALUES = 20_000  # after aliases are followed: nine lines of aliases can stand for a billion values
+MOST_BITS = 14_000  # of a number: Python writes at most 4,300 digits (sys.get_int_max_str_digits)
 
 _TAG = "tag:yaml.org,2002:"
 _LIMITS_FIX = "a recipe is a page of settings: write the values out, or put the data into a data file"
@@ -29,18 +29,9 @@ _LEFT_OUT: Any = object()
 
 def read_file(path: str) -> Document:
     """A file's values and locations. Whatever is wrong with the file is in the errors; nothing is raised."""
-    if "\0" in path:
-        return _failed(path, repr(path), "is not a path", "give a YAML file")
-    error = _unreadable(path)
-    if error is not None:
-        return Document(path=path, errors=(error,))
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as problem:
-        return _failed(path, path, f"cannot be read: {problem.strerror}", "check its permissions")
-    if len(data) > MOST_BYTES:
-        return Document(path=path, errors=(_too_large(path, len(data)),))
+    data = read_bytes(path)
+    if isinstance(data, Diagnostic):
+        return Document(path=path, errors=(data,))
     if b"\0" in data:
         return _failed(path, path, "is a binary file, not a recipe", "give a YAML file")
     try:
@@ -52,8 +43,30 @@ def read_file(path: str) -> Document:
     return replace(read_text(text, lambda line: f"{path}:{line}", nothing=path), path=path)
 
 
+def read_bytes(path: str) -> bytes | Diagnostic:
+    """The bytes of a file of at most 1 MB, or why there are none: nothing else is opened, since a FIFO would block."""
+    special = describe_special_file(path)
+    if special:
+        shown = repr(path) if "\0" in path else path
+        return Diagnostic(location=shown, message=special, fix="give a YAML file")
+    error = _unreadable(path)
+    if error is not None:
+        return error
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as problem:
+        return Diagnostic(location=path, message=f"cannot be read: {problem.strerror}", fix="check its permissions")
+    return data if len(data) <= MOST_BYTES else _too_large(path, len(data))
+
+
 def _failed(path: str, location: str, message: str, fix: str) -> Document:
-    return Document(path=path, errors=(Diagnostic(location=location, message=message, fix=fix),))
+    return Document(path=path, errors=(_masked(location, message, fix),))
+
+
+def _masked(location: str, message: str, fix: str) -> Diagnostic:
+    """An error that may quote the text, which may hold a token."""
+    return Diagnostic(location=mask_secrets(location), message=mask_secrets(message), fix=mask_secrets(fix))
 
 
 def _too_large(path: str, size: int) -> Diagnostic:
@@ -80,27 +93,24 @@ def _unreadable(path: str) -> Diagnostic | None:
         else:
             fix = f"there is no folder {folder!r} either"
         return Diagnostic(location=path, message="no such file", fix=fix)
-    if not os.path.isfile(path):
-        return Diagnostic(location=path, message="is not a regular file", fix="give a YAML file")
     size = os.path.getsize(path)
     return _too_large(path, size) if size > MOST_BYTES else None
 
 
 def read_text(text: str, location: Callable[[int], str], nothing: str) -> Document:
     """Values of a YAML text. `location` gives the location of a line (from 1), `nothing` that of an empty text."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
-    yaml = YAML(typ="safe", pure=True, plug_ins=[])
-    yaml.max_depth = MOST_DEPTH
+    from hf_recipes.recipe.bounded_yaml import MOST_DEPTH, LimitError, compose
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an anchor that is used twice: YAML 1.2 lets the later one win
-            node = yaml.compose(text)
+        node = compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        if "maximum depth" in str(error.problem or ""):
+        if isinstance(error, LimitError):
+            what, fix = str(error.problem), _LIMITS_FIX
+        elif "maximum depth" in str(error.problem or ""):
             what, fix = f"is nested more than {MOST_DEPTH} deep", _LIMITS_FIX
         elif "single document" in str(error.context or ""):
             what, fix = "holds a second document ('---')", "one recipe is one document: give each its own file"
@@ -113,7 +123,7 @@ def read_text(text: str, location: Callable[[int], str], nothing: str) -> Docume
         code = error.character if isinstance(error.character, int) else ord(error.character[0])
         what = f"holds a control character (U+{code:04X})"
         return _failed("", location(line), what, "delete it")
-    except (YAMLError, RecursionError, ValueError, AssertionError) as error:
+    except (YAMLError, RecursionError, ValueError, AssertionError, LookupError) as error:
         why = str(error).split("\n")[0] or type(error).__name__
         return _failed("", nothing, f"is not YAML: {why}", "check the indentation and the brackets")
     if node is None:
@@ -133,7 +143,10 @@ def read_text(text: str, location: Callable[[int], str], nothing: str) -> Docume
 
 def _too_many(root: Any) -> str:
     """Why the tree may not be unfolded ("" if it may): aliases that stand for themselves or for too many values."""
+    from hf_recipes.recipe.bounded_yaml import MOST_DEPTH, MOST_VALUES
+
     sizes: dict[int, int] = {}
+    depths: dict[int, int] = {}
     open_nodes: set[int] = set()
     stack = [(root, False)]
     while stack:  # without recursion, children first
@@ -141,8 +154,11 @@ def _too_many(root: Any) -> str:
         if done:
             open_nodes.discard(id(node))
             sizes[id(node)] = 1 + sum(sizes[id(c)] for c in _children(node))
+            depths[id(node)] = 1 + max((depths[id(c)] for c in _children(node)), default=0)
             if sizes[id(node)] > MOST_VALUES:
                 return f"stands for more than {MOST_VALUES} values"
+            if depths[id(node)] > MOST_DEPTH:
+                return f"is nested more than {MOST_DEPTH} deep, with its aliases"
         elif id(node) in open_nodes:
             return "holds an alias that stands for itself"
         elif id(node) not in sizes:
@@ -168,7 +184,7 @@ class _Walk:
     broken: set[str] = field(default_factory=set)
 
     def error(self, node: Any, what: str, fix: str) -> None:
-        self.errors.append(Diagnostic(location=self.location(node.start_mark.line + 1), message=what, fix=fix))
+        self.errors.append(_masked(self.location(node.start_mark.line + 1), what, fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")
@@ -189,7 +205,8 @@ class _Walk:
             self.error(node, f"the YAML tag {shown!r} is not supported", "write a plain value without a tag")
             return self.left_out(dotted)
         if isinstance(node.value, str):
-            return self.scalar(node, kind)
+            found = self.scalar(node, kind)
+            return self.left_out(dotted) if found is _LEFT_OUT else found
         if kind == "seq" and not (node.value and isinstance(node.value[0], tuple)):
             items = [self.value(item, self.at(item, f"{dotted}.{n}")) for n, item in enumerate(node.value)]
             return [item for item in items if item is not _LEFT_OUT]
@@ -252,12 +269,21 @@ class _Walk:
                 return _integer(text)
             if kind == "float":
                 return _decimal(text)
+        except _TooManyDigitsError:
+            self.error(node, f"{text[:20]}... is a number of too many digits", "write a number that upstream can use")
+            return _LEFT_OUT
         except (ValueError, OverflowError):
             if node.style is None and any(c.isdigit() for c in text):
                 self.error(node, f"{text[:40]!r} is not a number", "write a number, or quote it")
-        if any(0xD800 <= ord(c) < 0xE000 for c in text):
-            self.error(node, "a string holds half of a surrogate pair", "write the character itself")
-            return text.encode("utf-8", "replace").decode("utf-8")
+        if "\0" in text:
+            self.error(node, "a string holds a NUL character", "delete it")
+            return text.replace("\0", "")
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            # JSON writes an emoji as a pair of escapes, and YAML 1.2 reads JSON
+            units = text.encode("utf-16-le", "surrogatepass")
+            text = units.decode("utf-16-le", "replace")
+            if text.encode("utf-16-le") != units:
+                self.error(node, "a string holds half of a surrogate pair", "write the character itself")
         return text
 
 
@@ -265,11 +291,20 @@ def _is_seq(node: Any) -> bool:
     return not (node.value and isinstance(node.value[0], tuple))
 
 
+class _TooManyDigitsError(ValueError):
+    """A number that Python would not write again."""
+
+
 def _integer(text: str) -> int:
     plain = text.replace("_", "")
     sign, digits = (-1 if plain[:1] == "-" else 1), plain.lstrip("+-")
     base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2].lower(), 10)
-    return sign * int(digits[2:] if base != 10 else digits, base)
+    if base == 10 and len(digits) > MOST_BITS // 4:
+        raise _TooManyDigitsError
+    found = int(digits[2:] if base != 10 else digits, base)
+    if found.bit_length() > MOST_BITS:
+        raise _TooManyDigitsError
+    return sign * found
 
 
 def _decimal(text: str) -> float:

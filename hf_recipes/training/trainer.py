@@ -22,7 +22,8 @@ from hf_recipes.training.overrides import TrainerParts, trainer_class
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
 from hf_recipes.training.step_timer import StepTimer
-from hf_recipes.training.stop_callback import StopAtStep, StopOnSignal
+from hf_recipes.training.step_work import StepWork
+from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def build_trainer(
         ) from problem
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
+        session.listener.expect_workers()
         trainer.add_callback(session.timer)
-        trainer.add_callback(StopOnSignal(parts.guard, lambda: trainer._save_checkpoint(trainer.model)))
+        trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))
     return trainer
@@ -159,9 +161,11 @@ def _build_parts(recipe: Recipe, say: Callable[[str], None], session: Session | 
     if session is None:
         return TrainerParts(recipe=recipe, retry=retry, masters=masters)
     policy = recipe.get("on_nonfinite") or "stop"
+    guard = StepGuard(recipe=recipe, say=say, listener=session.listener, policy=policy)
     return TrainerParts(
         recipe=recipe,
-        guard=StepGuard(recipe=recipe, say=say, listener=session.listener, policy=policy),
+        guard=guard,
+        work=StepWork(guard),
         retry=retry,
         masters=masters,
         settings=RecipeSettings(location=location_of(recipe), allowed=allowed_differences(recipe)),

@@ -308,3 +308,68 @@ def test_a_token_under_another_name_is_recognised_by_its_shape(here):
     path = here(changed(line7=f"  storage_options: {{headers: [Bearer {SECRET}]}}"))
     [error] = errors_of(path)
     assert SECRET not in error and error.startswith("a.yaml:7: dataset.storage_options.headers")
+
+
+@pytest.mark.parametrize(
+    ("argument", "place"),
+    [
+        (f"on_nonfinite={SECRET}", "argument 'on_nonfinite=...'"),
+        (f"{SECRET}=1", "argument '...'"),
+        (f"TrainingArguments.run_name=768{SECRET}", "argument 'TrainingArguments.run_name=...'"),
+    ],
+)
+def test_a_token_in_an_argument_is_never_shown(here, argument, place):
+    here(VALID)
+    assert errors_of("a.yaml", argument) == [f"{place}: a token in a recipe is refused; set HF_TOKEN instead"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"task: chat\non_nonfinite: {SECRET}\n",
+        f"task: {SECRET}\n",
+        f"extends: {SECRET}\n",
+        f"{SECRET}: 1\n",
+        f"TrainingArguments: {SECRET}\n",
+        f"TrainingArguments: {{{SECRET}: 1}}\n",
+        f"TrainingArguments: {{seed: 768{SECRET}}}\n",
+        f"TrainingArguments: {{run_name: &a {SECRET}, x: *a}}\n",
+        f"a: *{SECRET}\n",
+        f"a: !{SECRET} 1\n",
+        f"{SECRET}: 1\n{SECRET}: 2\n",
+        f'x: "hf_\\u0061{SECRET[4:]}"\nmetrics: ["hf_\\u0061{SECRET[4:]}"]\n',
+        f"metrics: [{SECRET}]\nresume_despite: {SECRET}\n",
+        f"model: {{{SECRET}: {{a: 1}}}}\nLoraConfig: {{rank_pattern: {{{SECRET}: 1}}}}\n",
+        f"%{SECRET} x\n---\na: [\n",
+        f"a: {SECRET}: {SECRET}\n",
+    ],
+)
+def test_a_token_is_refused_wherever_it_stands_and_never_shown(here, text):
+    found = "\n".join(errors_of(here(text)))
+    assert SECRET[4:24] not in found and SECRET[-20:] not in found
+
+
+def test_keys_of_trackers_and_clouds_are_refused_with_where_they_belong(here):
+    lines = ["  run_name: wandb_api_key=0123456789abcdef0123456789abcdef01234567", f"  hub_model_id: ghp_{'A1' * 18}"]
+    found = errors_of(here(changed(line14="metrics: [f1]\nGenerationConfig:\n" + "\n".join(lines))))
+    assert [error for error in found if "in a recipe is refused" in error] == [
+        "a.yaml:16: GenerationConfig.run_name: a key or password in a recipe is refused; "
+        "set it in the environment instead: upstream reads it there",
+        "a.yaml:17: GenerationConfig.hub_model_id: a GitHub token in a recipe is refused; "
+        "set it in the environment instead: upstream reads it there",
+    ]
+
+
+OUTPUT_DIR = "TrainingArguments.output_dir"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a" * 300, f"{OUTPUT_DIR} has a name of more than 255 bytes, the most that a file may have; shorten it"),
+        ("é/" * 2000, f"{OUTPUT_DIR} is longer than a path may be; shorten it"),
+        ('"a\\0b"', "a string holds a NUL character; delete it"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused(here, path, message):
+    assert errors_of(here(changed(line10=f"  output_dir: {path}"))) == [f"a.yaml:10: {message}"]

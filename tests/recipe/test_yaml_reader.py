@@ -65,7 +65,7 @@ LIMIT = "a recipe is a page of settings: write the values out, or put the data i
             + "".join(
                 f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
             ),
-            "stands for more than 20000 values",
+            "stands for more than 5000 values",
         ),
         ("task: &t\n  - *t\n", "holds an alias that stands for itself"),
     ],

@@ -83,7 +83,8 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
     ours = {name for name, value in vars(Overrides).items() if callable(value) and not name.startswith("__")}
     services = {
         *("plain_model", "run_forward", "load_weights_and_optimizer", "save_training_state", "write_checkpoint"),
-        *("save_final_model", "restore_sums", "_restore_progress", "_read_sums", "_clip_masters"),
+        *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
+        *("_finish_last_step", "_read_progress"),
     }
     assert ours - known == services
     assert ours & known >= {"training_step", "compute_loss", "_get_grad_norm", "_save_checkpoint", "_run_epoch"}

@@ -104,15 +104,6 @@ SECTIONS = (
 OPEN_SECTIONS = ("model", "tokenizer", "dataset")  # their upstream functions take **kwargs: an unknown key is a warning
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")  # `model` has exactly one of them
 FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # values of dataset.path that read data_files
-SECRETS = (  # refused wherever they stand
-    "token",
-    "hub_token",
-    "push_to_hub_token",
-    "use_auth_token",
-    "api_key",
-    "password",
-)
-
 SECTION_HELP = {
     "model": "Arguments of AutoModelFor<task>.from_pretrained, or preset/config; other keys are fields of the config.",
     "tokenizer": "Arguments of AutoTokenizer.from_pretrained. Without this section: the model's own tokenizer.",
