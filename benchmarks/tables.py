@@ -79,6 +79,7 @@ def results(name: str) -> dict[str, Any]:
 def why() -> str:
     """README's first table: a question, what answers it, and what was measured."""
     kills, split = results("torture")["totals"], results("survival")["out_of_memory"]
+    signals = f" and {kills['signals']:,} signals" if kills["signals"] else ""
     ours, peft = (peaks.summary(peaks.errors(results("peaks")[name])) for name in ("lab_allocated", "peft"))
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
@@ -105,8 +106,8 @@ def why() -> str:
         [
             "Will it survive a crash?",
             "checkpoints are complete or absent; `--resume` and `--restart` continue from the latest complete one",
-            f"{kills['kills']:,} kills and {kills['signals']:,} signals: {kills['half_checkpoints']} partial checkpoints, "
-            f"{kills['equal_ends']:,} of {kills['ends']:,} completed runs equal the uninterrupted run bit for bit ([how](docs/torture.md))",
+            f"{kills['kills']:,} kills{signals}: {kills['half_checkpoints']} partial checkpoints, {kills['equal_ends']:,} of {kills['ends']:,} completed runs equal the uninterrupted run bit "
+            "for bit ([how](docs/torture.md))",
         ],
         [
             "Will it survive out of memory?",

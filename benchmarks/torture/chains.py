@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -41,6 +42,8 @@ def interrupt_kind(
     began = time.monotonic()
     seconds, straight = run_straight()
     found |= {"straight_seconds": seconds, "straight": straight}
+    found |= {"operations": json.loads(Path("operations.json").read_text(encoding="utf-8"))}
+    found |= {"saves": max(1, found["operations"].pop("saves"))}
     chain = part[0] - 1 if only is None else only
     while found["kills"].total() < kills or found["signals"].total() < signals:
         log = Path("child.log")
@@ -118,7 +121,7 @@ def _finish(session: Session, draw: random.Random, seconds: float, found: dict[s
 
 def _try_second(child: int, draw: random.Random, seconds: float, found: dict[str, Any]) -> None:
     deadline = time.monotonic() + 20
-    while not Path("out/.lock").exists() and time.monotonic() < deadline and is_alive(child):
+    while _lock_holder() != child and time.monotonic() < deadline and is_alive(child):
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 0.4 * seconds))
     words = draw.choice(SECOND_RUNS)
@@ -129,7 +132,7 @@ def _try_second(child: int, draw: random.Random, seconds: float, found: dict[str
 
         main(["run", "recipe.yaml", *words])
 
-    if not Path("out/.lock").exists():
+    if _lock_holder() != child:
         return
     status = wait(start(work, "second.log"), 60)
     said = look.tail("second.log")
@@ -140,6 +143,14 @@ def _try_second(child: int, draw: random.Random, seconds: float, found: dict[str
     found["second_runs_refused"] += refused
     if not refused:
         raise Failure(f"a second run ({' '.join(words) or 'plain'}) ended with {status}: {said}")
+
+
+def _lock_holder() -> int:
+    """The process that the lock's file names: a run that was killed leaves its file."""
+    try:
+        return int(json.loads(Path("out/.lock").read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError):
+        return 0
 
 
 def _check_end(straight: dict[str, str], found: dict[str, Any]) -> None:
@@ -165,12 +176,12 @@ def _kill_once(draw: random.Random, seconds: float, resume: bool, clock: int, fo
     way = draw.choice(KILLS)
     two = Path("two").exists()
     alone = two and draw.random() < 0.5
-    dies_at = draw.randint(1, 160) if way == "operation" else draw.randint(1, 90) if way == "ending" else 0
+    dies_at = draw.randint(1, found["operations"][way]) if way in found["operations"] else 0
     Path("rank1.pid").unlink(missing_ok=True)
     child = start(lambda: train(Session(resume=resume, dies_at=dies_at, ending=way == "ending", clock=clock)))
     moment = time.monotonic() + draw.uniform(0, seconds)
     pause = draw.uniform(0, 0.03 if way == "saving" else 0.01)
-    skip = draw.randint(0, 5)  # appearances that are let pass, so that not always the first save is hit
+    skip = draw.randint(0, found["saves"] - 1)  # appearances that are let pass: not always the first save is hit
     seen: set[str] = set()
     signs = {"saving": (".staging-",), "rotating": (".removing-", "checkpoint-")}.get(way, ())
     deadline = time.monotonic() + 120

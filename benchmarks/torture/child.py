@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import signal
 import sys
@@ -19,8 +20,8 @@ OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One start of a run. `dies_at`: an operation on a file in the run's folder, counted from the first save (or with
-    `ending` from the save of the final model); 0: none. `clock`: seconds by which the machine's clock is wrong."""
+    """One start of a run. `dies_at`: an operation on a file in the run's folder, counted from the first save, or with
+    `ending` from the save of the final model (0: none). `clock`: seconds by which the machine's clock is wrong."""
 
     resume: bool = False
     dies_at: int = 0
@@ -48,21 +49,28 @@ def train_rank(session: Session) -> None:
     folders.put_in_place = noted
     if session.clock:
         shift_clock(session.clock)
-    if session.dies_at and os.environ.get("RANK", "0") == "0":
-        die_at_operation(session)
-    main(["run", "recipe.yaml", *session.arguments, *(["--resume"] if session.resume else [])])
+    count = watch_operations(session) if os.environ.get("RANK", "0") == "0" else {}
+    try:
+        main(["run", "recipe.yaml", *session.arguments, *(["--resume"] if session.resume else [])])
+    finally:
+        if count:
+            saves = len(Path("saves.log").read_text(encoding="utf-8").split()) if Path("saves.log").exists() else 0
+            Path("operations.json").write_text(json.dumps({**count, "saves": saves}), encoding="utf-8")
 
 
-def die_at_operation(session: Session) -> None:
+def watch_operations(session: Session) -> dict[str, int]:
+    """Counts a run's operations on files, all of them and those after its training, and dies at one of them."""
     from hf_recipes.checkpoints import folders, manifest, saving
 
-    count, counting = [0], [False]
+    count, began = {"operation": 0, "ending": 0}, {"operation": False, "ending": False}
+    dies_in = "ending" if session.ending else "operation"
 
     def operation(event: str, words: tuple[Any, ...]) -> None:
         if event in OPERATIONS and words and "out" in str(words[0]):
-            counting[0] = counting[0] or (not session.ending and folders.STAGING in str(words[0]))
-            count[0] += counting[0]
-            if count[0] == session.dies_at:
+            began["operation"] = began["operation"] or folders.STAGING in str(words[0])
+            for name in count:
+                count[name] += began[name]
+            if session.dies_at and count[dies_in] == session.dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(work: Callable[..., Any], before: Callable[..., None]) -> Callable[..., Any]:
@@ -73,12 +81,12 @@ def die_at_operation(session: Session) -> None:
         return both
 
     def begin(*words: Any) -> None:
-        counting[0] = True
+        began["ending"] = True
 
     manifest.flush_to_disk = counted(manifest.flush_to_disk, lambda *words: operation("fsync", words))  # no audit event
-    if session.ending:
-        saving.CheckpointWriter.save_final = counted(saving.CheckpointWriter.save_final, begin)  # type: ignore[method-assign]
+    saving.CheckpointWriter.save_final = counted(saving.CheckpointWriter.save_final, begin)  # type: ignore[method-assign]
     sys.addaudithook(operation)
+    return count
 
 
 def shift_clock(seconds: int) -> None:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 
 import pytest
