@@ -106,8 +106,9 @@ def why() -> str:
         [
             "Will it survive a crash?",
             "checkpoints are complete or absent; `--resume` and `--restart` continue from the latest complete one",
-            f"{kills['kills']:,} kills{signals}: {kills['half_checkpoints']} partial checkpoints, {kills['equal_ends']:,} of {kills['ends']:,} completed runs equal the uninterrupted run bit "
-            "for bit ([how](docs/torture.md))",
+            f"{kills['kills']:,} kills{signals}: {kills['half_checkpoints']} partial checkpoints, "
+            f"{kills['equal_ends']:,} of {kills['ends']:,} completed runs equal the uninterrupted run bit for bit "
+            "([how](docs/torture.md))",
         ],
         [
             "Will it survive out of memory?",

@@ -68,8 +68,8 @@ def _kills(found: dict[str, Any]) -> str:
         f"Runs of about {found['steps']} steps in two and a half epochs, a checkpoint every {found['save_steps']} "
         "steps, two kept, with dropout, shuffling and 2 accumulation steps, where the run's name does not say "
         'otherwise. A run is interrupted up to six times in a row, each time after it was resumed. "At the end" is a '
-        "file operation after training: while the final weights, the evaluation, the record, the model card or the report "
-        "are made. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
+        "file operation after training: while the final weights, the evaluation, the record, the model card or the "
+        "report are made. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
     )
 
 
