@@ -33,7 +33,7 @@ def find_shortage_of_run(folder: Path, args: Any, steps: int, weights: int, trai
     if not count:
         return None
     state = 0 if args.save_only_model else trained * _state_bytes(str(getattr(args.optim, "value", args.optim)))
-    needed = count * (weights + state) + weights  # the final model lies beside them
+    needed = count * (weights + state) + weights  # and the final model
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,8 +24,9 @@ from hf_recipes.common import run_lock
 from hf_recipes.common.parent_watch import SUPERVISOR, die_with_parent
 from hf_recipes.common.run_lock import FolderLock
 from hf_recipes.errors import DivergedError, LaunchError, RecipeError
+from hf_recipes.pipeline.finish import list_left
 from hf_recipes.pipeline.output_dir import output_dir_of
-from hf_recipes.record import Status, find_record
+from hf_recipes.record import COMPLETE, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -63,17 +64,18 @@ def _run_and_restart(
     pause: Callable[[float], None], output_dir: Path, lock: FolderLock | None,
 ) -> int:  # fmt: skip
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
+    # A run that dies before its own first checkpoint does not continue an earlier one whose checkpoints are there too.
+    others = () if "--resume" in flags else {folders.run_of(path) for path in folders.list_checkpoints(output_dir)}
     for attempt in range(restarts + 1):
         began = time.monotonic()
         code = run_child(command, lock)
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        if _is_finished(output_dir):
-            what = f"{output_dir} is complete, except perhaps its model card or its push"
-            say(f"{_describe_end(code)}, after it had finished: {what}")
+        if is_finished(output_dir):
+            say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
-        resumed, source = _find_start(output_dir)
+        resumed, source = _find_start(output_dir, others)
         say(
             f"{_describe_end(code)} after {time.monotonic() - began:.0f} s; "
             f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
@@ -119,18 +121,21 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> tuple[Pat
     return (Path(f"{folder}-smoke") if smoke else folder), read.location(f"{read.trainer}.output_dir")
 
 
-def _is_finished(output_dir: Path) -> bool:
-    """Whether the newest checkpoint's run has its record: it crashed while it wrote its model card or pushed."""
-    chosen, _ = select.choose_checkpoint(output_dir)
+def is_finished(output_dir: Path) -> bool:
+    """Whether the run came to its end and nothing of it is left to do; a push that failed was the Hub's."""
     record = find_record(output_dir)
-    if chosen is None or record is None:
+    if record is None or record.status not in COMPLETE:
         return False
-    return record.status == Status.FINISHED and record.run == chosen.run
+    chosen, _ = select.choose_checkpoint(output_dir)
+    return (chosen is None or record.run == chosen.run) and not list_left(output_dir, record)
 
 
-def _find_start(output_dir: Path) -> tuple[bool, str]:
+def _find_start(output_dir: Path, others: Collection[str | None]) -> tuple[bool, str]:
+    """`others`: runs that were there before."""
     folders.clean_leftovers(output_dir)
     chosen, _ = select.choose_checkpoint(output_dir)
+    if chosen is not None and (chosen.run or "") in others:
+        chosen = None
     return (True, f"from {chosen.path}") if chosen else (False, "from the beginning (no complete checkpoint yet)")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import secrets
-from hf_recipes.common.text import GIB
+from hf_recipes.common.text import GIB, join_words
 from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
 # Keys that Trainer writes beside the metrics; they are about speed, not quality.
@@ -180,6 +180,8 @@ def _summary(facts: _Facts) -> str:
     what += (f" ({', '.join(shape)})" if shape else "") + ". Made with hf_recipes from the recipe below."
     if record.status == Status.FINISHED:
         return what
+    if record.diverged:
+        return f"> **This run diverged: {record.diverged}. Its weights are worth nothing.**\n\n{what}"
     stopped = f"> **This run did not finish: {record.status} ({record.stage}).**"
     return f"{stopped} These files are its state when it stopped.\n\n{what}"
 
@@ -218,6 +220,8 @@ def _training(facts: _Facts) -> str:
     train = record.data.get("train")
     rows = [
         ("steps", _number(record.steps)),
+        ("early stopping", str(record.stopped_early or "")),
+        ("resumed", _resumed(record)),
         ("epochs", _number(record.epochs)),
         ("batch", _batch(record.batch) if record.batch else ""),
         ("training tokens in the data", _number(train.tokens or None) if train else ""),
@@ -235,6 +239,15 @@ def _training(facts: _Facts) -> str:
     ]
     shown = [[name, value] for name, value in rows if value]
     return "## Training\n\n" + _table(["fact", "value"], shown) if shown else ""
+
+
+def _resumed(record: RunRecord) -> str:
+    """ "at step 43 and 80, bit for bit: ...; 5 steps were made again"."""
+    if not record.resumed_at:
+        return ""
+    found = (record.resumption or "").removeprefix("resume").strip().removeprefix("resumed ")
+    found = found or f"at step {join_words(record.resumed_at)}"
+    return f"{found}; {_number(record.repeated_steps)} steps were made again" if record.repeated_steps else found
 
 
 def _batch(batch: Batch) -> str:

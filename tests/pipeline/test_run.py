@@ -128,7 +128,7 @@ def test_resuming_where_there_is_no_checkpoint_is_one_message(recipe: str) -> No
     assert str(caught.value) == (
         "argument '--resume': there is no checkpoint in 'out' to resume from; start without it"
     )
-    assert json.loads(Path("out/record.json").read_text())["status"] == "failed"
+    assert not Path("out").exists()
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str) -> None:
@@ -233,6 +233,11 @@ def test_early_stopping_and_the_best_model_follow_the_recipe(recipe: str) -> Non
     run(recipe, words)
     record = json.loads(Path("out/record.json").read_text())
     assert record["steps"] < 30
+    early = record["stopped_early"]
+    assert (early["step"], early["metric"], early["best_step"]) == (record["steps"], "eval_loss", 2)
+    line = f"at step {early['step']}; eval_loss was best at step 2 ({early['best']:.4g})"
+    assert f"early stopping ended the run {line}; 30 steps were planned" in record["notes"]
+    assert line in Path("out/README.md").read_text() and line in Path("out/report.md").read_text()
     evaluations = {e["step"]: e["eval_loss"] for e in record["log_history"] if "eval_loss" in e and e["step"]}
     assert record["metrics"]["eval"]["eval_loss"] == pytest.approx(min(evaluations.values()))
 
