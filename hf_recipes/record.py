@@ -1,37 +1,48 @@
 """record.json: what one run was and did, with its provenance. Imports neither torch nor transformers.
 
-Written at the end of every run, also of one that failed. `read_record` reads what every version wrote so far. Each
-field's comment is its line in docs/record.md, which `python benchmarks/tables.py` writes.
+Written when a run has made its first step (status "running"), at its end, however it ends, and after each step of its
+end. `read_record` reads what every version wrote so far. Each field's comment is its line in docs/record.md, which
+`python benchmarks/tables.py` writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.common.files import put
-from hf_recipes.common.text import first_line
+from hf_recipes.common.files import describe_special_file, put
+from hf_recipes.common.text import first_line, format_bytes, format_value
 from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
 from hf_recipes.errors import RecordError
 
-SCHEMA = 2  # 1, until commit 587a747: `stage` was called `where`, and there were no sessions
+# 1, until commit 587a747: `stage` was called `where`, and there were no sessions. 2: times, memory and speed were those
+# of the last session.
+SCHEMA = 3
 NAME = "record.json"
-FAILED_NAME = "record-failed.json"  # of a run that failed at its start, in the folder of one that finished
+LARGEST_BYTES = 2**28  # of a record: a million lines of a trainer's log
+LARGE_BYTES = 2**24  # from here on a file is read only if it begins as a record does
+BEGINNING = re.compile(r'\s*\{\s*"schema": \d')
+FAILED_NAME = "record-failed.json"  # of a start that made no step, beside the record of a run that did
 
 
 class Status(StrEnum):
-    """How a run ended."""
+    """How a run ended; "running": it has not, or it was killed."""
 
+    RUNNING = "running"
     FINISHED = "finished"
     STOPPED = "stopped"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
+
+
+COMPLETE = (Status.FINISHED, Status.DIVERGED)  # of a run that came to its end
 
 
 class Stage(StrEnum):
@@ -44,6 +55,16 @@ class Stage(StrEnum):
     SAVING = "saving"
     EVALUATION = "evaluation"
     END = "end"
+
+
+class EndStep(StrEnum):
+    """What is left to do when the last step is made, in this order. `--resume` does what was not done."""
+
+    WEIGHTS = "weights"
+    EVALUATION = "evaluation"
+    CARD = "model card"
+    REPORT = "report"
+    PUSH = "push"
 
 
 BEFORE_TRAINING = (Stage.START, Stage.DATA, Stage.MODEL)
@@ -130,7 +151,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of this session."""
+    """Seconds, of all sessions together or of one. Of a killed one: until its last checkpoint."""
 
     train_seconds: float | None = None  # training without its evaluations
     eval_seconds: float | None = None  # evaluations during training
@@ -140,7 +161,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peaks of the process, in bytes."""
+    """Peaks of the process in bytes, the largest of all sessions or those of one."""
 
     peak_rss_bytes: int | None = None  # memory of the process
     peak_allocated_bytes: int | None = None  # tensors on the GPU
@@ -169,6 +190,14 @@ class ForecastFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardEvents:
+    """Steps whose loss or gradient was not finite."""
+
+    skipped_steps: tuple[int, ...] = ()  # skipped (on_nonfinite: skip)
+    rolled_back: int = 0  # returns to the last checkpoint (on_nonfinite: rollback)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resumption:
     """The checkpoint that this session resumed from."""
 
@@ -181,18 +210,31 @@ class Resumption:
 class Session:
     """One process from its start to its end. A run has several if it was resumed.
 
-    Processes that were killed one after another leave no record of their own: they are one entry, up to the step of
-    the checkpoint that the next one resumed from.
+    A session that was killed could not say how it ended. Its steps, times and tokens are those of its last checkpoint;
+    if it wrote none, of its first step.
     """
 
-    started: str | None = None  # UTC; null where only a checkpoint shows the session
+    started: str | None = None  # UTC; null where only a checkpoint of an older version shows the session
     ended: str | None = None  # UTC; of a killed session: when its last checkpoint was saved
+    resumed_at: int | None = None  # optimizer steps of the checkpoint that it resumed from; null: from the beginning
+    differences: tuple[str, ...] = ()  # what then differed from the session that wrote it
     first_step: int | None = None  # first optimizer step that it made; null if it made none
     last_step: int | None = None  # last one
+    tokens: int | None = None  # tokens that it trained on
+    time: Timing = Timing()  # its seconds
+    step_seconds: float | None = None  # of one step, without the first few
+    memory: Memory = Memory()  # its peaks
+    guards: GuardEvents = GuardEvents()  # its steps that were not finite
     machine: str = ""  # device name and kind
-    status: Status | None = None  # how it ended; null: it was killed and could not say
+    status: Status | None = None  # how it ended; null: it is running, or was killed
     stage: Stage | None = None  # where it ended
     error: str | None = None  # the message of what ended it
+    signal: str | None = None  # the signal that stopped it ("SIGTERM")
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps it is known to have made."""
+        return 0 if self.first_step is None or self.last_step is None else self.last_step - self.first_step + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,14 +245,6 @@ class SplitStep:
     phase: str = ""  # training or evaluation
     pieces: int = 1  # pieces of a micro-batch from there on
     rank: int = 0  # the process
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuardEvents:
-    """Steps whose loss or gradient was not finite."""
-
-    skipped_steps: tuple[int, ...] = ()  # skipped (on_nonfinite: skip)
-    rolled_back: int = 0  # returns to the last checkpoint (on_nonfinite: rollback)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +281,8 @@ class RunRecord:
     error: str | None = None  # the message of what ended it
     run: str | None = None  # an id that all sessions of the run and its checkpoints share
     sessions: tuple[Session, ...] = ()  # oldest first; a run that was never resumed has one
-    started: str | None = None  # UTC, of the last session
+    done: tuple[EndStep, ...] = ()  # steps of the end that are done; --resume does the others
+    started: str | None = None  # UTC, of the first session
     ended: str | None = None  # UTC, of the last session
     recipe: RecipeFacts = RecipeFacts()  # the resolved recipe
     choices: tuple[str, ...] = ()  # what was chosen for the user, each with its reason
@@ -266,24 +301,31 @@ class RunRecord:
     planned_steps: int | None = None  # optimizer steps that the recipe asks for
     upstream_defaults: Mapping[str, Any] = field(default_factory=dict)  # every field of the training arguments
     plan: Mapping[str, Any] | None = None  # on a GPU: what `hf-recipes plan --json` prints
-    forecast: ForecastFacts = ForecastFacts()  # expected time, and the measured step
-    resumption: str | None = None  # whether resuming this run would be exact
-    resumed: Resumption | None = None  # the checkpoint that this session resumed from
-    steps: int | None = None  # optimizer steps, earlier sessions included
+    forecast: ForecastFacts = ForecastFacts()  # expected time, and the measured step (mean of all sessions)
+    resumption: str | None = None  # whether the run was resumed bit for bit; if it never was, whether that is possible
+    resumed: Resumption | None = None  # the checkpoint that the last session resumed from
+    steps: int | None = None  # optimizer steps that led to the weights, each counted once
+    repeated_steps: int = 0  # steps that were made again, since a session resumed from an older checkpoint
     epochs: float | None = None  # passes over the data
-    tokens: int | None = None  # trained tokens, earlier sessions included
+    tokens: int | None = None  # tokens of those steps, each counted once
     total_flos: float | None = None  # floating-point operations, as Trainer counts them
-    time: Timing = Timing()  # seconds of this session
-    tokens_per_second: float | None = None  # of training, evaluations left out
+    time: Timing = Timing()  # seconds of all sessions, repeated steps included
+    tokens_per_second: float | None = None  # of training in all sessions, evaluations left out
     train_loss: float | None = None  # mean over the run
     log_history: tuple[Mapping[str, Any], ...] = ()  # Trainer's log entries
     best_checkpoint: str | None = None  # by metric_for_best_model
+    last_checkpoint: str | None = None  # folder name of the latest complete one when the last session ended
     out_of_memory: tuple[SplitStep, ...] = ()  # micro-batches that had to be split
-    guards: GuardEvents = GuardEvents()  # steps that were not finite
+    guards: GuardEvents = GuardEvents()  # steps that were not finite, in any session
     metrics: Metrics = Metrics()  # what evaluations reported
     scores: Mapping[str, str] = field(default_factory=dict)  # split -> file of per-example scores
     intervals: Mapping[str, Mapping[str, MetricInterval]] | None = None  # split -> metric -> 95 % interval
-    memory: Memory = Memory()  # peaks of the process
+    memory: Memory = Memory()  # peaks of the process, the largest of all sessions
+
+    @property
+    def resumed_at(self) -> tuple[int, ...]:
+        """The steps at which the run was resumed, oldest first."""
+        return tuple(one.resumed_at for one in self.sessions if one.resumed_at is not None)
 
 
 class NewerRecordError(RecordError):
@@ -292,7 +334,16 @@ class NewerRecordError(RecordError):
 
 def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     """A record of this or an earlier version. `strict`: a key that the types lack is an error. Raises RecordError."""
+    odd = describe_special_file(path)
+    if odd:
+        raise RecordError.at(str(path), odd, "restore the file")
     try:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            what = f"has {format_bytes(size)}; no record of a run has more than {format_bytes(LARGEST_BYTES)}"
+            raise RecordError.at(str(path), what, "restore the file")
+        if size > LARGE_BYTES and not BEGINNING.match(_read_beginning(path)):
+            raise RecordError.at(str(path), "is no record of a run", "restore the file, or give a run's folder")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError.at(str(path), "no such record", "a run writes record.json into its output_dir") from None
@@ -305,12 +356,18 @@ def read_record(path: Path, *, strict: bool = False) -> RunRecord:
     return parse_record(value, str(path), strict=strict)
 
 
+def _read_beginning(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(100)
+
+
 def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecord:
     """The same of JSON that is read already; `location` stands before a message."""
-    if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or "task" not in value:
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1 or "task" not in value:
         raise RecordError.at(location, "is no record of a run", "restore the file, or give a run's folder")
-    if value["schema"] > SCHEMA:
-        what = f"a record of version {value['schema']}; this hf_recipes reads up to {SCHEMA}"
+    if schema > SCHEMA:
+        what = f"a record of version {format_value(schema)}; this hf_recipes reads up to {SCHEMA}"
         raise NewerRecordError.at(location, what, "upgrade hf_recipes")
     unknown: list[str] = []
     try:
@@ -345,7 +402,26 @@ def _upgrade(value: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(value)
     if found["schema"] < 2 and "where" in found:
         found["stage"] = found.pop("where")
+    if found["schema"] < 3:
+        found["sessions"] = _with_last_sessions_figures(found)
+        if found.get("status") == Status.FINISHED:
+            found["done"] = [step.value for step in (EndStep.WEIGHTS, EndStep.EVALUATION)]
     return found
+
+
+def _with_last_sessions_figures(value: Mapping[str, Any]) -> Any:
+    """Until version 2 the record's times and peaks were those of its last session, and no session had its own."""
+    sessions = value.get("sessions")
+    if not isinstance(sessions, list) or not sessions or not all(isinstance(one, dict) for one in sessions):
+        return sessions
+    figures = {key: value[key] for key in ("time", "memory", "guards") if key in value}
+    if len(sessions) == 1:
+        figures["tokens"] = value.get("tokens")
+    found = [*sessions[:-1], {**figures, **sessions[-1]}]
+    return [
+        {"resumed_at": one["first_step"] - 1, **one} if i and isinstance(one.get("first_step"), int) else one
+        for i, one in enumerate(found)
+    ]
 
 
 def _only_session(record: RunRecord) -> Session:
@@ -356,6 +432,11 @@ def _only_session(record: RunRecord) -> Session:
         ended=record.ended,
         first_step=1 + (record.resumed.step if record.resumed else 0) if trained else None,
         last_step=record.steps if trained else None,
+        resumed_at=record.resumed.step if record.resumed else None,
+        tokens=None if record.resumed else record.tokens,
+        time=record.time,
+        memory=record.memory,
+        guards=record.guards,
         machine=describe_machine(record.device),
         status=record.status,
         stage=record.stage,

@@ -39,6 +39,7 @@ HEAVY_FILES = {
     "hf_recipes.training.master_weights",
     "hf_recipes.training.trainer",
     "hf_recipes.training.step_timer",
+    "hf_recipes.training.step_work",
     "hf_recipes.evaluation.compute_metrics",
     "hf_recipes.checkpoints.saving",
     "hf_recipes.checkpoints.loop_state",

@@ -97,9 +97,15 @@ def test_a_run_writes_no_key_that_the_types_lack_and_its_notes_and_session_are_k
 
     path.unlink()  # as after a kill: only the checkpoint shows what there was
     run(recipe, ["TrainingArguments.max_steps=6"], resume=True)
-    killed, last = read_record(path, strict=True).sessions
-    assert (killed.first_step, killed.last_step, killed.status) == (1, 5, None)
-    assert killed.machine == last.machine and killed.ended is not None
+    again, killed, last = read_record(path, strict=True).sessions
+    assert again == first.sessions[0]  # by the checkpoint's manifest
+    assert (killed.started, killed.first_step, killed.last_step, killed.status) == (
+        second.sessions[1].started,
+        4,
+        5,
+        None,
+    )
+    assert killed.machine == last.machine and killed.ended is not None and killed.time.train_seconds
     assert (last.first_step, last.last_step, last.status) == (6, 6, Status.FINISHED)
 
 
@@ -121,9 +127,30 @@ def test_a_record_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
     assert refusal("[" * 100_000) == "record.json: is no record of a run (nested too deeply); restore the file"
 
 
-@pytest.mark.parametrize("text", ["[]", '"a text"', "3", "null", "{}", '{"schema": "1", "task": "chat"}'])
+@pytest.mark.parametrize("text", ["[]", '"a text"', "3", "null", "{}", '{"schema": "1", "task": "chat"}',
+                                  '{"schema": true, "task": "chat"}', '{"schema": -1, "task": "chat"}',
+                                  '{"schema": 1e999, "task": "chat"}', '{"schema": NaN, "task": "chat"}'])  # fmt: skip
 def test_a_file_that_is_no_record_is_refused(folder: Path, text: str) -> None:
     assert refusal(text) == "record.json: is no record of a run; restore the file, or give a run's folder"
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
+    deep = "[" * 500 + "]" * 500
+    assert refusal(f'{{"schema": 1, "task": "chat", "plan": {{"a": {deep}}}}}') == (
+        "record.json: is no record of a run (plan.a: is nested too deeply); restore the file"
+    )
+
+
+def test_a_file_that_is_far_too_large_is_not_read(folder: Path) -> None:
+    with Path("record.json").open("wb") as file:
+        file.truncate(100_000_000)
+    with pytest.raises(RecordError, match=r"record\.json: is no record of a run"):
+        read_record(Path("record.json"))
+    with Path("record.json").open("r+b") as file:
+        file.write(b'{"schema": 1,')
+        file.truncate(2**29)
+    with pytest.raises(RecordError, match=r"has 0\.50 GiB; no record of a run has more than 0\.25 GiB"):
+        read_record(Path("record.json"))
 
 
 def test_a_damaged_record_is_refused_with_the_place(folder: Path) -> None:
@@ -134,7 +161,11 @@ def test_a_damaged_record_is_refused_with_the_place(folder: Path) -> None:
         ("steps", 10**400, f"steps: a whole number is expected, not 1{'0' * 36}..."),
         ("train_loss", 10**400, f"train_loss: a number is expected, not 1{'0' * 36}..."),
         ("data", {"train": {"rows": True}}, "data.train.rows: a whole number is expected, not True"),
-        ("status", "odd", "status: 'odd' is none of 'finished', 'stopped', 'diverged', 'out of memory', 'failed'"),
+        (
+            "status",
+            "odd",
+            "status: 'odd' is none of 'running', 'finished', 'stopped', 'diverged', 'out of memory', 'failed'",
+        ),
         ("notes", "a text", "notes: a list is expected, not 'a text'"),
         ("device", {"capability": [8]}, "device.capability: a list of 2 is expected, not of 1"),
         ("model", [], "model: an object is expected, not []"),
@@ -208,6 +239,7 @@ def test_the_session_of_a_record_without_sessions_is_made_from_it() -> None:
         Session(
             started="a",
             ended="b",
+            resumed_at=4,
             first_step=5,
             last_step=9,
             machine="AMD EPYC (cpu)",

@@ -6,12 +6,13 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
+from hf_recipes.common.text import join_words
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -53,6 +54,7 @@ class Difference:
 
 
 ABSENT = "absent"
+UNKNOWN = "the checkpoint does not name the recipe, the data and the versions that wrote it"
 
 
 def _format_value(value: Any) -> str:
@@ -82,7 +84,12 @@ def _kind(key: str) -> str:
         return "optimizer" if key in OPTIMIZER_KEYS else "scheduler"
     if key in LENGTH:
         return "length"
-    return "free" if any(fnmatchcase(key, pattern) for pattern in FREE) else "matters"
+    return "free" if is_free(key) else "matters"
+
+
+def is_free(key: str) -> bool:
+    """Whether a key of the trainer's section changes no weight."""
+    return any(fnmatchcase(key, pattern) for pattern in FREE)
 
 
 def _kind_of_section(key: str) -> str:
@@ -157,8 +164,20 @@ def list_environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) ->
     return found
 
 
-def describe_exactness(reasons: list[str], threads: int) -> str:
-    """The line that a run prints when it starts."""
+def list_differences(then: Mapping[str, Any], now: Mapping[str, Any], processes: int) -> list[str]:
+    """What decides a run's numbers and is not as in the session that wrote a checkpoint. `then`: its manifest; `now`:
+    what this session's manifests say."""
+    found = [str(each) for each in compare_recipes(then["recipe"], now["recipe"]) if each.kind != "free"]
+    if then["data"].get("train") != now["data"].get("train"):
+        found.append("the training rows were others")
+    if then["world_size"] != processes:
+        found.append(f"processes were {then['world_size']}, are {processes}")
+    return found + list_environment_changes(then, now)
+
+
+def describe_exactness(reasons: list[str], threads: int, resumed_at: Sequence[int] = ()) -> str:
+    """The line that a run prints when it starts, and its record keeps. `resumed_at`: steps at which it was resumed."""
+    resumed = f"resumed at step {join_words(resumed_at)}, " if resumed_at else ""
     if reasons:
-        return f"resume     not bit for bit: {'; '.join(reasons)}"
-    return f"resume     bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"
+        return f"resume     {resumed}not bit for bit: {'; '.join(reasons)}"
+    return f"resume     {resumed}bit for bit: same versions, same CPU, {threads} thread{'s' * (threads > 1)}"

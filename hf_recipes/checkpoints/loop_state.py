@@ -29,6 +29,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
+from hf_recipes.common.worker_signals import WorkerStart
+
+COUNTERS = ("tr_loss", "total_loss", "last_logged")
+WORK = {"stage": "done", "due": None, "extra": False, "norm": None, "rate": None}  # training/step_work.py
 
 
 class LoopTrainer(Protocol):
@@ -102,7 +106,8 @@ class LoopState:
         state = trainer.state
         if self.resumed and state.best_global_step and state.best_model_checkpoint is None:
             best = Path(str(trainer.args.output_dir)) / folders.checkpoint_name(state.best_global_step)
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
+            there = best.is_dir() and not folders.is_extra(folders.read_progress(best))
+            state.best_model_checkpoint = str(best) if there else None
 
     def is_finished(self, trainer: LoopTrainer) -> bool:
         """Whether a resumed run has all its steps, or had stopped early."""
@@ -124,6 +129,8 @@ class LoopState:
         for part in (loader, getattr(loader, "base_dataloader", None)):
             if isinstance(part, torch.utils.data.DataLoader):
                 part.generator = generator
+                if part.num_workers and not isinstance(part.worker_init_fn, WorkerStart):
+                    part.worker_init_fn = WorkerStart(then=part.worker_init_fn)
         return loader
 
     def seed_sampler(self, sampler: Any, args: Any) -> Any:
@@ -176,6 +183,9 @@ def read_progress(checkpoint: str | None) -> dict[str, Any] | None:
         path = os.path.join(checkpoint or "", name)
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as text:
-                found: dict[str, Any] = json.load(text)
+                found = json.load(text)
+            work = found.get("work", WORK) if isinstance(found, dict) else None
+            if not isinstance(work, dict) or not {*COUNTERS} <= found.keys() or not WORK.keys() <= work.keys():
+                raise ValueError("it is no progress of a run")
             return found
     return None

@@ -94,12 +94,9 @@ def resume_checkpoint(
     if not asked:
         return None
     location = location_of(recipe)
-    accepted = {
-        "without_state": "state" in allowed_differences(recipe),
-        "sharded": is_sharded(environment),
-    }
+    without_state, sharded = "state" in allowed_differences(recipe), is_sharded(environment)
     if asked is True:
-        chosen, skipped = select.choose_checkpoint(Path(output_dir), **accepted)
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, sharded=sharded)
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
@@ -111,7 +108,7 @@ def resume_checkpoint(
     if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
         what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
         raise CheckpointError.at(location, what)
-    errors = select.find_errors(path, **accepted)
+    errors = select.find_errors(path, without_state=without_state, sharded=sharded)
     if errors:
         raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
     return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))
@@ -135,17 +132,16 @@ def earlier_session(checkpoint: str | None) -> tuple[int, int]:
     return len(state.get("log_history") or ()), int(state.get("num_input_tokens_seen") or 0)
 
 
-def describe_run(
-    recipe: Recipe, args: Any, record: RunRecord, device: Device, chosen: ResumePoint | None
-) -> dict[str, Any]:
+def describe_run(recipe: Recipe, args: Any, record: RunRecord, device: Device) -> dict[str, Any]:
     """What every manifest of the run says of it: one id through all its resumptions, recipe, data, versions, device.
 
-    `args`: as the trainer left them. `record`: for its data and versions.
+    `args`: as the trainer left them. `record`: for its id, data and versions.
     """
     import torch
 
     facts = {
-        "run": (chosen.run if chosen else None) or uuid.uuid4().hex,
+        "run": record.run or uuid.uuid4().hex,
+        "session": folders.next_session(Path(str(args.output_dir))),
         "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
         "data": {split: part.fingerprint for split, part in record.data.items()},
         **compatibility.describe_environment(device, record.versions, torch.get_num_threads()),
@@ -162,11 +158,19 @@ def add_resumption(
     device: Device,
     chosen: ResumePoint | None,
 ) -> RunRecord:
-    """The record with the run's id, what it resumed from, and what resuming it would equal."""
+    """The record with the run's id, what it resumed from, and whether that equals a run that was not interrupted."""
     reasons = compatibility.list_inexact_reasons(recipe.trainer, args, device)
-    exactness = compatibility.describe_exactness(reasons, facts["threads"])
-    resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.skipped) if chosen else None
-    return replace(record, run=facts["run"], resumption=exactness, resumed=resumed)
+    record = replace(record, run=facts["run"])
+    if chosen is not None:
+        if chosen.manifest is None:
+            differences = [compatibility.UNKNOWN]
+        else:
+            differences = compatibility.list_differences(chosen.manifest, facts, args.world_size)
+        last = replace(record.sessions[-1], resumed_at=chosen.step, differences=tuple(differences))
+        resumed = Resumption(from_=chosen.path, step=chosen.step, passed_over=chosen.skipped)
+        record = replace(record, resumed=resumed, sessions=(*record.sessions[:-1], last))
+    reasons = list(dict.fromkeys([*(line for one in record.sessions for line in one.differences), *reasons]))
+    return replace(record, resumption=compatibility.describe_exactness(reasons, facts["threads"], record.resumed_at))
 
 
 def check_same_run(
@@ -184,7 +188,7 @@ def check_same_run(
     lines += _compare(recipe, chosen, facts, args.world_size)
     check_same_model(recipe, chosen.path, model)
     if is_training_done(recipe, chosen, record.planned_steps or 0, folder):
-        lines.append("all its steps are done: only saving and evaluation are left")
+        lines.append("all its steps are made: its end is left to do")
     return lines
 
 

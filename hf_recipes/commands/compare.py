@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from hf_recipes.common.files import put
 from hf_recipes.compare import text
 from hf_recipes.compare.pairing import WHERE, pair_runs
@@ -29,14 +31,17 @@ def command(
     """What to print. Raises RecipeError for runs that cannot be compared."""
     if len(paths) < 2:
         raise RecipeError.at(WHERE, "a comparison needs two runs or more", "name another run")
-    runs = read_runs(paths)
+    warnings: list[str] = []
+    runs = read_runs(paths, lambda error: warnings.append(f"warning: left out: {error}"))
     sides = group_sides(runs, group is not None)
     paired = pair_runs(runs, split=split, common=common, metric=metric)
     found = compare(paired, sides, resamples=resamples, seed=seed)
     written = [] if output is None else write(found, Path(output))
     if as_json:
+        for line in warnings:
+            click.echo(line, err=True)
         return [json.dumps(text.comparison_to_json(found), indent=1)]
-    return [*text.describe_comparison(found), *written]
+    return [*warnings, *text.describe_comparison(found), *written]
 
 
 def write(comparison: Comparison, folder: Path) -> list[str]:

@@ -24,8 +24,9 @@ from hf_recipes.common import run_lock
 from hf_recipes.common.parent_watch import SUPERVISOR, die_with_parent
 from hf_recipes.common.run_lock import FolderLock
 from hf_recipes.errors import DivergedError, LaunchError, RecipeError
+from hf_recipes.pipeline.finish import list_left
 from hf_recipes.pipeline.output_dir import output_dir_of
-from hf_recipes.record import Status, find_record
+from hf_recipes.record import COMPLETE, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -69,9 +70,8 @@ def _run_and_restart(
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        if _is_finished(output_dir):
-            what = f"{output_dir} is complete, except perhaps its model card or its push"
-            say(f"{_describe_end(code)}, after it had finished: {what}")
+        if is_finished(output_dir):
+            say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
         resumed, source = _find_start(output_dir)
         say(
@@ -119,13 +119,13 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> tuple[Pat
     return (Path(f"{folder}-smoke") if smoke else folder), read.location(f"{read.trainer}.output_dir")
 
 
-def _is_finished(output_dir: Path) -> bool:
-    """Whether the newest checkpoint's run has its record: it crashed while it wrote its model card or pushed."""
-    chosen, _ = select.choose_checkpoint(output_dir)
+def is_finished(output_dir: Path) -> bool:
+    """Whether the run came to its end and nothing of it is left to do; a push that failed was the Hub's."""
     record = find_record(output_dir)
-    if chosen is None or record is None:
+    if record is None or record.status not in COMPLETE:
         return False
-    return record.status == Status.FINISHED and record.run == chosen.run
+    chosen, _ = select.choose_checkpoint(output_dir)
+    return (chosen is None or record.run == chosen.run) and not list_left(output_dir, record)
 
 
 def _find_start(output_dir: Path) -> tuple[bool, str]:

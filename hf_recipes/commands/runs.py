@@ -11,16 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.common.text import GIB
+from hf_recipes.common import run_lock
+from hf_recipes.common.text import GIB, join_words
+from hf_recipes.compare.runs import find_scores
 from hf_recipes.errors import RecipeError, RecordError
-from hf_recipes.record import NAME, MetricInterval, RunRecord, read_record
+from hf_recipes.pipeline.finish import list_left
+from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, Status, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record lacks."""
+    """One run in the list. `low`, `high`: the metric's 95 % interval; None for what the record lacks. `left`: steps of
+    the end of a run that is complete but for them."""
 
     run: str
     status: str
@@ -34,6 +40,8 @@ class Listed:
     peak_bytes: int | None
     tokens_per_second: float | None
     steps: int | None
+    resumed_at: tuple[int, ...]
+    left: tuple[str, ...]
     seed: int | None
     ended: str | None
     age_seconds: float | None
@@ -61,6 +69,8 @@ def command(
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
+        for line in warnings:
+            click.echo(line, err=True)
         return [json.dumps([asdict(one) for one in found], indent=1)]
     return [*_table(found), *warnings]
 
@@ -76,22 +86,22 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
         try:
             record = read_record(path)
         except RecipeError as problem:
-            warnings.append(f"left out: {problem.errors[0]}")
+            warnings.append(_printable(f"warning: left out: {problem.errors[0]}"))
             continue
         shown = path.parent if path.name == NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
-        found.append(_describe_run(name, record, now, _find_interval(path.parent, record)))
+        found.append(_describe_run(name, path.parent, record, now))
     return found, warnings
 
 
 def _find_interval(folder: Path, record: RunRecord) -> MetricInterval | None:
     """The main metric's, from the record; of an older record from its scores, if they are there."""
-    found, name = record.intervals, record.scores.get("eval", "")
-    if found is None and name and (folder / name).is_file():
+    found, path = record.intervals, find_scores(folder, record, "eval") if record.intervals is None else None
+    if path is not None:
         from hf_recipes.compare.intervals import intervals_of_run
 
         with contextlib.suppress(RecipeError):  # a damaged file: then without
-            found = intervals_of_run(folder, replace(record, scores={"eval": name}))
+            found = intervals_of_run(folder, replace(record, scores={"eval": path.name}))
     return ((found or {}).get("eval") or {}).get(_main_metric(record))
 
 
@@ -102,15 +112,17 @@ def _main_metric(record: RunRecord) -> str:
     return next((name for name in names if math.isfinite(reported.get(f"eval_{name}", math.nan))), "")
 
 
-def _describe_run(name: str, record: RunRecord, now: datetime.datetime, interval: MetricInterval | None) -> Listed:
-    metric = _main_metric(record)
+def _describe_run(name: str, folder: Path, record: RunRecord, now: datetime.datetime) -> Listed:
+    metric, interval = _main_metric(record), _find_interval(folder, record)
+    left = list_left(None, record) if record.status in COMPLETE and EndStep.EVALUATION in record.done else ()
     try:
         age = (now - datetime.datetime.fromisoformat(str(record.ended))).total_seconds()
     except (ValueError, TypeError):  # no date, or one without a time zone
         age = None
+    killed = record.status == Status.RUNNING and run_lock.find_holder(folder) is None
     return Listed(
         run=name,
-        status=record.status.value,
+        status="killed" if killed else record.status.value,
         task=record.task,
         model=(record.model.name or None) if record.model else None,
         metric=metric or None,
@@ -121,6 +133,8 @@ def _describe_run(name: str, record: RunRecord, now: datetime.datetime, interval
         peak_bytes=record.memory.peak_bytes,
         tokens_per_second=_finite(record.tokens_per_second),
         steps=record.steps,
+        resumed_at=record.resumed_at,
+        left=left,
         seed=record.seed,
         ended=record.ended,
         age_seconds=age,
@@ -139,10 +153,10 @@ def _rank(one: Listed) -> float:
 
 
 def _table(found: Sequence[Listed]) -> list[str]:
-    head = ("run", "status", "task", "model", "metric (95%)", "peak", "tokens/s", "age")
+    head = ("run", "status", "task", "model", "steps", "metric (95%)", "peak", "tokens/s", "age")
     rows = [head, *(tuple(map(_printable, _cells(one))) for one in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    right = (5, 6, 7)
+    right = (6, 7, 8)
     return [
         "  ".join(
             text.rjust(width) if i in right else text.ljust(width)
@@ -164,7 +178,10 @@ def _cells(one: Listed) -> tuple[str, ...]:
         metric = f"{one.metric} {one.value:.4g}{span}"
     peak = "–" if not one.peak_bytes else f"{one.peak_bytes / GIB:.1f} GiB"
     speed = "–" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}"
-    return (one.run, one.status, one.task, one.model or "–", metric, peak, speed, _age(one.age_seconds))
+    status = f"{one.status}, left: {', '.join(one.left)}" if one.left else one.status
+    steps = "–" if one.steps is None else f"{one.steps:,}"
+    steps += f" (resumed at step {join_words(one.resumed_at)})" if one.resumed_at else ""
+    return (one.run, status, one.task, one.model or "–", steps, metric, peak, speed, _age(one.age_seconds))
 
 
 def _age(seconds: float | None) -> str:

@@ -34,6 +34,14 @@ GRACE = 8.0  # seconds from the parent's death for a step and a checkpoint
 PR_SET_PDEATHSIG = 1
 
 
+_watched = False
+
+
+def is_watched() -> bool:
+    """Whether this process ends with its parent; that one passes signals on."""
+    return _watched
+
+
 def watch_parent() -> bool:
     """Ends this process when its supervisor or launcher dies; whether there is one. To be called in the main thread."""
     parent = find_parent_to_watch()
@@ -43,6 +51,8 @@ def watch_parent() -> bool:
     asked = die_with_parent()
     if os.getppid() != parent:  # it died before it could be watched
         raise SystemExit(128 + signal.SIGTERM)
+    global _watched
+    _watched = True
     threading.Thread(target=_watch, args=(parent, asked), daemon=True, name="parent-watch").start()
     return True
 

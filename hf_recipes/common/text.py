@@ -27,6 +27,12 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
+def join_words(words: Iterable[object]) -> str:
+    """ "43", "43 and 80", "43, 80 and 90"."""
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def first_line(problem: BaseException) -> str:
     """An upstream error in one line."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

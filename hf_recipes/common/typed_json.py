@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 NOT_FINITE = ("nan", "inf", "-inf")
 MOST = 2**63  # whole numbers of a record are smaller
+DEEPEST = 100  # levels of a value of any type: far less than what Python's own functions take
 T = TypeVar("T")
 
 
@@ -63,6 +64,8 @@ def from_json(kind: type[T], value: Any, key: str = "", unknown: list[str] | Non
 
 def _decode(kind: Any, value: Any, key: str, unknown: list[str] | None) -> Any:
     if kind is Any:
+        if isinstance(value, dict | list) and is_deeper(value, DEEPEST):
+            raise TypedJsonError(key, "is nested too deeply")
         return value
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -85,6 +88,17 @@ def _decode(kind: Any, value: Any, key: str, unknown: list[str] | None) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value, key, unknown)  # type: ignore[arg-type]
     return _decode_scalar(kind, value, key)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in each other in more than `levels`. Not recursive."""
+    found = [value]
+    for _ in range(levels):
+        found = [inner for one in found for inner in (one.values() if isinstance(one, dict) else one)
+                 if isinstance(inner, dict | list)]  # fmt: skip
+        if not found:
+            return False
+    return True
 
 
 def _takes_null(kind: Any) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common.files import describe_special_file
+from hf_recipes.common.text import format_value
 from hf_recipes.errors import Diagnostic, RecordError
 from hf_recipes.evaluation.scores import EXAMPLES, Scores, read_examples, read_scores
 from hf_recipes.record import NAME, RunRecord, Status, read_record
@@ -55,32 +58,73 @@ class Run:
             what = f"the run has no per-example scores of its {split} split{ended}"
             there = ", ".join(names)
             raise RecordError.at(str(self.path), what, f"--split {there}" if there else "evaluate it: do_train: false")
-        return read_scores(self.path.parent / names[split])
+        return read_scores(_file_of_run(self.path.parent, names[split]))
 
     def texts(self, split: str, ids: Collection[str]) -> dict[str, str]:
         """The text of these examples, where the run has written it."""
-        name = self.record.scores.get(split, "")
-        return read_examples(self.path.parent / name.replace("scores", EXAMPLES, 1), ids)
+        name = self.record.scores.get(split, "").replace("scores", EXAMPLES, 1)
+        try:
+            return read_examples(_file_of_run(self.path.parent, name), ids)
+        except RecordError:
+            return {}
 
 
-def read_runs(paths: Sequence[str]) -> list[Run]:
-    """Runs by their folders or record files. Raises RecordError with every error, also for one path given twice."""
+def find_scores(folder: Path, record: RunRecord, split: str) -> Path | None:
+    """The file of a split's scores, if the record names one and it is there, in the run's own folder."""
+    name = record.scores.get(split)
+    try:
+        path = _file_of_run(folder, name) if name else None
+    except RecordError:
+        return None
+    return path if path is not None and path.is_file() else None
+
+
+def _file_of_run(folder: Path, name: str) -> Path:
+    """A file beside the record. A record of a stranger may name any path: nothing is read outside the run's folder.
+    Raises RecordError."""
+    path = folder / name
+    try:
+        inside = name == path.name and path.resolve().parent == folder.resolve()
+    except (OSError, ValueError, RuntimeError):  # a circle of links, a NUL
+        inside = False
+    if not inside:
+        what = f"its record names {format_value(name)} as a file of scores, which is not in the run's folder"
+        raise RecordError.at(str(folder), what, "evaluate the run again")
+    odd = describe_special_file(path)
+    if odd:
+        raise RecordError.at(str(path), odd, "evaluate the run again")
+    return path
+
+
+def read_runs(paths: Sequence[str], leave_out: Callable[[Diagnostic], None] | None = None) -> list[Run]:
+    """Runs by their folders or record files. Raises RecordError with every error, also for one path given twice.
+
+    `leave_out`: is given the error of a record that cannot be read, where two others can; without it that is raised.
+    """
     found: list[Run] = []
     errors: list[Diagnostic] = []
+    unread: list[Diagnostic] = []
     seen: dict[Path, str] = {}
     for text in paths:
         path = Path(text)
         path = path / NAME if path.is_dir() else path
+        key = Path(os.path.realpath(path))
+        if key in seen:
+            what = f"the same run as {seen[key]!r}"
+            errors.append(Diagnostic(location=text, message=what, fix="give each run once"))
+            continue
+        seen[key] = text
         try:
-            key = path.resolve()
-            if key in seen:
-                raise RecordError.at(text, f"the same run as {seen[key]!r}", "give each run once")
-            seen[key] = text
             found.append(Run(name=text, path=path, record=read_record(path)))
         except RecordError as problem:
-            errors += problem.errors
+            (unread if os.path.lexists(path) else errors).extend(problem.errors)
+    if leave_out is None or len(found) < 2:
+        errors += unread
     if errors:
         raise RecordError(errors)
+    if leave_out is not None:
+        for one in unread:
+            leave_out(one)
     return _shorten_names(found)
 
 

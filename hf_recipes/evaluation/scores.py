@@ -118,12 +118,16 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
     written = (table.schema.metadata or {}).get(_KEY)
     if written is None:
         raise RecordError.at(name, "a Parquet file, but not one of per-example scores")
-    about = json.loads(written)
-    if about["version"] > VERSION:
+    try:
+        about = json.loads(written)
+        version, task, labels = int(about["version"]), str(about["task"]), tuple(map(str, about["label_names"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecordError.at(name, "a Parquet file, but not one of per-example scores") from None
+    if version > VERSION:
         raise RecordError.at(
-            name, f"scores of version {about['version']}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
+            name, f"scores of version {version}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
-    return Scores(task=about["task"], label_names=tuple(about["label_names"]), table=table)
+    return Scores(task=task, label_names=labels, table=table)
 
 
 def write_examples(path: str | os.PathLike[str], ids: Sequence[str], texts: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import secrets
-from hf_recipes.common.text import GIB
+from hf_recipes.common.text import GIB, join_words
 from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
 # Keys that Trainer writes beside the metrics; they are about speed, not quality.
@@ -218,6 +218,7 @@ def _training(facts: _Facts) -> str:
     train = record.data.get("train")
     rows = [
         ("steps", _number(record.steps)),
+        ("resumed", _resumed(record)),
         ("epochs", _number(record.epochs)),
         ("batch", _batch(record.batch) if record.batch else ""),
         ("training tokens in the data", _number(train.tokens or None) if train else ""),
@@ -235,6 +236,15 @@ def _training(facts: _Facts) -> str:
     ]
     shown = [[name, value] for name, value in rows if value]
     return "## Training\n\n" + _table(["fact", "value"], shown) if shown else ""
+
+
+def _resumed(record: RunRecord) -> str:
+    """ "at step 43 and 80, bit for bit: ...; 5 steps were made again"."""
+    if not record.resumed_at:
+        return ""
+    found = (record.resumption or "").removeprefix("resume").strip().removeprefix("resumed ")
+    found = found or f"at step {join_words(record.resumed_at)}"
+    return f"{found}; {_number(record.repeated_steps)} steps were made again" if record.repeated_steps else found
 
 
 def _batch(batch: Batch) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hf_recipes.common.device import Device
     from hf_recipes.data.prepared import Prepared
     from hf_recipes.recipe.recipe import Recipe
+    from hf_recipes.training.step_timer import StepTimer
 
 
 def describe_recipe(recipe: Recipe) -> RecipeFacts:
@@ -109,35 +110,31 @@ def _arguments(args: Any) -> dict[str, Any]:
     return {k: v for k, v in args.to_dict().items() if "token" not in k or k == "include_num_input_tokens_seen"}
 
 
-def add_progress(record: RunRecord, trainer: Any) -> RunRecord:
-    """With steps and log of a training that was interrupted."""
-    state = trainer.state
-    return replace(record, steps=state.global_step, epochs=state.epoch, log_history=tuple(state.log_history))
-
-
-def add_incidents(record: RunRecord, trainer: Any) -> RunRecord:
-    """With what went wrong in a training and did not end it."""
+def add_progress(record: RunRecord, trainer: Any, timer: StepTimer, logged: int, tokens: int) -> RunRecord:
+    """With steps, tokens and log of a training so far, and what its last session has done. `logged`, `tokens`: log
+    entries and tokens of the sessions before it."""
+    state, session = trainer.state, record.sessions[-1]
+    if session.first_step is None or state.global_step < session.first_step - 1:
+        return record  # the checkpoint was not loaded: the run is where it was
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in state.log_history[logged:])
+    evaluating += timer.evaluating_seconds
     guard = trainer.parts.guard
-    return replace(
-        record,
-        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
+    session = replace(
+        session,
+        last_step=state.global_step if state.global_step >= session.first_step else None,
+        tokens=max(0, state.num_input_tokens_seen - tokens),
+        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
+        step_seconds=timer.step_seconds,
         guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
     )
-
-
-def add_training_result(record: RunRecord, trainer: Any, result: Any, history: int, tokens_before: int) -> RunRecord:
-    """With steps, time and speed of a training that came to its end; `history` log entries and `tokens_before` tokens
-    are an earlier session's."""
-    # upstream's train_runtime holds the evaluations in between too
-    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history[history:])
-    seconds = max(result.metrics["train_runtime"] - evaluating, 1e-9)
-    tokens = trainer.state.num_input_tokens_seen - tokens_before
     return replace(
-        add_progress(record, trainer),
-        time=Timing(train_seconds=seconds, eval_seconds=evaluating),
-        tokens_per_second=tokens / seconds if tokens and seconds else None,
-        train_loss=result.metrics["train_loss"],
-        tokens=trainer.state.num_input_tokens_seen,  # earlier sessions included
-        total_flos=trainer.state.total_flos,
-        best_checkpoint=trainer.state.best_model_checkpoint,
+        record,
+        steps=state.global_step,
+        epochs=state.epoch,
+        tokens=state.num_input_tokens_seen,  # earlier sessions included, as upstream counts
+        total_flos=state.total_flos,
+        log_history=tuple(state.log_history),
+        best_checkpoint=state.best_model_checkpoint,
+        out_of_memory=tuple(SplitStep(**one) for one in trainer.parts.retry.splits),
+        sessions=(*record.sessions[:-1], session),
     )

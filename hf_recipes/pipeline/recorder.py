@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.checkpoints import folders
+from hf_recipes.checkpoints.select import read_trainer_state
 from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import OutOfMemoryError, RecordError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
+from hf_recipes.pipeline.finish import describe_left, list_left
+from hf_recipes.pipeline.sessions import describe_sessions, earlier_sessions, sum_sessions
 from hf_recipes.record import (
     BEFORE_TRAINING,
+    COMPLETE,
     FAILED_NAME,
     NAME,
+    EndStep,
     Memory,
     NewerRecordError,
     RunRecord,
@@ -40,6 +46,10 @@ if TYPE_CHECKING:
 
 
 SAMPLE = "sample at step "  # how a line of training/sample_text.py begins
+KEPT_FROM_TRAINING = (
+    *("run", "steps", "epochs", "tokens", "total_flos", "train_loss", "log_history", "best_checkpoint"),
+    *("out_of_memory", "planned_steps", "resumed", "done"),
+)
 
 
 class RunRecorder:
@@ -47,19 +57,22 @@ class RunRecorder:
 
     def __init__(self, recipe: Recipe, device: Device, folder: Path, say: Callable[[str], None] = print_line) -> None:
         self.folder, self.device, self.say = folder, device, say
+        self._add_progress: Callable[[RunRecord], RunRecord] | None = None  # while training
+        self._began = time.perf_counter()
+        started = timestamp()
+        facts = describe_device(device)
         self.record = RunRecord(
             task=recipe.task,
             recipe=describe_recipe(recipe),
             translations=tuple(recipe.translations),
             versions={**package_versions(), "python": sys.version.split()[0]},
             commit=current_commit(),
-            device=describe_device(device),
-            started=timestamp(),
+            device=facts,
+            started=started,
+            sessions=(Session(started=started, machine=describe_machine(facts)),),
         )
-        self.record = replace(
-            self.record,
-            sessions=(Session(started=self.record.started, machine=describe_machine(self.record.device)),),
-        )
+
+    # --- facts as they come in ---------------------------------------------------------------------------------------
 
     def enter(self, stage: Stage) -> None:
         """The run has come to this stage."""
@@ -77,71 +90,154 @@ class RunRecorder:
         self.record = replace(self.record, choices=(*self.record.choices, *lines))
 
     def continue_run(self, checkpoint: ResumePoint) -> None:
-        """Puts the sessions of the run that is resumed before this one; says so where its record cannot be read."""
+        """Takes over what the run that is resumed has done; says so where its record cannot be read."""
+        path = Path(checkpoint.path).parent / NAME
         try:
-            read_record(Path(checkpoint.path).parent / NAME)
+            read_record(path)
         except RecordError as problem:
-            if (Path(checkpoint.path).parent / NAME).exists():
-                self.note(f"warning: {problem}; the record of the resumed run lacks its earlier sessions")
-        earlier = earlier_sessions(checkpoint)
-        self.record = replace(self.record, run=checkpoint.run, sessions=(*earlier, *self.record.sessions))
+            if path.exists():
+                self.note(f"warning: {problem}; sessions after {checkpoint.path} are not in the new record")
+        state = read_trainer_state(checkpoint.path)
+        self.record = replace(
+            self.record,
+            run=checkpoint.run,
+            sessions=(*earlier_sessions(checkpoint, self.folder), *self.record.sessions),
+            steps=checkpoint.step,
+            epochs=state.get("epoch"),
+            tokens=state.get("num_input_tokens_seen"),
+            log_history=tuple(state.get("log_history") or ()),
+        )
 
-    def begin_training(self, first_step: int) -> None:
-        """This session's first optimizer step is the next one."""
-        last = replace(self.record.sessions[-1], first_step=first_step)
+    def continue_end(self, earlier: RunRecord) -> None:
+        """Takes over a record whose last step is made; its model is saved and left to be evaluated."""
+        last = replace(self.record.sessions[-1], resumed_at=earlier.steps)
+        kept = {name: getattr(earlier, name) for name in KEPT_FROM_TRAINING}
+        self.record = replace(self.record, **kept, sessions=(*earlier.sessions, last))
+        self.note(f"all {earlier.steps} steps are made; {describe_left(list_left(self.folder, self.record))}")
+
+    # --- the session that is under way -------------------------------------------------------------------------------
+
+    def begin_training(self, first_step: int, add_progress: Callable[[RunRecord], RunRecord]) -> None:
+        """This session's first optimizer step is the next one. `add_progress`: what is done when it is called."""
+        self._replace_session(first_step=first_step)
+        self._add_progress = add_progress
+
+    def measure(self) -> None:
+        """Takes this session's steps, times, tokens and peaks, and the sums of all."""
+        if self._add_progress is not None:
+            self.record = self._add_progress(self.record)
+        timing = replace(self.record.sessions[-1].time, total_seconds=time.perf_counter() - self._began)
+        self._replace_session(time=timing, memory=measure_memory(self.device))
+        self.record = sum_sessions(self.record)
+
+    def end_training(self) -> None:
+        """The last step is made: what comes after it is not training."""
+        self.measure()
+        self._add_progress = None
+
+    def sessions_for_manifest(self) -> dict[str, Any]:
+        """What a checkpoint that is written now says of the run's sessions."""
+        self.record_running()
+        return describe_sessions(self.record.sessions)
+
+    def record_scores(self, scores_seconds: float) -> None:
+        """How long this session wrote scores and computed their intervals."""
+        self._replace_session(time=replace(self.record.sessions[-1].time, scores_seconds=scores_seconds))
+
+    def record_running(self) -> None:
+        """After the first step and at each checkpoint: if the run is killed now, its record shows what it did."""
+        self.measure()
+        self._write(replace(self.record, status=Status.RUNNING))
+
+    def mark_done(self, step: EndStep) -> None:
+        """A step of the end is done, and stays so if the next one is not."""
+        self.record = replace(self.record, done=(*self.record.done, step))
+        status = self.record.status
+        self._write(self.record if status in COMPLETE else replace(self.record, status=Status.RUNNING))
+
+    def _replace_session(self, **facts: Any) -> None:
+        last = replace(self.record.sessions[-1], **facts)
         self.record = replace(self.record, sessions=(*self.record.sessions[:-1], last))
+
+    # --- the end of the session --------------------------------------------------------------------------------------
 
     @contextmanager
     def recording(self, resume_command: str, report: bool = True) -> Iterator[None]:
         """Writes the record and the report however the run ends. `resume_command`: what continues it."""
         import torch
 
-        began = time.time()
+        began, self._began = time.time(), time.perf_counter()
+        complete = False
         try:
             yield
-            self._end(Status.FINISHED)
-        except KeyboardInterrupt:
-            self._end(Status.STOPPED)
+            complete = True
+        except KeyboardInterrupt as problem:
+            self.end(Status.STOPPED, signal_name=_signal_name(problem))
             raise
         except OutOfMemoryError as problem:
-            self._end(Status.OUT_OF_MEMORY, problem.errors[0].message)
+            self.end(Status.OUT_OF_MEMORY, problem.errors[0].message)
             say_what_would_fit(self.record, self.device, self.say)
             raise
         except torch.OutOfMemoryError as problem:
-            self._end(Status.OUT_OF_MEMORY, first_line(problem))
+            self.end(Status.OUT_OF_MEMORY, first_line(problem))
             what = f"out of memory in {self.record.stage}: {self.record.error}"
             fix = "`hf-recipes plan` says what fits"
             raise OutOfMemoryError.at(self.record.recipe.path, what, fix) from problem
         except BaseException as problem:
-            self._end(Status.FAILED, f"{type(problem).__name__}: {problem}")
+            self.end(Status.FAILED, f"{type(problem).__name__}: {problem}")
             raise
         finally:
             record = self.record
             alone = record.status == Status.OUT_OF_MEMORY and rank() != 0  # rank 0 waits for this one
-            if alone or (rank() == 0 and not another_rank_recorded(self.folder, began)):
+            if record.status in COMPLETE:
+                if not complete and rank() == 0:
+                    left = describe_left(list_left(self.folder, record))
+                    self.say(f"the run is complete in {self.folder}, except for its end; {left}:\n  {resume_command}")
+            elif alone or (rank() == 0 and not another_rank_recorded(self.folder, began)):
                 path = write_record(self.folder, record, file_name_of(self.folder, record))
-                if report and rank() == 0 and record.stage not in BEFORE_TRAINING:
+                if report and rank() == 0 and path.name == NAME and record.stage not in BEFORE_TRAINING:
                     from hf_recipes.report.of_run import write_report
 
                     write_report(self.folder, record, self.say)
                 if record.status == Status.STOPPED:
                     self._say_stopped(path, resume_command)
 
-    def _end(self, status: Status, error: str | None = None) -> None:
-        """Closes the last session and takes the process's peaks."""
-        ended, record = timestamp(), self.record
-        last = replace(record.sessions[-1], ended=ended, status=status, stage=record.stage, error=error)
-        if last.first_step is not None:
-            made = record.steps is not None and record.steps >= last.first_step
-            last = replace(last, last_step=record.steps) if made else replace(last, first_step=None)
-        self.record = replace(
-            record,
-            status=status,
-            error=error,
+    def finish(self) -> None:
+        """The run is evaluated: from here on nothing changes in its record but which steps of its end are done."""
+        self.record = replace(self.record, done=(*self.record.done, EndStep.EVALUATION))
+        self.end(Status.FINISHED)
+        self._write(self.record)
+
+    def end(self, status: Status, error: str | None = None, signal_name: str | None = None) -> None:
+        """Closes the session, unless it has finished."""
+        if self.record.status in COMPLETE:
+            return
+        self.end_training()
+        last = self.record.sessions[-1]
+        ended = timestamp()
+        self._replace_session(
             ended=ended,
-            sessions=(*record.sessions[:-1], last),
-            memory=measure_memory(self.device),
+            status=status,
+            stage=self.record.stage,
+            error=error,
+            signal=signal_name,
+            first_step=last.first_step if last.last_step is not None else None,
         )
+        latest = folders.latest_complete(self.folder)
+        self.record = sum_sessions(
+            replace(
+                self.record,
+                status=status,
+                error=error,
+                ended=ended,
+                last_checkpoint=latest.name if latest else None,
+            )
+        )
+
+    def _write(self, record: RunRecord) -> None:
+        if rank() == 0:
+            write_record(self.folder, record)
+            (self.folder / FAILED_NAME).unlink(missing_ok=True)
 
     def _say_stopped(self, path: Path, resume_command: str) -> None:
         """How far the run came, and the command that resumes it."""
@@ -167,28 +263,6 @@ def measure_memory(device: Device) -> Memory:
     )
 
 
-def earlier_sessions(checkpoint: ResumePoint) -> tuple[Session, ...]:
-    """Sessions of the run that wrote the checkpoint: as its record has them, then one that only the checkpoint
-    shows, since it was killed."""
-    earlier = find_record(Path(checkpoint.path).parent)
-    found = earlier.sessions if earlier and earlier.run and earlier.run == checkpoint.run else ()
-    covered = max((one.last_step or 0 for one in found), default=0)
-    if covered < checkpoint.step:
-        manifest = checkpoint.manifest or {}
-        machine, saved = str(manifest.get("device") or ""), _to_seconds(manifest.get("saved"))
-        killed = Session(ended=saved, first_step=covered + 1, last_step=checkpoint.step, machine=machine)
-        found = (*found, killed)
-    return found
-
-
-def _to_seconds(time: Any) -> str | None:
-    """A time in ISO 8601 as the record has it: without fractions of a second."""
-    try:
-        return datetime.datetime.fromisoformat(str(time)).isoformat(timespec="seconds")
-    except ValueError:
-        return None
-
-
 def refuse_newer_record(folder: Path) -> None:
     """Raises NewerRecordError: a run of a later version is resumed by that version."""
     try:
@@ -200,11 +274,27 @@ def refuse_newer_record(folder: Path) -> None:
 
 
 def file_name_of(folder: Path, record: RunRecord) -> str:
-    """record.json; record-failed.json where that would replace the record of the finished run whose model is here."""
-    if record.status == Status.FINISHED or record.stage not in BEFORE_TRAINING:
+    """record.json; record-failed.json where that would replace the record of a run that did more than this session."""
+    if record.sessions[-1].first_step is not None or not (folder / NAME).exists():
         return NAME
-    earlier = find_record(folder)
-    return FAILED_NAME if earlier is not None and earlier.status == Status.FINISHED else NAME
+    try:
+        earlier = read_record(folder / NAME)
+    except RecordError:
+        return FAILED_NAME  # of a later version, or damaged: it is not this session's to replace
+    made_steps = earlier.steps or any(one.first_step is not None for one in earlier.sessions)
+    if earlier.status not in COMPLETE and (not made_steps or _continues_end(earlier, record)):
+        return NAME
+    return FAILED_NAME
+
+
+def _continues_end(earlier: RunRecord, record: RunRecord) -> bool:
+    """Whether this session had no step left to make, and came further than that."""
+    return record.run == earlier.run and record.stage in (Stage.SAVING, Stage.EVALUATION)
+
+
+def _signal_name(problem: BaseException) -> str:
+    number = getattr(problem, "number", signal.SIGINT)
+    return signal.Signals(number).name
 
 
 def another_rank_recorded(folder: Path, since: float) -> bool:

@@ -19,14 +19,14 @@ from hf_recipes.data.splits import file_errors, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
-from hf_recipes.pipeline import launch_checks
-from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
+from hf_recipes.pipeline import finish, launch_checks
+from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir, output_dir_of
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.rules.device import missing_packages
-from hf_recipes.record import NAME, Metrics, Stage, parse_forecast
+from hf_recipes.record import NAME, EndStep, Metrics, Stage, parse_forecast
 from hf_recipes.training.signals import Listener, Stopped
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
+    finish.refuse_no_checkpoint(recipe, output_dir_of(recipe))
     flags = [*(["--smoke"] if smoke else []), "--resume"]
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
@@ -80,6 +81,12 @@ def _run_in(
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
         say(line)
+    earlier = finish.find_earlier_end(recipe, folder) if recipe.training.get("resume_from_checkpoint") is True else None
+    if earlier is not None and EndStep.EVALUATION in earlier.done:
+        _refuse(list(find_foreign_files(recipe, folder)))
+        if rank() == 0:
+            finish.finish_earlier_run(recipe, folder, earlier, say)
+        return folder / NAME
     from hf_recipes.pipeline.recorder import RunRecorder, refuse_newer_record
     from hf_recipes.training.trainer import build_arguments
 
@@ -94,10 +101,13 @@ def _run_in(
     if planned and device.kind == "cuda":
         with args.main_process_first(desc="plan"):
             recorder.record = replace(recorder.record, plan=_ask_plan(recipe, device, recorder))
-    with recorder.recording(resume_command, until is None), Listener(say).listening() as listener:
+    if earlier is not None:
+        recorder.continue_end(earlier)
+    with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
         recipe = _train(recipe, args, recorder, listener, until)
-    if rank() == 0 and until is None:
-        _publish(recipe, recorder)
+        recorder.finish()
+        if rank() == 0 and until is None:
+            finish.finish_run(recipe, folder, lambda: recorder.record, recorder.mark_done, say)
     return folder / NAME
 
 
@@ -137,12 +147,12 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     from hf_recipes.training import trainer as training
     from hf_recipes.training.step_timer import StepTimer
 
-    began = time.perf_counter()
     folder, device = recorder.folder, recorder.device
-    chosen = resuming.find_resume_point(recipe, args, recorder.note)
-    checkpoint = chosen.path if chosen else None
+    trained = EndStep.WEIGHTS in recorder.record.done  # by an earlier session: what is left is its evaluation
+    chosen = None if trained else resuming.find_resume_point(recipe, args, recorder.note)
     if chosen:
         recorder.continue_run(chosen)
+    recipe = recipe.without_key(f"{recipe.trainer}.resume_from_checkpoint")  # what is written can be run again
     recorder.enter(Stage.DATA)
     config = build_config(recipe)
     splits = _smoke_splits(recipe) or load_splits(recipe)
@@ -173,8 +183,10 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
     session = training.Session(
         listener=listener,
-        run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device, chosen),
+        run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device),
         timer=StepTimer(say, forecast.seconds),
+        sessions=recorder.sessions_for_manifest,
+        after_first_step=recorder.record_running,
         until=until,
     )
     compute_metrics, preprocess_logits = scoring.compute_metrics, scoring.preprocess_logits
@@ -195,73 +207,50 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         put(folder / "recipe.yaml", dump_recipe(recipe))
 
     recorder.record = replace(recorder.record, forecast=forecast)
-    recorder.enter(Stage.TRAINING)
-    earlier = resuming.earlier_session(checkpoint)  # read now: rotation may remove the checkpoint
     for line in notes:
         recorder.note(line)
-    if recipe.training.get("do_train") is not False:
-        recorder.begin_training(chosen.step + 1 if chosen else 1)
+    if trained:
+        trainer.load_final_model(recorder.record.steps or 0, recorder.record.epochs)
+    elif recipe.training.get("do_train") is not False:
+        recorder.enter(Stage.TRAINING)
+        before = {"logged": len(recorder.record.log_history), "tokens": recorder.record.tokens or 0}
+        first_step = chosen.step + 1 if chosen else 1
+        recorder.begin_training(first_step, lambda record: facts.add_progress(record, trainer, session.timer, **before))
         listener.training = True
         try:
-            result = trainer.train(resume_from_checkpoint=checkpoint)
+            result = trainer.train(resume_from_checkpoint=chosen.path if chosen else None)
             if trainer.parts.guard.stop_signal:
                 raise Stopped(trainer.parts.guard.stop_signal)
-        except BaseException:
-            recorder.record = facts.add_progress(recorder.record, trainer)
-            raise
         finally:
             listener.training = False
-            recorder.record = facts.add_incidents(recorder.record, trainer)
-        recorder.record = facts.add_training_result(recorder.record, trainer, result, *earlier)
-        measured = replace(forecast, measured_step_seconds=session.timer.step_seconds)
-        recorder.record = replace(recorder.record, forecast=measured)
+            recorder.end_training()
+        recorder.record = replace(recorder.record, train_loss=result.metrics["train_loss"])
         if until is not None:
             return recipe
         recorder.enter(Stage.SAVING)
         trainer.save_final_model()
+        recorder.mark_done(EndStep.WEIGHTS)
+        trainer.remove_all_but_best()
         signal = trainer.parts.guard.requested_signal(args)
         if signal:
             raise Stopped(signal)
     else:
         recorder.record = replace(recorder.record, steps=0)
-    _evaluate(trainer, scoring, recorder, began)
+    _evaluate(trainer, scoring, recorder)
     return recipe
 
 
-def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder, began: float) -> None:
-    """Metrics, per-example scores and their intervals. `began`: when the run did, by time.perf_counter."""
+def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
+    """Metrics, per-example scores and their intervals."""
     from hf_recipes.compare.intervals import intervals_of_run
 
     recorder.enter(Stage.EVALUATION)
     recorder.record = replace(recorder.record, metrics=Metrics(**scoring.evaluate(trainer)))
     scored = time.perf_counter()
     recorder.record = replace(recorder.record, scores=scoring.write(trainer, recorder.folder))
-    intervals = intervals_of_run(recorder.folder, recorder.record)
-    ended = time.perf_counter()
-    timing = replace(recorder.record.time, scores_seconds=ended - scored, total_seconds=ended - began)
-    recorder.record = replace(recorder.record, intervals=intervals, time=timing)
+    recorder.record = replace(recorder.record, intervals=intervals_of_run(recorder.folder, recorder.record))
+    recorder.record_scores(time.perf_counter() - scored)
     recorder.enter(Stage.END)
-
-
-def _publish(recipe: Recipe, recorder: RunRecorder) -> None:
-    """The model card, the result, and the Hub if the recipe says so: a Hub that is down never costs the run."""
-    from hf_recipes.hub import push
-    from hf_recipes.hub.model_card import model_card
-    from hf_recipes.pipeline import summary
-
-    folder, record = recorder.folder, recorder.record
-    if recipe.training.get("do_train") is not False:  # else there is no model here to describe
-        put(folder / "README.md", model_card(record))
-    for line in summary.describe_end(recipe, folder, record):
-        say(line)
-    if recipe.training.get("push_to_hub"):
-        outcome = push.push_after_training(
-            folder,
-            repo_id=recipe.training.get("hub_model_id"),
-            private=recipe.training.get("hub_private_repo"),
-            revision=recipe.training.get("hub_revision"),
-        )
-        say(str(outcome))
 
 
 def _smoke_splits(recipe: Recipe) -> Splits | None:

@@ -87,6 +87,12 @@ class Recipe:
             locations[dotted] = location
         return replace(self, sections=sections, locations=locations)
 
+    def without_key(self, dotted: str) -> Recipe:
+        """A new recipe without this key of a section; where it stood is remembered."""
+        section, _, key = dotted.partition(".")
+        kept = {name: value for name, value in self.section(section).items() if name != key}
+        return replace(self, sections={**self.sections, section: kept})
+
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML 1.2 that reads back to equal sections: every key, in the recipe's order, without comments or anchors."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hf_recipes.common.text import GIB
+from hf_recipes.common.text import GIB, format_duration, join_words
 from hf_recipes.common.typed_json import to_json
 from hf_recipes.compare import differences
 from hf_recipes.compare.measures import MEASURES
@@ -31,8 +31,9 @@ CURVES = {  # log key -> (file, axis, caption)
 }
 
 
-def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) -> None:
-    """report.md and report.html beside the record. It never fails: a run that has ended well has ended well."""
+def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) -> bool:
+    """report.md and report.html beside the record; whether they are written. It never fails: a run that has ended well
+    has ended well."""
     from hf_recipes.report.writing import write_report_files
 
     try:
@@ -40,6 +41,8 @@ def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) ->
         write_report_files(build_report(run), folder, "report")
     except Exception as problem:  # a page about the run is worth less than its end
         say(f"report: could not be written ({type(problem).__name__}: {problem})")
+        return False
+    return True
 
 
 def build_report(run: Run) -> Document:
@@ -62,6 +65,8 @@ def _describe_run(record: RunRecord) -> str:
         parts.append(f"{model.name} ({model.class_}, {model.parameters:,} parameters{share})")
     if record.steps and record.batch is not None:
         parts.append(f"{record.steps:,} steps of {record.batch.sequences_per_step} sequences")
+    if record.resumed_at:
+        parts.append(f"resumed at step {join_words(record.resumed_at)}")
     parts.append(f"on {record.device.name or 'an unknown device'}")
     return "; ".join(parts) + f". Seed {record.seed}; {(record.ended or '')[:10]}."
 
@@ -161,20 +166,35 @@ def _cost(record: RunRecord) -> Iterator[Block]:
 
 
 def _sessions(record: RunRecord) -> Iterator[Block]:
-    """A row for each session of a run that was resumed."""
+    """A row for each session of a run that was resumed, and whether that changed anything."""
     if len(record.sessions) < 2:
         return
     yield Heading(text="Sessions")
     yield Table(
-        head=("started", "ended", "steps", "machine", "how it ended"), rows=list(map(_session_row, record.sessions))
+        head=("started", "ended", "steps", "tokens", "training", "machine", "how it ended"),
+        rows=list(map(_session_row, record.sessions)),
     )
+    if record.resumption:
+        yield Paragraph(text=_sentence(record.resumption.removeprefix("resume").strip()))
+    if record.repeated_steps:
+        again = f"{record.repeated_steps:,} steps were made again, since a session resumed from an older checkpoint"
+        yield Paragraph(text=f"{again}; they count once as steps and tokens, and each time in the cost.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _session_row(one: Session) -> tuple[str, ...]:
-    steps = f"{one.first_step:,} to {one.last_step:,}" if one.first_step and one.last_step else "none"
-    how = "killed (once or more), without a record" if one.status is None else one.status.value
+    last = "not known" if one.last_step is None else f"{one.last_step:,}"
+    steps = "none" if one.first_step is None else f"{one.first_step:,} to {last}"
+    how = "killed" if one.status is None else one.status.value
+    how += f" by {one.signal}" if one.signal else ""
     how += f" in {one.stage}" if one.stage and one.status not in (None, Status.FINISHED) else ""
-    return one.started or "", one.ended or "", steps, one.machine, how
+    how += f": {one.error.splitlines()[0]}" if one.error else ""
+    tokens = "" if one.tokens is None else f"{one.tokens:,}"
+    seconds = "" if one.time.train_seconds is None else format_duration(one.time.train_seconds)
+    return one.started or "", one.ended or "", steps, tokens, seconds, one.machine, how
 
 
 def _incidents(record: RunRecord) -> Iterator[Block]:

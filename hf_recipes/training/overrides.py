@@ -6,6 +6,7 @@
     ExactEvaluation   evaluation/exact.py          two numbers a row instead of logits
     CheckpointWriter  checkpoints/saving.py        checkpoints that are complete or not there
     LoopState         checkpoints/loop_state.py    a resumed run equals an uninterrupted one
+    StepWork          training/step_work.py        what follows a step is done once, also where a signal comes between
     RecipeSettings    checkpoints/settings.py      a resumed run has the recipe's settings, not its checkpoint's
 
 What is nested in what, outermost first:
@@ -39,7 +40,8 @@ from hf_recipes.evaluation.exact import ExactEvaluation
 from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.window import StepSums, Window
+from hf_recipes.training.step_work import StepWork
+from hf_recipes.training.window import StepSums, Window, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -61,6 +63,7 @@ class TrainerParts:
     masters: MasterWeightsStep | None = None
     writer: CheckpointWriter = field(default_factory=CheckpointWriter)
     loop: LoopState = field(default_factory=LoopState)
+    work: StepWork = field(default_factory=StepWork)
     settings: RecipeSettings = field(default_factory=RecipeSettings)
     evaluation: ExactEvaluation = field(default_factory=ExactEvaluation)
 
@@ -82,7 +85,8 @@ class Overrides(_Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         parts = self.parts
-        parts.loop.begin_training(resume_from_checkpoint)
+        with parts.settings.naming_checkpoint(resume_from_checkpoint, "progress.json"):
+            parts.loop.begin_training(resume_from_checkpoint)
         parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())
@@ -120,7 +124,8 @@ class Overrides(_Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         loop, settings = self.parts.loop, self.parts.settings
         settings.note_patience(self)
-        found = super()._init_training_state(*args, **kwargs)
+        with settings.naming_checkpoint(loop.resumed, "trainer_state.json"):
+            found = super()._init_training_state(*args, **kwargs)
         loop.find_best_checkpoint(self)
         if loop.resumed:
             settings.restore_state(self, self._train_batch_size)
@@ -141,14 +146,24 @@ class Overrides(_Trainer):
             self.parts.settings.load_scaler(self.accelerator.scaler, checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if not self.parts.settings.has_changed("seed"):
-            super()._load_rng_state(checkpoint)
+        settings, work = self.parts.settings, self.parts.work
+        if work.random_state is not None:  # the last step's work came after the checkpoint's
+            restore_random_state(work.random_state, self.args.device)
+        elif not settings.has_changed("seed"):
+            with settings.naming_checkpoint(checkpoint, "rng_state"):
+                super()._load_rng_state(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        self._restore_progress()
-        if self.parts.loop.is_finished(self):
+        loop, steps = self.parts.loop, kwargs["num_update_steps_per_epoch"]
+        epoch_is_over = self.state.global_step % steps == 0
+        self._finish_last_step(kwargs["trial"], kwargs["start_time"], epoch_is_over=epoch_is_over)
+        if loop.is_finished(self) or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         self.parts.loop.seed_epoch(kwargs["train_dataloader"], self.args, int(kwargs["epoch"]))
@@ -157,6 +172,7 @@ class Overrides(_Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
         guard = self.parts.guard
+        self.parts.work.begin_step()
         if guard is not None:
             guard.begin_window()
         self.window = Window(batches=batches, items=items, before=self._read_sums() if guard is not None else None)
@@ -200,6 +216,13 @@ class Overrides(_Trainer):
         step, report = self.state.global_step + 1, self.is_world_process_zero()
         return self.parts.masters.clip(max_norm, self.optimizer, step=step, report=report)
 
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, epoch: Any, ignore_keys_for_eval: Any,
+        start_time: Any, learning_rate: float | None = None,
+    ) -> None:  # fmt: skip
+        upstream, rest = super()._maybe_log_save_evaluate, (model, trial, epoch, ignore_keys_for_eval, start_time)
+        self.parts.work.run(self, lambda: upstream(tr_loss, grad_norm, *rest, learning_rate), grad_norm, learning_rate)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         parts = self.parts
         if "loss" in logs:
@@ -238,15 +261,15 @@ class Overrides(_Trainer):
 
     # --- saving ------------------------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any = None, *, extra: bool = False) -> None:
         if self.parts.guard is not None:
             self.parts.guard.refuse_changed_weights(self.plain_model())
         if self.is_sharded:
-            progress = self._read_progress()
+            progress = self._read_progress(extra=extra)
             super()._save_checkpoint(model, trial)
             self.parts.writer.add_to_sharded(self, Path(self._get_output_dir(trial)), progress)
         else:
-            self.write_checkpoint(trial)
+            self.write_checkpoint(trial, extra=extra)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
@@ -261,11 +284,11 @@ class Overrides(_Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the model card is made from the record at the end (SFTTrainer writes one per checkpoint)."""
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: Any) -> Any:
         with self.parts.writer.keep_last_checkpoint(self.args):
-            self._restore_progress()
+            self._finish_last_step(trial, start_time, epoch_is_over=True)
             average_running_loss(self)
-            return super()._finalize_training(*args, **kwargs)
+            return super()._finalize_training(trial, num_train_samples, start_time)
 
     # --- what the parts read and set of upstream ---------------------------------------------------------------------
 
@@ -336,25 +359,62 @@ class Overrides(_Trainer):
         self._save_scaler(folder)
         self._save_rng_state(folder)
 
-    def write_checkpoint(self, trial: Any = None) -> None:
-        self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress())
+    def save_extra_checkpoint(self) -> None:
+        self._save_checkpoint(self.model, extra=True)
+
+    def write_checkpoint(self, trial: Any = None, *, extra: bool = True) -> bool:
+        """Whether it was written. `extra`: the straight run would not write it."""
+        return self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(extra=extra))
+
+    @property
+    def run_id(self) -> str:
+        return str(self.parts.writer.facts(self.args).get("run", ""))
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
         self.parts.writer.save_final(self)
 
-    def _read_progress(self) -> dict[str, Any]:
-        """Every rank must call it."""
-        return {**read_counters(self), **self.parts.retry.state_dict()}
+    def remove_all_but_best(self) -> None:
+        if not self.is_sharded:
+            self.parts.writer.remove_all_but_best(self)
 
-    def _restore_progress(self) -> None:
-        """Once per call of train(), after upstream has set its counters to 0."""
-        progress = self.parts.loop.take_progress()
-        if progress:
+    def load_final_model(self, steps: int, epochs: float | None) -> None:
+        """The inverse of `save_final_model`: the model as a session left it that made all steps."""
+        self._load_from_checkpoint(str(self.args.output_dir))
+        self.state.global_step, self.state.epoch = steps, epochs or 0.0
+
+    def _read_progress(self, *, extra: bool) -> dict[str, Any]:
+        """Every rank must call it."""
+        work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
+        guard = self.parts.guard.state_dict() if self.parts.guard is not None else {}
+        return {**read_counters(self), **self.parts.retry.state_dict(), **guard, **work}
+
+    def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
+        """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
+        interrupted run had not done after its last step is done."""
+        loop = self.parts.loop
+        progress = loop.take_progress()
+        if not progress:
+            if progress is not None:
+                loop.restore_logged_losses(self)
+            return
+        with self.parts.settings.naming_checkpoint(loop.resumed, "progress.json"):
             self.parts.retry.load_state_dict(progress)
+            if self.parts.guard is not None:
+                self.parts.guard.load_state_dict(progress)
             restore_counters(self, progress)
-        elif progress is not None:
-            self.parts.loop.restore_logged_losses(self)
+
+        def work(grad_norm: Any, learning_rate: Any) -> None:
+            rest = (self.model_wrapped, trial, self.state.epoch, None, start_time)
+            self._maybe_log_save_evaluate(self._tr_loss, grad_norm, *rest, learning_rate)
+
+        self.parts.work.finish(
+            self,
+            progress,
+            work,
+            lambda: self._load_rng_state(loop.resumed),
+            epoch_is_over=lambda: epoch_is_over or loop.is_finished(self),
+        )
 
     def _read_sums(self) -> StepSums:
         metrics = self.sft_metrics

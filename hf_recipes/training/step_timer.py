@@ -23,6 +23,8 @@ class StepTimer(TrainerCallback):
         self.say, self.forecast = say, forecast
         self.steps, self.seconds = 0, 0.0
         self.began = 0.0
+        self._training_since: float | None = None
+        self._evaluating_since: float | None = None
         self.seen = 0
         self.reported_step_seconds: float | None = None
 
@@ -30,6 +32,26 @@ class StepTimer(TrainerCallback):
     def step_seconds(self) -> float | None:
         """The mean after the warm-up; None before."""
         return self.seconds / self.steps if self.steps else None
+
+    @property
+    def training_seconds(self) -> float:
+        """Since training began, evaluations included."""
+        return 0.0 if self._training_since is None else time.perf_counter() - self._training_since
+
+    @property
+    def evaluating_seconds(self) -> float:
+        """Of the evaluation that is under way; 0 between evaluations."""
+        return 0.0 if self._evaluating_since is None else time.perf_counter() - self._evaluating_since
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._training_since = time.perf_counter()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._evaluating_since is None:
+            self._evaluating_since = time.perf_counter()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._evaluating_since = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.began = time.perf_counter()
@@ -56,3 +78,15 @@ class StepTimer(TrainerCallback):
         if before is None or left * mean > 60:
             self.say(f"forecast: {format_duration(left * mean)} of training left, {mean:.3g} s per step{plan}")
         self.reported_step_seconds = mean
+
+
+class AfterFirstStep(TrainerCallback):
+    """Calls once, when a session has made its first step."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._call is not None and state.is_world_process_zero:
+            self._call()
+        self._call = None

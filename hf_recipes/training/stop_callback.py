@@ -1,34 +1,31 @@
-"""Callbacks that end a training with a checkpoint: on a signal, or at a step."""
+"""Callbacks around the work after a step, and one that ends a training with a checkpoint at a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
 
-from hf_recipes.training.signals import Stopped
-from hf_recipes.training.step_guard import StepGuard
+from hf_recipes.training.signals import Listener
+from hf_recipes.training.step_work import StepWork
 
 
-class StopOnSignal(TrainerCallback):
-    """Ends a run after the step on which all ranks agreed. `save`: writes a checkpoint of the last step."""
+class FollowSteps(TrainerCallback):
+    """Tells `StepWork` where the loop is, and leaves an evaluation on a signal."""
 
-    def __init__(self, guard: StepGuard, save: Callable[[], None]) -> None:
-        self.guard, self.save = guard, save
+    def __init__(self, work: StepWork, listener: Listener, trainer: Any) -> None:
+        self.work, self.listener, self.trainer = work, listener, trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.guard.stop_signal:
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False  # a notice may leave seconds
+        self.work.end_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.work.end_epoch()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An evaluation between steps is not finished: the step before it is saved. (Several ranks finish it.)"""
-        listener = self.guard.listener
-        if listener is not None and listener.received and listener.training and args.world_size == 1:
-            if state.global_step:
-                self.save()
-            raise Stopped(listener.received)
+        """An evaluation between steps is not finished, and is made on resumption. (Several ranks finish it.)"""
+        if self.listener.received and self.listener.training and args.world_size == 1:
+            self.work.leave_evaluation(self.trainer)
 
 
 class StopAtStep(TrainerCallback):

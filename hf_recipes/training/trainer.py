@@ -21,8 +21,9 @@ from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import TrainerParts, trainer_class
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.step_timer import StepTimer
-from hf_recipes.training.stop_callback import StopAtStep, StopOnSignal
+from hf_recipes.training.step_timer import AfterFirstStep, StepTimer
+from hf_recipes.training.step_work import StepWork
+from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Session:
     listener: Listener  # of the signals that end a run
     run_facts: Callable[[TrainingArguments], Mapping[str, Any]]  # what each checkpoint's manifest says of the run
     timer: StepTimer
+    sessions: Callable[[], Mapping[str, Any]] = dict  # what each manifest says of the run's sessions so far
+    after_first_step: Callable[[], None] = lambda: None
     until: int | None = None  # a replay ends with a checkpoint after this step
 
 
@@ -119,8 +122,10 @@ def build_trainer(
         ) from problem
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
+        session.listener.expect_workers()
         trainer.add_callback(session.timer)
-        trainer.add_callback(StopOnSignal(parts.guard, lambda: trainer._save_checkpoint(trainer.model)))
+        trainer.add_callback(AfterFirstStep(session.after_first_step))
+        trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))
     return trainer
@@ -159,13 +164,20 @@ def _build_parts(recipe: Recipe, say: Callable[[str], None], session: Session | 
     if session is None:
         return TrainerParts(recipe=recipe, retry=retry, masters=masters)
     policy = recipe.get("on_nonfinite") or "stop"
+    guard = StepGuard(recipe=recipe, say=say, listener=session.listener, policy=policy)
     return TrainerParts(
         recipe=recipe,
-        guard=StepGuard(recipe=recipe, say=say, listener=session.listener, policy=policy),
+        guard=guard,
+        work=StepWork(guard),
         retry=retry,
         masters=masters,
         settings=RecipeSettings(location=location_of(recipe), allowed=allowed_differences(recipe)),
-        writer=CheckpointWriter(facts=session.run_facts, location=recipe.location(f"{recipe.trainer}.output_dir")),
+        writer=CheckpointWriter(
+            facts=session.run_facts,
+            sessions=session.sessions,
+            location=recipe.location(f"{recipe.trainer}.output_dir"),
+            say=say,
+        ),
     )
 
 

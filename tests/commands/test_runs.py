@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,10 @@ import pytest
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.cli import SORTS as OFFERED
+from hf_recipes.commands.compare import command as compare
 from hf_recipes.commands.runs import SORTS, command
 from hf_recipes.compare.measures import MEASURES
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import RecipeError, RecordError
 from hf_recipes.record import Memory, MetricInterval, Metrics, ModelFacts, RunRecord, Status, write_record
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
@@ -45,10 +50,10 @@ def three(folder: Path) -> None:
 
 def test_runs_are_listed_newest_first_with_metric_interval_memory_speed_and_age(three: None) -> None:
     assert command("runs", now=NOW) == [
-        "run     status         task                 model  metric (95%)              peak  tokens/s    age",
-        "deep/b  finished       text-classification  m      f1 0.95                      –     1,234  3 min",
-        "c       out of memory  chat                 m      –                            –         –    5 h",
-        "a       finished       text-classification  m      f1 0.9 (0.88 to 0.92)  3.0 GiB         –    1 d",
+        "run     status         task                 model  steps  metric (95%)              peak  tokens/s    age",
+        "deep/b  finished       text-classification  m      –      f1 0.95                      –     1,234  3 min",
+        "c       out of memory  chat                 m      –      –                            –         –    5 h",
+        "a       finished       text-classification  m      –      f1 0.9 (0.88 to 0.92)  3.0 GiB         –    1 d",
     ]
 
 
@@ -65,7 +70,7 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_are_listed(three: 
     Path("runs/cut").mkdir()
     Path("runs/cut/record.json").write_text('{"schema": 1, "ta')
     lines = command("runs", now=NOW)
-    assert len(lines) == 5 and lines[-1].startswith("left out: runs/cut/record.json: is no complete record")
+    assert len(lines) == 5 and lines[-1].startswith("warning: left out: runs/cut/record.json: is no complete record")
 
 
 def test_odd_times_and_names_of_a_record_cost_no_other_run_its_line(three: None) -> None:
@@ -104,3 +109,64 @@ def test_the_committed_records_are_listed_without_torch(root: Path) -> None:
     ended = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0 and "quickstart--cpu" in ended.stdout
     assert not any(line.endswith((" torch", " scipy", " pyarrow")) for line in ended.stderr.splitlines())
+
+
+def test_whatever_is_called_record_json_is_left_out_with_one_line(
+    three: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd: dict[str, Callable[[Path], object]] = {
+        "list": lambda path: path.write_text("[1]"),
+        "text": lambda path: path.write_text('"a"'),
+        "number": lambda path: path.write_text("1e999"),
+        "nested": lambda path: path.write_text("[" * 100_000),
+        "bytes": lambda path: path.write_bytes(b"\xff\x00"),
+        "fifo": os.mkfifo,
+        "folder": lambda path: path.mkdir(),
+        "loop": lambda path: path.symlink_to("record.json"),
+        "nowhere": lambda path: path.symlink_to("/nowhere/record.json"),
+        "version": lambda path: path.write_text('{"schema": -1, "task": "chat"}'),
+        "large": lambda path: (path.touch(), os.truncate(path, 100_000_000)),
+        "socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+    }
+    for name, make in odd.items():
+        Path("runs", name).mkdir()
+        make(Path("runs", name, "record.json"))
+    lines = command("runs", now=NOW)
+    assert [line.split(":")[:2] for line in lines[4:]] == [["warning", " left out"]] * len(odd)
+    assert sorted(line.split(": ")[2].split("/")[1] for line in lines[4:]) == sorted(odd)
+    assert len(json.loads("\n".join(command("runs", as_json=True, now=NOW)))) == 3
+    assert capsys.readouterr().err.count("warning: left out: ") == len(odd)
+
+
+def test_scores_that_a_record_names_elsewhere_are_not_opened(folder: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "data/run-587a747/runs/seed1", "a")
+    good = json.loads(Path("a/record.json").read_text())
+    for i, name in enumerate(("../a/scores.parquet", str(Path("a/scores.parquet").absolute()), "x\0", "link.parquet")):
+        Path(f"runs/{i}").mkdir(parents=True)
+        Path(f"runs/{i}/link.parquet").symlink_to(Path("a/scores.parquet").absolute())
+        Path(f"runs/{i}/record.json").write_text(json.dumps({**good, "scores": {"eval": name}, "intervals": None}))
+        assert json.loads("\n".join(command(f"runs/{i}", as_json=True, now=NOW)))[0]["low"] is None
+        with pytest.raises(RecordError, match="which is not in the run's folder; evaluate the run again"):
+            compare(["a", f"runs/{i}"])
+
+
+def test_a_comparison_leaves_out_what_cannot_be_read_where_two_runs_are_left(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Path(__file__).parents[1] / "data/run-587a747/runs"
+    shutil.copytree(runs / "seed1", "a")
+    shutil.copytree(runs / "seed42", "b")
+    Path("c").mkdir()
+    Path("c/record.json").write_text("[1]")
+    os.mkfifo("fifo")
+    lines = compare(["a", "c", "b", "fifo"])
+    assert lines[:2] == [
+        "warning: left out: c/record.json: is no record of a run; restore the file, or give a run's folder",
+        "warning: left out: fifo: is a pipe (FIFO), not a file; restore the file",
+    ]
+    assert lines[2:] == compare(["a", "b"])
+    assert json.loads("\n".join(compare(["a", "c", "b"], as_json=True)))["findings"]
+    assert "warning: left out: c/record.json" in capsys.readouterr().err
+    for paths in (["a", "c"], ["a", "b", "none"]):
+        with pytest.raises(RecordError):
+            compare(paths)

@@ -128,7 +128,7 @@ def test_resuming_where_there_is_no_checkpoint_is_one_message(recipe: str) -> No
     assert str(caught.value) == (
         "argument '--resume': there is no checkpoint in 'out' to resume from; start without it"
     )
-    assert json.loads(Path("out/record.json").read_text())["status"] == "failed"
+    assert not Path("out").exists()
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str) -> None:

@@ -18,14 +18,14 @@ from tests.support.forks import fork
 
 
 class KillAt(TrainerCallback):
-    """SIGKILL after a step's end, after its log lines and before its checkpoint."""
+    """A signal, SIGKILL by default, after a step's end, after its log lines and before its checkpoint."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
+        self.step, self.number = step, number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 def run_forked(work: Callable[[], object], output: str = "child.log") -> int:
@@ -36,16 +36,18 @@ def run_forked(work: Callable[[], object], output: str = "child.log") -> int:
     return os.waitpid(child, 0)[1]
 
 
-def run_until_killed(recipe: str, words: Sequence[str], step: int, *, resume: bool = False) -> None:
-    """A run that dies by SIGKILL at a step."""
+def run_until_killed(
+    recipe: str, words: Sequence[str], step: int, *, resume: bool = False, number: int = signal.SIGKILL
+) -> None:
+    """A run that dies by SIGKILL at a step; any other signal ends it after the next one."""
 
     def work() -> None:
         upstreams = trainer.callbacks
-        trainer.callbacks = lambda *args: [*upstreams(*args), KillAt(step)]
+        trainer.callbacks = lambda *args: [*upstreams(*args), KillAt(step, number)]
         run(recipe, words, resume=resume)
 
     status = run_forked(work)
-    assert status == signal.SIGKILL, Path("child.log").read_text()[-3000:]
+    assert status == (signal.SIGKILL if number == signal.SIGKILL else 1 << 8), Path("child.log").read_text()[-3000:]
 
 
 def final_state(folder: str = "out") -> dict[str, Any]:

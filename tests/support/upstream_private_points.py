@@ -54,9 +54,15 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         name="transformers.trainer:Trainer._maybe_log_save_evaluate",
         used_by="training/overrides.py",
         why="_tr_loss is cleared by subtraction, so that one loss that is not finite would make "
-        "every later logged loss NaN; log() zeroes it after such a loss",
-        lines=("tr_loss -= tr_loss", "self.log(logs, start_time)"),
-        until="upstream clears it by zero_()",
+        "every later logged loss NaN; log() zeroes it after such a loss. And what a signal leaves undone here is done "
+        "first on resumption: it is called once after a step and once after an epoch's last one",
+        lines=(
+            "tr_loss -= tr_loss",
+            "self.log(logs, start_time)",
+            "if self.control.should_evaluate:",
+            "self.control.should_save = is_new_best_metric",
+            "self._save_checkpoint(model, trial)",
+        ),
     ),
     PrivatePoint(
         name="accelerate.optimizer:AcceleratedOptimizer",
@@ -97,7 +103,8 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="transformers.trainer:Trainer._load_rng_state",
         used_by="training/overrides.py",
-        why="a resumed run whose seed was changed begins with the new one",
+        why="a resumed run whose seed was changed begins with the new one; work that was due comes after the "
+        "checkpoint's random state and before the next step",
         signature="(self, checkpoint: str | None) -> None",
     ),
     PrivatePoint(

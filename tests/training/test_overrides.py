@@ -83,7 +83,8 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
     ours = {name for name, value in vars(Overrides).items() if callable(value) and not name.startswith("__")}
     services = {
         *("plain_model", "run_forward", "load_weights_and_optimizer", "save_training_state", "write_checkpoint"),
-        *("save_final_model", "restore_sums", "_restore_progress", "_read_sums", "_clip_masters"),
+        *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
+        *("_finish_last_step", "_read_progress", "remove_all_but_best", "load_final_model"),
     }
     assert ours - known == services
     assert ours & known >= {"training_step", "compute_loss", "_get_grad_norm", "_save_checkpoint", "_run_epoch"}
@@ -110,6 +111,9 @@ def test_a_step_goes_through_the_guard_the_retry_and_upstream_in_this_order(tmp_
 
     class Guard:
         stop_signal, listener = 0, None
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
 
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **kwargs: notes.append(name)

@@ -1,0 +1,75 @@
+"""A loader's workers ignore the signals that end a run, which are often sent to the whole group: the run answers them.
+
+Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing.util
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+
+
+def numbers() -> list[int]:
+    """Of the signals that end a run, as far as this platform has them."""
+    return [number for name in NAMES if (number := getattr(signal, name, None)) is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStart:
+    """A loader's worker_init_fn. `then`: the loader's own."""
+
+    then: Callable[[int], Any] | None
+
+    def __call__(self, worker: int) -> None:
+        for number in numbers():
+            signal.signal(number, signal.SIG_IGN)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers())
+        if self.then is not None:
+            self.then(worker)
+
+
+_blocks = False
+_masks: list[Any] = []  # of the thread that is forking
+
+
+def block_in_forks(on: bool) -> None:
+    """Whether signals wait in a forked process. torch gives a worker a handler of its own, by which SIGTERM ends it,
+    before it calls worker_init_fn."""
+    global _blocks
+    _blocks = on
+
+
+def _before_fork() -> None:
+    if _blocks:
+        _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, numbers()))
+
+
+def _after_fork() -> None:
+    if _masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _end_workers() -> None:
+    """multiprocessing ends workers by SIGTERM when this process exits, and waits for them: these would not end."""
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if not workers:
+        return
+    with contextlib.suppress(ValueError, AttributeError):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a killed worker for an error
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.kill()
+
+
+if hasattr(os, "register_at_fork") and hasattr(signal, "pthread_sigmask"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_masks.clear)
+atexit.register(_end_workers)  # before multiprocessing's own, which was registered when it was imported
