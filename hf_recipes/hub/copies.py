@@ -75,7 +75,7 @@ def check_base_model(base_model: str) -> None:
 
 
 def _shortened(path: Path, name: str, names: Mapping[str, str]) -> str | None:
-    """The file's text without paths of this machine; None where it has none, or is no text of ours."""
+    """The file's text without paths of this machine; None where it has none, or is another file."""
     if name in TEXT_FILES:
         text = path.read_text(encoding="utf-8", errors="replace")
         short = shorten_paths(text, names)
@@ -101,11 +101,11 @@ def _with_base_model(text: str, base_model: str) -> str:
     from huggingface_hub import ModelCard
 
     try:
-        card = ModelCard(text, ignore_metadata_errors=True)
-        card.data["base_model"] = base_model
-    except ValueError:  # a card that the user wrote, without front matter that can be read
+        model_card = ModelCard(text, ignore_metadata_errors=True)
+        model_card.data["base_model"] = base_model
+    except ValueError:  # a model card that the user wrote, without front matter that can be read
         return text
-    return str(card)
+    return str(model_card)
 
 
 def _read(path: Path) -> dict[str, Any]:
