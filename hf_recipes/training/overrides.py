@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
-from hf_recipes.checkpoints.saving import CheckpointWriter
+from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
@@ -369,6 +369,15 @@ class Overrides(_Trainer):
     @property
     def run_id(self) -> str:
         return str(self.parts.writer.facts(self.args).get("run", ""))
+
+    def describe_divergence(self) -> str:
+        """Why the trained model is worth nothing; "" where it is not. Every rank must call it."""
+        guard, steps = self.parts.guard, self.state.global_step
+        lost = describe_lost_weights(self)
+        without = guard.count_without_effect(steps) if guard is not None else 0
+        if not lost and steps and without > steps / 2:
+            lost = f"{without} of {steps} steps were skipped, since they were not finite"
+        return lost
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
