@@ -41,6 +41,7 @@ from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, c
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
 from hf_recipes.training.step_work import StepWork
+from hf_recipes.training.trackers import continue_trackers, read_tracker_folders
 from hf_recipes.training.window import StepSums, Window, restore_random_state
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ class Overrides(_Trainer):
         loop.find_best_checkpoint(self)
         if loop.resumed:
             settings.restore_state(self, self._train_batch_size)
+            folder, trackers = Path(str(self.args.output_dir)), self.callback_handler.callbacks
+            continue_trackers(trackers, loop.tracker_folders, folder, self.state.global_step)
         return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -396,7 +399,9 @@ class Overrides(_Trainer):
         """Every rank must call it."""
         work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
         guard = self.parts.guard.state_dict() if self.parts.guard is not None else {}
-        return {**read_counters(self), **self.parts.retry.state_dict(), **guard, **work}
+        trackers = read_tracker_folders(self.callback_handler.callbacks, Path(str(self.args.output_dir)))
+        own = {**guard, **work, "trackers": trackers}
+        return {**read_counters(self), **self.parts.retry.state_dict(), **own}
 
     def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
         """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
