@@ -23,6 +23,7 @@ PROGRESS = "progress.json"  # in every checkpoint: what upstream keeps in memory
 
 SHARDED_PROGRESS = "sharded_progress.json"  # the same in a checkpoint that upstream writes in place
 
+NEVER = (-1, "")  # before every session
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -37,30 +38,46 @@ def step_of(folder: Path) -> int:
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Every checkpoint folder, complete or not, latest first: of the run that saved last, then by step."""
+    """Every checkpoint folder, complete or not, latest first: of the run whose session began last, then by step.
+
+    Sessions are counted in the manifests (`next_session`): no clock is asked. Manifests of earlier versions have no
+    count; among them the time of the save decides.
+    """
     if not output_dir.is_dir():
         return []
     found = [path for path in output_dir.iterdir() if step_of(path) >= 0 and path.is_dir()]
-    read = {path: _read_run_and_time(path) for path in found}
+    read = {path: _read_order(path) for path in found}
     known = [fact for fact in read.values() if fact is not None]
-    latest, _ = max(known, key=lambda fact: fact[1], default=("", ""))
-    facts = {path: fact or (latest, "") for path, fact in read.items()}  # a damaged one takes its turn by its step
-    last: dict[str, str] = {}
+    latest, _ = max(known, key=lambda fact: fact[1], default=("", NEVER))
+    facts = {path: fact or (latest, NEVER) for path, fact in read.items()}  # a damaged one takes its turn by its step
+    last: dict[str, tuple[int, str]] = {}
     for run, saved in facts.values():
-        last[run] = max(saved, last.get(run, ""))
+        last[run] = max(saved, last.get(run, NEVER))
     return sorted(found, key=lambda path: (last[facts[path][0]], step_of(path)), reverse=True)
 
 
-def _read_run_and_time(folder: Path) -> tuple[str, str] | None:
-    """A run's id and a text that sorts by time. A checkpoint of upstream is of the run "", saved before; None for one
-    of this package whose manifest is damaged or gone."""
+def _read_order(folder: Path) -> tuple[str, tuple[int, str]] | None:
+    """A run's id, its session's number and the time of the save. A checkpoint of upstream is of the run "", saved
+    before; None for one of this package whose manifest is damaged or gone."""
     try:
         body = manifest.read_manifest(folder)
     except manifest.ManifestError:
         return None
     if body is not None:
-        return str(body["run"]), str(body["saved"])
-    return None if is_ours(folder) else ("", "")
+        return body.get("run", ""), (body.get("session", 0), body.get("saved", ""))
+    return None if is_ours(folder) else ("", NEVER)
+
+
+def run_of(folder: Path) -> str | None:
+    """The id of the run that wrote a checkpoint; None where its manifest does not tell."""
+    fact = _read_order(folder)
+    return fact[0] if fact else None
+
+
+def next_session(output_dir: Path) -> int:
+    """Above that of every checkpoint in the folder."""
+    facts = (_read_order(path) for path in list_checkpoints(output_dir))
+    return max((fact[1][0] for fact in facts if fact), default=0) + 1
 
 
 def is_ours(folder: Path) -> bool:
@@ -104,8 +121,9 @@ def remove_checkpoint(folder: Path) -> None:
         shutil.rmtree(_rename_for_removal(folder), ignore_errors=True)
 
 
-def remove_old_checkpoints(output_dir: Path, limit: int | None, keep: Iterable[str]) -> list[str]:
-    """Removes all but `limit` checkpoints, oldest first, never one of `keep` (names) and never the latest complete one.
+def remove_old_checkpoints(output_dir: Path, limit: int | None, keep: Iterable[str], run: str) -> list[str]:
+    """Removes all but `limit` checkpoints of a run, oldest first, never one of `keep` (names), never the latest
+    complete one, and none of another run.
 
     Returns the names of those removed. As upstream, more than `limit` stay where `keep` holds more.
     """
@@ -113,9 +131,9 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, keep: Iterable[s
         shutil.rmtree(going, ignore_errors=True)
     if limit is None or limit <= 0:
         return []
-    found = list_checkpoints(output_dir)
+    found = [path for path in list_checkpoints(output_dir) if run_of(path) in (run, None)]
     kept = set(keep)
-    latest = latest_complete(output_dir)
+    latest = latest_complete(output_dir, run)
     kept |= {latest.name} if latest else set()
     removed: list[str] = []
     for path in reversed(found):
@@ -136,9 +154,10 @@ def is_complete(folder: Path) -> bool:
     return body is not None and not any(manifest.find_errors(folder, body, hashes=False))
 
 
-def latest_complete(output_dir: Path) -> Path | None:
-    """The latest complete checkpoint; None if there is none."""
-    return next((path for path in list_checkpoints(output_dir) if is_complete(path)), None)
+def latest_complete(output_dir: Path, run: str | None = None) -> Path | None:
+    """The latest complete checkpoint (of a run); None if there is none."""
+    found = (path for path in list_checkpoints(output_dir) if run is None or run_of(path) == run)
+    return next((path for path in found if is_complete(path)), None)
 
 
 def list_leftovers(output_dir: Path) -> list[Path]:

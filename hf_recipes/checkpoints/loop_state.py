@@ -31,6 +31,9 @@ from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
 from hf_recipes.common.worker_signals import WorkerStart
 
+COUNTERS = ("tr_loss", "total_loss", "last_logged")
+WORK = {"stage": "done", "due": None, "extra": False, "norm": None, "rate": None}  # training/step_work.py
+
 
 class LoopTrainer(Protocol):
     """What `LoopState` reads and sets of a trainer: upstream's counters, which it keeps in memory only."""
@@ -180,6 +183,9 @@ def read_progress(checkpoint: str | None) -> dict[str, Any] | None:
         path = os.path.join(checkpoint or "", name)
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as text:
-                found: dict[str, Any] = json.load(text)
+                found = json.load(text)
+            work = found.get("work", WORK) if isinstance(found, dict) else None
+            if not isinstance(work, dict) or not {*COUNTERS} <= found.keys() or not WORK.keys() <= work.keys():
+                raise ValueError("it is no progress of a run")
             return found
     return None

@@ -2,10 +2,13 @@
 
 Imports neither torch nor transformers.
 
-Keys: schema, step, run (one id from a run's start through all its resumptions), saved (UTC), hash (algorithm of the
-digests), files {path: {bytes, digest}}, world_size, state (parts beside the weights: optimizer, scheduler, ...), recipe
-(sections), data {split: fingerprint}, versions, device, threads, sessions (of the run so far, as in its record; the
-last one wrote the checkpoint), seal (digest of all the rest).
+Keys: schema, step, run (one id from a run's start through all its resumptions), session (a number that grows from one
+start in this folder to the next: which checkpoint is the latest does not depend on a clock), saved (UTC), finite
+(weights and optimizer were looked at when they were saved), hash (algorithm of the digests), files {path: {bytes,
+digest}}, world_size, state (parts beside the weights: optimizer, scheduler, ...), recipe (sections), data {split:
+fingerprint}, versions, device, threads, sessions (of the run so far, as in its record; the last one wrote the
+checkpoint), ruined (what the next step showed of the weights: nothing is resumed from them), seal (digest of all the
+rest).
 
 The digests detect decay and truncated files, not an attacker: XXH3-128, twenty times as fast as SHA-256
 (docs/torture.md).
@@ -15,12 +18,28 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 SCHEMA = 1
+LARGEST = 2**26  # bytes of a manifest
+KINDS = {  # of the values, where they are there
+    **{
+        "files": dict,
+        "recipe": dict,
+        "data": dict,
+        "versions": dict,
+        "sessions": list,
+        "state": list,
+        "run": str,
+        "saved": str,
+        "hash": str,
+    },
+    **{"session": int, "step": int, "world_size": int, "device": str, "finite": bool, "ruined": str},
+}
 MANIFEST = "manifest.json"
 HASH = "xxh3_128"
 READ_BYTES = 2**22  # at a time
@@ -90,6 +109,13 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, A
     return body
 
 
+def mark_ruined(folder: Path, why: str) -> None:
+    """Nothing is resumed from this checkpoint any more. Raises OSError and ManifestError."""
+    body = read_manifest(folder)
+    if body is not None:
+        write_manifest(folder, {**body, "ruined": why}, body["files"])
+
+
 def _compute_seal(body: Mapping[str, Any]) -> str:
     import xxhash
 
@@ -99,20 +125,51 @@ def _compute_seal(body: Mapping[str, Any]) -> str:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest; None if there is none. Raises ManifestError."""
+    path = folder / MANIFEST
     try:
-        body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode) or path.stat().st_size > LARGEST:
+            raise ManifestError(f"{MANIFEST} is no file of a checkpoint")
+        body = json.loads(path.read_text(encoding="utf-8"))
+        sealed = isinstance(body, dict) and body.get("seal") == _compute_seal(body)
     except FileNotFoundError:
         return None
+    except RecursionError:
+        raise ManifestError(f"{MANIFEST} cannot be read (nested too deeply)") from None
     except (OSError, ValueError) as problem:
+        if isinstance(problem, ManifestError):
+            raise
         raise ManifestError(f"{MANIFEST} cannot be read ({problem})") from problem
-    if not isinstance(body, dict) or body.get("seal") != _compute_seal(body):
+    if not sealed:
         raise ManifestError(f"{MANIFEST} has other content than was written")
-    return body
+    odd = next((key for key, kind in KINDS.items() if key in body and not _is(body[key], kind)), None)
+    if odd is None and not _are_files(body.get("files")):
+        odd = "files"
+    if odd is not None:
+        raise ManifestError(f"{MANIFEST} has no usable {odd}")
+    found: dict[str, Any] = body
+    return found
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return isinstance(value, kind)
+
+
+def _are_files(files: Any) -> bool:
+    """Names inside the folder, each with its size and digest."""
+    return isinstance(files, dict) and all(
+        isinstance(one, dict)
+        and _is(one.get("bytes"), int)
+        and isinstance(one.get("digest"), str)
+        and not (name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name)
+        for name, one in files.items()
+    )
 
 
 def find_errors(folder: Path, body: Mapping[str, Any], *, hashes: bool = True) -> Iterator[str]:
     """What is wrong with the checkpoint's files, each by its name. `hashes=False` looks at sizes only."""
-    known = hashes and body["hash"] == HASH
+    known = hashes and body.get("hash") == HASH
     for name, expected in body["files"].items():
         path = folder / name
         try:

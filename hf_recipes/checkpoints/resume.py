@@ -94,12 +94,9 @@ def resume_checkpoint(
     if not asked:
         return None
     location = location_of(recipe)
-    accepted = {
-        "without_state": "state" in allowed_differences(recipe),
-        "sharded": is_sharded(environment),
-    }
+    without_state, sharded = "state" in allowed_differences(recipe), is_sharded(environment)
     if asked is True:
-        chosen, skipped = select.choose_checkpoint(Path(output_dir), **accepted)
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, sharded=sharded)
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
@@ -111,7 +108,7 @@ def resume_checkpoint(
     if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
         what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
         raise CheckpointError.at(location, what)
-    errors = select.find_errors(path, **accepted)
+    errors = select.find_errors(path, without_state=without_state, sharded=sharded)
     if errors:
         raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
     return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))
@@ -144,6 +141,7 @@ def describe_run(recipe: Recipe, args: Any, record: RunRecord, device: Device) -
 
     facts = {
         "run": record.run or uuid.uuid4().hex,
+        "session": folders.next_session(Path(str(args.output_dir))),
         "recipe": compatibility.describe_recipe(recipe.sections, recipe.trainer, args.to_dict()),
         "data": {split: part.fingerprint for split, part in record.data.items()},
         **compatibility.describe_environment(device, record.versions, torch.get_num_threads()),

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,11 +26,12 @@ from typing import Any, Protocol
 import torch
 from transformers.trainer_callback import ExportableState
 
-from hf_recipes.checkpoints import disk_space, folders, manifest
+from hf_recipes.checkpoints import disk_space, folders, manifest, values
 from hf_recipes.common.files import put
 from hf_recipes.common.ranks import largest_of_ranks
 from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
 
+COUNTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 RETRY = "make room there; the same command with --resume then continues from "
 
 
@@ -92,14 +94,21 @@ class CheckpointWriter:
         if trainer.args.should_save and folder.is_dir():
             put(folder / folders.SHARDED_PROGRESS, json.dumps(progress) + "\n")
 
-    def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> None:
-        """checkpoint-N of the trainer's step. `progress`: what progress.json keeps (checkpoints/loop_state.py).
+    def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> bool:
+        """checkpoint-N of the trainer's step; whether it was written: a state that is not finite is not, since nothing
+        can be resumed from it. `progress`: what progress.json keeps (checkpoints/loop_state.py). Older ones may go
+        (save_total_limit), but not for one that the straight run would not write.
 
         Raises OutputDirError for a full disk, CheckpointError where another process failed.
         """
         trainer.store_flos()
         final = output_dir / folders.checkpoint_name(trainer.state.global_step)
         staging = output_dir / f"{folders.STAGING}{final.name}"
+        lost = describe_not_finite(trainer)
+        if lost:
+            if trainer.args.process_index == 0:
+                self.say(f"warning: {final.name} is not written, since {lost}")
+            return False
         if not folders.is_extra(progress):
             _note_best(trainer.state, output_dir, final)
         self._on_all_ranks(trainer.args, staging, lambda: self._open(trainer, staging))
@@ -107,10 +116,12 @@ class CheckpointWriter:
         self._on_all_ranks(trainer.args, staging, lambda: self._finish(trainer, staging, final))
         if int(os.environ.get("LOCAL_WORLD_SIZE", trainer.args.world_size)) < trainer.args.world_size:
             self._on_all_ranks(trainer.args, staging, lambda: _move_other_nodes_files(trainer.args, staging, final))
-        if trainer.args.should_save:
+        if trainer.args.should_save and not folders.is_extra(progress):
             best = trainer.state.best_model_checkpoint
             keep = {final.name, *({Path(best).name} if best else ())}
-            folders.remove_old_checkpoints(output_dir, trainer.args.save_total_limit, keep)
+            run = str(self.facts(trainer.args).get("run", ""))
+            folders.remove_old_checkpoints(output_dir, trainer.args.save_total_limit, keep, run)
+        return True
 
     # --- the three phases --------------------------------------------------------------------------------------------
 
@@ -146,6 +157,7 @@ class CheckpointWriter:
                 "saved": datetime.datetime.now(datetime.UTC).isoformat(),
                 "world_size": trainer.args.world_size,
                 "state": _state_parts(trainer),
+                "finite": True,
                 **{"run": "", **self.facts(trainer.args), **self._describe_sessions()},
             }
             body = manifest.write_manifest(staging, facts, files)
@@ -221,8 +233,9 @@ class CheckpointWriter:
         output_dir = Path(trainer.args.output_dir)
         best = trainer.state.best_model_checkpoint
         if trainer.args.should_save and best and trainer.args.save_total_limit == 1:
+            run = str(self.facts(trainer.args).get("run", ""))
             for path in folders.list_checkpoints(output_dir):
-                if path.name != Path(best).name:
+                if path.name != Path(best).name and folders.run_of(path) == run:
                     folders.remove_checkpoint(path)
 
 
@@ -265,13 +278,43 @@ def _state_parts(trainer: SavingTrainer) -> list[str]:
 
 
 def _expected_bytes(trainer: SavingTrainer) -> int:
-    """Of the weights that are saved (an adapter's only, with peft), and the optimizer's state."""
+    tensors = [*_saved_weights(trainer), *_saved_state(trainer)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def describe_not_finite(trainer: SavingTrainer) -> str:
+    """ "80,579 weights are not finite", or of the optimizer; "" where all are usable. Every rank must call it."""
+    weights = _saved_weights(trainer)
+    counts = (_count_lost(weights), _count_lost(weights, values.LARGEST_WEIGHT), _count_lost(_saved_state(trainer)))
+    lost, above, numbers = (int(count) for count in largest_of_ranks(*counts, args=trainer.args))
+    if lost or above:
+        return values.describe_lost(lost, above)
+    return f"{numbers:,} numbers of the optimizer are not finite" if numbers else ""
+
+
+@torch.no_grad()
+def _count_lost(tensors: Iterable[torch.Tensor], largest: float = math.inf) -> int:
+    """Numbers that are not finite, or above `largest`."""
+    found = 0
+    for tensor in tensors:
+        own: Any = getattr(tensor, "to_local", lambda tensor=tensor: tensor)()  # a shard's part
+        if own.dtype in COUNTED and own.numel():
+            good = own.abs() < largest  # false for NaN
+            found += 0 if good.all() else own.numel() - int(good.sum())
+    return found
+
+
+def _saved_weights(trainer: SavingTrainer) -> list[Any]:
+    """An adapter's only, with peft."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     adapter = hasattr(model, "get_base_model")
-    tensors = [param for param in model.parameters() if param.requires_grad or not adapter]
-    if not trainer.args.save_only_model and trainer.optimizer is not None:
-        tensors += list(_tensors(dict(trainer.optimizer.state)))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return [param for param in model.parameters() if param.requires_grad or not adapter]
+
+
+def _saved_state(trainer: SavingTrainer) -> list[Any]:
+    if trainer.args.save_only_model or trainer.optimizer is None:
+        return []
+    return list(_tensors(dict(trainer.optimizer.state)))
 
 
 def _tensors(value: Any) -> Any:

@@ -6,17 +6,29 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.checkpoints import folders, manifest
+from hf_recipes.checkpoints import folders, manifest, values
 from hf_recipes.checkpoints.folders import TRAINER_STATE
 
+LOADED = (".pt", ".pth", ".bin", ".safetensors")  # what upstream loads wherever it finds it
 PARTS = ("optimizer.pt", "scheduler.pt")  # besides the random state, of one name or several
+STATE: dict[str, Callable[[Any], bool]] = {  # of trainer_state.json, what is read of it here and upstream
+    "global_step": lambda value: 0 <= value < 2**63,
+    "max_steps": lambda value: isinstance(value, int),
+    "epoch": lambda value: value is None or isinstance(value, int | float),
+    "num_input_tokens_seen": lambda value: isinstance(value, int) and 0 <= value < 2**63,
+    "log_history": lambda value: (
+        isinstance(value, list) and all(isinstance(one, dict) and "step" in one for one in value)
+    ),
+    "stateful_callbacks": lambda value: value is None or isinstance(value, dict),
+    "best_global_step": lambda value: value is None or isinstance(value, int),
+    "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
+}
 WEIGHTS_ONLY = "it has weights only (save_only_model), no optimizer, schedule or random state"
 NO_MANIFEST = "it has no manifest (hf_recipes did not write it); upstream's files look complete"
 
@@ -39,11 +51,19 @@ class ResumePoint:
 
 
 def choose_checkpoint(
-    output_dir: Path, *, without_state: bool = False, sharded: bool = False
+    output_dir: Path,
+    *,
+    without_state: bool = False,
+    sharded: bool = False,
+    run: str | None = None,
+    leave_out: Container[str] = (),
 ) -> tuple[ResumePoint | None, list[str]]:
-    """The latest complete checkpoint of `output_dir` (None if there is none); the later ones, each with its errors."""
+    """The latest complete checkpoint of `output_dir` (None if there is none), of a run if one is named, none of
+    `leave_out` (paths); the later ones, each with its errors."""
     skipped: list[str] = []
     for folder in folders.list_checkpoints(output_dir):
+        if (run is not None and folders.run_of(folder) not in (run, None)) or str(folder) in leave_out:
+            continue
         errors = find_errors(folder, without_state=without_state, sharded=sharded)
         if not errors:
             body = manifest.read_manifest(folder)
@@ -52,11 +72,13 @@ def choose_checkpoint(
     return None, skipped
 
 
-def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = False) -> list[str]:
-    """What is wrong with a checkpoint, each error with its file's name; empty if it is complete.
+def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = False, values: bool = False) -> list[str]:
+    """What is wrong with a checkpoint, each error with its file's name; empty if it is complete and can be used.
 
-    By its manifest, every size and every digest; without one by what upstream reads when it resumes. `without_state`:
-    weights alone are enough. `sharded`: FSDP and DeepSpeed have files of their own, which are not checked.
+    By its manifest, every size and every digest; without one by what upstream reads when it resumes. Then what is in
+    the files: no code, and numbers that are finite (read again with `values`, and where nobody looked when they were
+    saved). `without_state`: weights alone are enough. `sharded`: FSDP and DeepSpeed have files of their own, which are
+    not checked.
     """
     try:
         body = manifest.read_manifest(folder)
@@ -65,11 +87,60 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
     if body is None and folders.is_ours(folder):
         return [f"{manifest.MANIFEST} is missing"]
     if body is None:
-        return list(_check_upstreams_files(folder, without_state=without_state, sharded=sharded))
-    errors = list(manifest.find_errors(folder, body))
-    if not body["state"] and not without_state:
-        errors.append(WEIGHTS_ONLY)
+        errors = list(_check_upstreams_files(folder, without_state=without_state, sharded=sharded))
+    else:
+        errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body)]
+        errors += [] if errors else _check_state(folder)
+        if body.get("ruined"):
+            errors.append(f"its weights were ruined: {body['ruined']}")
+        if not body.get("state") and not without_state:
+            errors.append(WEIGHTS_ONLY)
+    if errors or sharded:
+        return errors
+    errors = list(_find_code(folder)) if values or not without_state else []
+    if not errors and (values or body is None or not body.get("finite")):
+        errors = list(_find_not_finite(folder, weights_only=without_state and not values))
     return errors
+
+
+def _find_strays(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
+    """Files that upstream would load and that the run did not write."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in LOADED and path.name not in body["files"]:
+            yield f"{path.name} was not written with the checkpoint"
+
+
+def _check_state(folder: Path) -> Iterator[str]:
+    try:
+        read_trainer_state(str(folder))
+    except FileNotFoundError:
+        pass  # the manifest's errors say so, if it was there
+    except (OSError, ValueError) as problem:
+        yield f"{TRAINER_STATE} cannot be read ({problem})"
+
+
+def _find_code(folder: Path) -> Iterator[str]:
+    for path in sorted((*folder.glob("*.pt"), *folder.glob("*.pth"))):
+        error = values.find_error_in_torch_file(path)
+        if error:
+            yield error
+
+
+def _find_not_finite(folder: Path, *, weights_only: bool) -> Iterator[str]:
+    for path in (*sorted(folder.glob("*.safetensors")), folder / "optimizer.pt"):
+        if not path.is_file() or (weights_only and path.suffix == ".pt"):
+            continue
+        try:
+            if path.suffix == ".safetensors":
+                lost = values.describe_lost(*values.count_in_safetensors(path))
+            else:
+                found = values.count_in_torch_file(path)
+                lost = f"{found:,} numbers are not finite" if found else ""
+        except (OSError, ValueError) as problem:
+            yield f"{path.name} cannot be read ({problem})"
+            continue
+        if lost:
+            yield f"{lost} ({path.name})"
 
 
 def _check_upstreams_files(folder: Path, *, without_state: bool, sharded: bool) -> Iterator[str]:
@@ -101,23 +172,27 @@ def _check_upstreams_files(folder: Path, *, without_state: bool, sharded: bool) 
 
 
 def _is_complete_safetensors(path: Path) -> bool:
-    """The header's last offset is the file's end (8 bytes of the header's length, the header, the tensors)."""
+    """The header's last offset is the file's end."""
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > 100_000_000:
-                return False
-            header = json.loads(file.read(length))
-        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    except (OSError, ValueError, KeyError, TypeError):
+        tensors, start = values.read_safetensors_header(path)
+    except (OSError, ValueError):
         return False
-    return path.stat().st_size == 8 + length + end
+    return path.stat().st_size == start + max((one["data_offsets"][1] for one in tensors.values()), default=0)
 
 
 def read_trainer_state(checkpoint: str) -> dict[str, Any]:
     """trainer_state.json. Raises OSError and ValueError."""
-    with open(os.path.join(checkpoint, TRAINER_STATE), encoding="utf-8") as text:
-        state = json.load(text)
+    path = Path(checkpoint, TRAINER_STATE)
+    if path.exists() and not values.is_regular_file(path):
+        raise ValueError("it is no file")
+    with open(path, encoding="utf-8") as text:
+        try:
+            state = json.load(text)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
     if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
         raise ValueError("it has no global_step")
+    odd = next((key for key, right in STATE.items() if key in state and not right(state[key])), None)
+    if odd is not None:
+        raise ValueError(f"it has no usable {odd}")
     return state

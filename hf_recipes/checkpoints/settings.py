@@ -25,7 +25,7 @@ from transformers import EarlyStoppingCallback
 
 from hf_recipes.checkpoints import compatibility, manifest
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import CheckpointError
+from hf_recipes.errors import CheckpointError, RecipeError
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 NEED_STATE = ("centered", "momentum")  # of RMSprop: at their first step it makes what they need, and never later
@@ -150,17 +150,22 @@ class RecipeSettings:
 
     def _load(self, path: Path, take: Callable[[Any], Any], **arguments: Any) -> None:
         """Raises CheckpointError for a file that is not what `take` needs; code in it is not run."""
-        try:
+        with self.naming_checkpoint(str(path.parent), path.name):
             take(torch.load(path, weights_only=True, **arguments))
-        except CheckpointError:
+
+    @contextmanager
+    def naming_checkpoint(self, checkpoint: Any, part: str) -> Iterator[None]:
+        """What goes wrong with a checkpoint's part, as one message with its name; without a checkpoint as it is."""
+        try:
+            yield
+        except (RecipeError, torch.OutOfMemoryError):
             raise
         except Exception as problem:
-            if isinstance(problem, torch.OutOfMemoryError):
+            if not isinstance(checkpoint, str):
                 raise
-            fix = "resume from an older checkpoint with resume_from_checkpoint: PATH"
-            raise CheckpointError.at(
-                self.location, f"{str(path)!r} cannot be used: {_in_short(problem)}", fix
-            ) from None
+            what = f"{part} of {checkpoint!r} cannot be used: {_in_short(problem)}"
+            fix = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
+            raise CheckpointError.at(self.location, what, fix) from problem
 
     # --- what trainer_state.json brings back -------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""`hf-recipes verify RUN`: are its checkpoints as written, and do its last steps give the same numbers again?
+"""`hf-recipes verify RUN`: are its checkpoints as written, are their numbers finite, and do its last steps give the
+same numbers again?
 
 The replay resumes from an earlier checkpoint in a temporary folder, trains up to a later one, and compares every logged
 number of these steps and the bytes of the weights with that checkpoint. On a CPU both must be equal.
@@ -38,7 +39,7 @@ def verify(folder: str, *, steps: int = 0, replay: bool = True, say: Callable[[s
         say(f"{folder} is in use by {holder}: its checkpoints come and go")
     intact, complete = True, []
     for path in checkpoints:
-        errors = select.find_errors(path, without_state=True)
+        errors = select.find_errors(path, without_state=True, values=True)
         if errors and holder is not None and not path.is_dir():
             say(f"{path.name}: removed meanwhile by the run")
             continue

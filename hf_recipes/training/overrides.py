@@ -85,7 +85,8 @@ class Overrides(_Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         parts = self.parts
-        parts.loop.begin_training(resume_from_checkpoint)
+        with parts.settings.naming_checkpoint(resume_from_checkpoint, "progress.json"):
+            parts.loop.begin_training(resume_from_checkpoint)
         parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())
@@ -123,7 +124,8 @@ class Overrides(_Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         loop, settings = self.parts.loop, self.parts.settings
         settings.note_patience(self)
-        found = super()._init_training_state(*args, **kwargs)
+        with settings.naming_checkpoint(loop.resumed, "trainer_state.json"):
+            found = super()._init_training_state(*args, **kwargs)
         loop.find_best_checkpoint(self)
         if loop.resumed:
             settings.restore_state(self, self._train_batch_size)
@@ -144,10 +146,16 @@ class Overrides(_Trainer):
             self.parts.settings.load_scaler(self.accelerator.scaler, checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self.parts.work.random_state is not None:  # the last step's work came after the checkpoint's
-            restore_random_state(self.parts.work.random_state, self.args.device)
-        elif not self.parts.settings.has_changed("seed"):
-            super()._load_rng_state(checkpoint)
+        settings, work = self.parts.settings, self.parts.work
+        if work.random_state is not None:  # the last step's work came after the checkpoint's
+            restore_random_state(work.random_state, self.args.device)
+        elif not settings.has_changed("seed"):
+            with settings.naming_checkpoint(checkpoint, "rng_state"):
+                super()._load_rng_state(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -354,9 +362,13 @@ class Overrides(_Trainer):
     def save_extra_checkpoint(self) -> None:
         self._save_checkpoint(self.model, extra=True)
 
-    def write_checkpoint(self, trial: Any = None, *, extra: bool = True) -> None:
-        """`extra`: the straight run would not write it."""
-        self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(extra=extra))
+    def write_checkpoint(self, trial: Any = None, *, extra: bool = True) -> bool:
+        """Whether it was written. `extra`: the straight run would not write it."""
+        return self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(extra=extra))
+
+    @property
+    def run_id(self) -> str:
+        return str(self.parts.writer.facts(self.args).get("run", ""))
 
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
@@ -374,7 +386,8 @@ class Overrides(_Trainer):
     def _read_progress(self, *, extra: bool) -> dict[str, Any]:
         """Every rank must call it."""
         work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
-        return {**read_counters(self), **self.parts.retry.state_dict(), **work}
+        guard = self.parts.guard.state_dict() if self.parts.guard is not None else {}
+        return {**read_counters(self), **self.parts.retry.state_dict(), **guard, **work}
 
     def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
         """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
@@ -385,8 +398,11 @@ class Overrides(_Trainer):
             if progress is not None:
                 loop.restore_logged_losses(self)
             return
-        self.parts.retry.load_state_dict(progress)
-        restore_counters(self, progress)
+        with self.parts.settings.naming_checkpoint(loop.resumed, "progress.json"):
+            self.parts.retry.load_state_dict(progress)
+            if self.parts.guard is not None:
+                self.parts.guard.load_state_dict(progress)
+            restore_counters(self, progress)
 
         def work(grad_norm: Any, learning_rate: Any) -> None:
             rest = (self.model_wrapped, trial, self.state.epoch, None, start_time)

@@ -11,13 +11,13 @@ An overflow that fp16's loss scaling skips is normal; a loss that is not finite 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hf_recipes.checkpoints import folders, select
+from hf_recipes.checkpoints import folders, manifest, select
 from hf_recipes.common.ranks import largest_of_ranks
 from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import TrainingError
@@ -59,7 +59,10 @@ class GuardedTrainer(Protocol):
 
     def restore_sums(self, sums: StepSums) -> None: ...
 
-    def write_checkpoint(self) -> None: ...
+    def write_checkpoint(self) -> bool: ...  # whether it was: not of a state that is not finite
+
+    @property
+    def run_id(self) -> str: ...  # as the manifests of this run have it
 
 
 class StepGuard:
@@ -74,10 +77,12 @@ class StepGuard:
         self.recipe, self.say, self.listener, self.policy = recipe, say, listener, policy
         self.skipped: list[int] = []  # steps
         self.rolled_back: dict[str, int] = {}  # checkpoint -> times
+        self.overflows: list[int] = []  # steps that loss scaling skipped
         self.stop_signal = 0  # on which all ranks agreed
         self.checked = 0  # steps of this session
         self._frozen: dict[str, int] = {}  # checksums of the weights that must not change
         self._with_gradient: set[str] = set()  # adapters and heads
+        self._last_good: Any = None  # a micro-batch of the step before
         self._zeros = 0  # steps in a row with nothing to learn
         self._skipped_in_a_row = 0
         self._skip_marked = False  # in the optimizer, for upstream's schedule
@@ -120,6 +125,9 @@ class StepGuard:
             self._handle_not_finite(trainer, window, loss, size)
             return
         self._skipped_in_a_row = 0
+        self._last_good = window.batches[0] if window.batches else None
+        if overflow and not math.isfinite(size):
+            self.overflows.append(trainer.state.global_step + 1)
         self._refuse_zeros(trainer, window)
         if trainer.is_loss_scaled and not math.isfinite(size) and trainer.loss_scale < SMALLEST_SCALE:
             what = f"fp16's loss scale fell to {trainer.loss_scale:g}: every step is skipped"
@@ -128,6 +136,13 @@ class StepGuard:
             self._refuse_parts_without_gradient(trainer)
         if self.checked == FIRST_STEPS:
             self.refuse_changed_weights(trainer.plain_model())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the steps of the run that changed nothing."""
+        return {"skipped_steps": self.skipped, "overflow_steps": self.overflows}
+
+    def load_state_dict(self, found: Mapping[str, Any]) -> None:
+        self.skipped, self.overflows = (list(found.get(key) or ()) for key in ("skipped_steps", "overflow_steps"))
 
     def refuse_changed_weights(self, model: Any) -> None:
         """Before a checkpoint, and when training ends."""
@@ -174,14 +189,16 @@ class StepGuard:
 
     def _roll_back(self, trainer: GuardedTrainer, window: Window, what: str) -> None:
         """Weights and optimizer of the latest complete checkpoint; data and schedule continue behind this step."""
-        chosen, _ = select.choose_checkpoint(Path(str(trainer.args.output_dir)))
+        folder = Path(str(trainer.args.output_dir))
+        used_up = [path for path, times in self.rolled_back.items() if times >= ROLLBACKS]
+        chosen, unusable = select.choose_checkpoint(folder, run=trainer.run_id, leave_out=used_up)
+        for line in unusable:
+            self.say(f"skipped {line}")
         if chosen is None:
-            what += "; there is no checkpoint to roll back to"
+            what += "; there is no checkpoint to roll back to" if not used_up else ""
+            what += f"; already rolled back to {used_up[-1]} {ROLLBACKS} times" if used_up else ""
             raise self._error("nonfinite", what, _fix_not_finite(trainer), trainer, window)
-        times = self.rolled_back[chosen.path] = self.rolled_back.get(chosen.path, 0) + 1
-        if times > ROLLBACKS:
-            what += f"; already rolled back to {chosen.path} {ROLLBACKS} times"
-            raise self._error("nonfinite", what, _fix_not_finite(trainer), trainer, window)
+        self.rolled_back[chosen.path] = self.rolled_back.get(chosen.path, 0) + 1
         trainer.load_weights_and_optimizer(chosen.path)
         what += f": rolled back to the weights of {chosen.path} (on_nonfinite: rollback)"
         self.say(f"{what}; the rows since then are skipped")
@@ -215,9 +232,16 @@ class StepGuard:
         self, name: str, what: str, fix: str, trainer: GuardedTrainer | None = None, window: Window | None = None
     ) -> TrainingError:
         """What ends the run; given a trainer, the state before the step is saved first."""
-        saved = _save_state_before(trainer, window) if trainer is not None and window is not None else None
-        what += f" (the weights are unchanged and saved in {saved})" if saved else ""
+        if trainer is not None and window is not None:
+            ruined = name == "nonfinite" and self._are_weights_ruined(trainer)
+            what += _save_state_before(trainer, window, ruined=ruined)
         return TrainingError.at(self._location(name), what, fix)
+
+    def _are_weights_ruined(self, trainer: GuardedTrainer) -> bool:
+        """Whether the rows of the step before, whose loss was finite then, give no finite output now: it was the update
+        that ruined the weights, not this step's rows. Every rank must call it."""
+        ruined = self._last_good is not None and not _gives_finite_output(trainer, self._last_good)
+        return bool(largest_of_ranks(ruined, args=trainer.args)[0])
 
     def _location(self, name: str) -> str:
         adapter = "LoraConfig" if "LoraConfig" in self.recipe.sections else "model"
@@ -238,18 +262,50 @@ def _read_step(loss: torch.Tensor, norm: Any, items: Any) -> tuple[float, float,
     return loss_, size, items_
 
 
-def _save_state_before(trainer: GuardedTrainer, window: Window) -> str | None:
-    """The name of the checkpoint of the state before this step, written if there is none yet and any are wanted."""
+def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool) -> str:
+    """Where the state before this step is, written if there is none yet and any are wanted; beside the others, whatever
+    save_total_limit. A state that is not finite, or whose weights are ruined, is not kept: then the latest one of
+    before."""
     step, strategy = trainer.state.global_step, trainer.args.save_strategy
     if not step or str(getattr(strategy, "value", "")) == "no" or not window.random_states:
-        return None
-    path = Path(str(trainer.args.output_dir)) / folders.checkpoint_name(step)
-    if not folders.is_complete(path):
+        return ""
+    folder = Path(str(trainer.args.output_dir))
+    path = folder / folders.checkpoint_name(step)
+    written = folders.is_complete(path) and folders.run_of(path) == trainer.run_id
+    if written and ruined and trainer.args.process_index == 0:
+        manifest.mark_ruined(path, f"the loss of step {step + 1} is not finite, nor that of rows that had one before")
+    if not written and not ruined:
         restore_random_state(window.random_states[0], trainer.args.device)
         if window.before is not None:
             trainer.restore_sums(window.before)
-        trainer.write_checkpoint()
-    return path.name
+        written = trainer.write_checkpoint()
+    if written and not ruined:
+        return f" (the weights are unchanged and saved in {path.name})"
+    earlier = (one for one in folders.list_checkpoints(folder) if folders.run_of(one) == trainer.run_id and one != path)
+    name = next((one.name for one in earlier if folders.is_complete(one)), "no checkpoint")
+    return f" (the step before has ruined the weights; {name} is from before)"
+
+
+def _gives_finite_output(trainer: GuardedTrainer, batch: Any) -> bool:
+    """True where it cannot be tried."""
+    model = trainer.plain_model()
+    if model is None:
+        return True
+    found: list[bool] = []
+
+    def look(module: Any, given: Any, output: Any) -> None:
+        logits = getattr(output, "logits", output[0] if isinstance(output, tuple) and output else output)
+        if torch.is_tensor(logits) and logits.is_floating_point():
+            found.append(bool(logits.isfinite().all()))
+
+    hook = model.register_forward_hook(look)
+    try:
+        trainer.run_forward(batch)
+    except (RuntimeError, TypeError, ValueError):
+        return True
+    finally:
+        hook.remove()
+    return all(found)
 
 
 def _first_not_finite(trainer: GuardedTrainer, window: Window) -> str:

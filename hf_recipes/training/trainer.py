@@ -176,6 +176,7 @@ def _build_parts(recipe: Recipe, say: Callable[[str], None], session: Session | 
             facts=session.run_facts,
             sessions=session.sessions,
             location=recipe.location(f"{recipe.trainer}.output_dir"),
+            say=say,
         ),
     )
 

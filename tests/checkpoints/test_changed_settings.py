@@ -194,8 +194,8 @@ def test_upstreams_checkpoint_of_another_optimizer_is_one_message(tmp_path: Path
     with pytest.raises(CheckpointError) as caught:
         resumed(path, {**THEN, "optim": "adamw_torch"})
     assert str(caught.value) == (
-        f"resume_from_checkpoint: {str(path / 'optimizer.pt')!r} cannot be used: it is of another optimizer, without "
-        "betas, eps, amsgrad; resume from an older checkpoint with resume_from_checkpoint: PATH"
+        f"resume_from_checkpoint: optimizer.pt of {str(path)!r} cannot be used: it is of another optimizer, without "
+        "betas, eps, amsgrad; resume from an older one with resume_from_checkpoint: PATH, or start without it"
     )
     assert not resumed(path, {**THEN, "optim": "adamw_torch"}, ("optimizer",)).optimizer.state_dict()["state"]
     path = checkpoint_of({**THEN, "optim": "rmsprop"}, tmp_path / "other")

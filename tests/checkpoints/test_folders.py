@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,24 @@ def test_the_run_that_saved_last_comes_first_whatever_its_steps(folder: Path) ->
     ]
 
 
+def test_the_latest_run_is_told_by_its_session_and_not_by_a_clock(folder: Path) -> None:
+    for step, run, session, saved in ((100, "old", 3, "2030"), (2, "new", 4, "2001"), (4, "new", 4, "2000")):
+        path = ours(folder, step, run=run, saved=saved)
+        body = manifest.read_manifest(path)
+        assert body is not None
+        manifest.write_manifest(path, {**body, "session": session}, body["files"])
+        os.utime(path, (step, step))
+    assert [path.name for path in folders.list_checkpoints(folder)] == [
+        "checkpoint-4",
+        "checkpoint-2",
+        "checkpoint-100",
+    ]
+    assert folders.next_session(folder) == 5
+    assert [folders.run_of(path) for path in folders.list_checkpoints(folder)] == ["new", "new", "old"]
+    assert folders.latest_complete(folder, "old") == folder / "checkpoint-100"
+    assert folders.remove_old_checkpoints(folder, 1, [], "new") == ["checkpoint-2"]  # none of another run
+
+
 def test_a_complete_checkpoint_has_its_sizes_and_an_intact_one_its_digests(folder: Path) -> None:
     path = ours(folder, 2)
     assert folders.is_complete(path) and folders.is_intact(path)
@@ -50,9 +69,9 @@ def test_the_latest_complete_checkpoint_is_never_removed(folder: Path) -> None:
     for step in (2, 4, 6):
         ours(folder, step)
     (folder / "checkpoint-6/weights").unlink()
-    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-6"]) == ["checkpoint-2"]
+    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-6"], "r") == ["checkpoint-2"]
     assert folders.latest_complete(folder) == folder / "checkpoint-4"
-    assert folders.remove_old_checkpoints(folder, 0, []) == []
+    assert folders.remove_old_checkpoints(folder, 0, [], "r") == []
 
 
 def test_leftovers_are_removed_and_a_complete_staging_folder_is_put_in_place(folder: Path) -> None:

@@ -15,6 +15,8 @@ from transformers.training_args import ParallelMode
 
 from hf_recipes.checkpoints.loop_state import LoopState, SeededLengthGroups, read_counters, restore_counters
 
+PROGRESS = {"tr_loss": [0.5], "total_loss": 9.5, "last_logged": 2, "pieces": [2, 1]}
+
 
 class FakeTrainer:
     """The members of LoopTrainer."""
@@ -49,9 +51,9 @@ def test_progress_is_taken_once_and_only_from_a_checkpoint_that_has_some(folder:
         loop.begin_training(nothing)
         assert loop.take_progress() == progress
     assert loop.resumed == str(folder / "checkpoint-3")  # upstream's
-    (folder / "checkpoint-3/progress.json").write_text('{"pieces": [2, 1]}')
+    (folder / "checkpoint-3/progress.json").write_text(json.dumps(PROGRESS))
     loop.begin_training(str(folder / "checkpoint-3"))
-    assert loop.take_progress() == {"pieces": [2, 1]}
+    assert loop.take_progress() == PROGRESS
     assert loop.take_progress() is None
     loop.begin_training(None)
     assert loop.resumed is None

@@ -124,12 +124,12 @@ def _checkpoint(folder: Path, run: str, saved: str, *, broken: bool = False) -> 
 def test_rotation_keeps_the_best_the_latest_and_the_last_complete_one(folder: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         _checkpoint(folder / f"checkpoint-{step}", "a", f"2026-01-01T00:{step:02}", broken=step == 10)
-    assert folders.remove_old_checkpoints(folder, None, []) == []
-    assert folders.remove_old_checkpoints(folder, 3, ["checkpoint-2", "checkpoint-10"]) == [
+    assert folders.remove_old_checkpoints(folder, None, [], "a") == []
+    assert folders.remove_old_checkpoints(folder, 3, ["checkpoint-2", "checkpoint-10"], "a") == [
         "checkpoint-4",
         "checkpoint-6",
     ]
-    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-10"]) == ["checkpoint-2"]
+    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-10"], "a") == ["checkpoint-2"]
     assert [path.name for path in folders.list_checkpoints(folder)] == ["checkpoint-10", "checkpoint-8"]
 
 
@@ -140,7 +140,7 @@ def test_the_newest_checkpoint_is_of_the_run_that_saved_last(folder: Path) -> No
     (folder / "checkpoint-99").mkdir()  # upstream's
     names = [path.name for path in folders.list_checkpoints(folder)]
     assert names == ["checkpoint-10", "checkpoint-5", "checkpoint-30", "checkpoint-99"]
-    assert folders.remove_old_checkpoints(folder, 2, ["checkpoint-10"]) == ["checkpoint-99", "checkpoint-30"]
+    assert folders.remove_old_checkpoints(folder, 1, ["checkpoint-10"], "new") == ["checkpoint-5"]
 
 
 def test_save_total_limit_and_the_best_model_hold_through_a_run(recipe: str) -> None:

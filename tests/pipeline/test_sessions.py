@@ -85,7 +85,7 @@ def test_a_run_that_was_interrupted_three_times_is_the_straight_run_in_record_re
     capsys.readouterr()
     main(["runs", "."])
     assert "9 (resumed at step 3, 4 and 7)" in capsys.readouterr().out
-    assert "resume" not in Path("out/recipe.yaml").read_text()
+    assert "resume_from_checkpoint" not in Path("out/recipe.yaml").read_text()
     assert "resume_from_checkpoint" not in resumed.recipe.training
     assert (
         Path("out/recipe.yaml").read_text().replace("dir: out", "dir: straight")

@@ -112,6 +112,9 @@ def test_a_step_goes_through_the_guard_the_retry_and_upstream_in_this_order(tmp_
     class Guard:
         stop_signal, listener = 0, None
 
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **kwargs: notes.append(name)
 

@@ -30,11 +30,14 @@ class FakeTrainer:
 
     def __init__(self, model: Any = None, *, scaled: bool = False, output_dir: str | Path = "out") -> None:
         save = SimpleNamespace(value="steps")
-        self.args = SimpleNamespace(world_size=1, device=CPU, output_dir=output_dir, save_strategy=save, fp16=False)
+        self.args = SimpleNamespace(
+            world_size=1, process_index=0, device=CPU, output_dir=output_dir, save_strategy=save, fp16=False
+        )
         self.state = SimpleNamespace(global_step=0, max_steps=1000)
         self.model: Any = torch.nn.Linear(2, 2) if model is None else model
         self.optimizer = SimpleNamespace(_is_overflow=False)
         self.is_loss_scaled, self.loss_scale = scaled, math.inf
+        self.run_id = "r"
         self.asked: list[tuple[str, Any]] = []
         self.load_weights_and_optimizer = self._note("load")
         self.restore_sums = self._note("sums")
@@ -48,8 +51,9 @@ class FakeTrainer:
     def run_forward(self, batch: Any) -> None:
         self.model(batch)
 
-    def write_checkpoint(self) -> None:
+    def write_checkpoint(self) -> bool:
         self.asked.append(("checkpoint", random.random()))
+        return True
 
 
 def guard_of(policy: str = "stop", lines: list[str] | None = None, **sections: Any) -> StepGuard:
@@ -200,6 +204,41 @@ def test_the_state_before_the_step_is_saved_once_with_its_random_state_and_its_s
 
 
 # --- nothing to learn ------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_the_step_before_ruined_are_not_kept_and_their_checkpoint_is_marked(tmp_path: Path) -> None:
+    rows = torch.ones(1, 2)
+    window = Window(batches=[rows], random_states=[read_random_state(CPU)])
+    guard, trainer = guard_of(), FakeTrainer(output_dir=tmp_path)
+    step(guard, trainer, 1.0, 1.0, window=window)
+    for number in (1, 2):
+        path = tmp_path / f"checkpoint-{number}"
+        path.mkdir()
+        manifest.write_manifest(path, {"run": "r", "session": 1, "saved": "", "state": ["optimizer"]}, {})
+    step(guard, trainer, 1.0, 1.0, window=window)
+    with torch.no_grad():
+        trainer.model.weight.fill_(math.inf)
+    assert "(the step before has ruined the weights; checkpoint-1 is from before)" in error_of(
+        guard, trainer, math.nan, math.nan, window=window
+    )
+    assert trainer.asked == []
+    body = manifest.read_manifest(tmp_path / "checkpoint-2")
+    assert body is not None and body["ruined"].startswith("the loss of step 3 is not finite")
+
+
+def test_a_rollback_takes_an_older_checkpoint_after_three_times_and_none_of_another_run(tmp_path: Path) -> None:
+    for number, run in ((100, "other"), (1, "r"), (2, "r")):
+        path = tmp_path / f"checkpoint-{number}"
+        path.mkdir()
+        facts = {"run": run, "session": 9 if run == "other" else 1, "saved": "", "state": ["optimizer"], "finite": True}
+        (path / "trainer_state.json").write_text('{"global_step": 1}')
+        manifest.write_manifest(path, facts, manifest.flush_files(path))
+    guard, trainer = guard_of("rollback"), FakeTrainer(output_dir=tmp_path)
+    for _ in range(2 * ROLLBACKS):
+        step(guard, trainer, math.nan, 1.0)
+    names = [Path(path).name for _, path in trainer.asked]
+    assert names == ["checkpoint-2"] * ROLLBACKS + ["checkpoint-1"] * ROLLBACKS
+    assert "already rolled back to " in error_of(guard, trainer, math.nan, 1.0)
 
 
 def test_a_step_without_labels_stops_the_run() -> None:
