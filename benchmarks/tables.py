@@ -79,6 +79,7 @@ def results(name: str) -> dict[str, Any]:
 def why() -> str:
     """README's first table: a question, what answers it, and what was measured."""
     kills, split = results("torture")["totals"], results("survival")["out_of_memory"]
+    signals = f" and {kills['signals']:,} signals" if kills["signals"] else ""
     ours, peft = (peaks.summary(peaks.errors(results("peaks")[name])) for name in ("lab_allocated", "peft"))
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
@@ -105,8 +106,9 @@ def why() -> str:
         [
             "Will it survive a crash?",
             "checkpoints are complete or absent; `--resume` and `--restart` continue from the latest complete one",
-            f"{kills['kills']} kills: {kills['half_checkpoints']} partial checkpoints, {kills['equal_ends']} of "
-            f"{kills['ends']} completed runs equal the uninterrupted run bit for bit ([how](docs/torture.md))",
+            f"{kills['kills']:,} kills{signals}: {kills['half_checkpoints']} partial checkpoints, "
+            f"{kills['equal_ends']:,} of {kills['ends']:,} completed runs equal the uninterrupted run bit for bit "
+            "([how](docs/torture.md))",
         ],
         [
             "Will it survive out of memory?",
@@ -191,6 +193,32 @@ def simulated() -> str:
             rates = [f"{one[key]:.1%}" for key in ("coverage", "rejected")]
             rows.append([name, f"{one['truth']:.3g}", f"{one['pairs']:,}", *rates])
     return table(head, rows)
+
+
+def simulated_few() -> str:
+    """docs/methods/statistics.md's table of few examples: the least and the greatest coverage over the levels."""
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in results("comparison")["few"]["rows"]:
+        rows.setdefault((row["metric"], row["examples"]), []).append(row)
+
+    def ends(found: list[dict[str, Any]], key: str) -> str:
+        values = [row[key] for row in found]
+        return f"{min(values):.1%} to {max(values):.1%}"
+
+    head = ["metric", "examples", "a run's interval contains its value", "that of a difference contains it"]
+    keys = ("one_run", "coverage_of_difference")
+    return table(head, [[name, str(n), *(ends(found, key) for key in keys)] for (name, n), found in rows.items()])
+
+
+def simulated_seeds() -> str:
+    """docs/methods/statistics.md's table of recipes over seeds."""
+    rows: dict[tuple[int, int], dict[float, float]] = {}
+    for row in results("comparison")["seeds"]["rows"]:
+        rows.setdefault((row["examples"], row["seeds"]), {})[row["effect"]] = row["coverage"]
+    effects = list(next(iter(rows.values())))
+    head = ["examples", "seeds of each", *(f"seeds add {effect:g}" for effect in effects)]
+    body = [[f"{n:,}", str(seeds), *(f"{found[e]:.1%}" for e in effects)] for (n, seeds), found in rows.items()]
+    return table(head, body)
 
 
 def compare_cost() -> str:
@@ -279,7 +307,12 @@ def pages() -> dict[Path, str]:
     """Path -> the text that it must have."""
     blocks: dict[str, dict[str, str]] = {
         "README.md": {"why": why(), "measured": measured(), "gpu_state": gpu_state()},
-        "docs/methods/statistics.md": {"comparison": simulated(), "compare_cost": compare_cost()},
+        "docs/methods/statistics.md": {
+            "comparison": simulated(),
+            "few_examples": simulated_few(),
+            "over_seeds": simulated_seeds(),
+            "compare_cost": compare_cost(),
+        },
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches()},

@@ -13,6 +13,7 @@ WAYS = {
     "saving": "inside saving",
     "rotating": "inside rotation",
     "operation": "at a file operation",
+    "ending": "at the end",
 }
 DAMAGES = ("truncated", "emptied", "removed", "flipped")
 
@@ -20,7 +21,11 @@ DAMAGES = ("truncated", "emptied", "removed", "flipped")
 def page() -> str:
     found = json.loads((RESULTS / "torture.json").read_text(encoding="utf-8"))
     saving = json.loads((RESULTS / "saving.json").read_text(encoding="utf-8"))
-    parts = [_opening(found), _kills(found), _files(found), _disks(found), _saving(saving)]
+    parts = [_opening(found), _kills(found)]
+    parts += [_signals(found)] if found["totals"]["signals"] else []
+    parts += [_parents(found)] if found["parents"] else []
+    parts += [_failures(found)] if found["totals"]["failures"] else []
+    parts += [_files(found), _disks(found), _saving(saving)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -31,51 +36,80 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _opening(found: dict[str, Any]) -> str:
     total, versions = found["totals"], found["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hf_recipes")
+    parts = f"{found['of']} parts at once, each" if found["of"] > 1 else "it"
     return (
         "<!-- Written by benchmarks/tables.py from benchmarks/results/torture.json and saving.json; do not edit. -->\n"
-        "# Kills, damaged files, full disks\n\n"
-        f"Runs were killed {total['kills']} times by SIGKILL, resumed {total['resumes']} times; "
-        f"{total['ends']} finished, **{total['equal_ends']} of them equal to the uninterrupted run bit for bit**: "
-        "weights, every logged loss, "
-        f"train_loss and the final evaluation. Partial checkpoints: {total['half_checkpoints']}. Steps lost beyond the "
-        f"last save: {total['steps_lost_beyond_a_save']}. Time lost: {total['seconds_lost']:.0f} s, "
-        f"{total['seconds_lost'] / total['kills']:.1f} s a kill (repeated steps and starts).\n\n"
-        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. "
-        f"`python benchmarks/torture.py` repeats it in {found['seconds'] / 60:.0f} minutes. How it works: "
-        "[resuming.md](resuming.md) and [methods/checkpoints.md](methods/checkpoints.md)."
+        "# Kills, signals, damaged files, full disks\n\n"
+        f"Runs were killed {total['kills']:,} times by SIGKILL and got {total['signals']:,} signals; they were resumed "
+        f"{total['resumes']:,} times. {total['ends']:,} finished, **{total['equal_ends']:,} of them equal to the "
+        "uninterrupted run bit for bit**: weights, every logged loss, train_loss, the final evaluation, steps and "
+        f"tokens. Partial checkpoints: {total['half_checkpoints']}. Steps lost beyond the last save: "
+        f"{total['steps_lost_beyond_a_save']}. Processes that were left after ten seconds: {total['orphans']}. Second "
+        f"runs in the folder of a running one: {total['second_runs']}, refused: {total['second_runs_refused']}. Time "
+        f"lost: {total['seconds_lost'] / max(1, total['kills'] + total['signals']):.1f} s an interruption (repeated "
+        f"steps and starts). Anything else that must not happen: {total['failures']}.\n\n"
+        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. `python benchmarks/torture` repeats "
+        f"{parts} in {found['seconds'] / 60:.0f} minutes. How it works: [resuming.md](resuming.md) and "
+        "[methods/checkpoints.md](methods/checkpoints.md)."
     )
 
 
 def _kills(found: dict[str, Any]) -> str:
     rows = []
     for name, run in found["runs"].items():
-        ways = Counter(hit["way"] for hit in run["kills"])
-        rows.append(
-            [
-                name,
-                *(str(ways[way]) for way in WAYS),
-                str(run["resumes"]),
-                f"{run['equal_ends']} of {run['ends']}",
-                str(sum(len(hit["half"]) for hit in run["kills"])),
-                str(sum(hit["lost_beyond_the_save"] for hit in run["kills"])),
-                str(sum(hit["staging"] for hit in run["kills"])),
-            ]
-        )
-    head = [
-        "run",
-        *WAYS.values(),
-        "resumed",
-        "equal to the uninterrupted run",
-        "partial checkpoints",
-        "steps lost",
-        "staging folders cleaned",
-    ]
+        counts = ("resumes", "half", "lost", "staging")
+        resumes, half, lost, staging = (str(run[key]) for key in counts)
+        rows.append([name, *(str(run["kills"].get(way, 0)) for way in WAYS), str(sum(run["signals"].values()))])
+        rows[-1] += [resumes, f"{run['equal_ends']} of {run['ends']}", half, lost, staging]
+    head = ["run", *WAYS.values(), "signals", "resumed", "equal to the uninterrupted run"]
+    head += ["partial checkpoints", "steps lost", "staging folders cleaned"]
     return (
         "## What if the process is killed?\n\n"
-        f"Runs of {found['steps']} steps in two and a half epochs, a checkpoint every {found['save_steps']} steps, two "
-        "kept, with dropout, shuffling and 2 accumulation steps. A run is killed up to four times in a row, each time "
-        "after it was resumed. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
+        f"Runs of about {found['steps']} steps in two and a half epochs, a checkpoint every {found['save_steps']} "
+        "steps, two kept, with dropout, shuffling and 2 accumulation steps, where the run's name does not say "
+        'otherwise. A run is interrupted up to six times in a row, each time after it was resumed. "At the end" is a '
+        "file operation after training: while the final weights, the evaluation, the record, the model card or the "
+        "report are made. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
     )
+
+
+def _signals(found: dict[str, Any]) -> str:
+    counts: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    for run in found["runs"].values():
+        counts.update(run["signals"])
+        ends.update(run["ended_as"])
+    rows = [
+        [name, *(str(counts[f"{name}, {target}"]) for target in ("process", "group"))]
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    ]
+    return (
+        "## What if it gets a signal?\n\n"
+        "At any moment: in a step, while data are loaded, in an evaluation, in a save, after training. "
+        f"{ends['documented']} runs ended as documented (exit status 128 and the signal's number), and "
+        f"{ends['before the run listened']} got it before their training was prepared and ended at once.\n\n"
+        + _table(["signal", "to the process", "to its group"], rows)
+    )
+
+
+def _parents(found: dict[str, Any]) -> str:
+    rows = [
+        [name, str(run["parents"]), str(run["orphans"]), f"{run['equal_ends']} of {run['ends']}"]
+        for name, run in found["parents"].items()
+    ]
+    head = ["killed", "times", "processes left after 10 s", "resumed runs equal to the uninterrupted one"]
+    return "## What if the launcher or the supervisor is killed?\n\n" + _table(head, rows)
+
+
+def _failures(found: dict[str, Any]) -> str:
+    runs = (*found["runs"].values(), *found["parents"].values())
+    failures = [failure for run in runs for failure in run["failures"]]
+    rows = [
+        [str(failure.get("kind", "")), str(failure.get("chain", "")), failure["what"].strip().splitlines()[-1][:200]]
+        for failure in failures
+    ]
+    how = '`python benchmarks/torture --repeat "RUN:CHAIN"` repeats one.'
+    return f"## What went wrong?\n\n{how}\n\n" + _table(["run", "chain", "what happened"], rows)
 
 
 def _files(found: dict[str, Any]) -> str:

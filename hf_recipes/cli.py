@@ -225,11 +225,12 @@ def verify(run_dir: str, steps: int, no_replay: bool) -> None:
     "--repo", default=None, metavar="ORG/NAME", help="Repository name; default: hub_model_id, else the folder's name."
 )
 @click.option("--private", is_flag=True, help="Create a private repository.")
-def push(run_dir: str, repo: str | None, private: bool) -> None:
+@click.option("--diverged", is_flag=True, help="Push a run that diverged, too.")
+def push(run_dir: str, repo: str | None, private: bool, diverged: bool) -> None:
     """Upload a finished run to the Hub. Adapter or model, tokenizer, model card, record."""
     from hf_recipes.hub.push import push_command
 
-    click.echo(push_command(run_dir, repo, private))
+    click.echo(push_command(run_dir, repo, private, diverged))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

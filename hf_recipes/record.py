@@ -198,6 +198,21 @@ class GuardEvents:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """Early stopping ended the training."""
+
+    step: int = 0  # at this optimizer step
+    metric: str = ""  # the metric that it followed
+    best_step: int | None = None  # where the metric was best
+    best: float | None = None  # its value there
+
+    def __str__(self) -> str:
+        known = self.best_step and self.best is not None
+        best = f"; {self.metric} was best at step {self.best_step} ({self.best:.4g})" if known else ""
+        return f"at step {self.step}{best}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resumption:
     """The checkpoint that this session resumed from."""
 
@@ -317,6 +332,8 @@ class RunRecord:
     last_checkpoint: str | None = None  # folder name of the latest complete one when the last session ended
     out_of_memory: tuple[SplitStep, ...] = ()  # micro-batches that had to be split
     guards: GuardEvents = GuardEvents()  # steps that were not finite, in any session
+    diverged: str | None = None  # why the result is worth nothing (status "diverged")
+    stopped_early: EarlyStop | None = None  # by EarlyStoppingCallback
     metrics: Metrics = Metrics()  # what evaluations reported
     scores: Mapping[str, str] = field(default_factory=dict)  # split -> file of per-example scores
     intervals: Mapping[str, Mapping[str, MetricInterval]] | None = None  # split -> metric -> 95 % interval

@@ -83,6 +83,12 @@ class LoopState:
         self._progress = (read_progress(self.resumed) or {}) if self.resumed else None
         self.uncounted = 0
 
+    @property
+    def tracker_folders(self) -> dict[str, str]:
+        """Of the run that is resumed (training/trackers.py)."""
+        found = (self._progress or {}).get("trackers")
+        return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
     def take_progress(self) -> dict[str, Any] | None:
         """The checkpoint's progress, {} if it has none; once per call of train(), None afterwards."""
         found, self._progress = self._progress, None

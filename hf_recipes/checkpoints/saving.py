@@ -282,14 +282,18 @@ def _expected_bytes(trainer: SavingTrainer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def describe_not_finite(trainer: SavingTrainer) -> str:
-    """ "80,579 weights are not finite", or of the optimizer; "" where all are usable. Every rank must call it."""
+def describe_lost_weights(trainer: SavingTrainer) -> str:
+    """ "80,579 weights are not finite"; "" where all are usable. Every rank must call it."""
     weights = _saved_weights(trainer)
-    counts = (_count_lost(weights), _count_lost(weights, values.LARGEST_WEIGHT), _count_lost(_saved_state(trainer)))
-    lost, above, numbers = (int(count) for count in largest_of_ranks(*counts, args=trainer.args))
-    if lost or above:
-        return values.describe_lost(lost, above)
-    return f"{numbers:,} numbers of the optimizer are not finite" if numbers else ""
+    counts = (_count_lost(weights), _count_lost(weights, values.LARGEST_WEIGHT))
+    return values.describe_lost(*(int(count) for count in largest_of_ranks(*counts, args=trainer.args)))
+
+
+def describe_not_finite(trainer: SavingTrainer) -> str:
+    """The same, and of the optimizer."""
+    numbers = int(largest_of_ranks(_count_lost(_saved_state(trainer)), args=trainer.args)[0])
+    lost = f"{numbers:,} numbers of the optimizer are not finite" if numbers else ""
+    return describe_lost_weights(trainer) or lost
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,6 +64,8 @@ def _run_and_restart(
     pause: Callable[[float], None], output_dir: Path, lock: FolderLock | None,
 ) -> int:  # fmt: skip
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
+    # A run that dies before its own first checkpoint does not continue an earlier one whose checkpoints are there too.
+    others = () if "--resume" in flags else {folders.run_of(path) for path in folders.list_checkpoints(output_dir)}
     for attempt in range(restarts + 1):
         began = time.monotonic()
         code = run_child(command, lock)
@@ -73,7 +75,7 @@ def _run_and_restart(
         if is_finished(output_dir):
             say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
-        resumed, source = _find_start(output_dir)
+        resumed, source = _find_start(output_dir, others)
         say(
             f"{_describe_end(code)} after {time.monotonic() - began:.0f} s; "
             f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
@@ -128,9 +130,12 @@ def is_finished(output_dir: Path) -> bool:
     return (chosen is None or record.run == chosen.run) and not list_left(output_dir, record)
 
 
-def _find_start(output_dir: Path) -> tuple[bool, str]:
+def _find_start(output_dir: Path, others: Collection[str | None]) -> tuple[bool, str]:
+    """`others`: runs that were there before."""
     folders.clean_leftovers(output_dir)
     chosen, _ = select.choose_checkpoint(output_dir)
+    if chosen is not None and (chosen.run or "") in others:
+        chosen = None
     return (True, f"from {chosen.path}") if chosen else (False, "from the beginning (no complete checkpoint yet)")
 
 

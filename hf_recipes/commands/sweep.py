@@ -12,7 +12,6 @@ import itertools
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from typing import Any
 from hf_recipes.checkpoints import folders, select
 from hf_recipes.commands.restart import SIGNALLED, run_child
 from hf_recipes.common import run_lock
-from hf_recipes.common.files import put
+from hf_recipes.common.files import identify, put
 from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
-from hf_recipes.record import NAME, Status, find_record
+from hf_recipes.record import COMPLETE, NAME, Status, find_record
 
 PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default
@@ -84,12 +83,12 @@ def _run_cells(
         say(f"\nsweep: {i + 1} of {len(cells)}, {cell.name}: {state}")
         if state == "finished":
             continue
-        if state == IN_USE:
+        if state in (IN_USE, Status.DIVERGED):
             failed.append(cell.name)
             continue
-        began = time.time()
+        before = identify(cell.folder / NAME)
         code = run_child([*launch, path, *cell.overrides, *(["--resume"] if resumed else [])])
-        if code in SIGNALLED or (code and _was_stopped(cell, began)):
+        if code in SIGNALLED or (code and _was_stopped(cell, before)):
             say(f"\nsweep: stopped in {cell.name}; run the same command to continue")
             sys.exit(code if code > 0 else 128 - code)
         if code:
@@ -99,6 +98,8 @@ def _run_cells(
     if failed:
         names = ", ".join(failed)
         say(f"\nsweep: {len(failed)} of {len(cells)} failed: {names}; run the same command to try them again")
+        if any(_status(cell) == Status.DIVERGED for cell in cells):
+            say("sweep: a run that diverged is not tried again; remove its folder to do so")
     return not failed
 
 
@@ -205,8 +206,9 @@ def _check_folder(base: Recipe, folder: Path) -> None:
 
 def _state(cell: Cell) -> tuple[str, bool]:
     """("finished" | "resumed from checkpoint-N" | "starts" | IN_USE, whether to resume)."""
-    if _status(cell) == Status.FINISHED:
-        return "finished", False
+    status = _status(cell)
+    if status in COMPLETE:
+        return status.value, False
     if not cell.folder.is_dir():
         return "starts", False
     if run_lock.find_holder(cell.folder) is not None:
@@ -216,10 +218,9 @@ def _state(cell: Cell) -> tuple[str, bool]:
     return (f"resumed from {Path(chosen.path).name}", True) if chosen else ("starts", False)
 
 
-def _was_stopped(cell: Cell, since: float) -> bool:
-    """Whether the run that started then was asked to stop: a launcher's exit status does not show it."""
-    path = cell.folder / NAME
-    return path.is_file() and path.stat().st_mtime >= since and _status(cell) == Status.STOPPED
+def _was_stopped(cell: Cell, before: tuple[int, ...]) -> bool:
+    """Whether the run was asked to stop: a launcher's exit status does not show it. `before`: its record then."""
+    return identify(cell.folder / NAME) != before and _status(cell) == Status.STOPPED
 
 
 def _status(cell: Cell) -> Status | None:

@@ -146,6 +146,8 @@ def measure_calibration(scores: Scores) -> Calibration | None:
     column = scores.table["probabilities"].combine_chunks()
     probabilities = column.flatten().to_numpy(zero_copy_only=False).reshape(len(scores.table), -1)
     confidence = probabilities.max(axis=1)
+    if not np.isfinite(confidence).all():
+        return None  # a run that diverged
     right = scores.table["correct"].to_numpy()
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins, error = [], 0.0

@@ -56,7 +56,7 @@ def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False,
         raise RecipeError.at(
             WHERE, f"the runs number the same labels differently ({shown})", "evaluate one of them again"
         )
-    notes: list[str] = []
+    notes = [f"{run.name} diverged: {run.record.diverged}" for run in runs if run.record.diverged]
     stretched = _pair_stretches(runs, every, split, notes)
     every = stretched or _align_examples(runs, every, common, notes)
     measures = available(runs[0].task, every)

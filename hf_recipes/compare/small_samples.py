@@ -11,6 +11,7 @@ from hf_recipes.compare.statistics import LEVEL, Array, Interval, Value, interva
 FEW = 100  # examples, below which an interval is made here
 RARE = 10  # examples right, or wrong, below which a share's is
 DIFFERENT = 20  # examples on which two runs differ, below which a difference's is
+POISSON = 3.5  # examples right, or wrong, below which the limit on their side is Poisson's
 LEAST = 0.25  # of an example: what is known at least of a label that occurs
 
 
@@ -31,7 +32,8 @@ def differ_on_few(runs: list[Array]) -> bool:
 
 
 def wilson(value: float, units: Array, draws: Array, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927), at the effective number of examples (Korn & Graubard 1998).
+    """Wilson's score interval of a share (Wilson 1927), at the effective number of examples (Korn & Graubard 1998),
+    with Poisson's limit for the rarest.
 
     units: (N, L), how many things of each of L labels an example has (spans, tags); draws: the share of resamples.
     Examples of one thing each are counted, and the interval is the binomial's. Else the effective number is that whose
@@ -48,9 +50,17 @@ def wilson(value: float, units: Array, draws: Array, level: float = LEVEL) -> In
     z = float(ndtri(share) if counted else stdtrit(max(n - 1, 1), share))
     middle = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     reach = z / (1 + z**2 / size) * float(np.sqrt(value * (1 - value) / size + z**2 / (4 * size**2)))
-    low = 0.0 if value == 0 else max(0.0, middle - reach)  # exact at the ends, where rounding is not
-    high = 1.0 if value == 1 else min(1.0, middle + reach)
+    low = 0.0 if value == 0 else max(0.0, min(middle - reach, _poisson_limit(value, size, level)))
+    high = 1.0 if value == 1 else min(1.0, max(middle + reach, 1 - _poisson_limit(1 - value, size, level)))
     return Interval(value=value, low=low, high=high, error=reach / float(ndtri(share)))
+
+
+def _poisson_limit(share: float, size: float, level: float) -> float:
+    """The lower limit of a share of one to three: Wilson's is too high for the rarest (Brown, Cai & DasGupta 2001)."""
+    from scipy.special import gammaincinv
+
+    count = share * size
+    return float(gammaincinv(count, 1 - level)) / size if 0 < count < min(POISSON, size / 2) else 1.0
 
 
 def _effective_examples(value: float, units: Array, draws: Array) -> float:

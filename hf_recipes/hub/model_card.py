@@ -180,6 +180,8 @@ def _summary(facts: _Facts) -> str:
     what += (f" ({', '.join(shape)})" if shape else "") + ". Made with hf_recipes from the recipe below."
     if record.status == Status.FINISHED:
         return what
+    if record.diverged:
+        return f"> **This run diverged: {record.diverged}. Its weights are worth nothing.**\n\n{what}"
     stopped = f"> **This run did not finish: {record.status} ({record.stage}).**"
     return f"{stopped} These files are its state when it stopped.\n\n{what}"
 
@@ -218,6 +220,7 @@ def _training(facts: _Facts) -> str:
     train = record.data.get("train")
     rows = [
         ("steps", _number(record.steps)),
+        ("early stopping", str(record.stopped_early or "")),
         ("resumed", _resumed(record)),
         ("epochs", _number(record.epochs)),
         ("batch", _batch(record.batch) if record.batch else ""),

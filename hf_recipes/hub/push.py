@@ -167,10 +167,16 @@ def push_after_training(
     return PushOutcome(pushed=False, message=message, why=reason, command=command)
 
 
-def push_command(run_dir: str, repo: str | None = None, private: bool = False) -> str:
-    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. Raises HubError."""
+def push_command(run_dir: str, repo: str | None = None, private: bool = False, diverged: bool = False) -> str:
+    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. `diverged`: such a run, too.
+
+    Raises HubError.
+    """
     folder, settings = Path(run_dir), _read_hub_settings(Path(run_dir))
     files_to_push(folder)
+    record = find_record(folder)
+    if record is not None and record.diverged and not diverged:
+        raise HubError.at(run_dir, f"the run diverged: {record.diverged}", "push another run, or add --diverged")
     with run_lock.hold_folder(folder, "argument RUN_DIR", for_writing=False):
         result = push(
             folder,

@@ -13,6 +13,7 @@ from hf_recipes.record import (
     Batch,
     DataFacts,
     DeviceFacts,
+    EarlyStop,
     GuardEvents,
     ModelFacts,
     RecipeFacts,
@@ -108,6 +109,27 @@ def _is_local(recipe: Recipe) -> bool:
 def _arguments(args: Any) -> dict[str, Any]:
     """Every field of the arguments as they are, upstream's defaults included; no token."""
     return {k: v for k, v in args.to_dict().items() if "token" not in k or k == "include_num_input_tokens_seen"}
+
+
+def add_outcome(record: RunRecord, trainer: Any) -> RunRecord:
+    """With what became of a training that came to its end: whether it diverged, and whether it was stopped early."""
+    return replace(record, diverged=trainer.describe_divergence() or None, stopped_early=_find_early_stop(trainer))
+
+
+def _find_early_stop(trainer: Any) -> EarlyStop | None:
+    from transformers import EarlyStoppingCallback
+
+    state, args = trainer.state, trainer.args
+    stopped = any(
+        one.early_stopping_patience_counter >= one.early_stopping_patience
+        for one in trainer.callback_handler.callbacks
+        if isinstance(one, EarlyStoppingCallback)
+    )
+    if not stopped:
+        return None
+    metric = str(args.metric_for_best_model or "loss")
+    metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+    return EarlyStop(step=state.global_step, metric=metric, best_step=state.best_global_step, best=state.best_metric)
 
 
 def add_progress(record: RunRecord, trainer: Any, timer: StepTimer, logged: int, tokens: int) -> RunRecord:

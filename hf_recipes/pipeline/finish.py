@@ -13,13 +13,14 @@ from hf_recipes.checkpoints import folders, manifest
 from hf_recipes.checkpoints.compatibility import is_free
 from hf_recipes.common.files import put
 from hf_recipes.common.typed_json import to_json
-from hf_recipes.errors import CheckpointError
+from hf_recipes.errors import CheckpointError, DivergedError
 from hf_recipes.pipeline import summary
 from hf_recipes.record import COMPLETE, EndStep, RunRecord, find_record
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
+AGAIN = "train again with a lower learning_rate, more warmup_steps or max_grad_norm: 1.0"
 FILES = {EndStep.CARD: "README.md", EndStep.REPORT: "report.html"}
 
 
@@ -119,6 +120,9 @@ def refuse_nothing_left(recipe: Recipe, folder: Path, record: RunRecord) -> None
     if training.get("do_train") is False:
         what = f"{str(folder)!r} has the evaluation that the recipe asks for: nothing is left to do"
         raise CheckpointError.at(where, what, "start without it to evaluate again")
+    if record.diverged:
+        what = f"the run in {str(folder)!r} diverged: {record.diverged}; nothing is left to do"
+        raise CheckpointError.at(where, what, AGAIN)
     name = next((str(path) for path in folders.list_checkpoints(folder)), str(folder))
     what = f"{name!r} has {steps} steps and the recipe asks for {planned}: nothing is left to train"
     if steps < planned:
@@ -126,6 +130,13 @@ def refuse_nothing_left(recipe: Recipe, folder: Path, record: RunRecord) -> None
     key = "max_steps" if (training.get("max_steps") or 0) > 0 else "num_train_epochs"
     fix = f"raise {recipe.trainer}.{key}; to evaluate it, set do_train: false and "
     raise CheckpointError.at(where, what, f"{fix}model.pretrained_model_name_or_path: {name}")
+
+
+def refuse_diverged(recipe: Recipe, record: RunRecord) -> None:
+    """After all is written. Raises DivergedError (exit status 3): the result is worth nothing."""
+    if record.diverged:
+        where = recipe.location(f"{recipe.trainer}.learning_rate")
+        raise DivergedError.at(where, f"the run diverged: {record.diverged}; nothing is pushed", AGAIN)
 
 
 def finish_run(

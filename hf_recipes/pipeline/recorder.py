@@ -16,6 +16,7 @@ from hf_recipes.checkpoints.select import read_trainer_state
 from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
+from hf_recipes.common.files import identify
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import OutOfMemoryError, RecordError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
@@ -166,7 +167,7 @@ class RunRecorder:
         """Writes the record and the report however the run ends. `resume_command`: what continues it."""
         import torch
 
-        began, self._began = time.time(), time.perf_counter()
+        before, self._began = identify(self.folder / NAME), time.perf_counter()
         complete = False
         try:
             yield
@@ -193,7 +194,7 @@ class RunRecorder:
                 if not complete and rank() == 0:
                     left = describe_left(list_left(self.folder, record))
                     self.say(f"the run is complete in {self.folder}, except for its end; {left}:\n  {resume_command}")
-            elif alone or (rank() == 0 and not another_rank_recorded(self.folder, began)):
+            elif alone or (rank() == 0 and not another_rank_recorded(self.folder, before)):
                 path = write_record(self.folder, record, file_name_of(self.folder, record))
                 if report and rank() == 0 and path.name == NAME and record.stage not in BEFORE_TRAINING:
                     from hf_recipes.report.of_run import write_report
@@ -205,7 +206,7 @@ class RunRecorder:
     def finish(self) -> None:
         """The run is evaluated: from here on nothing changes in its record but which steps of its end are done."""
         self.record = replace(self.record, done=(*self.record.done, EndStep.EVALUATION))
-        self.end(Status.FINISHED)
+        self.end(Status.DIVERGED if self.record.diverged else Status.FINISHED)
         self._write(self.record)
 
     def end(self, status: Status, error: str | None = None, signal_name: str | None = None) -> None:
@@ -297,10 +298,10 @@ def _signal_name(problem: BaseException) -> str:
     return signal.Signals(number).name
 
 
-def another_rank_recorded(folder: Path, since: float) -> bool:
-    """Whether another process of this run (begun at `since`) has recorded that it ran out of memory."""
-    path = folder / NAME
-    if not path.is_file() or path.stat().st_mtime < since:
+def another_rank_recorded(folder: Path, before: tuple[int, ...]) -> bool:
+    """Whether another process of this run has recorded that it ran out of memory. `before`: the record that was there
+    when the run began."""
+    if identify(folder / NAME) in ((), before):
         return False
     found = find_record(folder)
     return found is not None and found.status == Status.OUT_OF_MEMORY

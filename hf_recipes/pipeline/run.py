@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import time
 import warnings
@@ -86,6 +87,7 @@ def _run_in(
         _refuse(list(find_foreign_files(recipe, folder)))
         if rank() == 0:
             finish.finish_earlier_run(recipe, folder, earlier, say)
+        finish.refuse_diverged(recipe, earlier)
         return folder / NAME
     from hf_recipes.pipeline.recorder import RunRecorder, refuse_newer_record
     from hf_recipes.training.trainer import build_arguments
@@ -108,6 +110,7 @@ def _run_in(
         recorder.finish()
         if rank() == 0 and until is None:
             finish.finish_run(recipe, folder, lambda: recorder.record, recorder.mark_done, say)
+    finish.refuse_diverged(recipe, recorder.record)
     return folder / NAME
 
 
@@ -225,6 +228,9 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
             listener.training = False
             recorder.end_training()
         recorder.record = replace(recorder.record, train_loss=result.metrics["train_loss"])
+        recorder.record = facts.add_outcome(recorder.record, trainer)
+        for line in summary.describe_outcome(recorder.record):
+            recorder.note(line)
         if until is not None:
             return recipe
         recorder.enter(Stage.SAVING)
@@ -246,6 +252,9 @@ def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
 
     recorder.enter(Stage.EVALUATION)
     recorder.record = replace(recorder.record, metrics=Metrics(**scoring.evaluate(trainer)))
+    loss = recorder.record.metrics.of("eval").get("eval_loss", 0.0)
+    if not math.isfinite(loss) and recorder.record.steps and not recorder.record.diverged:
+        recorder.record = replace(recorder.record, diverged=f"the loss on the validation split is {loss:g}")
     scored = time.perf_counter()
     recorder.record = replace(recorder.record, scores=scoring.write(trainer, recorder.folder))
     recorder.record = replace(recorder.record, intervals=intervals_of_run(recorder.folder, recorder.record))

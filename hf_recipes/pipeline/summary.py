@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -64,6 +63,14 @@ def describe_precision(recipe: Recipe, args: Any) -> str:
     return f"{mixed + ' over ' if mixed else ''}{dtype} weights"
 
 
+def describe_outcome(record: RunRecord) -> list[str]:
+    """What is to be known of a training that came to its end, beside its numbers."""
+    lines = [f"warning: the run diverged: {record.diverged}"] if record.diverged else []
+    if record.stopped_early:
+        lines.append(f"early stopping ended the run {record.stopped_early}; {record.planned_steps} steps were planned")
+    return lines
+
+
 def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
     """The result: metrics before and after, files, and the next command."""
     trained = recipe.training.get("do_train") is not False
@@ -77,15 +84,13 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
     if record.tokens_per_second and record.time.train_seconds is not None:
         speed = f"{record.tokens_per_second:,.0f} tokens a second"
         lines.append(f"  trained for    {record.time.train_seconds:.0f} s at {speed}")
-    if not math.isfinite(after.get("eval_loss", 0.0)):
-        lines.append("  the loss is not finite: the run diverged; lower learning_rate, or raise warmup_steps")
     lines += ["", f"record   {folder / NAME}"]
     if (folder / "report.html").is_file():
         lines.append(f"report   {folder / 'report.html'}")
     if trained:
         weights = "adapter" if record.model and record.model.adapter else "weights"
         lines.append(f"model    {folder} ({weights}, tokenizer, model card, scores)")
-        if not recipe.training.get("push_to_hub"):
+        if not recipe.training.get("push_to_hub") and not record.diverged:
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-.") or "model"
             repo = recipe.training.get("hub_model_id") or f"YOU/{name}"
             push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])

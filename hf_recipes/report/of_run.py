@@ -49,8 +49,12 @@ def build_report(run: Run) -> Document:
     """The whole report of a record; what the record lacks is left out."""
     record = run.record
     blocks: list[Block] = [Paragraph(text=_describe_run(record))]
-    if record.status != Status.FINISHED:
+    if record.diverged:
+        blocks.append(Note(text=f"diverged: {record.diverged}"))
+    elif record.status != Status.FINISHED:
         blocks.append(Note(text=f"{record.status} in {record.stage}" + (f": {record.error}" if record.error else "")))
+    if record.stopped_early:
+        blocks.append(Note(text=f"early stopping ended the run {record.stopped_early}"))
     blocks += [*_metrics(run), *_curves(run), *_labels(run), *_cost(record), *_sessions(record), *_incidents(record)]
     blocks += [*_data(record), *_settings(record)]
     return Document(title=run.name, blocks=blocks)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
-from hf_recipes.checkpoints.saving import CheckpointWriter
+from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
@@ -41,6 +41,7 @@ from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, c
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
 from hf_recipes.training.step_work import StepWork
+from hf_recipes.training.trackers import continue_trackers, read_tracker_folders
 from hf_recipes.training.window import StepSums, Window, restore_random_state
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ class Overrides(_Trainer):
         loop.find_best_checkpoint(self)
         if loop.resumed:
             settings.restore_state(self, self._train_batch_size)
+            folder, trackers = Path(str(self.args.output_dir)), self.callback_handler.callbacks
+            continue_trackers(trackers, loop.tracker_folders, folder, self.state.global_step)
         return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -370,6 +373,15 @@ class Overrides(_Trainer):
     def run_id(self) -> str:
         return str(self.parts.writer.facts(self.args).get("run", ""))
 
+    def describe_divergence(self) -> str:
+        """Why the trained model is worth nothing; "" where it is not. Every rank must call it."""
+        guard, steps = self.parts.guard, self.state.global_step
+        lost = describe_lost_weights(self)
+        without = guard.count_without_effect(steps) if guard is not None else 0
+        if not lost and steps and without > steps / 2:
+            lost = f"{without} of {steps} steps were skipped, since they were not finite"
+        return lost
+
     def save_final_model(self) -> None:
         """Raises OutputDirError for a full disk."""
         self.parts.writer.save_final(self)
@@ -387,7 +399,9 @@ class Overrides(_Trainer):
         """Every rank must call it."""
         work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
         guard = self.parts.guard.state_dict() if self.parts.guard is not None else {}
-        return {**read_counters(self), **self.parts.retry.state_dict(), **guard, **work}
+        trackers = read_tracker_folders(self.callback_handler.callbacks, Path(str(self.args.output_dir)))
+        own = {**guard, **work, "trackers": trackers}
+        return {**read_counters(self), **self.parts.retry.state_dict(), **own}
 
     def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
         """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an

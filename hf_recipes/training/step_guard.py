@@ -78,6 +78,7 @@ class StepGuard:
         self.skipped: list[int] = []  # steps
         self.rolled_back: dict[str, int] = {}  # checkpoint -> times
         self.overflows: list[int] = []  # steps that loss scaling skipped
+        self._earlier: dict[str, list[int]] = {}  # those of earlier sessions
         self.stop_signal = 0  # on which all ranks agreed
         self.checked = 0  # steps of this session
         self._frozen: dict[str, int] = {}  # checksums of the weights that must not change
@@ -138,11 +139,20 @@ class StepGuard:
             self.refuse_changed_weights(trainer.plain_model())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the steps of the run that changed nothing."""
-        return {"skipped_steps": self.skipped, "overflow_steps": self.overflows}
+        """What a checkpoint keeps."""
+        own = {"skipped_steps": self.skipped, "overflow_steps": self.overflows}
+        return {key: sorted({*self._earlier.get(key, ()), *steps}) for key, steps in own.items()}
 
     def load_state_dict(self, found: Mapping[str, Any]) -> None:
-        self.skipped, self.overflows = (list(found.get(key) or ()) for key in ("skipped_steps", "overflow_steps"))
+        self._earlier = {key: [int(step) for step in found.get(key) or ()] for key in self.state_dict()}
+
+    def count_without_effect(self, steps: int) -> int:
+        """How many of the run's steps changed no weight. Those with which loss scaling finds its first scale do not
+        count."""
+        skipped, overflows = (set(found) for found in self.state_dict().values())
+        first = next((step for step in range(1, steps + 1) if step not in overflows), steps + 1)
+        counted = overflows if first > steps else {step for step in overflows if step > first}
+        return len(skipped | counted)
 
     def refuse_changed_weights(self, model: Any) -> None:
         """Before a checkpoint, and when training ends."""

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -216,22 +215,6 @@ def test_a_full_disk_is_recognised_in_every_writers_words(folder: Path, problem:
     assert not disk_space.is_disk_full(
         RuntimeError("PytorchStreamWriter failed writing file"), folder
     )  # the disk has room
-
-
-# --- the torture, in short -------------------------------------------------------------------------------------------
-
-
-def test_a_run_survives_kills_at_any_moment_inside_saving_and_inside_rotation(
-    recipe: str, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """benchmarks/torture.py with 200 kills, damaged files and full disks makes docs/torture.md."""
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    torture = import_module("torture")
-    Path(recipe).write_text(Path(recipe).read_text().replace("save_steps: 2", "save_steps: 1, save_total_limit: 2"))
-    found = torture.kills_of("short", 8, seed=1)
-    assert len(found["kills"]) == 8 and found["ends"] > 1
-    assert found["equal_ends"] == found["ends"]
-    assert [hit for hit in found["kills"] if hit["half"] or hit["lost_beyond_the_save"]] == []
 
 
 # --- verify ----------------------------------------------------------------------------------------------------------

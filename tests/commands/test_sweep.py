@@ -37,8 +37,8 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append(arguments[-1] if arguments[-1] == "--resume" else arguments[-1].partition("output_dir=")[2])
         try:
             run(path, [one for one in arguments if one != "--resume"], resume="--resume" in arguments)
-        except RecipeError:
-            return 2
+        except RecipeError as problem:
+            return problem.exit_status
         except Stopped as stopped:
             return 128 + stopped.number
         return 0
@@ -73,6 +73,16 @@ def test_a_failed_cell_keeps_its_record_and_the_next_one_runs(recipe: str, cells
     assert failed["status"] == "failed" and "the loss is nan" in failed["error"]
     assert lines[-1] == ("\nsweep: 1 of 3 failed: learning_rate=1e30/seed=42; run the same command to try them again")
     assert "learning_rate=2e-3/seed=42 against learning_rate=1e-3/seed=42" in lines
+
+
+def test_a_cell_that_diverged_has_failed_and_is_not_tried_again(recipe: str, cells: list[str]) -> None:
+    lines: list[str] = []
+    words = ["TrainingArguments.max_grad_norm=0", "TrainingArguments.max_steps=1"]
+    for tries in (2, 2):
+        assert not sweep(recipe, words, sets=["TrainingArguments.learning_rate=1e-3,1e38"], say=lines.append)
+        assert len(cells) == tries
+    assert "sweep: learning_rate=1e38/seed=42 failed (exit status 3); see its record, if it wrote one" in lines
+    assert lines[-1] == "sweep: a run that diverged is not tried again; remove its folder to do so"
 
 
 def test_a_cell_that_was_stopped_resumes_from_its_checkpoint(

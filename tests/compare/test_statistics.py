@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +150,18 @@ def test_seeds_of_one_recipe_against_seeds_of_the_same_one_seldom_differ() -> No
 
 
 def test_the_committed_simulation_keeps_what_was_promised(root: Path) -> None:
-    import json
-
     found = json.loads((root / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
     assert found["pairs"] == 10_000 and len(found["cases"]) == 4
     for case in found["cases"].values():
         assert 0.93 <= case["no difference"]["coverage"] <= 0.97 and 0.93 <= case["a difference"]["coverage"] <= 0.97
         assert 0.04 <= case["no difference"]["rejected"] <= 0.06
+
+
+def test_the_committed_simulation_of_few_examples_and_of_seeds_keeps_what_was_promised(root: Path) -> None:
+    found = json.loads((root / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
+    few, seeds = found["few"], found["seeds"]
+    assert {row["examples"] for row in few["rows"]} == {5, 10, 20, 50} and few["draws"] == 2_000
+    assert min(row[key] for row in few["rows"] for key in ("one_run", "coverage_of_difference")) >= 0.93
+    assert len(seeds["rows"]) == 27 and seeds["draws"] == 3_000
+    for row in seeds["rows"]:
+        assert 0.94 <= row["coverage"] <= (0.985 if row["seeds"] == 2 else 0.98)

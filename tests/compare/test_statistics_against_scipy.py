@@ -136,12 +136,25 @@ def test_a_seed_that_adds_nothing_leaves_the_spread_of_the_examples_counted_once
 # few examples -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("right", "n"), [(6, 6), (0, 6), (5, 6), (49, 50), (1, 1), (996, 1000)])
+@pytest.mark.parametrize(("right", "n"), [(6, 6), (0, 6), (12, 20), (45, 50), (1, 1), (992, 1000)])
 def test_the_interval_of_a_few_examples_is_wilsons(right: int, n: int) -> None:
     rows = _ones(np.arange(n) < right)
     found = compute_interval(measures.ACCURACY, rows, measures.ratio(statistics.bootstrap(rows, 200, 0)))
     wilson = stats.binomtest(right, n).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+
+
+@pytest.mark.parametrize("n", [5, 6, 10, 20, 30, 50])
+def test_the_interval_of_a_few_examples_holds_any_share_in_89_of_100_and_most_in_95(n: int) -> None:
+    """Summed over everything that can come out, for each share."""
+    found = [compute_interval(measures.ACCURACY, _ones(np.arange(n) < right), np.zeros(1)) for right in range(n + 1)]
+    low, high = (np.array([getattr(one, end) for one in found]) for end in ("low", "high"))
+    covered = [
+        stats.binom.pmf(np.arange(n + 1), n, share)[(low <= share) & (share <= high)].sum()
+        for share in np.linspace(0.005, 0.995, 199)
+    ]
+    assert min(covered) > 0.89 and 0.95 < np.mean(covered) < 0.97
+    assert np.mean(np.array(covered) < 0.93) < 0.13
 
 
 def test_a_share_of_many_examples_that_is_not_near_an_end_is_the_bootstraps() -> None:

@@ -233,6 +233,11 @@ def test_early_stopping_and_the_best_model_follow_the_recipe(recipe: str) -> Non
     run(recipe, words)
     record = json.loads(Path("out/record.json").read_text())
     assert record["steps"] < 30
+    early = record["stopped_early"]
+    assert (early["step"], early["metric"], early["best_step"]) == (record["steps"], "eval_loss", 2)
+    line = f"at step {early['step']}; eval_loss was best at step 2 ({early['best']:.4g})"
+    assert f"early stopping ended the run {line}; 30 steps were planned" in record["notes"]
+    assert line in Path("out/README.md").read_text() and line in Path("out/report.md").read_text()
     evaluations = {e["step"]: e["eval_loss"] for e in record["log_history"] if "eval_loss" in e and e["step"]}
     assert record["metrics"]["eval"]["eval_loss"] == pytest.approx(min(evaluations.values()))
 

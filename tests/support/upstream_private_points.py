@@ -233,6 +233,15 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=(".random_(generator=loader.generator)",),
     ),
     PrivatePoint(
+        name="transformers.integrations.integration_utils:TensorBoardCallback",
+        used_by="training/trackers.py",
+        why="a resumed run writes into the folder of its first session, behind what the checkpoint has",
+        lines=(
+            "self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir)",
+            "self.logging_dir = os.path.join(args.output_dir, default_logdir())",
+        ),
+    ),
+    PrivatePoint(
         name="trl.trainer.sft_trainer:SFTTrainer.__init__",
         used_by="training/overrides.py",
         why="_metrics and _total_train_tokens are in memory only: a checkpoint's progress.json keeps them",

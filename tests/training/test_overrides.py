@@ -84,7 +84,7 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
     services = {
         *("plain_model", "run_forward", "load_weights_and_optimizer", "save_training_state", "write_checkpoint"),
         *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
-        *("_finish_last_step", "_read_progress", "remove_all_but_best", "load_final_model"),
+        *("_finish_last_step", "describe_divergence", "_read_progress", "remove_all_but_best", "load_final_model"),
     }
     assert ours - known == services
     assert ours & known >= {"training_step", "compute_loss", "_get_grad_norm", "_save_checkpoint", "_run_epoch"}

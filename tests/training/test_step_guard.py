@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, LlamaForCausalLM
+from transformers import BertForSequenceClassification, LlamaForCausalLM, TrainerCallback
 
-from hf_recipes.errors import RecipeError
+from hf_recipes.commands.verify import verify
+from hf_recipes.errors import DivergedError, HubError, RecipeError
+from hf_recipes.hub.push import push_command
 from hf_recipes.pipeline.run import run
+from hf_recipes.training import trainer
 from tests.support.tiny_models import CHATML, TEXTS, bpe, save_bert, save_llama, wordpiece, write_rows
 from tests.training.test_out_of_memory import texts
 
@@ -145,6 +148,56 @@ def test_rollback_restores_the_last_checkpoint_and_continues(
     assert record()["guards"] == {"skipped_steps": [6], "rolled_back": 1}
     assert "rolled back to the weights of out/checkpoint-4 (on_nonfinite: rollback)" in capsys.readouterr().out
     assert record()["status"] == "finished"
+
+
+def test_weights_that_one_update_ruins_are_not_kept_and_the_run_resumes_from_before(
+    classes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Spike(TrainerCallback):
+        """One step with a rate of 1e38."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            if state.global_step == 4:
+                for group in optimizer.param_groups:
+                    group["lr"] = 1e38
+
+    limit = "TrainingArguments.save_total_limit=1"
+    with monkeypatch.context() as patch:
+        upstreams = trainer.callbacks
+        patch.setattr(trainer, "callbacks", lambda *args: [*upstreams(*args), Spike()])
+        assert "(the step before has ruined the weights; checkpoint-4 is from before)" in refused(classes, limit)
+    assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert verify("out", replay=False)
+    run(classes, [limit], resume=True)
+    assert "resuming from out/checkpoint-4, step 4 of 8" in capsys.readouterr().out
+    assert record()["status"] == "finished"
+
+
+def test_a_run_whose_last_update_ruins_the_weights_has_diverged(classes: str) -> None:
+    words = [f"TrainingArguments.{word}" for word in ("learning_rate=1e38", "max_grad_norm=0", "max_steps=1")]
+    with pytest.raises(DivergedError) as caught:
+        run(classes, [*words, "TrainingArguments.push_to_hub=true"])
+    assert caught.value.exit_status == 3
+    lost = record()["diverged"]
+    assert lost.endswith(" weights are not finite") and record()["status"] == "diverged"
+    assert str(caught.value) == (
+        f"argument '{words[0]}': the run diverged: {lost}; nothing is pushed; train again with a lower learning_rate, "
+        "more warmup_steps or max_grad_norm: 1.0"
+    )
+    assert f"> **This run diverged: {lost}. Its weights are worth nothing.**" in Path("out/README.md").read_text()
+    assert f"diverged: {lost}" in Path("out/report.md").read_text()
+    assert not list(Path("out").glob("checkpoint-*"))
+    with pytest.raises(HubError, match=r"the run diverged: .*; push another run, or add --diverged"):
+        push_command("out", "me/it")
+
+
+def test_a_run_that_skips_most_of_its_steps_has_diverged(classes: str, poison: Callable[..., None]) -> None:
+    poison(4, for_ever=True)
+    with pytest.raises(DivergedError):
+        run(classes, ["on_nonfinite=skip"])
+    assert record()["diverged"] == "5 of 8 steps were skipped, since they were not finite"
+    with pytest.raises(RecipeError, match="the run in 'out' diverged: 5 of 8 steps were skipped"):
+        run(classes, ["on_nonfinite=skip"], resume=True)
 
 
 def test_skipping_for_ever_stops(classes: str, poison: Callable[..., None]) -> None:
