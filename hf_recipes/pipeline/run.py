@@ -21,7 +21,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import finish, launch_checks
-from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir, output_dir_of
+from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
@@ -62,10 +62,10 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
-    finish.refuse_no_checkpoint(recipe, output_dir_of(recipe))
     flags = [*(["--smoke"] if smoke else []), "--resume"]
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
+        finish.refuse_no_checkpoint(recipe, folder)  # a run that is in the folder may not have saved one yet
         return _run_in(folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until)
 
 
