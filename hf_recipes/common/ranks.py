@@ -14,8 +14,6 @@ from hf_recipes.errors import LaunchError
 CLOSED = re.compile(
     r"(?i)closed by peer|connection reset|broken pipe|connection was (closed|likely closed)|remote process"
 )
-    r"(?i)closed by peer|connection reset|broken pipe|connection was (closed|likely closed)|remote process"
-)
 BACKENDS = re.compile(r"(?i)gloo|nccl|tcpstore|processgroup|socket")
 
 
