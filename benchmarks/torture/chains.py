@@ -85,7 +85,10 @@ def clean() -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _run_chain(name: str, draw: random.Random, seconds: float, straight: dict[str, str], found: dict[str, Any]) -> None:
+def _run_chain(
+    name: str, draw: random.Random, seconds: float, straight: dict[str, str], mix: tuple[int, int],
+    found: dict[str, Any],
+) -> None:  # fmt: skip
     resume = False
     if name == kinds.RAISED:
         _finish(Session(arguments=(f"TrainingArguments.max_steps={kinds.FIRST_STEPS}",)), draw, seconds, found, False)
