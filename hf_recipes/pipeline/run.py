@@ -206,6 +206,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         notes = resuming.check_same_run(recipe, chosen, provenance, args, own_model, recorder.record, folder)
     for line in summary.describe_start(recipe, args, recorder.record):
         say(line)
+    _warn_of_full_disk(recipe, args, trainer, recorder)
     if trainer.is_world_process_zero():
         put(folder / "recipe.yaml", dump_recipe(recipe))
 
@@ -260,6 +261,18 @@ def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
     recorder.record = replace(recorder.record, intervals=intervals_of_run(recorder.folder, recorder.record))
     recorder.record_scores(time.perf_counter() - scored)
     recorder.enter(Stage.END)
+
+
+def _warn_of_full_disk(recipe: Recipe, args: Any, trainer: Any, recorder: RunRecorder) -> None:
+    from hf_recipes.checkpoints.disk_space import find_shortage_of_run
+    from hf_recipes.checkpoints.saving import model_sizes
+
+    model = trainer.plain_model()
+    if model is None or not args.should_save:
+        return
+    shortage = find_shortage_of_run(recorder.folder, args, recorder.record.planned_steps or 0, *model_sizes(model))
+    if shortage:
+        recorder.note(f"warning: {recipe.location(f'{recipe.trainer}.output_dir')}: {shortage}")
 
 
 def _smoke_splits(recipe: Recipe) -> Splits | None:
