@@ -538,6 +538,24 @@ def run_settings(seed: int, count: int) -> dict[str, Any]:
     return {"drawn": drawn, "built": dict(built), "refused": refused}
 
 
+# Beginnings and ends of messages -> why check refuses what upstream constructs.
+REASONS = (
+    (r"it must be (at least|above|at most)|no token to predict", "out of the range in which training works"),
+    (r"belongs into the accelerate file", "how a run is spread over GPUs is given to `accelerate launch`"),
+    (r"needs? |takes (its|no)|wants ", "needs another key, and fails or has no effect without it"),
+    (r"is refused: code from the Hub", "no code of the Hub is run"),
+    (r"contradicts|freezes the adapter|ignores max_length|is one step", "means something else than it looks like"),
+    (r"metrics|lists of batches", "the package's own evaluation needs the complete set"),
+    (r"auto_find_batch_size", "changes the effective batch and restarts the schedule"),
+    (r"saves nothing|has no effect|nothing|never", "has no effect, or saves nothing"),
+)
+
+
+def reason_of(message: str) -> str:
+    """Why a setting is refused, in one phrase; "" if no row of REASONS knows it."""
+    return next((reason for pattern, reason in REASONS if re.search(pattern, message)), "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=20_000)
