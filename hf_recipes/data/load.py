@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
+from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -132,6 +133,11 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
 
 def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
     """The error of load_dataset in one message."""
+    cache = find_cache_failure(problem, loading=True)
+    if cache is not None:
+        variable, failure = cache
+        what = f"the cache {variable} cannot be written: {failure.what}"
+        return DataError.at("environment", what, f"{failure.fix}, or set {variable.split()[0]} to another folder")
     import datasets
 
     location, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")

@@ -37,7 +37,7 @@ from hf_recipes.hub.client import (
 )
 from hf_recipes.hub.copies import check_base_model, make_copies
 from hf_recipes.hub.model_card import model_card
-from hf_recipes.record import NAME, find_record, read_record
+from hf_recipes.record import COMPLETE, NAME, EndStep, find_record, read_record
 
 # Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
@@ -106,6 +106,7 @@ def push(
     _check_repo_id(repo_id)
     if base_model is not None:
         check_base_model(base_model)
+    _refuse_earlier_weights(run_dir)
     try:
         files = _write_card(run_dir, files_to_push(run_dir), repo_id)
         tokens = require_login(repo_id, command)
@@ -121,6 +122,17 @@ def push(
         ask = _Ask(repo_id=repo_id, private=private, revision=revision, message=commit_message, sources=sources)
         result = _push_with_patience(run_dir, ask, patience, tokens, command)
         return replace(result, warnings=(*warnings, *result.warnings))
+
+
+def _refuse_earlier_weights(run_dir: Path) -> None:
+    """Raises HubError where the record is of a run that has not saved its model: the weights are those of another."""
+    record = find_record(run_dir)
+    if record is None or record.schema < 3 or not record.sessions or EndStep.WEIGHTS in record.done:
+        return
+    if record.status not in COMPLETE and record.recipe.training.get("do_train") is not False:
+        what = f"its record is of a run that has not saved its model (it is {record.status.value!r}, in {record.stage})"
+        fix = "finish that run with --resume, and then push; a model in this folder is of an earlier run"
+        raise HubError.at(str(run_dir), what, fix)
 
 
 @dataclass(frozen=True, kw_only=True)
