@@ -1,5 +1,7 @@
 """What compare costs, and what per-example scores cost an evaluation: `python benchmarks/compare_cost.py`.
 
+`--many` measures only what many runs cost, and leaves the rest of the file as it is.
+
 Writes benchmarks/results/compare_cost.json: seconds of `hf-recipes compare` (files read, every metric of the task,
 10,000 resamples, Markdown, HTML and JSON written) on runs of a thousand to a hundred thousand examples, and the seconds
 in which a run of recipes/quickstart.yaml evaluates and writes its scores. The machine's own figures: read the ratios.
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ from hf_recipes.record import RunRecord, Status, read_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/compare_cost.json"
+SCORES = {"eval": "scores.parquet"}
+MANY_LISTED, MANY_COMPARED, FEW_COMPARED = 1000, 500, 40
 SIZES, RESAMPLES, LABELS = (1_000, 10_000, 100_000), 10_000, 4
 
 
@@ -86,8 +92,50 @@ def scored() -> dict[str, Any]:
     }
 
 
+def many() -> dict[str, Any]:
+    """Seconds of CPU of `runs` over a thousand runs, and of `compare` over hundreds: with shared resamples, and with
+    those of each pair (over fewer runs; read the seconds of one)."""
+    from hf_recipes.commands.runs import command as list_runs
+    from hf_recipes.compare import shared_draws
+
+    ids = example_ids({"row": i} for i in range(SIZES[0]))
+    record = read_record(next((ROOT / "recipes/results").glob("quickstart--cpu--*.json")))
+    found: dict[str, Any] = {"examples": SIZES[0], "resamples": RESAMPLES}
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = []
+        for i in range(MANY_LISTED):
+            folder = Path(scratch) / f"run-{i}"
+            folder.mkdir()
+            write_record(folder, record)
+        found["listed"] = {"runs": MANY_LISTED, "seconds": cpu_seconds(lambda: list_runs(scratch))}
+        for i in range(MANY_COMPARED):
+            folder = Path(scratch) / f"run-{i}"
+            classifier(folder, ids, 0.80 + i / 10_000, i + 1)
+            write_record(folder, RunRecord(task="text-classification", status=Status.FINISHED, scores=SCORES))
+            runs.append(str(folder))
+        command(runs[:2], resamples=100)  # imports
+        found["compared"] = {"runs": MANY_COMPARED, "seconds": cpu_seconds(lambda: command(runs, resamples=RESAMPLES))}
+        limit, shared_draws.MANY = shared_draws.MANY, MANY_COMPARED
+        by_pairs = cpu_seconds(lambda: command(runs[:FEW_COMPARED], resamples=RESAMPLES))
+        shared_draws.MANY = limit
+        found["by_pairs"] = {"runs": FEW_COMPARED, "seconds": by_pairs}
+    each = [part["seconds"] / part["runs"] for part in (found["by_pairs"], found["compared"])]
+    return {**found, "times_faster": each[0] / each[1]}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
 def main() -> None:
-    found = {"compare": compared(), "scores": scored(), "versions": {"numpy": package_version("numpy")}}
+    if "--many" in sys.argv:
+        found = json.loads(RESULTS.read_text(encoding="utf-8")) | {"many": many()}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(found["many"])
+        return
+    found = {"compare": compared(), "scores": scored(), "many": many(), "versions": {"numpy": package_version("numpy")}}
     found |= {"commit": current_commit(), "when": timestamp(), "machine": f"{os.cpu_count()} cores"}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

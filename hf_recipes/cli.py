@@ -226,11 +226,14 @@ def verify(run_dir: str, steps: int, no_replay: bool) -> None:
 )
 @click.option("--private", is_flag=True, help="Create a private repository.")
 @click.option("--diverged", is_flag=True, help="Push a run that diverged, too.")
-def push(run_dir: str, repo: str | None, private: bool, diverged: bool) -> None:
+@click.option(
+    "--base-model", default=None, metavar="ORG/NAME", help="Hub id of the base model, if the run names only its folder."
+)
+def push(run_dir: str, repo: str | None, private: bool, diverged: bool, base_model: str | None) -> None:
     """Upload a finished run to the Hub. Adapter or model, tokenizer, model card, record."""
     from hf_recipes.hub.push import push_command
 
-    click.echo(push_command(run_dir, repo, private, diverged))
+    click.echo(push_command(run_dir, repo, private, diverged, base_model))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -386,12 +386,12 @@ def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecor
     if schema > SCHEMA:
         what = f"a record of version {format_value(schema)}; this hf_recipes reads up to {SCHEMA}"
         raise NewerRecordError.at(location, what, "upgrade hf_recipes")
-    unknown: list[str] = []
+    unknown: list[str] | None = [] if strict else None
     try:
         record = from_json(RunRecord, _upgrade(value), unknown=unknown)
     except TypedJsonError as problem:
         raise RecordError.at(location, f"is no record of a run ({problem})", "restore the file") from None
-    if strict and unknown:
+    if unknown:
         raise RecordError.at(location, f"has keys that hf_recipes/record.py lacks: {', '.join(unknown)}")
     return record if record.sessions else dataclasses.replace(record, sessions=(_only_session(record),))
 

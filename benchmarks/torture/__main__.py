@@ -4,7 +4,8 @@
     python benchmarks/torture --part 1/2               a half of it, into runs/torture; in another terminal 2/2
     python benchmarks/torture --merge                  the parts of runs/torture, into benchmarks/results/torture.json
     python benchmarks/torture --kills 12 --signals 4   a short one, printed only
-    python benchmarks/torture --repeat "KIND:CHAIN"    one chain again, as a recorded failure names it, printed only
+    python benchmarks/torture --repeat "KIND:CHAIN"    one chain again, as a recorded failure names it (--seed, and
+                                                       --kills and --signals of a short one), printed only
 
 Everything is real: `hf-recipes run` on small models, signals, files damaged on disk, a tmpfs that fills up. This
 process imports torch once and forks each run, so that a start costs no import. A run is killed
@@ -57,7 +58,9 @@ def torture(
         many = [share_of(number, part, i) for number in (kills, signals)]
         if any(many):
             found["runs"][name] = chains.in_scratch(
-                run, lambda name=name, many=many: chains.interrupt_kind(name, *many, seed, part), two=name == kinds.TWO
+                run,
+                lambda name=name, many=many: chains.interrupt_kind(name, *many, seed, part, mix=(kills, signals)),
+                two=name == kinds.TWO,
             )
             _say(name, found["runs"][name])
     first, two = next(iter(kinds.RUNS.values())), kinds.RUNS[kinds.TWO]
@@ -97,12 +100,12 @@ def _say(name: str, run: dict[str, Any]) -> None:
     print(f", failures {len(run['failures'])}, {run.get('seconds', 0):.0f} s", flush=True)
 
 
-def repeat(wanted: str, seed: int) -> None:
+def repeat(wanted: str, seed: int, mix: tuple[int, int]) -> None:
     name, _, chain = wanted.rpartition(":")
     processes.preload()
     run = kinds.RUNS[name]
     found = chains.in_scratch(
-        run, lambda: chains.interrupt_kind(name, 1, 1, seed, only=int(chain)), two=name == kinds.TWO
+        run, lambda: chains.interrupt_kind(name, 1, 1, seed, mix=mix, only=int(chain)), two=name == kinds.TWO
     )
     print(json.dumps(found, indent=1))
 
@@ -124,7 +127,7 @@ def main() -> None:
         print(json.dumps(found["totals"], indent=1))
         return
     if given.repeat:
-        repeat(given.repeat, given.seed)
+        repeat(given.repeat, given.seed, (given.kills or KILLS, given.signals or SIGNALS))
         return
     part = tuple(int(word) for word in given.part.split("/"))
     short = given.kills + given.signals + given.parents > 0

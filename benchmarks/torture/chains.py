@@ -32,10 +32,11 @@ class Failure(Exception):
 
 
 def interrupt_kind(
-    name: str, kills: int, signals: int, seed: int, part: tuple[int, int] = (1, 1), only: int | None = None
-) -> dict[str, Any]:
-    """At least so many kills and signals of one kind of run. Chains are numbered; a part has each N-th of them, and
-    `only` is one of them, to repeat it."""
+    name: str, kills: int, signals: int, seed: int, part: tuple[int, int] = (1, 1), *,
+    mix: tuple[int, int] = (10, 3), only: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """At least so many kills and signals of one kind of run, drawn in the proportion of `mix`. Chains are numbered; a
+    part has each N-th of them, and `only` is one of them, to repeat it."""
     found: dict[str, Any] = dict.fromkeys(("chains", "resumes", "ends", "equal_ends", "seconds"), 0)
     found |= {"kills": Counter(), "signals": Counter(), "ended_as": Counter(), "half": 0, "lost": 0, "staging": 0}
     found |= {"orphans": 0, "second_runs": 0, "second_runs_refused": 0, "failures": []}
@@ -49,10 +50,12 @@ def interrupt_kind(
         log = Path("child.log")
         log.unlink(missing_ok=True)
         try:
-            _run_chain(name, random.Random(f"{seed}/{name}/{chain}"), seconds, straight, found)
+            _run_chain(name, random.Random(f"{seed}/{name}/{chain}"), seconds, straight, mix, found)
         except Exception as problem:
             what = str(problem) if isinstance(problem, Failure) else traceback.format_exc(limit=-3)
-            found["failures"].append({"kind": name, "seed": seed, "chain": chain, "what": what, "log": look.tail()})
+            found["failures"].append(
+                {"kind": name, "seed": seed, "chain": chain, "mix": mix, "what": what, "log": look.tail()}
+            )
             print(f"{name}, chain {chain}: {what}\n    " + "\n    ".join(look.tail().splitlines()[-8:]), flush=True)
             if len(found["failures"]) >= 20:  # a kind that is broken costs no more time
                 break
@@ -82,13 +85,16 @@ def clean() -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _run_chain(name: str, draw: random.Random, seconds: float, straight: dict[str, str], found: dict[str, Any]) -> None:
+def _run_chain(
+    name: str, draw: random.Random, seconds: float, straight: dict[str, str], mix: tuple[int, int],
+    found: dict[str, Any],
+) -> None:  # fmt: skip
     resume = False
     if name == kinds.RAISED:
         _finish(Session(arguments=(f"TrainingArguments.max_steps={kinds.FIRST_STEPS}",)), draw, seconds, found, False)
         resume = True
     for _ in range(draw.randint(1, LONGEST)):
-        kind = draw.choices(("kill", "signal"), (10, 3))[0]
+        kind = draw.choices(("kill", "signal"), mix)[0]
         clock = draw.choice(CLOCKS) if name == kinds.CLOCK else 0
         if clock:
             _shuffle_times(draw)

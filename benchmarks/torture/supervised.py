@@ -33,7 +33,7 @@ def kill_parents(name: str, begin: Callable[[], int], count: int, seed: int, par
         except Failure as problem:
             failure = {"kind": name, "seed": seed, "chain": index, "what": str(problem), "log": look.tail()}
             found["failures"].append(failure)
-            print(f"{name}, {index}: {problem}", flush=True)
+            print(f"{name}, {index}: {problem}\n    " + "\n    ".join(look.tail().splitlines()[-8:]), flush=True)
         clean()
     return found
 
@@ -48,6 +48,8 @@ def _kill_parent(
             raise Failure("a run ended by itself, or never saved")
         time.sleep(0.01)
     time.sleep(draw.uniform(0, 0.6 * seconds))
+    if ended(parent) is not None:  # it was at its end before the moment came
+        return
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     found["parents"] += 1

@@ -29,10 +29,12 @@ from transformers.trainer_callback import ExportableState
 from hf_recipes.checkpoints import disk_space, folders, manifest, values
 from hf_recipes.common.files import put
 from hf_recipes.common.ranks import largest_of_ranks
+from hf_recipes.common.write_failures import WriteFailure, find_failure
 from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
 
 COUNTED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-RETRY = "make room there; the same command with --resume then continues from "
+CONTINUES = "the same command with --resume then continues from "
+RETRY = f"make room there; {CONTINUES}"
 
 
 class SavingTrainer(Protocol):
@@ -176,15 +178,24 @@ class CheckpointWriter:
         if not any(largest_of_ranks(problem is not None, args=args)):
             return
         unexplained = problem is not None and not isinstance(problem, RecipeError)
-        full = problem is not None and unexplained and disk_space.is_disk_full(problem, staging.parent)
+        failure = find_failure(problem, staging.parent) if problem is not None and unexplained else None
         if args.local_process_index == 0:
             shutil.rmtree(staging, ignore_errors=True)
-        if full:
-            raise self._disk_full(staging, "it was full before the checkpoint was complete") from problem
+        if failure is not None:
+            raise self._lost(staging, failure) from problem
         if problem is not None:
             raise problem
         what = "another process could not write its part of the checkpoint"
         raise CheckpointError.at(self.location, what, "see its message")
+
+    def _lost(self, staging: Path, failure: WriteFailure) -> OutputDirError:
+        last = folders.latest_complete(staging.parent)
+        name = staging.name.removeprefix(folders.STAGING)
+        what = f"{str(staging.parent / name)!r} cannot be written: {failure.what}"
+        if staging.parent.is_dir():
+            what += f"; {f'{last.name} is complete' if last else 'there is no earlier checkpoint'}"
+        start = last.name if last else "the start" if staging.parent.is_dir() else "its latest checkpoint"
+        return OutputDirError.at(self.location, what, f"{failure.fix}; {CONTINUES}{start}")
 
     def _disk_full(self, staging: Path, missing: str) -> OutputDirError:
         last = folders.latest_complete(staging.parent)
@@ -277,6 +288,17 @@ def _state_parts(trainer: SavingTrainer) -> list[str]:
     return ["optimizer", "scheduler", *(["scaler"] if scaler else []), "rng"]
 
 
+def model_sizes(model: Any) -> tuple[int, int]:
+    """Bytes of the weights that a checkpoint has, and parameters that are trained."""
+    weights = sum(param.numel() * param.element_size() for param in _saved_parameters(model))
+    return weights, sum(param.numel() for param in model.parameters() if param.requires_grad)
+
+
+def _saved_parameters(model: Any) -> list[torch.Tensor]:
+    adapter = hasattr(model, "get_base_model")
+    return [param for param in model.parameters() if param.requires_grad or not adapter]
+
+
 def _expected_bytes(trainer: SavingTrainer) -> int:
     tensors = [*_saved_weights(trainer), *_saved_state(trainer)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -311,8 +333,7 @@ def _count_lost(tensors: Iterable[torch.Tensor], largest: float = math.inf) -> i
 def _saved_weights(trainer: SavingTrainer) -> list[Any]:
     """An adapter's only, with peft."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    adapter = hasattr(model, "get_base_model")
-    return [param for param in model.parameters() if param.requires_grad or not adapter]
+    return _saved_parameters(model)
 
 
 def _saved_state(trainer: SavingTrainer) -> list[Any]:

@@ -24,9 +24,9 @@ from hf_recipes.common import run_lock
 from hf_recipes.common.parent_watch import SUPERVISOR, die_with_parent
 from hf_recipes.common.run_lock import FolderLock
 from hf_recipes.errors import DivergedError, LaunchError, RecipeError
-from hf_recipes.pipeline.finish import list_left
+from hf_recipes.pipeline.finish import describe_left, list_left
 from hf_recipes.pipeline.output_dir import output_dir_of
-from hf_recipes.record import COMPLETE, find_record
+from hf_recipes.record import COMPLETE, EndStep, RunRecord, find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -66,16 +66,19 @@ def _run_and_restart(
     command = [sys.executable, "-m", "hf_recipes", "run", recipe, *overrides, *flags]
     # A run that dies before its own first checkpoint does not continue an earlier one whose checkpoints are there too.
     others = () if "--resume" in flags else {folders.run_of(path) for path in folders.list_checkpoints(output_dir)}
+    before = find_record(output_dir)
     for attempt in range(restarts + 1):
         began = time.monotonic()
         code = run_child(command, lock)
         if code in ENDED or attempt == restarts:
             break
         seconds = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-        if is_finished(output_dir):
+        record = find_record(output_dir)
+        record = None if record == before else record  # then it is an earlier run's, or of an earlier session
+        if record is not None and is_finished(output_dir, record):
             say(f"{_describe_end(code)}, after it had finished: {output_dir} is complete")
             break
-        resumed, source = _find_start(output_dir, others)
+        resumed, source = _find_start(output_dir, others, record)
         say(
             f"{_describe_end(code)} after {time.monotonic() - began:.0f} s; "
             f"start {attempt + 2} of {restarts + 1} in {seconds:.0f} s, {source}"
@@ -121,17 +124,15 @@ def _output_dir(recipe: str, overrides: Sequence[str], smoke: bool) -> tuple[Pat
     return (Path(f"{folder}-smoke") if smoke else folder), read.location(f"{read.trainer}.output_dir")
 
 
-def is_finished(output_dir: Path) -> bool:
-    """Whether the run came to its end and nothing of it is left to do; a push that failed was the Hub's."""
-    record = find_record(output_dir)
-    if record is None or record.status not in COMPLETE:
-        return False
-    chosen, _ = select.choose_checkpoint(output_dir)
-    return (chosen is None or record.run == chosen.run) and not list_left(output_dir, record)
+def is_finished(output_dir: Path, record: RunRecord) -> bool:
+    """Whether the run came to its end and nothing of it is left to do."""
+    return record.status in COMPLETE and not list_left(output_dir, record)
 
 
-def _find_start(output_dir: Path, others: Collection[str | None]) -> tuple[bool, str]:
-    """`others`: runs that were there before."""
+def _find_start(output_dir: Path, others: Collection[str | None], record: RunRecord | None) -> tuple[bool, str]:
+    """`others`: runs that were there before. `record`: what this one has written."""
+    if record is not None and (record.status in COMPLETE or EndStep.WEIGHTS in record.done):
+        return True, f"to finish it ({describe_left(list_left(output_dir, record))})"
     folders.clean_leftovers(output_dir)
     chosen, _ = select.choose_checkpoint(output_dir)
     if chosen is not None and (chosen.run or "") in others:

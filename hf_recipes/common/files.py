@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -24,7 +25,8 @@ def put(path: Path, text: str) -> Path:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
     except OSError as problem:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
     return path
 

@@ -30,7 +30,7 @@ LAUNCHERS = (
     "deepspeed.launcher.launch",
 )
 LOOK = 0.5  # seconds between two looks at the parent's id
-GRACE = 8.0  # seconds from the parent's death for a step and a checkpoint
+GRACE = 7  # seconds from the parent's death for a step and a checkpoint
 PR_SET_PDEATHSIG = 1
 
 
@@ -112,5 +112,7 @@ def _watch(parent: int, asked: bool) -> None:
         time.sleep(LOOK)
     if not asked:
         os.kill(os.getpid(), signal.SIGTERM)
+    if hasattr(signal, "alarm"):
+        signal.alarm(GRACE)  # ends the process also where no Python can run
     time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing.queues
 import multiprocessing.util
 import os
 import signal
@@ -33,8 +34,15 @@ class WorkerStart:
             signal.signal(number, signal.SIG_IGN)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers())
+        multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
         if self.then is not None:
             self.then(worker)
+
+
+def _end_worker(problem: Exception, batch: Any) -> None:
+    """A batch that cannot be passed on is lost, and the run would wait for it for ever."""
+    os.write(2, f"a loader's worker cannot pass on a batch: {problem}\n".encode())
+    os._exit(1)
 
 
 _blocks = False

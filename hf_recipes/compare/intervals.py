@@ -51,9 +51,9 @@ def intervals_of_run(folder: Path, record: RunRecord) -> dict[str, dict[str, Met
 
 
 def intervals_of_pair(
-    measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int
+    measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int, draws: np.ndarray | None = None
 ) -> tuple[tuple[Interval, Interval], Interval]:
-    """Of each run's value, and of their difference."""
+    """Of each run's value, and of their difference. `draws`: resampled sums of both, if they are drawn already."""
     value, slope = measure.value, measure.slope
     if slope is not None and len(a) < small_samples.FEW:
         ends = (small_samples.jackknife(a, value), small_samples.jackknife(b, value))
@@ -61,7 +61,7 @@ def intervals_of_pair(
     middle = float(value(b.sum(axis=0)) - value(a.sum(axis=0)))
     if slope is not None:
         difference, draws = studentised(a, b, value, slope, resamples, seed)
-    else:
+    elif draws is None:
         draws = bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
     of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
     if measure.percent and small_samples.differ_on_few([a, b]):

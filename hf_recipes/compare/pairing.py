@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +46,8 @@ def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False,
     tasks = sorted({run.task for run in runs})
     if len(tasks) > 1:
         raise RecipeError.at(WHERE, f"runs of different tasks cannot be compared: {', '.join(tasks)}")
-    every = [run.scores(split) for run in runs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        every = list(pool.map(lambda run: run.scores(split), runs))
     labels = {scores.label_names for scores in every}
     if len(labels) > 1:
         shown = "; ".join(f"{run.name}: {', '.join(s.label_names)}" for run, s in zip(runs, every, strict=True))
@@ -127,6 +131,10 @@ def _sum_rows(scores: Scores, ends: np.ndarray) -> Scores:
 
 
 def _align_examples(runs: Sequence[Run], every: list[Scores], common: bool, notes: list[str]) -> list[Scores]:
+    if all(scores.table["id"].equals(every[0].table["id"]) for scores in every[1:]) and _are_unique(
+        every[0].table["id"]
+    ):
+        return every  # as most runs are
     first = every[0].table["id"].to_pylist()
     shared = set(first)
     for scores in every[1:]:
@@ -145,6 +153,10 @@ def _align_examples(runs: Sequence[Run], every: list[Scores], common: bool, note
         notes.append(f"compared over the {len(shared):,} examples that all runs have (--common)")
     order = {name: place for place, name in enumerate(name for name in first if name in shared)}
     return [_reorder(scores, order) for scores in every]
+
+
+def _are_unique(ids: Any) -> bool:
+    return 0 < len(ids) == len(ids.unique())
 
 
 def _reorder(scores: Scores, order: dict[str, int]) -> Scores:

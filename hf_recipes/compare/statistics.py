@@ -8,6 +8,7 @@ data streams, 2012).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,15 +47,20 @@ def bootstrap(rows: Array, resamples: int, seed: int) -> Array:
         ]
         return np.concatenate(parts)
     if n * resamples <= FEW * 10:
-        step = max(1, FEW // n)
-        parts = []
-        for start in range(0, resamples, step):
-            size = min(step, resamples - start)
-            drawn = rng.integers(0, n, size=(size, n)) + (np.arange(size) * n)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-            parts.append(weights.astype(float) @ rows)
-        return np.concatenate(parts)
+        return np.concatenate([weights.astype(float) @ rows for weights in _draw_weights(n, resamples, seed)])
     return _weighted(rows, resamples, rng, _poisson_table())
+
+
+@functools.lru_cache(maxsize=1)
+def _draw_weights(n: int, resamples: int, seed: int) -> tuple[Array, ...]:
+    """How often each of n examples is drawn, in parts of (some resamples, n): the same for every run."""
+    rng, step, parts = np.random.default_rng(seed), max(1, FEW // n), []
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(0, n, size=(size, n)) + (np.arange(size) * n)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        parts.append(weights.astype(np.uint16))
+    return tuple(parts)
 
 
 def swapped(first: Array, second: Array, resamples: int, seed: int) -> tuple[Array, Array]:
@@ -171,10 +177,21 @@ def _difference(sums: Array, value: Value, slope: Value, pairs: Sequence[tuple[i
         return value(sums[:, 2:4]) - value(sums[:, 0:2]), np.sqrt(np.maximum(variance, 0.0))
 
 
-def randomisation(first: Array, second: Array, value: Value, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of no difference by approximate randomisation (Noreen 1989; Yeh 2000)."""
+def randomisation(
+    first: Array,
+    second: Array,
+    value: Value,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    moved: Array | None = None,
+) -> float:
+    """Two-sided p-value of no difference by approximate randomisation (Noreen 1989; Yeh 2000). `moved`: what the first
+    run's sums gain in each resample, if that is drawn already."""
     seen = abs(float(value(second.sum(axis=0)) - value(first.sum(axis=0))))
-    a, b = swapped(first, second, resamples, seed)
+    if moved is None:
+        a, b = swapped(first, second, resamples, seed)
+    else:
+        a, b = first.sum(axis=0) + moved, second.sum(axis=0) - moved
     with np.errstate(invalid="ignore"):
         drawn = np.abs(value(b) - value(a))
     at_least = int((drawn >= seen * (1 - 1e-9) - 1e-15).sum())
@@ -202,13 +219,18 @@ def holm(values: Sequence[float]) -> list[float]:
     return found
 
 
-def detectable(error: float, freedom: float = np.inf, level: float = LEVEL, power: float = POWER) -> float:
-    """The smallest difference that a two-sided test at this standard error finds with this power; `freedom`: degrees of
-    Student's t."""
+@functools.lru_cache(maxsize=1000)
+def _reach(freedom: float, level: float, power: float) -> float:
     from scipy.stats import norm, t
 
     quantile = norm.ppf if np.isinf(freedom) else lambda share: t.ppf(share, freedom)
-    return float((quantile((1 + level) / 2) + quantile(power)) * error)
+    return float(quantile((1 + level) / 2) + quantile(power))
+
+
+def detectable(error: float, freedom: float = np.inf, level: float = LEVEL, power: float = POWER) -> float:
+    """The smallest difference that a two-sided test at this standard error finds with this power; `freedom`: degrees of
+    Student's t."""
+    return _reach(freedom, level, power) * error
 
 
 def grouped(

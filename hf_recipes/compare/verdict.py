@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_recipes.compare import small_samples, statistics
+from hf_recipes.compare import shared_draws, small_samples, statistics
 from hf_recipes.compare.intervals import interval_of_groups, intervals_of_pair
 from hf_recipes.compare.measures import ACCURACY, Measure
 from hf_recipes.compare.pairing import Paired
 from hf_recipes.compare.runs import Run
 from hf_recipes.compare.statistics import Interval
 from hf_recipes.errors import RecipeError
+from hf_recipes.evaluation.scores import Scores
 
+Rows = Callable[[Scores], np.ndarray]
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "cannot tell"
 ALPHA = 1 - statistics.LEVEL
 SEEDS = 3  # runs that a recipe should have in a group
@@ -127,31 +132,74 @@ def compare(
     few = [side.name for side in sides if 1 < len(side.runs) < SEEDS]
     if few:
         notes.append(f"{', '.join(few)}: fewer than {SEEDS} seeds: the interval is wide because little is known")
-    by_metric = [_compare_metric(paired, sides, measure, resamples, seed) for measure in paired.measures]
+    by_metric = [
+        _decide(found, measure)
+        for found, measure in zip(_compute_findings(paired, sides, resamples, seed), paired.measures, strict=True)
+    ]
     findings = tuple(tuple(of_metric[i] for of_metric in by_metric) for i in range(len(sides) - 1))
     return Comparison(
         paired=paired, sides=tuple(sides), findings=findings, notes=tuple(notes), resamples=resamples, seed=seed
     )
 
 
-def _compare_metric(
-    paired: Paired, sides: Sequence[Side], measure: Measure, resamples: int, seed: int
-) -> list[Finding]:
-    rows = paired.rows(measure)
-    first = [rows[i] for i in sides[0].runs]
-    found = [_compute_finding(measure, first, [rows[i] for i in side.runs], resamples, seed) for side in sides[1:]]
+def _compute_findings(paired: Paired, sides: Sequence[Side], resamples: int, seed: int) -> list[list[Finding]]:
+    """For each metric the findings of all sides but the first, which do not depend on each other."""
+    found: list[list[Finding]] = [[] for _ in paired.measures]
+    rows = {measure.rows: paired.rows(measure) for measure in paired.measures}  # some metrics have the same
+    many = len(sides) > shared_draws.MANY and all(len(side.runs) == 1 for side in sides)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(1, len(sides), shared_draws.BATCH):
+            batch = sides[start : start + shared_draws.BATCH]
+            counts = _of_counts(paired, rows, [sides[0], *batch]) if many else {}
+            drawn = shared_draws.draw_shared(counts, resamples, seed)
+            for measure, findings in zip(paired.measures, found, strict=True):
+                of_runs = rows[measure.rows]
+                findings += pool.map(
+                    functools.partial(
+                        _compute_finding, measure, [of_runs[i] for i in sides[0].runs], resamples=resamples, seed=seed
+                    ),
+                    [[of_runs[i] for i in side.runs] for side in batch],
+                    _pair_with_first(drawn.get(measure.rows), len(batch)),
+                )
+    return found
+
+
+def _of_counts(
+    paired: Paired, rows: Mapping[Rows, list[np.ndarray]], sides: Sequence[Side]
+) -> dict[Rows, list[np.ndarray]]:
+    """The rows of these sides' runs, for metrics of counts. (Others have draws that are the same for all runs.)"""
+    kinds = {measure.rows for measure in paired.measures if measure.slope is None}
+    return {kind: [of_runs[side.runs[0]] for side in sides] for kind, of_runs in rows.items() if kind in kinds}
+
+
+def _pair_with_first(
+    drawn: Sequence[shared_draws.Drawn] | None, count: int
+) -> Sequence[tuple[shared_draws.Drawn, shared_draws.Drawn] | None]:
+    return [None] * count if drawn is None else [(drawn[0], one) for one in drawn[1:]]
+
+
+def _decide(found: Sequence[Finding], measure: Measure) -> list[Finding]:
+    """Verdicts of one metric, with Holm's correction for the number of findings."""
     corrected = statistics.holm([one.p for one in found])
     return [_decide_verdict(replace(one, p_corrected=p), measure) for one, p in zip(found, corrected, strict=True)]
 
 
 def _compute_finding(
-    measure: Measure, first: list[np.ndarray], second: list[np.ndarray], resamples: int, seed: int
+    measure: Measure,
+    first: list[np.ndarray],
+    second: list[np.ndarray],
+    drawn: tuple[shared_draws.Drawn, shared_draws.Drawn] | None,
+    *,
+    resamples: int,
+    seed: int,
 ) -> Finding:
+    """`drawn`: of the first run and the second, where many runs share their draws."""
     alike = all(np.array_equal(run, first[0]) for run in (*first, *second))
     if len(first) == len(second) == 1:
         a, b = first[0], second[0]
-        ends, difference = intervals_of_pair(measure, a, b, resamples, seed)
-        test, p = _run_test(measure, a, b, resamples, seed)
+        draws = None if drawn is None else np.concatenate([one.sums for one in drawn], axis=1, dtype=float)
+        ends, difference = intervals_of_pair(measure, a, b, resamples, seed, draws)
+        test, p = _run_test(measure, a, b, resamples, seed, None if drawn is None else drawn[1].moved)
         few = measure.slope is not None and len(a) < small_samples.FEW
         freedom = small_samples.freedom_of(a) if few else math.inf
     else:
@@ -182,11 +230,14 @@ def _mean_over_seeds(measure: Measure, group: list[np.ndarray]) -> Interval:
     return Interval(value=float(values.mean()), low=float(values.min()), high=float(values.max()), error=error)
 
 
-def _run_test(measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> tuple[str, float]:
+def _run_test(
+    measure: Measure, a: np.ndarray, b: np.ndarray, resamples: int, seed: int, moved: np.ndarray | None
+) -> tuple[str, float]:
     one_each = measure is ACCURACY and bool((a[:, 1] == 1).all())
     if one_each:
         return "exact McNemar", statistics.mcnemar(a[:, 0] == 1, b[:, 0] == 1)
-    return "approximate randomisation", statistics.randomisation(a, b, measure.value, resamples, seed)
+    p = statistics.randomisation(a, b, measure.value, resamples, seed, moved)
+    return "approximate randomisation", p
 
 
 def _decide_verdict(finding: Finding, measure: Measure) -> Finding:

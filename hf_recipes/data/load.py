@@ -6,14 +6,19 @@ the line.
 
 from __future__ import annotations
 
+import bz2
 import glob
 import gzip
 import json
+import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
+from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +28,13 @@ if TYPE_CHECKING:
 
 # What readers raise for a file without a row.
 NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
+TEXT_FORMATS = ("json", "csv", "text")
+COMPRESSED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}  # by their first bytes
+KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
 
 
@@ -60,9 +72,29 @@ def load(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, D
         raise _explain(recipe, path, arguments, problem) from problem
     finally:
         datasets.logging.set_verbosity(shown)
-    if isinstance(loaded, datasets.Dataset):
-        return {"train": loaded}
-    return {str(name): part for name, part in loaded.items()}
+    parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
+    if not all(_is_valid(part) for part in parts.values()):
+        raise _not_utf8(recipe, path, list(_files(path, arguments)))
+    return parts
+
+
+def _is_valid(rows: Dataset) -> bool:
+    """Whether every text of the rows is UTF-8: Arrow's reader of JSON takes any bytes, and they fail when used."""
+    import pyarrow as pa
+
+    try:
+        for batch in rows.data.to_batches():
+            batch.validate(full=True)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _not_utf8(recipe: Recipe, path: str, files: list[str]) -> DataError:
+    found = next(((name, line) for name in files if (line := _line_that_is_not_utf8(name))), None)
+    where = f"{found[0]}:{found[1]} is not UTF-8 text" if found else f"{path} holds text that is not UTF-8"
+    fix = "convert it, or name its encoding, e.g. encoding: latin-1"
+    return DataError.at(recipe.location("dataset.data_files"), where, fix)
 
 
 def _load_saved(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, Dataset]:
@@ -101,6 +133,11 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
 
 def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
     """The error of load_dataset in one message."""
+    cache = find_cache_failure(problem, loading=True)
+    if cache is not None:
+        variable, failure = cache
+        what = f"the cache {variable} cannot be written: {failure.what}"
+        return DataError.at("environment", what, f"{failure.fix}, or set {variable.split()[0]} to another folder")
     import datasets
 
     location, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")
@@ -108,17 +145,18 @@ def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: B
     cause = problem.__cause__ or problem if generating else problem
     files = list(_files(path, arguments))
     names = ", ".join(files[:3]) or path
+    for name in files:
+        if damage := find_damage(name):
+            return DataError.at(of_files, f"{name} cannot be read: {damage}", "copy or download it again")
     if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
         empty = [name for name in files if os.path.getsize(name) == 0]
         location = recipe.location("dataset.split") if "[" in str(arguments.get("split")) else of_files
         return DataError.at(
             location, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "add some rows"
         )
-    if isinstance(cause, UnicodeDecodeError):
-        name = next((name for name in files if not _is_utf8(name)), path)
-        return DataError.at(
-            of_files, f"{name} is not UTF-8 text", "convert it, or name its encoding, e.g. encoding: latin-1"
-        )
+    text = path in TEXT_FORMATS and "encoding" not in arguments
+    if isinstance(cause, UnicodeDecodeError) or (text and any(map(_line_that_is_not_utf8, files))):
+        return _not_utf8(recipe, path, files)
     if path == "json":
         bad = next(filter(None, map(_bad_json, files)), None)
         if bad:
@@ -151,17 +189,51 @@ def _files(path: str, arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _open(name: str) -> IO[bytes]:
-    return gzip.open(name) if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
+    """The file's content, decompressed; by its first bytes, as `datasets` does it."""
+    with open(name, "rb") as file:
+        begin = file.read(6)
+    for magic, opener in COMPRESSED.items():
+        if begin.startswith(magic):
+            return opener(name)
+    return open(name, "rb")
 
 
-def _is_utf8(name: str) -> bool:
+def find_damage(name: str) -> str:
+    """Why a compressed file cannot be read to its end; "" for a file that can, and for one that is not compressed."""
+    try:
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(name) as archive:
+                bad = archive.testzip()
+                return f"{bad} in it is damaged" if bad else ""
+        if not name.endswith(tuple(KINDS)):
+            return ""
+        with open(name, "rb") as file:
+            if not file.read(6).startswith(tuple(COMPRESSED)):
+                return f"it is no {KINDS[os.path.splitext(name)[1]]} file"
+        with _open(name) as content:
+            while content.read(2**20):
+                pass
+    except EOFError:
+        return "it is cut off"
+    except zipfile.BadZipFile as problem:
+        return f"it is cut off, or no zip file ({first_line(problem)})"
+    except (OSError, zlib.error, lzma.LZMAError, ValueError) as problem:
+        return f"it is damaged ({first_line(problem)})"
+    return ""
+
+
+def _line_that_is_not_utf8(name: str) -> int:
+    """The number of the first line that is not UTF-8; 0 if every line is, or the file cannot be read."""
     try:
         with _open(name) as lines:
-            for line in lines:
-                line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+            for number, line in enumerate(lines, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError:
+                    return number
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return 0
+    return 0
 
 
 def _bad_json(name: str) -> str | None:
@@ -178,6 +250,6 @@ def _bad_json(name: str) -> str | None:
                     json.loads(text)
     except json.JSONDecodeError as problem:
         return f"{name}:{number + problem.lineno - 1} is not JSON: {problem.msg} (column {problem.colno})"
-    except (UnicodeDecodeError, OSError):
-        return f"{name}:{number or 1} is not JSON: it is not text"
+    except (ValueError, RecursionError, OSError) as problem:
+        return f"{name}:{number or 1} is not JSON: {first_line(problem)}"
     return None

@@ -10,6 +10,7 @@ model-index only when it knows task, data set and metric, and drops every metric
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import secrets
 from hf_recipes.common.text import GIB, join_words
+from hf_recipes.hub.local_paths import local_model, paths_of, shorten_paths
 from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
 # Keys that Trainer writes beside the metrics; they are about speed, not quality.
@@ -62,9 +64,10 @@ def model_card(
     Returns text that `huggingface_hub.ModelCard` parses; access tokens are masked as `hf_***`.
     """
     facts = _Facts(record, repo_id, license, is_local)
-    parts = [f"---\n{_front_matter(facts)}\n---", f"# {facts.title}", _summary(facts), _metrics(facts)]
+    parts = [f"---\n{_front_matter(facts)}\n---", f"# {_inline(facts.title)}", _summary(facts), _metrics(facts)]
     parts += [_recipe(facts), _training(facts), _versions(facts), _data(facts), _loading(facts), _limits(facts)]
-    return secrets.mask_secrets("\n\n".join(part for part in parts if part)) + "\n"
+    text = "\n\n".join(part for part in parts if part)
+    return secrets.mask_secrets(shorten_paths(text, paths_of(record))) + "\n"
 
 
 class _Facts:
@@ -116,7 +119,7 @@ class _Facts:
         files = self.setting("dataset", "data_files")
         names = [files] if isinstance(files, str) else list(_leaves(files))
         path = str(self.setting("dataset", "path") or "")
-        bases = [str(name).rstrip("/").split("/")[-1] for name in (names or [path])]
+        bases = [" ".join(str(name).rstrip("/").split("/")[-1].split()) for name in (names or [path])]
         return self.dataset_id or ", ".join(base for base in bases if base) or "the run's own data"
 
 
@@ -168,12 +171,13 @@ def _summary(facts: _Facts) -> str:
     name, parameters, trained = facts.base_model or model.name, model.parameters, model.trainable_parameters
     what = f"A {_adapter_kind(facts)} adapter" if facts.adapter else "A model"
     if facts.task_title:
-        what += f" for {facts.task_title}"
+        what += f" for {_inline(facts.task_title)}"
     if facts.base_model:
-        what += f", {'on' if facts.adapter else 'fine-tuned from'} `{name}`"
+        where = " (a local folder)" if local_model(record) else ""
+        what += f", {'on' if facts.adapter else 'fine-tuned from'} {_code(name)}{where}"
     elif name:
-        what += f", trained from random weights (`{name}`)"
-    shape = [f"`{model.class_}`"] if model.class_ else []
+        what += f", trained from random weights ({_code(name)})"
+    shape = [_code(model.class_)] if model.class_ else []
     shape += [f"{_number(parameters)} parameters"] if parameters else []
     shape += [f"{_number(trained)} trainable"] if trained and trained != parameters else []
     shape += [facts.dtype] if facts.dtype else []
@@ -196,7 +200,7 @@ def _metrics(facts: _Facts) -> str:
     if not columns:
         return ""
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    rows = [[name, *(_number(values.get(name)) for values in columns.values())] for name in names]
+    rows = [[_inline(name), *(_number(values.get(name)) for values in columns.values())] for name in names]
     return "## Metrics\n\n" + _table(["metric", *columns], rows)
 
 
@@ -211,7 +215,11 @@ def _recipe(facts: _Facts) -> str:
     text = mask_secrets(text).strip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     lines = [*facts.record.translations, *facts.record.choices]
-    notes = "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    notes = (
+        "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {_inline(line)}" for line in lines)
+        if lines
+        else ""
+    )
     return f"## Recipe\n\n{fence}yaml\n{text}\n{fence}{mask_secrets(notes)}"
 
 
@@ -237,7 +245,7 @@ def _training(facts: _Facts) -> str:
         ("started, ended", ", ".join(one for one in (record.started, record.ended) if one)),
         ("commit of hf_recipes", record.commit or ""),
     ]
-    shown = [[name, value] for name, value in rows if value]
+    shown = [[name, _inline(value)] for name, value in rows if value]
     return "## Training\n\n" + _table(["fact", "value"], shown) if shown else ""
 
 
@@ -268,17 +276,17 @@ def _versions(facts: _Facts) -> str:
     versions = facts.record.versions
     if not versions:
         return ""
-    return "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return "## Versions\n\n" + ", ".join(_inline(f"{name} {version}") for name, version in versions.items() if version)
 
 
 def _data(facts: _Facts) -> str:
     rows = []
     for split, data in facts.record.data.items():
         fingerprint = f"`{data.fingerprint}`" if data.fingerprint else ""
-        rows.append([split, _number(data.rows), _number(data.tokens), fingerprint])
+        rows.append([_inline(split), _number(data.rows), _number(data.tokens), fingerprint])
     if not rows:
         return ""
-    return f"## Data\n\n{facts.dataset_name}\n\n" + _table(["split", "rows", "tokens", "fingerprint"], rows)
+    return f"## Data\n\n{_inline(facts.dataset_name)}\n\n" + _table(["split", "rows", "tokens", "fingerprint"], rows)
 
 
 def _loading(facts: _Facts) -> str:
@@ -288,7 +296,7 @@ def _loading(facts: _Facts) -> str:
         what = "The base model had random weights that were not saved, so this adapter cannot be loaded."
         return f"## How to load it\n\n{what}"
     model_id = (
-        f'model_id = "{facts.repo_id}"  # or a local folder with these files'
+        f"model_id = {json.dumps(str(facts.repo_id))}  # or a local folder with these files"
         if facts.repo_id
         else 'model_id = "path/to/this/folder"  # or its id on the Hub'
     )
@@ -312,8 +320,13 @@ def _loading(facts: _Facts) -> str:
         f"model = {cls}.from_pretrained(model_id{arguments})",
     ]
     notes = []
-    if facts.adapter and facts.base_model:
-        notes.append(f"peft downloads the base model, `{facts.base_model}`.")
+    if facts.adapter and local_model(facts.record):
+        notes.append(
+            f"The base model was a local folder, {_code(str(facts.base_model))}: peft finds it only where "
+            "`base_model_name_or_path` in adapter_config.json names it."
+        )
+    elif facts.adapter and facts.base_model:
+        notes.append(f"peft downloads the base model, {_code(facts.base_model)}.")
     if "BitsAndBytesConfig" in facts.sections:
         notes.append(
             "In training the base model was quantized with the `BitsAndBytesConfig` above; this code loads it "
@@ -339,6 +352,21 @@ def mask_secrets(text: str) -> str:
     key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(secrets.SECRET_KEYS)})[\"']?[ \t]*[:=][ \t]*"
     text = re.sub(rf"(?m)({key})(?!(?:true|false|null|~)\b)[^\s,}}#]+", r"\1***", text)
     return secrets.mask_secrets(text)
+
+
+def _inline(text: Any) -> str:
+    """A name as one line of Markdown that is shown as it is: no HTML, no link, no code."""
+    plain = " ".join(str(text).split()).replace("<", "&lt;")
+    return re.sub(r"([\[\]`\\])", r"\\\1", plain)
+
+
+def _code(text: str) -> str:
+    """A name in a code span, whatever backticks it has."""
+    plain = " ".join(text.split())
+    if "`" not in plain:
+        return f"`{plain}`"
+    fence = "`" * (1 + max(len(run) for run in re.findall(r"`+", plain)))
+    return f"{fence} {plain} {fence}"
 
 
 def _adapter_kind(facts: _Facts) -> str:
@@ -391,8 +419,14 @@ def _gib(value: int | None) -> str:
     return f"{value / GIB:.2f} GiB" if value else ""
 
 
+def _cell(value: str) -> str:
+    """What a table may hold: one line without HTML."""
+    text = " ".join(str(value).split())
+    for sign, shown in (("|", "\\|"), ("<", "&lt;")):
+        text = text.replace(sign, shown)
+    return text
+
+
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)

@@ -14,9 +14,10 @@ import hashlib
 import json
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ from hf_recipes.hub.client import (
     require_login,
     silence_client,
 )
+from hf_recipes.hub.copies import check_base_model, make_copies
 from hf_recipes.hub.model_card import model_card
-from hf_recipes.record import NAME, find_record, read_record
+from hf_recipes.record import COMPLETE, NAME, EndStep, find_record, read_record
 
 # Everything that may be uploaded, by its path in the run folder. Weights: safetensors only.
 WEIGHTS = re.compile(r"(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors")
+FULL_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 MODEL_FILES = ("adapter_config.json", "config.json", "generation_config.json", "model.safetensors.index.json")
 TOKENIZER_FILES = (  # the names in `vocab_files_names` of transformers' tokenizers, and what save_pretrained adds
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -46,6 +49,7 @@ TOKENIZER_FILES = (  # the names in `vocab_files_names` of transformers' tokeniz
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model",
 )  # fmt: skip
 TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
+NOT_CHECKED = "pushed, but not checked"
 RUN_FILES = ("README.md", "record.json", "recipe.yaml", "scores.parquet")
 
 LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -85,12 +89,14 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
     patience: Patience | None = None,
+    base_model: str | None = None,
 ) -> PushResult:
     """Uploads adapter or model, tokenizer, model card, record, recipe and scores of a run; then checks what arrived.
 
     repo_id: "name" or "org/name", created if missing. private: None leaves it to the Hub (public, unless the
     organization has another default). revision: a branch, created if missing. Files that the Hub has already are
-    not sent again. A run folder without a model card gets one if it has a record.
+    not sent again. A run folder without a model card gets one if it has a record. base_model: the Hub's id of the model
+    that was trained from, where the run has only its path. Paths of this machine are shortened in what is sent.
 
     Raises HubError, with the command that pushes later, when there is no token, the Hub cannot be reached or refuses,
     a file contains a token, the repository is public although private was asked for, or an uploaded file differs.
@@ -98,6 +104,9 @@ def push(
     run_dir, patience = Path(run_dir), patience or Patience()
     command = format_push_command(run_dir, repo_id, private)
     _check_repo_id(repo_id)
+    if base_model is not None:
+        check_base_model(base_model)
+    _refuse_earlier_weights(run_dir)
     try:
         files = _write_card(run_dir, files_to_push(run_dir), repo_id)
         tokens = require_login(repo_id, command)
@@ -108,13 +117,45 @@ def push(
         ) from None
     if errors:
         raise HubError([_with_command(each, command) for each in errors])
+    with tempfile.TemporaryDirectory(prefix="hf-recipes-push-") as folder:
+        sources, warnings = make_copies(run_dir, files, Path(folder), base_model)
+        ask = _Ask(repo_id=repo_id, private=private, revision=revision, message=commit_message, sources=sources)
+        result = _push_with_patience(run_dir, ask, patience, tokens, command)
+        return replace(result, warnings=(*warnings, *result.warnings))
 
+
+def _refuse_earlier_weights(run_dir: Path) -> None:
+    """Raises HubError where the record is of a run that has not saved its model: the weights are those of another."""
+    record = find_record(run_dir)
+    if record is None or record.schema < 3 or not record.sessions or EndStep.WEIGHTS in record.done:
+        return
+    if record.status not in COMPLETE and record.recipe.training.get("do_train") is not False:
+        what = f"its record is of a run that has not saved its model (it is {record.status.value!r}, in {record.stage})"
+        fix = "finish that run with --resume, and then push; a model in this folder is of an earlier run"
+        raise HubError.at(str(run_dir), what, fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ask:
+    """What is pushed, and where to."""
+
+    repo_id: str
+    private: bool | None
+    revision: str | None
+    message: str | None
+    sources: Mapping[str, Path]  # by the path in the repository
+
+
+def _push_with_patience(
+    run_dir: Path, ask: _Ask, patience: Patience, tokens: tuple[str, ...], command: str
+) -> PushResult:
+    repo_id = ask.repo_id
     started, tried = time.monotonic(), 0
     while True:
         tried += 1
         with silence_client(), limited_client(patience) as failures:
             try:
-                return _push_once(run_dir, files, repo_id, private, revision, commit_message)
+                return _push_once(run_dir, ask)
             except HubError as error:
                 raise HubError([_with_command(each, command) for each in error.errors]) from None
             except Exception as error:
@@ -167,10 +208,16 @@ def push_after_training(
     return PushOutcome(pushed=False, message=message, why=reason, command=command)
 
 
-def push_command(run_dir: str, repo: str | None = None, private: bool = False, diverged: bool = False) -> str:
-    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private]`: the line to print. `diverged`: such a run, too.
+def push_command(
+    run_dir: str,
+    repo: str | None = None,
+    private: bool = False,
+    diverged: bool = False,
+    base_model: str | None = None,
+) -> str:
+    """`hf-recipes push RUN_DIR [--repo ORG/NAME] [--private] [--base-model ORG/NAME]`: the line to print.
 
-    Raises HubError.
+    `diverged`: such a run, too. Raises HubError.
     """
     folder, settings = Path(run_dir), _read_hub_settings(Path(run_dir))
     files_to_push(folder)
@@ -183,6 +230,7 @@ def push_command(run_dir: str, repo: str | None = None, private: bool = False, d
             repo_id=repo or settings.get("hub_model_id") or folder.resolve().name,
             private=private or settings.get("hub_private_repo"),  # False is not "make it public": None leaves it open
             revision=settings.get("hub_revision"),
+            base_model=base_model,
         )
     return _format_result(result)
 
@@ -200,6 +248,10 @@ def files_to_push(run_dir: Path) -> tuple[str, ...]:
     names = {path.relative_to(run_dir).as_posix() for path in paths if path.is_file()}
     known = {*MODEL_FILES, *TOKENIZER_FILES, *RUN_FILES}
     files = {name for name in names if name in known or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name)}
+    real = run_dir.resolve()
+    if outside := sorted(name for name in files if not (run_dir / name).resolve().is_relative_to(real)):
+        what = "is a symbolic link that leads out of the run folder; nothing was uploaded"
+        raise HubError.at(str(run_dir / outside[0]), what, "put the file itself there, or remove the link")
     if not any(WEIGHTS.fullmatch(name) for name in files):
         raise HubError.at(
             str(run_dir),
@@ -246,7 +298,12 @@ def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
 
 
 def verify_push(
-    run_dir: Path, files: tuple[str, ...], *, repo_id: str, revision: str | None = None
+    run_dir: Path,
+    files: tuple[str, ...],
+    *,
+    repo_id: str,
+    revision: str | None = None,
+    sources: Mapping[str, Path] | None = None,
 ) -> list[Diagnostic]:
     """An error for each file that the repository lacks, or has with another size or checksum.
 
@@ -259,7 +316,7 @@ def verify_push(
     there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     errors = []
     for name in files:
-        entry, path = there.get(name), Path(run_dir) / name
+        entry, path = there.get(name), (sources or {}).get(name, Path(run_dir) / name)
         if entry is None:
             what = "did not arrive"
         elif entry.size != path.stat().st_size:
@@ -272,10 +329,10 @@ def verify_push(
     return errors
 
 
-def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: bool | None, revision: str | None,
-               commit_message: str | None) -> PushResult:  # fmt: skip
+def _push_once(run_dir: Path, ask: _Ask) -> PushResult:
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    repo_id, private, revision, files = ask.repo_id, ask.private, ask.revision, tuple(ask.sources)
     api = HfApi(token=True, library_name="hf_recipes")  # True: send the token even where implicit tokens are off
     created = api.create_repo(repo_id, private=private, exist_ok=True)
     repo_id = created.repo_id  # with the user's name before it, if it had none
@@ -296,17 +353,25 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
             "model; nothing was uploaded",
             "delete the adapter there or name another repository",
         )
+    full = sorted(name for name in there if FULL_WEIGHTS.fullmatch(name))
+    if full and not any(FULL_WEIGHTS.fullmatch(name) for name in files):
+        raise HubError.at(
+            repo_id,
+            f"contains a full model ({full[0]}), which from_pretrained would load in this adapter's place; "
+            "nothing was uploaded",
+            "delete the model there or name another repository",
+        )
     commit = api.create_commit(
         repo_id,
-        operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=run_dir / name) for name in files],
-        commit_message=commit_message or f"Push {run_dir.resolve().name} with hf_recipes",
+        operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in ask.sources.items()],
+        commit_message=ask.message or f"Push {run_dir.resolve().name} with hf_recipes",
         revision=revision,
     )
     warnings: tuple[Diagnostic, ...] = ()
     try:
-        errors = verify_push(run_dir, files, repo_id=repo_id, revision=revision)
+        errors = verify_push(run_dir, files, repo_id=repo_id, revision=revision, sources=ask.sources)
     except Exception as error:  # the push succeeded; only the check did not
-        what = f"pushed, but not checked: {explain_error(error, repo_id)[0]}"
+        what = f"{NOT_CHECKED}: {explain_error(error, repo_id)[0]}"
         warnings = (Diagnostic(location=repo_id, message=mask_tokens(what)),)
     else:
         if errors:
@@ -323,7 +388,8 @@ def _push_once(run_dir: Path, files: tuple[str, ...], repo_id: str, private: boo
 
 def _format_result(result: PushResult) -> str:
     done = "unchanged on the Hub" if result.unchanged else "pushed"
-    checked = "" if result.warnings else ", sizes and checksums checked"
+    unchecked = any(each.message.startswith(NOT_CHECKED) for each in result.warnings)
+    checked = "" if unchecked else ", sizes and checksums checked"
     line = f"{done}: {result.url} ({len(result.files)} files, commit {result.commit[:8]}{checked})"
     return "\n".join([line, *(f"warning: {each}" for each in result.warnings)])
 

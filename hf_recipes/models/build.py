@@ -142,8 +142,6 @@ def build_from_config(
 
 def _pretrained(recipe: Recipe, auto: Any, name: str, arguments: dict[str, Any], say: Callable[[str], None]) -> Any:
     """(model, names of its weights that the checkpoint lacks)."""
-    from safetensors import SafetensorError
-
     if recipe.section("BitsAndBytesConfig"):
         from transformers import BitsAndBytesConfig
 
@@ -151,13 +149,14 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, arguments: dict[str, Any],
         arguments.setdefault("device_map", _one_device(recipe))
     location = recipe.location(f"model.{SOURCES[0]}")
     try:
-        model, info = auto.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError) as problem:
+        loaded = auto.from_pretrained(name, output_loading_info=True, **{"trust_remote_code": False, **arguments})
+    except Exception as problem:  # a stranger's file: upstream may raise anything
         if "ignore_mismatched_sizes" in str(problem):
             what = f"the model {name!r} has weights of other shapes than its config with this recipe's fields"
             fix = "for a head with new labels write model.ignore_mismatched_sizes: true"
             raise ModelError.at(location, what, fix) from problem
         raise load_error(location, "model", name, problem) from problem
+    model, info = loaded
     for part in model.modules():
         # bitsandbytes 0.50.2 nn/modules.py:617: on such a CPU an evaluation repacks 4-bit weights for a kernel without
         # a backward, and the training after it gets no gradient through them.

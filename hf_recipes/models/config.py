@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.errors import ModelError
+from hf_recipes.models.files import check_folder, find_problem
 from hf_recipes.recipe.schema.own_keys import SOURCES
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def load_error(location: str, what: str, name: Any, problem: Exception) -> Model
     if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in files):
         fix = "name another one in the tokenizer section" if what == "tokenizer" else "is it a model's folder?"
         return ModelError.at(location, f"the folder {name!r} has no {what} ({files[0]} is missing)", fix)
+    wrong, fix = find_problem(name, problem)
+    if wrong:
+        return ModelError.at(location, f"the {what} {name!r} cannot be loaded: {wrong}", fix)
     if type(problem).__name__ == "SafetensorError":
         fix = "the file is damaged: copy or download it again"
     elif "unexpected keyword argument" in str(problem):
@@ -66,20 +70,21 @@ def build_config(recipe: Recipe) -> Any:
     if "pretrained_model_name_or_path" in model:
         name = model["pretrained_model_name_or_path"]
         arguments = {k: model[k] for k in ("revision", "subfolder", "cache_dir", "gguf_file") if k in model}
+        location = recipe.location("model.pretrained_model_name_or_path")
+        check_folder(location, "model", str(name))
         try:
-            return AutoConfig.from_pretrained(name, **arguments)
-        except (OSError, ValueError) as problem:
-            raise load_error(
-                recipe.location("model.pretrained_model_name_or_path"), "model", name, problem
-            ) from problem
+            return AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+        except Exception as problem:  # a stranger's file: upstream may raise anything
+            raise load_error(location, "model", name, problem) from problem
     if "preset" in model:
         fields = dict(PRESETS[model["preset"]].config)
     elif isinstance(model["config"], Mapping):
         fields = dict(model["config"])
     else:
+        check_folder(recipe.location("model.config"), "config", str(model["config"]))
         try:
-            fields = AutoConfig.from_pretrained(model["config"]).to_dict()
-        except (OSError, ValueError) as problem:
+            fields = AutoConfig.from_pretrained(model["config"], trust_remote_code=False).to_dict()
+        except Exception as problem:  # as above
             raise load_error(recipe.location("model.config"), "config", model["config"], problem) from problem
     fields.update(config_fields(recipe))
     try:

@@ -10,6 +10,7 @@ from hf_recipes.common.text import first_line
 from hf_recipes.data.splits import find_column
 from hf_recipes.errors import ModelError
 from hf_recipes.models.config import load_error
+from hf_recipes.models.files import check_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,9 +86,10 @@ def _load_tokenizer(recipe: Recipe) -> Any:
         )
     if "gguf_file" in model and "gguf_file" not in arguments and not recipe.section("tokenizer"):
         arguments["gguf_file"] = model["gguf_file"]
+    check_folder(location, "tokenizer", str(name))
     try:
-        return AutoTokenizer.from_pretrained(name, **arguments)
-    except (OSError, ValueError, TypeError) as problem:
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **arguments})
+    except Exception as problem:  # a stranger's file: upstream may raise anything
         raise load_error(location, "tokenizer", name, problem) from problem
 
 

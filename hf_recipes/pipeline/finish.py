@@ -61,7 +61,9 @@ def find_earlier_end(recipe: Recipe, folder: Path) -> RunRecord | None:
     record = find_record(folder)
     if record is None or not _has_weights(record) or not _has_latest_checkpoint(folder, record):
         return None
-    return record if _settings(recipe.sections) == _settings(record.recipe.sections) else None
+    length = recipe.max_length_key  # chosen when the data are read, if none is stated
+    unstated = length if recipe.get(length) is None else ""
+    return record if _settings(recipe.sections, unstated) == _settings(record.recipe.sections, unstated) else None
 
 
 def _has_weights(record: RunRecord) -> bool:
@@ -83,14 +85,14 @@ def _has_latest_checkpoint(folder: Path, record: RunRecord) -> bool:
     return record.status not in COMPLETE or folders.step_of(latest) >= (record.steps or 0)
 
 
-def _settings(sections: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(sections: Mapping[str, Any], unstated: str) -> dict[str, Any]:
     """What decides how far a run trains and to what; not where it writes, nor how it is resumed."""
     kept = {
         name: {
             key: value
             for key, value in part.items()
             if not (name in ("TrainingArguments", "SFTConfig") and (is_free(key) or key == "resume_from_checkpoint"))
-            and key != "max_length"  # chosen when the data are read
+            and f"{name}.{key}" != unstated
         }
         if isinstance(part, Mapping)
         else part

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from hf_recipes.common import run_lock
 from hf_recipes.common.device import rank
-from hf_recipes.errors import Diagnostic
+from hf_recipes.common.write_failures import (
+    chain_of,
+    find_cache_failure,
+    find_failure,
+    find_shared_memory_failure,
+)
+from hf_recipes.errors import Diagnostic, LaunchError, OutputDirError, RecipeError
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -79,9 +85,40 @@ def hold_output_dir(recipe: Recipe, say: Callable[[str], None] = print) -> Itera
     """
     folder, where = output_dir_of(recipe), recipe.location(f"{recipe.trainer}.output_dir")
     if rank() == 0:
-        with run_lock.hold_folder(folder, where, say):
+        with run_lock.hold_folder(folder, where, say), explain_write_failures(folder, where, say):
             yield folder
     else:
         run_lock.refuse_other_launch(folder, where)
         run_lock.make_folder(folder, where)  # on another machine, perhaps
-        yield folder
+        with explain_write_failures(folder, where, say):
+            yield folder
+
+
+@contextmanager
+def explain_write_failures(folder: Path, where: str, say: Callable[[str], None]) -> Iterator[None]:
+    """A file that cannot be written is one message; and a record that cannot be written never hides why a run ended."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except BaseException as problem:
+        chain = chain_of(problem)
+        cache, shared = find_cache_failure(problem), find_shared_memory_failure(problem)
+        if cache is not None:
+            variable, why = cache
+            what = f"the cache {variable} cannot be written: {why.what}"
+            fix = f"{why.fix}, or set {variable.split()[0]} to another folder"
+            raise OutputDirError.at("environment", what, fix) from problem
+        if shared is not None:
+            raise LaunchError.at("dataloader_num_workers", shared.what, shared.fix) from problem
+        files = [each for each in chain if isinstance(each, OSError)]
+        failure = find_failure(problem, folder) if files or not isinstance(problem, KeyboardInterrupt) else None
+        if failure is None:
+            raise
+        name = next((str(each.filename) for each in files if each.filename), str(folder))
+        own = next((each for each in chain if isinstance(each, RecipeError | KeyboardInterrupt)), None)
+        if own is not None:
+            say(f"warning: {name!r} cannot be written: {failure.what}")
+            raise own from None
+        fix = f"{failure.fix}; the same command with --resume then continues"
+        raise OutputDirError.at(where, f"{name!r} cannot be written: {failure.what}", fix) from problem

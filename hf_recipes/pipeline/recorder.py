@@ -196,12 +196,12 @@ class RunRecorder:
                     self.say(f"the run is complete in {self.folder}, except for its end; {left}:\n  {resume_command}")
             elif alone or (rank() == 0 and not another_rank_recorded(self.folder, before)):
                 path = write_record(self.folder, record, file_name_of(self.folder, record))
+                if record.status == Status.STOPPED:
+                    self._say_stopped(path, resume_command)  # first: another Ctrl-C may end the report
                 if report and rank() == 0 and path.name == NAME and record.stage not in BEFORE_TRAINING:
                     from hf_recipes.report.of_run import write_report
 
                     write_report(self.folder, record, self.say)
-                if record.status == Status.STOPPED:
-                    self._say_stopped(path, resume_command)
 
     def finish(self) -> None:
         """The run is evaluated: from here on nothing changes in its record but which steps of its end are done."""
@@ -247,6 +247,10 @@ class RunRecorder:
         steps = f" after {self.record.steps} steps" if self.record.steps else ""
         self.say(f"\nstopped in {self.record.stage}{steps}; record {path}")
         checkpoint, _ = select.choose_checkpoint(self.folder) if steps else (None, [])
+        done, saved = self.record.steps or 0, checkpoint.step if checkpoint else 0
+        if done > saved:
+            which = f"step {done} is" if done == saved + 1 else f"steps {saved + 1} to {done} are"
+            self.say(f"not saved: {which} lost, and made again by the next start")
         if checkpoint:
             self.say(f"{checkpoint.path} is complete; to resume from it:\n  {resume_command}")
 

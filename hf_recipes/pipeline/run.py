@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
+from hf_recipes.common.ranks import explain_lost_rank
 from hf_recipes.data.splits import file_errors, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import finish, launch_checks
-from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir, output_dir_of
+from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
 from hf_recipes.recipe.defaults import choose, choose_length
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
@@ -62,10 +63,10 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
-    finish.refuse_no_checkpoint(recipe, output_dir_of(recipe))
     flags = [*(["--smoke"] if smoke else []), "--resume"]
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
+        finish.refuse_no_checkpoint(recipe, folder)  # a run that is in the folder may not have saved one yet
         return _run_in(folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until)
 
 
@@ -106,7 +107,8 @@ def _run_in(
     if earlier is not None:
         recorder.continue_end(earlier)
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
-        recipe = _train(recipe, args, recorder, listener, until)
+        with explain_lost_rank():
+            recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:
             finish.finish_run(recipe, folder, lambda: recorder.record, recorder.mark_done, say)
@@ -206,6 +208,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         notes = resuming.check_same_run(recipe, chosen, provenance, args, own_model, recorder.record, folder)
     for line in summary.describe_start(recipe, args, recorder.record):
         say(line)
+    _warn_of_full_disk(recipe, args, trainer, recorder)
     if trainer.is_world_process_zero():
         put(folder / "recipe.yaml", dump_recipe(recipe))
 
@@ -260,6 +263,18 @@ def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
     recorder.record = replace(recorder.record, intervals=intervals_of_run(recorder.folder, recorder.record))
     recorder.record_scores(time.perf_counter() - scored)
     recorder.enter(Stage.END)
+
+
+def _warn_of_full_disk(recipe: Recipe, args: Any, trainer: Any, recorder: RunRecorder) -> None:
+    from hf_recipes.checkpoints.disk_space import find_shortage_of_run
+    from hf_recipes.checkpoints.saving import model_sizes
+
+    model = trainer.plain_model()
+    if model is None or not args.should_save:
+        return
+    shortage = find_shortage_of_run(recorder.folder, args, recorder.record.planned_steps or 0, *model_sizes(model))
+    if shortage:
+        recorder.note(f"warning: {recipe.location(f'{recipe.trainer}.output_dir')}: {shortage}")
 
 
 def _smoke_splits(recipe: Recipe) -> Splits | None:

@@ -62,7 +62,7 @@ def _read_config(path: str) -> ModelFacts:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return ModelFacts(source=source, problem=f"{path} is not JSON ({error})")
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         return ModelFacts(source=source, problem=f"{path} has no model_type")

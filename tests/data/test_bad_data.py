@@ -163,8 +163,8 @@ CONFIG_FIX = "was the folder written by save_pretrained of a model?"
         ),
         (
             {"config__json": b"{bad"},
-            "the model './damaged' cannot be loaded: It looks like the config file at './damaged/config.json' is not a "
-            f"valid JSON file.; {CONFIG_FIX}",
+            "the model './damaged' cannot be loaded: ./damaged/config.json is not JSON (Expecting property name "
+            "enclosed in double quotes: line 1 column 2 (char 1)); restore that file, or copy the folder again",
         ),
         (
             {"config__json": None},
@@ -177,8 +177,8 @@ CONFIG_FIX = "was the folder written by save_pretrained of a model?"
         ),
         (
             {"tokenizer__json": b"{bad"},
-            "the tokenizer './damaged' cannot be loaded: Expecting property name enclosed in double quotes: line 1 "
-            "column 2 (char 1); was the folder written by save_pretrained of a tokenizer?",
+            "the tokenizer './damaged' cannot be loaded: ./damaged/tokenizer.json is not JSON (Expecting property name "
+            "enclosed in double quotes: line 1 column 2 (char 1)); restore that file, or copy the folder again",
         ),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import write_rows
 
+PACKED = b"".join(b'{"text": "row %d"}\n' % n for n in range(99))
 ROWS = [{"text": f"text {i}", "label": ("bad", "good", "good")[i % 3]} for i in range(30)]
 Make = Callable[[str], Recipe]
 
@@ -216,13 +219,62 @@ def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
             "a.csv",
             "text,label\ncafé,1\n".encode("latin-1"),
             "path: csv",
-            "a.csv is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+            "a.csv:2 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
         ),
         (
             "a.txt",
             "café\n".encode("latin-1"),
             "path: text",
-            "a.txt is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+            "a.txt:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+        ),
+        (
+            "a.jsonl",  # Arrow reads it as it is
+            '{"text": "a"}\n{"text": "café"}\n'.encode("latin-1"),
+            "path: json",
+            "a.jsonl:2 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n'.encode("utf-16"),
+            "path: json",
+            "a.jsonl:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(PACKED)[:-20],
+            "path: json",
+            "a.jsonl.gz cannot be read: it is cut off; copy or download it again",
+        ),
+        (
+            "a.jsonl.xz",
+            lzma.compress(PACKED)[:-20],
+            "path: json",
+            "a.jsonl.xz cannot be read: it is cut off; copy or download it again",
+        ),
+        (
+            "a.jsonl.bz2",
+            bz2.compress(PACKED)[:-20],
+            "path: json",
+            "a.jsonl.bz2 cannot be read: it is cut off; copy or download it again",
+        ),
+        (
+            "a.jsonl.zip",
+            b"PK\x03\x04" + PACKED,
+            "path: json",
+            "a.jsonl.zip cannot be read: it is cut off, or no zip file (File is not a zip file); "
+            "copy or download it again",
+        ),
+        (
+            "a.jsonl.gz",
+            b"no archive",
+            "path: json",
+            "a.jsonl.gz cannot be read: it is no gzip file; copy or download it again",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress('{"text": "café"}\n'.encode("latin-1")),
+            "path: json",
+            "a.jsonl.gz:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
         ),
         (
             "a.parquet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from hf_recipes.hub.model_card import mask_secrets, model_card
@@ -255,3 +257,37 @@ def test_a_model_card_needs_no_torch():
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+HTML = "<script>alert(1)</script>](http:x)\n# no"
+
+
+def test_a_name_never_becomes_html_a_link_or_broken_yaml():
+    """Of a folder, a label, a data file, a metric."""
+    record = parse_record(
+        {
+            "schema": 1,
+            "status": "finished",
+            "task": "text-classification",
+            "recipe": {
+                "sections": {
+                    "model": {"pretrained_model_name_or_path": f"org/{HTML}"},
+                    "dataset": {"path": "json", "data_files": {"train": f"a/{HTML}.jsonl"}, "label_column": HTML},
+                    "TrainingArguments": {"output_dir": f"runs/{HTML}"},
+                }
+            },
+            "model": {"name": HTML, "source": "local"},
+            "choices": [f"label column {HTML}"],
+            "data": {"train": {"rows": 3, "tokens": 4, "fingerprint": "ab"}},
+            "metrics": {"eval": {f"eval_{HTML}": 0.5}},
+            "device": {"name": HTML, "count": 1, "kind": "cpu"},
+        },
+        "record.json",
+    )
+    text = model_card(record)
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert yaml.safe_load(front)["tags"]
+    outside = re.sub(r"(?s)(`{3,}).*?\1|(`+)[^`].*?\2", "", body)
+    assert "<script" not in outside and re.search(r"(?<!\\)\]\(", outside) is None
+    assert all(line.startswith(("# ", "## ")) for line in outside.splitlines() if line.startswith("#"))
+    assert [line for line in body.splitlines() if line.startswith("# ")] == [body.splitlines()[1]]

@@ -581,3 +581,122 @@ def test_importing_the_hub_is_fast_and_imports_no_torch():
     code = "import sys, hf_recipes.hub.push; assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert time.monotonic() - started < 20
+
+
+# --- names of this machine -------------------------------------------------------------------------------------------
+
+
+def adapter_of_local_base(folder: Path, home: Path) -> Path:
+    """An adapter whose base model, data and tokenizer are in somebody's folder, as a run would write it."""
+    base, train = str(home / "base"), str(home / "train.jsonl")
+    folder.mkdir(parents=True)
+    sections = {
+        "model": {"pretrained_model_name_or_path": base},
+        "tokenizer": {"pretrained_model_name_or_path": base},
+        "dataset": {"path": "json", "data_files": {"train": train, "validation": "alice-private/val.jsonl"}},
+        "LoraConfig": {"r": 4},
+        "TrainingArguments": {"output_dir": str(folder)},
+    }
+    text = "task: text-classification\nmodel:\n  pretrained_model_name_or_path: " + base + f"\n# {train}\n"
+    record = {
+        "schema": 1,
+        "status": "finished",
+        "task": "text-classification",
+        "recipe": {"sections": sections, "text": text},
+        "model": {"name": base, "source": "local", "adapter": True},
+        "notes": [f"{train}: 3 rows were cut", "/srv/alice-private/x/y.txt"],
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "recipe.yaml").write_text(text)
+    (folder / "adapter_model.safetensors").write_bytes(safetensors({"format": "pt"}))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"name_or_path": base, "chat_template": "{{ '/no/such/path' }}"})
+    )
+    return folder
+
+
+def test_what_is_pushed_has_no_path_of_this_machine_and_the_run_stays_as_it_is(long_client, tmp_path: Path):
+    hub, call = long_client
+    run = adapter_of_local_base(tmp_path / "out", tmp_path / "alice-private")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    found = call(f"out = {{'line': push_command({str(run)!r}, 'user/paths')}}")
+    files = hub.repos["user/paths"].files()
+    assert [name for name, content in files.items() if b"alice" in content or str(tmp_path).encode() in content] == []
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "base"
+    assert "`base` (a local folder)" in files["README.md"].decode() and b"base_model:" not in files["README.md"]
+    assert json.loads(files["record.json"])["recipe"]["sections"]["dataset"]["data_files"]["train"] == "train.jsonl"
+    assert "/no/such/path" in json.loads(files["tokenizer_config.json"])["chat_template"]  # the model's own text
+    assert found["line"].splitlines()[0].endswith("sizes and checksums checked)")
+    assert found["line"].splitlines()[1] == (
+        "warning: adapter_config.json: the base model 'base' is a folder of this machine: nobody else can load this "
+        "adapter; push again with --base-model ORG/NAME, its Hub id"
+    )
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.name in before}
+
+
+def test_the_base_model_is_named_by_its_hub_id_where_it_is_given(long_client, tmp_path: Path):
+    hub, call = long_client
+    run = adapter_of_local_base(tmp_path / "out", tmp_path / "alice-private")
+    found = call(f"out = {{'line': push_command({str(run)!r}, 'user/named', base_model='org/base')}}")
+    assert "warning" not in found["line"]
+    files = hub.repos["user/named"].files()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+    assert ModelCard(files["README.md"].decode()).data.base_model == "org/base"
+    assert [name for name, content in files.items() if b"alice" in content] == []
+    wrong = call(
+        f"try: push_command({str(run)!r}, 'user/named', base_model='a/b/c')\n"
+        "except RecipeError as error: out = {'line': str(error)}"
+    )
+    assert wrong["line"].startswith("argument '--base-model': it is no id of the Hub")
+
+
+def test_a_link_that_leads_out_of_the_run_folder_is_refused_and_one_inside_is_sent(long_client, run: Path):
+    hub, call = long_client
+    (run.parent / "secret.txt").write_text("of somebody else")
+    (run / "vocab.txt").symlink_to("../secret.txt")
+    with pytest.raises(RecipeError) as caught:
+        files_to_push(run)
+    assert str(caught.value) == (
+        f"{run}/vocab.txt: is a symbolic link that leads out of the run folder; nothing was uploaded; "
+        "put the file itself there, or remove the link"
+    )
+    (run / "vocab.txt").unlink()
+    (run / "own.txt").write_text("a\n")
+    (run / "vocab.txt").symlink_to("own.txt")
+    (run.parent / "link").symlink_to(run)
+    call(f"push(Path({str(run.parent / 'link')!r}), repo_id='user/link')\nout = {{}}")
+    assert hub.repos["user/link"].files()["vocab.txt"] == b"a\n"
+
+
+def test_an_adapter_is_not_pushed_over_a_full_model(long_client, run: Path, tmp_path: Path):
+    hub, call = long_client
+    adapter = adapter_of_local_base(tmp_path / "adapter", tmp_path / "home")
+    call(f"push(Path({str(run)!r}), repo_id='user/full')\nout = {{}}")
+    found = call(
+        f"try: push(Path({str(adapter)!r}), repo_id='user/full')\n"
+        "except RecipeError as error: out = {'line': str(error)}"
+    )
+    assert found["line"].startswith(
+        "user/full: contains a full model (model.safetensors), which from_pretrained would load in this adapter's "
+        "place; nothing was uploaded"
+    )
+    assert "adapter_config.json" not in hub.repos["user/full"].files()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_oauth_" + "eyJ" + "Q" * 40 + "." + "Q" * 10,
+        "api_org_" + "Q" * 34,
+        "hf_\\u0051" + "Q" * 33,
+        "wandb_api_key=" + "0123456789abcdef" * 2 + "01234567",
+        "sk-ant-api03-" + "A1" * 40,
+    ],
+)
+def test_other_secrets_are_found_in_every_kind_of_file(run: Path, secret: str):
+    (run / "README.md").write_text(f"# mood\n{secret}\n")
+    (run / "tokenizer.json").write_text(f'{{"a": "{secret}"}}')
+    (run / "model.safetensors").write_bytes(safetensors({"note": secret.encode().decode("unicode_escape")}))
+    found = [str(error).partition(": contains")[0] for error in token_errors(run, files_to_push(run))]
+    assert found == [f"{run}/README.md:2", f"{run}/model.safetensors", f"{run}/tokenizer.json:1"]

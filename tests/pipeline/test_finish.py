@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_between_any_two_steps_of_its_end_is_finished_by_r
     for done, step in enumerate(ALL[:-1]):
         run_until_killed_after(recipe, step)
         listed = list_runs("out")[1]
-        assert read_record(RECORD).done == ALL[: done + 1] and not is_finished(Path("out"))
+        assert read_record(RECORD).done == ALL[: done + 1] and not is_finished(Path("out"), read_record(RECORD))
         capsys.readouterr()
         run(recipe, resume=True)
         printed = capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_a_run_that_was_killed_between_any_two_steps_of_its_end_is_finished_by_r
         assert ("killed" if done == 0 else f"finished, {left.replace(' to do', '')}") in listed
         record = read_record(RECORD)
         assert (record.status, record.done) == (Status.FINISHED, ALL)
-        assert final_state() == straight and is_finished(Path("out"))
+        assert final_state() == straight and is_finished(Path("out"), record)
         assert Path("out/README.md").is_file() and Path("out/report.html").is_file()
         assert len(record.sessions) == (2 if step == EndStep.WEIGHTS else 1)
     assert hub.pushes == before + len(ALL) - 1  # by the resumed runs

@@ -9,12 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
+from hf_recipes.cli import main
+from hf_recipes.training import trainer
 from hf_recipes.training.signals import Listener, Stopped
+from tests.support import killed_runs
 from tests.support.forks import read_and_signal, run_forked
 from tests.support.killed_runs import final_state
 from tests.support.tiny_models import save_bert, wordpiece, write_rows
@@ -123,3 +129,26 @@ def test_a_signal_in_the_middle_of_a_printed_line_ends_the_run_no_less(capfd: py
         signal.raise_signal(signal.SIGTERM)
         assert listener.received == signal.SIGTERM
     assert capfd.readouterr().err == "\nSIGTERM: this step is finished and saved\n"
+
+
+def test_a_second_ctrl_c_says_what_was_saved_and_what_was_not(recipe: str) -> None:
+    class Impatient(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            for _ in range(2 if state.global_step == 5 else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+
+    def work() -> None:
+        upstreams = trainer.callbacks
+        trainer.callbacks = lambda *args: [*upstreams(*args), Impatient()]
+        main(["run", recipe, "TrainingArguments.save_steps=2"])
+
+    status = os.waitstatus_to_exitcode(killed_runs.run_forked(work))
+    output = Path("child.log").read_text()
+    assert status == 130, output[-3000:]
+    assert "SIGINT: this step is finished and saved; once more ends at once" in output
+    assert (
+        "stopped in training after 5 steps; record out/record.json\n"
+        "not saved: step 5 is lost, and made again by the next start\n"
+        "out/checkpoint-4 is complete; to resume from it:\n"
+    ) in output
