@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_recipes.common.secrets import mask_secrets
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.yaml_reader import read_bytes
@@ -46,8 +47,9 @@ def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
     except UnicodeDecodeError:
         raise RecipeError.at(path, "cannot be read as text (not UTF-8)", "save the file as UTF-8") from None
     new, lines = upgrade_text(text, path)
+    lines = [mask_secrets(line) for line in lines]
     if dry_run:
-        return [*lines, new]
+        return [*lines, mask_secrets(new)]
     if new != text:
         _replace(path, new)
     return lines or [f"{path}: nothing to upgrade"]

@@ -49,6 +49,7 @@ TOKENIZER_FILES = (  # the names in `vocab_files_names` of transformers' tokeniz
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model",
 )  # fmt: skip
 TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
+NOT_CHECKED = "pushed, but not checked"
 RUN_FILES = ("README.md", "record.json", "recipe.yaml", "scores.parquet")
 
 LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -370,7 +371,7 @@ def _push_once(run_dir: Path, ask: _Ask) -> PushResult:
     try:
         errors = verify_push(run_dir, files, repo_id=repo_id, revision=revision, sources=ask.sources)
     except Exception as error:  # the push succeeded; only the check did not
-        what = f"pushed, but not checked: {explain_error(error, repo_id)[0]}"
+        what = f"{NOT_CHECKED}: {explain_error(error, repo_id)[0]}"
         warnings = (Diagnostic(location=repo_id, message=mask_tokens(what)),)
     else:
         if errors:
@@ -387,7 +388,8 @@ def _push_once(run_dir: Path, ask: _Ask) -> PushResult:
 
 def _format_result(result: PushResult) -> str:
     done = "unchanged on the Hub" if result.unchanged else "pushed"
-    checked = "" if result.warnings else ", sizes and checksums checked"
+    unchecked = any(each.message.startswith(NOT_CHECKED) for each in result.warnings)
+    checked = "" if unchecked else ", sizes and checksums checked"
     line = f"{done}: {result.url} ({len(result.files)} files, commit {result.commit[:8]}{checked})"
     return "\n".join([line, *(f"warning: {each}" for each in result.warnings)])
 

@@ -19,6 +19,7 @@ from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.deprecated_keys import UPGRADES, Step, Upgrade
 from hf_recipes.recipe.document import Document, location_of, under
 from hf_recipes.recipe.schema.packages import version
+from hf_recipes.recipe.yaml_reader import masked_error
 
 __all__ = ["UPGRADES", "Edit", "Upgrade", "upgrade_document", "upgrade_text"]
 MISSING = object()
@@ -198,8 +199,8 @@ def upgrade_text(text: str, path: str) -> tuple[str, list[str]]:
     source = YamlText(text, path)
     sections, locations = source.document.values, source.document.locations
     edits, errors = _plan(sections, locations)
-    if errors:
-        raise RecipeError(errors)
+    if errors:  # each quotes a value, which may be a token: nothing has refused it yet
+        raise RecipeError(masked_error(each.location, each.message, each.fix) for each in errors)
     if not edits:
         return text, []
     for edit in edits:

@@ -61,10 +61,10 @@ def read_bytes(path: str) -> bytes | Diagnostic:
 
 
 def _failed(path: str, location: str, message: str, fix: str) -> Document:
-    return Document(path=path, errors=(_masked(location, message, fix),))
+    return Document(path=path, errors=(masked_error(location, message, fix),))
 
 
-def _masked(location: str, message: str, fix: str) -> Diagnostic:
+def masked_error(location: str, message: str, fix: str) -> Diagnostic:
     """An error that may quote the text, which may hold a token."""
     return Diagnostic(location=mask_secrets(location), message=mask_secrets(message), fix=mask_secrets(fix))
 
@@ -184,7 +184,7 @@ class _Walk:
     broken: set[str] = field(default_factory=set)
 
     def error(self, node: Any, what: str, fix: str) -> None:
-        self.errors.append(_masked(self.location(node.start_mark.line + 1), what, fix))
+        self.errors.append(masked_error(self.location(node.start_mark.line + 1), what, fix))
 
     def value(self, node: Any, dotted: str) -> Any:
         tag = str(node.tag or "")

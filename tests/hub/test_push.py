@@ -627,6 +627,7 @@ def test_what_is_pushed_has_no_path_of_this_machine_and_the_run_stays_as_it_is(l
     assert "`base` (a local folder)" in files["README.md"].decode() and b"base_model:" not in files["README.md"]
     assert json.loads(files["record.json"])["recipe"]["sections"]["dataset"]["data_files"]["train"] == "train.jsonl"
     assert "/no/such/path" in json.loads(files["tokenizer_config.json"])["chat_template"]  # the model's own text
+    assert found["line"].splitlines()[0].endswith("sizes and checksums checked)")
     assert found["line"].splitlines()[1] == (
         "warning: adapter_config.json: the base model 'base' is a folder of this machine: nobody else can load this "
         "adapter; push again with --base-model ORG/NAME, its Hub id"

@@ -34,7 +34,7 @@ def test_a_misspelled_key_is_refused_with_its_line_and_the_nearest_name(here):
         ),
         ("learning_rate: abc", "is 'abc' (str); it must be a number, such as 5e-05"),
         ("learning_rate: '1e-4'", "is '1e-4' (str); write 1e-4 without quotes"),
-        ("learning_rate: 0", "is 0; it must be above 0"),
+        ("learning_rate: -1", "is -1; it must be at least 0"),
         ("learning_rate: .nan", "is nan; it must be a finite number"),
         ("learning_rate: 1e999", "is inf; it must be a finite number"),
         ("fp16: 'true'", "is 'true' (str); write true"),

@@ -227,7 +227,7 @@ def test_annotations_that_lie_are_put_right():
     assert words["resume_from_checkpoint"].kinds == ("bool", "str")
     assert words["lr_scheduler_kwargs"].kinds == ("dict",)
     assert words["learning_rate"].kinds == ("float",)
-    assert words["learning_rate"].limits == Limits(above=0)
+    assert words["learning_rate"].limits == Limits(least=0)
     assert installed.fields("SFTConfig")["learning_rate"].default == 2e-5
     assert installed.fields("SFTConfig")["max_length"].optional
     assert installed.fields("LoraConfig")["target_modules"].items == ("str",)
@@ -271,7 +271,7 @@ def test_the_json_schema_completes_and_marks_what_the_reader_does():
         "default": 8,
     }
     assert arguments["lr_scheduler_type"]["enum"][0] == "linear"
-    assert arguments["learning_rate"]["exclusiveMinimum"] == 0
+    assert arguments["learning_rate"]["minimum"] == 0
     assert arguments["save_total_limit"]["anyOf"] == [{"type": "integer", "minimum": 1}, {"type": "null"}]
     assert arguments["max_steps"]["anyOf"] == [{"minimum": 1}, {"enum": [-1]}]
     assert arguments["gradient_checkpointing"]["deprecated"] is True
