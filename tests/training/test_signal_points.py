@@ -127,42 +127,33 @@ POINTS = [
     (MIXED, "on_epoch_end", 1),
     (MIXED, "on_step_end", 12),
 ]
-QUICK = [(STEPS, "on_prediction_step", 10), (STEPS, "on_step_end", 5)]
+WORKERS = {**STEPS, "dataloader_num_workers": 1}
+PERSISTENT = {**WORKERS, "dataloader_persistent_workers": True}
 
 
-@pytest.mark.parametrize(("settings", "event", "count"), QUICK)
-def test_a_signal_beside_an_evaluation_loses_nothing(
-    straight: Any, settings: dict[str, Any], event: str, count: int
+def test_a_signal_to_the_whole_group_in_an_evaluation_ends_the_run_not_its_workers_and_loses_nothing(
+    straight: Any,
 ) -> None:
-    assert_equal_after(straight, settings, event, count, signal.SIGTERM)
+    assert_equal_after(straight, PERSISTENT, "on_prediction_step", 10, signal.SIGTERM, group=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("settings", "event", "count"), [point for point in POINTS if point not in QUICK])
+@pytest.mark.parametrize(("settings", "event", "count"), POINTS)
 def test_a_signal_in_the_work_after_a_step_or_an_epoch_loses_nothing(
     straight: Any, settings: dict[str, Any], event: str, count: int
 ) -> None:
     assert_equal_after(straight, settings, event, count, signal.SIGUSR1)
 
 
-WORKERS = {**STEPS, "dataloader_num_workers": 1}
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_ends_the_run_and_not_its_loaders_workers(straight: Any, number: int) -> None:
+    assert_equal_after(straight, WORKERS, "on_step_begin", 4, number, group=True)
 
 
-@pytest.mark.parametrize(
-    ("settings", "number"),
-    [
-        ({**WORKERS, "dataloader_persistent_workers": True}, signal.SIGTERM),
-        *(pytest.param(WORKERS, n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)),
-    ],
-)
-def test_a_signal_to_the_whole_group_ends_the_run_and_not_its_loaders_workers(
-    straight: Any, settings: dict[str, Any], number: int
-) -> None:
-    assert_equal_after(straight, settings, "on_step_begin", 4, number, group=True)
-
-
+@pytest.mark.slow
 def test_a_signal_to_the_group_in_the_final_evaluation_is_no_error_of_a_worker(straight: Any) -> None:
-    words, _ = straight({**WORKERS, "dataloader_persistent_workers": True})
+    words, _ = straight(PERSISTENT)
     code, output = run_with_signal([*words, *AT_END], "on_prediction_step", 1, group=True)
     assert code == 143, output[-3000:]
     assert "Traceback" not in output and "stopped in evaluation" in output
