@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +28,15 @@ def earlier_sessions(checkpoint: ResumePoint, output_dir: Path) -> tuple[Session
     if folder.resolve() == output_dir.resolve() or not at_checkpoint:
         earlier = find_record(folder)
         recorded = earlier.sessions if earlier and earlier.run and earlier.run == checkpoint.run else ()
-    found = [max((one for one in pair if one is not None), key=_knowledge) for pair in _pairs(recorded, at_checkpoint)]
+    found = [
+        max((one for one in pair if one is not None), key=_knowledge) for pair in zip_longest(at_checkpoint, recorded)
+    ]
     covered = max((one.last_step or 0 for one in found), default=0)
     if covered < checkpoint.step:  # only the checkpoint shows it: it is of a version that recorded less
         body = checkpoint.manifest or {}
         machine, saved = str(body.get("device") or ""), _without_fractions(body.get("saved"))
         found.append(Session(ended=saved, first_step=covered + 1, last_step=checkpoint.step, machine=machine))
     return tuple(found)
-
-
-def _pairs(
-    recorded: Sequence[Session], at_checkpoint: Sequence[Session]
-) -> Iterable[tuple[Session | None, Session | None]]:
-    """The same session as the record and as the manifest have it; None where one of them lacks it."""
-    for i in range(max(len(recorded), len(at_checkpoint))):
-        yield (
-            recorded[i] if i < len(recorded) else None,
-            at_checkpoint[i] if i < len(at_checkpoint) else None,
-        )
 
 
 def _knowledge(one: Session) -> tuple[bool, int]:

@@ -76,7 +76,7 @@ def test_a_run_that_was_interrupted_three_times_is_the_straight_run_in_record_re
         (7, 8, 9, Status.FINISHED, None),
     ]
     assert sum(one.tokens or 0 for one in resumed.sessions) == straight.tokens and resumed.repeated_steps == 0
-    assert resumed.started == resumed.sessions[0].started
+    assert resumed.started == resumed.sessions[0].started and all(one.ended for one in resumed.sessions)
     assert str(resumed.resumption).startswith("resume     resumed at step 3, 4 and 7, bit for bit: same versions")
     report, card = Path("out/report.md").read_text(), Path("out/README.md").read_text()
     assert "; resumed at step 3, 4 and 7; on " in report and "| killed |" in report
@@ -117,7 +117,7 @@ def test_two_sessions_that_were_killed_in_a_row_are_two_entries_without_any_reco
         (5, 6, None),
         (7, 9, Status.FINISHED),
     ]
-    assert all(one.started and one.time.train_seconds for one in record.sessions)
+    assert all(one.started and one.ended and one.time.train_seconds for one in record.sessions)
 
 
 def test_what_differed_when_a_run_was_resumed_is_in_its_resumption(recipe: str) -> None:
