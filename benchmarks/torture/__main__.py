@@ -46,8 +46,9 @@ from torture import chains, files, kinds, processes, record, supervised  # noqa:
 
 
 def torture(
-    kills: int, signals: int, seed: int, part: tuple[int, int], *, parents: tuple[int, int, int], damage: bool
-) -> dict[str, Any]:
+    kills: int, signals: int, seed: int, part: tuple[int, int], *, parents: tuple[int, int, int], damage: bool,
+    only: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """`part`: (1, 2) is the first half. `parents`: kills of supervisors, launchers' stand-ins, real launchers."""
     processes.preload()
     began = time.monotonic()
@@ -56,7 +57,7 @@ def torture(
     path = PARTS / f"{part[0]}-of-{part[1]}.json"
     for i, (name, run) in enumerate(kinds.RUNS.items()):
         many = [share_of(number, part, i) for number in (kills, signals)]
-        if any(many):
+        if any(many) and only in name:
             found["runs"][name] = chains.in_scratch(
                 run,
                 lambda name=name, many=many: chains.interrupt_kind(name, *many, seed, part, mix=(kills, signals)),
@@ -117,6 +118,9 @@ def main() -> None:
     words.add_argument("--parents", type=int, default=0, help="as --kills: of supervisors, and of launchers' stand-ins")
     words.add_argument("--seed", type=int, default=1)
     words.add_argument("--part", default="1/1", metavar="K/N", help="every N-th chain, from the K-th")
+    words.add_argument(
+        "--only", default="", metavar="TEXT", help="runs whose name contains it; with --kills, --signals"
+    )
     words.add_argument("--merge", action="store_true", help="join the parts")
     words.add_argument("--repeat", metavar="KIND:CHAIN")
     given = words.parse_args()
@@ -133,7 +137,8 @@ def main() -> None:
     short = given.kills + given.signals + given.parents > 0
     many = (given.kills, given.signals) if short else (KILLS, SIGNALS)
     parents = (given.parents, given.parents, 0) if short else (SUPERVISORS, LAUNCHERS, REAL)
-    found = torture(*many, given.seed, (part[0], part[1]), parents=parents, damage=not short)
+    only = given.only if short else ""
+    found = torture(*many, given.seed, (part[0], part[1]), parents=parents, damage=not short, only=only)
     print(json.dumps(found["totals"], indent=1))
     if not short and part[1] == 1:
         record.write(record.merge([found]), record.RESULT)

@@ -108,6 +108,9 @@ def _run_chain(
             found[key] += state[key]
         if state["half"] or state["lost"]:
             raise Failure(f"after a {kind}: {state}")
+        if state["complete"] and look.result()["steps"] == straight["steps"]:
+            _check_end(straight, found)
+            return
         resume = state["resumable"]
     found["resumes"] += resume
     _finish(Session(resume=resume), draw, seconds, found, True)

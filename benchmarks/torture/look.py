@@ -51,11 +51,21 @@ def after_an_end() -> dict[str, Any]:
     newest = max((folders.step_of(path) for path in found if path.name not in half), default=0)
     saved = Path("saves.log").read_text(encoding="utf-8").split() if Path("saves.log").exists() else []
     return {
+        "complete": is_complete(),
         "half": len(half),
         "lost": max(0, (int(saved[-1]) if saved else 0) - newest),
         "staging": len(folders.list_leftovers(Path("out"))),
         "resumable": newest > 0 or any(folders.is_intact(path) for path in folders.list_leftovers(Path("out"))),
     }
+
+
+def is_complete() -> bool:
+    """Whether every step of the run's end was made before it died: nothing is left to resume."""
+    from hf_recipes.pipeline.finish import list_left
+    from hf_recipes.record import Status, find_record
+
+    record = find_record(Path("out"))
+    return record is not None and record.status == Status.FINISHED and not list_left(Path("out"), record)
 
 
 def tail(log: str = "child.log", characters: int = 1500) -> str:

@@ -46,6 +46,9 @@ READ_BYTES = 2**22  # at a time
 THREADS = 8  # they wait for the disk, which writes the journal once for several files; digests are taken meanwhile
 
 
+RECIPE: dict[str, type] = {"trainer": str, "arguments": dict, "sections": dict}
+
+
 class ManifestError(ValueError):
     """The manifest itself cannot be trusted; the message says why."""
 
@@ -142,6 +145,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not sealed:
         raise ManifestError(f"{MANIFEST} has other content than was written")
     odd = next((key for key, kind in KINDS.items() if key in body and not _is(body[key], kind)), None)
+    if odd is None and not all(
+        _is(body["recipe"].get(key, kind()), kind) for key, kind in RECIPE.items() if "recipe" in body
+    ):
+        odd = "recipe"
     if odd is None and not _are_files(body.get("files")):
         odd = "files"
     if odd is not None:

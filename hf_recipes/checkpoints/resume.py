@@ -29,6 +29,7 @@ MORE = {  # what becomes of a state that is of another kind
     "optimizer": " to start with a new optimizer",
     "scheduler": " to take the new schedule from the checkpoint's step on",
 }
+NEEDED = ("run", "recipe", "data", "world_size")  # of a manifest
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy")
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
 
@@ -62,6 +63,10 @@ def _find_resume_point(
         return None
     for line in chosen.skipped:
         say(f"skipped {line}")
+    lacks = [key for key in NEEDED if chosen.manifest is not None and key not in chosen.manifest]
+    if lacks:
+        what = f"{manifest.MANIFEST} of {chosen.path!r} has no {', '.join(lacks)}"
+        raise CheckpointError.at(location_of(recipe), what, OLDER)
     if chosen.manifest is None:
         say(f"{chosen.path}: {select.NO_MANIFEST}")
     return chosen

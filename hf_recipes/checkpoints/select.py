@@ -18,7 +18,7 @@ from hf_recipes.checkpoints.folders import TRAINER_STATE
 LOADED = (".pt", ".pth", ".bin", ".safetensors")  # what upstream loads wherever it finds it
 PARTS = ("optimizer.pt", "scheduler.pt")  # besides the random state, of one name or several
 STATE: dict[str, Callable[[Any], bool]] = {  # of trainer_state.json, what is read of it here and upstream
-    "global_step": lambda value: 0 <= value < 2**63,
+    "global_step": lambda value: 0 <= value < 2**40,
     "max_steps": lambda value: isinstance(value, int),
     "epoch": lambda value: value is None or isinstance(value, int | float),
     "num_input_tokens_seen": lambda value: isinstance(value, int) and 0 <= value < 2**63,
@@ -47,7 +47,7 @@ class ResumePoint:
 
     @property
     def run(self) -> str | None:
-        return str(self.manifest["run"]) if self.manifest else None
+        return str(self.manifest.get("run", "")) if self.manifest else None
 
 
 def choose_checkpoint(
@@ -90,7 +90,7 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
         errors = list(_check_upstreams_files(folder, without_state=without_state, sharded=sharded))
     else:
         errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body)]
-        errors += [] if errors else _check_state(folder)
+        errors += [] if errors else _check_state(folder, body)
         if body.get("ruined"):
             errors.append(f"its weights were ruined: {body['ruined']}")
         if not body.get("state") and not without_state:
@@ -110,9 +110,11 @@ def _find_strays(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path.name} was not written with the checkpoint"
 
 
-def _check_state(folder: Path) -> Iterator[str]:
+def _check_state(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
     try:
-        read_trainer_state(str(folder))
+        step = read_trainer_state(str(folder))["global_step"]
+        if step != body.get("step", step):
+            yield f"{TRAINER_STATE} is of step {step}, {manifest.MANIFEST} of step {body['step']}"
     except FileNotFoundError:
         pass  # the manifest's errors say so, if it was there
     except (OSError, ValueError) as problem:

@@ -12,6 +12,7 @@ nothing is done.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -21,13 +22,23 @@ from typing import Any, Protocol
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerState
 
 from hf_recipes.checkpoints import compatibility, manifest
+from hf_recipes.checkpoints.folders import TRAINER_STATE
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import CheckpointError, RecipeError
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
+OF_A_PARAMETERS_SHAPE = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "state1",
+)
 NEED_STATE = ("centered", "momentum")  # of RMSprop: at their first step it makes what they need, and never later
 # Of schedules that follow a metric: what their arguments set, and not what they count.
 OF_METRIC_SCHEDULES = (
@@ -66,8 +77,8 @@ class RecipeSettings:
         if body is None or not now:
             self.changed = None
             return
-        self.then = body["recipe"].get("arguments") or {}
-        found = compatibility.compare_recipes(body["recipe"], now)
+        self.then = body.get("recipe", {}).get("arguments") or {}
+        found = compatibility.compare_recipes(body["recipe"], now) if self.then else []
         self.changed = frozenset(one.key.rpartition(".")[2] for one in found)
 
     def has_changed(self, *keys: str) -> bool:
@@ -86,6 +97,13 @@ class RecipeSettings:
                 self._load_optimizer(trainer, folder / OPTIMIZER)
             if not ("scheduler" in self.allowed and self.has_changed(*compatibility.SCHEDULER_KEYS)):
                 self._load(folder / SCHEDULER, trainer.lr_scheduler.load_state_dict)
+
+    def check_trainer_state(self, checkpoint: str | None) -> None:
+        """Whether upstream can read trainer_state.json. Raises CheckpointError."""
+        path = os.path.join(checkpoint or "", TRAINER_STATE)
+        if checkpoint is not None and os.path.isfile(path):
+            with self.naming_checkpoint(checkpoint, TRAINER_STATE):
+                TrainerState.load_from_json(path)
 
     def load_scaler(self, scaler: Any, checkpoint: str) -> None:
         """The loss scale; a checkpoint of a run without loss scaling has none. Raises CheckpointError."""
@@ -143,6 +161,7 @@ class RecipeSettings:
             lacks = _find_missing(fresh, state) if self.changed is None or self.changed else []
             if not lacks:
                 trainer.optimizer.load_state_dict(state)
+                _refuse_other_shapes(_innermost(trainer.optimizer))
             elif "optimizer" not in self.allowed:
                 raise ValueError(f"it is of another optimizer, without {', '.join(lacks)}")
 
@@ -238,6 +257,15 @@ def _settings_of(optimizer: Any) -> list[dict[str, Any]]:
     keep counters there, too.)"""
     names = {*inspect.signature(type(_innermost(optimizer)).__init__).parameters, "initial_lr"} - {"params"}
     return [{key: copy(value) for key, value in group.items() if key in names} for group in optimizer.param_groups]
+
+
+def _refuse_other_shapes(optimizer: Any) -> None:
+    """A fused kernel would read behind the end of a state that is too small. Raises ValueError."""
+    for param, state in optimizer.state.items():
+        for name in OF_A_PARAMETERS_SHAPE:
+            own = state.get(name) if isinstance(state, dict) else None
+            if torch.is_tensor(own) and torch.is_tensor(param) and own.shape != param.shape:
+                raise ValueError(f"{name} is {tuple(own.shape)} for a weight of {tuple(param.shape)}")
 
 
 def _find_missing(fresh: list[dict[str, Any]], state: Any) -> list[str]:

@@ -88,6 +88,7 @@ class Overrides(_Trainer):
         parts = self.parts
         with parts.settings.naming_checkpoint(resume_from_checkpoint, "progress.json"):
             parts.loop.begin_training(resume_from_checkpoint)
+        parts.settings.check_trainer_state(parts.loop.resumed)
         parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())

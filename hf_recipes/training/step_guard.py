@@ -248,9 +248,11 @@ class StepGuard:
         return TrainingError.at(self._location(name), what, fix)
 
     def _are_weights_ruined(self, trainer: GuardedTrainer) -> bool:
-        """Whether the rows of the step before, whose loss was finite then, give no finite output now: it was the update
-        that ruined the weights, not this step's rows. Every rank must call it."""
-        ruined = self._last_good is not None and not _gives_finite_output(trainer, self._last_good)
+        """Whether weights are not finite, or the rows of the step before, whose loss was finite then, give no finite
+        output now: it was the update that ruined the weights, not this step's rows. Every rank must call it."""
+        ruined = bool(_find_lost_parameter(trainer.plain_model()))
+        if not ruined and self._last_good is not None:
+            ruined = not _gives_finite_output(trainer, self._last_good)
         return bool(largest_of_ranks(ruined, args=trainer.args)[0])
 
     def _location(self, name: str) -> str:
@@ -283,7 +285,7 @@ def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool)
     path = folder / folders.checkpoint_name(step)
     written = folders.is_complete(path) and folders.run_of(path) == trainer.run_id
     if written and ruined and trainer.args.process_index == 0:
-        manifest.mark_ruined(path, f"the loss of step {step + 1} is not finite, nor that of rows that had one before")
+        manifest.mark_ruined(path, f"the loss of step {step + 1} is not finite, whatever the rows")
     if not written and not ruined:
         restore_random_state(window.random_states[0], trainer.args.device)
         if window.before is not None:
@@ -323,9 +325,9 @@ def _first_not_finite(trainer: GuardedTrainer, window: Window) -> str:
     model = trainer.plain_model()
     if model is None or not window.random_states:
         return ""
-    broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
-    if broken:
-        return f"; the weights of {broken[0]} were not finite before this step"
+    lost = _find_lost_parameter(model)
+    if lost:
+        return f"; the weights of {lost} were not finite before this step"
     found: list[str] = []
 
     def check_output(name: str) -> Callable[..., None]:
@@ -349,6 +351,12 @@ def _first_not_finite(trainer: GuardedTrainer, window: Window) -> str:
         for one in hooks:
             one.remove()
     return "; every layer's output is finite, the loss or its gradient is not"
+
+
+def _find_lost_parameter(model: Any) -> str | None:
+    """The first one that is not finite."""
+    parameters = model.named_parameters() if model is not None else ()
+    return next((name for name, p in parameters if p.is_floating_point() and not p.isfinite().all()), None)
 
 
 def _fix_not_finite(trainer: GuardedTrainer) -> str:

@@ -203,6 +203,15 @@ def test_upstreams_checkpoint_of_another_optimizer_is_one_message(tmp_path: Path
         resumed(path, {**THEN, "optim": "rmsprop", "optim_args": "momentum=0.9,centered=true"})
 
 
+def test_a_state_of_other_shapes_is_one_message_and_not_a_crash(tmp_path: Path) -> None:
+    path = checkpoint_of(THEN, tmp_path / "checkpoint")
+    state = torch.load(path / "optimizer.pt")
+    state["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(state, path / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"exp_avg is \(3,\) for a weight of \(128, 64\)"):
+        resumed(path, THEN)
+
+
 def test_logging_saving_patience_and_the_best_value_are_the_recipes() -> None:
     trainer = trainer_of({**THEN, "logging_steps": 2, "eval_steps": 3, "save_steps": 0.5})
     trainer.state = TrainerState(max_steps=20, logging_steps=500, eval_steps=500, save_steps=500, train_batch_size=1)

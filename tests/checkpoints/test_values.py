@@ -128,6 +128,8 @@ HEADER = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, -8]
         (manifest_with(session=10**30), "manifest.json has no usable session"),
         (manifest_with(world_size=NAN), "manifest.json has no usable world_size"),
         (manifest_with(recipe=[]), "manifest.json has no usable recipe"),
+        (manifest_with(recipe={"trainer": 3}), "manifest.json has no usable recipe"),
+        (manifest_with(step=3), "trainer_state.json is of step 2, manifest.json of step 3"),
     ],
 )
 def test_a_tampered_checkpoint_is_not_used_and_its_file_is_named(
