@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from hf_recipes.checkpoints import folders, manifest, select
 from hf_recipes.common import run_lock
 from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import CheckpointError
+from hf_recipes.recipe.upgrade import upgrade_text
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "eval_loss", "num_input_tokens_seen")
 NEAR = 1e-2  # relative: a replay on a GPU may differ by this much, since its kernels add in another order
@@ -76,7 +76,9 @@ def _replay_and_compare(run_dir: Path, complete: list[Path], steps: int, say: Ca
         say(f"not replayed: {processes} processes wrote {last.name}, and this is one process")
         return True
     with tempfile.TemporaryDirectory(prefix="hf-recipes-verify-") as scratch:
-        shutil.copy(recipe, Path(scratch, "recipe.yaml"))
+        # Of an older version: with the keys of today, so that no line names the copy.
+        text, _ = upgrade_text(recipe.read_text(encoding="utf-8"), str(recipe))
+        Path(scratch, "recipe.yaml").write_text(text, encoding="utf-8")
         again = _train_again(Path(scratch), str(first.absolute()), folders.step_of(last))
         return _compare(last, again, folders.step_of(first), say)
 

@@ -82,7 +82,7 @@ def ends(recipe: str, words: list[str], kill: int) -> tuple[dict[str, Any], dict
     straight = final_state()
     shutil.move("out", "straight")
     run_until_killed(recipe, words, kill)
-    assert not Path("out/record.json").exists()
+    assert json.loads(Path("out/record.json").read_text(encoding="utf-8"))["status"] == "running"
     run(recipe, words, resume=True)
     return straight, final_state()
 

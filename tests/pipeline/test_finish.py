@@ -111,6 +111,7 @@ def test_a_run_that_was_killed_between_any_two_steps_of_its_end_is_finished_by_r
     assert read_record(RECORD).steps == 6
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_is_finished_from_its_weights(recipe: str) -> None:
     words = ["TrainingArguments.save_strategy=no", "TrainingArguments.push_to_hub=false"]
     run_until_killed_after(recipe, EndStep.WEIGHTS, *words)
@@ -120,6 +121,7 @@ def test_a_run_without_checkpoints_is_finished_from_its_weights(recipe: str) -> 
     assert final_state() == final_state("straight")
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_that_is_left_alone_is_not_trained_from_again(recipe: str) -> None:
     text = """save_total_limit=1 load_best_model_at_end=true metric_for_best_model=eval_loss eval_strategy=steps
         eval_steps=1 save_steps=1 learning_rate=30.0 warmup_steps=2 push_to_hub=false max_steps=6"""

@@ -120,6 +120,7 @@ def test_two_sessions_that_were_killed_in_a_row_are_two_entries_without_any_reco
     assert all(one.started and one.ended and one.time.train_seconds for one in record.sessions)
 
 
+@pytest.mark.slow
 def test_what_differed_when_a_run_was_resumed_is_in_its_resumption(recipe: str) -> None:
     run_until_killed(recipe, [], 5)
     record = read_record(run(recipe, ["TrainingArguments.learning_rate=1e-3", "resume_allow=[recipe]"], resume=True))
