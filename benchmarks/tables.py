@@ -16,6 +16,7 @@ from typing import Any
 
 import mutation_page
 import peaks
+import recipe_fuzz_page
 import record_page
 import torture_page
 
@@ -321,7 +322,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "recipes/README.md": recipes_page(),
         ROOT / "docs/torture.md": torture_page.page(),
-        ROOT / "docs/testing.md": mutation_page.page(),
+        ROOT / "docs/testing.md": mutation_page.page() + recipe_fuzz_page.section(),
         ROOT / "docs/record.md": record_page.page(),
         **{ROOT / name: filled(ROOT / name, found) for name, found in blocks.items()},
     }
