@@ -19,7 +19,8 @@ from typing import Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import secrets
-from hf_recipes.common.text import GIB, join_words
+from hf_recipes.common.text import join_words
+from hf_recipes.hub.card_text import escape_inline, format_code, format_gib, format_number, format_seconds, format_table
 from hf_recipes.hub.local_paths import local_model, paths_of, shorten_paths
 from hf_recipes.record import Batch, ModelFacts, RunRecord, Status
 
@@ -64,7 +65,7 @@ def model_card(
     Returns text that `huggingface_hub.ModelCard` parses; access tokens are masked as `hf_***`.
     """
     facts = _Facts(record, repo_id, license, is_local)
-    parts = [f"---\n{_front_matter(facts)}\n---", f"# {_inline(facts.title)}", _summary(facts), _metrics(facts)]
+    parts = [f"---\n{_front_matter(facts)}\n---", f"# {escape_inline(facts.title)}", _summary(facts), _metrics(facts)]
     parts += [_recipe(facts), _training(facts), _versions(facts), _data(facts), _loading(facts), _limits(facts)]
     text = "\n\n".join(part for part in parts if part)
     return secrets.mask_secrets(shorten_paths(text, paths_of(record))) + "\n"
@@ -171,15 +172,15 @@ def _summary(facts: _Facts) -> str:
     name, parameters, trained = facts.base_model or model.name, model.parameters, model.trainable_parameters
     what = f"A {_adapter_kind(facts)} adapter" if facts.adapter else "A model"
     if facts.task_title:
-        what += f" for {_inline(facts.task_title)}"
+        what += f" for {escape_inline(facts.task_title)}"
     if facts.base_model:
         where = " (a local folder)" if local_model(record) else ""
-        what += f", {'on' if facts.adapter else 'fine-tuned from'} {_code(name)}{where}"
+        what += f", {'on' if facts.adapter else 'fine-tuned from'} {format_code(name)}{where}"
     elif name:
-        what += f", trained from random weights ({_code(name)})"
-    shape = [_code(model.class_)] if model.class_ else []
-    shape += [f"{_number(parameters)} parameters"] if parameters else []
-    shape += [f"{_number(trained)} trainable"] if trained and trained != parameters else []
+        what += f", trained from random weights ({format_code(name)})"
+    shape = [format_code(model.class_)] if model.class_ else []
+    shape += [f"{format_number(parameters)} parameters"] if parameters else []
+    shape += [f"{format_number(trained)} trainable"] if trained and trained != parameters else []
     shape += [facts.dtype] if facts.dtype else []
     what += (f" ({', '.join(shape)})" if shape else "") + ". Made with hf_recipes from the recipe below."
     if record.status == Status.FINISHED:
@@ -200,8 +201,8 @@ def _metrics(facts: _Facts) -> str:
     if not columns:
         return ""
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    rows = [[_inline(name), *(_number(values.get(name)) for values in columns.values())] for name in names]
-    return "## Metrics\n\n" + _table(["metric", *columns], rows)
+    rows = [[escape_inline(name), *(format_number(values.get(name)) for values in columns.values())] for name in names]
+    return "## Metrics\n\n" + format_table(["metric", *columns], rows)
 
 
 def _recipe(facts: _Facts) -> str:
@@ -216,7 +217,7 @@ def _recipe(facts: _Facts) -> str:
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     lines = [*facts.record.translations, *facts.record.choices]
     notes = (
-        "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {_inline(line)}" for line in lines)
+        "\n\nChosen or translated for this run:\n\n" + "\n".join(f"- {escape_inline(line)}" for line in lines)
         if lines
         else ""
     )
@@ -227,26 +228,26 @@ def _training(facts: _Facts) -> str:
     record, device, memory, timing = facts.record, facts.record.device, facts.record.memory, facts.record.time
     train = record.data.get("train")
     rows = [
-        ("steps", _number(record.steps)),
+        ("steps", format_number(record.steps)),
         ("early stopping", str(record.stopped_early or "")),
         ("resumed", _resumed(record)),
-        ("epochs", _number(record.epochs)),
+        ("epochs", format_number(record.epochs)),
         ("batch", _batch(record.batch) if record.batch else ""),
-        ("training tokens in the data", _number(train.tokens or None) if train else ""),
-        ("tokens per second", _number(record.tokens_per_second)),
-        ("training time", _seconds(timing.train_seconds)),
-        ("evaluation time", _seconds(timing.eval_seconds)),
-        ("total time", _seconds(timing.total_seconds)),
+        ("training tokens in the data", format_number(train.tokens or None) if train else ""),
+        ("tokens per second", format_number(record.tokens_per_second)),
+        ("training time", format_seconds(timing.train_seconds)),
+        ("evaluation time", format_seconds(timing.eval_seconds)),
+        ("total time", format_seconds(timing.total_seconds)),
         ("device", " x ".join(str(one) for one in (device.count, device.name) if one) or device.kind),
-        ("peak memory allocated on the device", _gib(memory.peak_allocated_bytes)),
-        ("peak memory reserved on the device", _gib(memory.peak_reserved_bytes)),
-        ("peak memory of the process", _gib(memory.peak_rss_bytes)),
+        ("peak memory allocated on the device", format_gib(memory.peak_allocated_bytes)),
+        ("peak memory reserved on the device", format_gib(memory.peak_reserved_bytes)),
+        ("peak memory of the process", format_gib(memory.peak_rss_bytes)),
         ("seed", "" if record.seed is None else str(record.seed)),
         ("started, ended", ", ".join(one for one in (record.started, record.ended) if one)),
         ("commit of hf_recipes", record.commit or ""),
     ]
-    shown = [[name, _inline(value)] for name, value in rows if value]
-    return "## Training\n\n" + _table(["fact", "value"], shown) if shown else ""
+    shown = [[name, escape_inline(value)] for name, value in rows if value]
+    return "## Training\n\n" + format_table(["fact", "value"], shown) if shown else ""
 
 
 def _resumed(record: RunRecord) -> str:
@@ -255,7 +256,7 @@ def _resumed(record: RunRecord) -> str:
         return ""
     found = (record.resumption or "").removeprefix("resume").strip().removeprefix("resumed ")
     found = found or f"at step {join_words(record.resumed_at)}"
-    return f"{found}; {_number(record.repeated_steps)} steps were made again" if record.repeated_steps else found
+    return f"{found}; {format_number(record.repeated_steps)} steps were made again" if record.repeated_steps else found
 
 
 def _batch(batch: Batch) -> str:
@@ -265,10 +266,10 @@ def _batch(batch: Batch) -> str:
         (batch.processes, "process" if batch.processes == 1 else "processes"),
         (batch.accumulation, "accumulation"),
     )
-    text = " x ".join(f"{_number(value)} {name}" for value, name in factors if value)
+    text = " x ".join(f"{format_number(value)} {name}" for value, name in factors if value)
     if batch.sequences_per_step:
-        tokens = f" ({_number(batch.tokens_per_step)} tokens)" if batch.tokens_per_step else ""
-        text += f"{' = ' if text else ''}{_number(batch.sequences_per_step)} sequences{tokens} a step"
+        tokens = f" ({format_number(batch.tokens_per_step)} tokens)" if batch.tokens_per_step else ""
+        text += f"{' = ' if text else ''}{format_number(batch.sequences_per_step)} sequences{tokens} a step"
     return text
 
 
@@ -276,17 +277,21 @@ def _versions(facts: _Facts) -> str:
     versions = facts.record.versions
     if not versions:
         return ""
-    return "## Versions\n\n" + ", ".join(_inline(f"{name} {version}") for name, version in versions.items() if version)
+    return "## Versions\n\n" + ", ".join(
+        escape_inline(f"{name} {version}") for name, version in versions.items() if version
+    )
 
 
 def _data(facts: _Facts) -> str:
     rows = []
     for split, data in facts.record.data.items():
         fingerprint = f"`{data.fingerprint}`" if data.fingerprint else ""
-        rows.append([_inline(split), _number(data.rows), _number(data.tokens), fingerprint])
+        rows.append([escape_inline(split), format_number(data.rows), format_number(data.tokens), fingerprint])
     if not rows:
         return ""
-    return f"## Data\n\n{_inline(facts.dataset_name)}\n\n" + _table(["split", "rows", "tokens", "fingerprint"], rows)
+    return f"## Data\n\n{escape_inline(facts.dataset_name)}\n\n" + format_table(
+        ["split", "rows", "tokens", "fingerprint"], rows
+    )
 
 
 def _loading(facts: _Facts) -> str:
@@ -322,11 +327,11 @@ def _loading(facts: _Facts) -> str:
     notes = []
     if facts.adapter and local_model(facts.record):
         notes.append(
-            f"The base model was a local folder, {_code(str(facts.base_model))}: peft finds it only where "
+            f"The base model was a local folder, {format_code(str(facts.base_model))}: peft finds it only where "
             "`base_model_name_or_path` in adapter_config.json names it."
         )
     elif facts.adapter and facts.base_model:
-        notes.append(f"peft downloads the base model, {_code(facts.base_model)}.")
+        notes.append(f"peft downloads the base model, {format_code(facts.base_model)}.")
     if "BitsAndBytesConfig" in facts.sections:
         notes.append(
             "In training the base model was quantized with the `BitsAndBytesConfig` above; this code loads it "
@@ -352,21 +357,6 @@ def mask_secrets(text: str) -> str:
     key = rf"(?:^|[\s{{,(\"'])(?:\w+\.)?(?:{'|'.join(secrets.SECRET_KEYS)})[\"']?[ \t]*[:=][ \t]*"
     text = re.sub(rf"(?m)({key})(?!(?:true|false|null|~)\b)[^\s,}}#]+", r"\1***", text)
     return secrets.mask_secrets(text)
-
-
-def _inline(text: Any) -> str:
-    """A name as one line of Markdown that is shown as it is: no HTML, no link, no code."""
-    plain = " ".join(str(text).split()).replace("<", "&lt;")
-    return re.sub(r"([\[\]`\\])", r"\\\1", plain)
-
-
-def _code(text: str) -> str:
-    """A name in a code span, whatever backticks it has."""
-    plain = " ".join(text.split())
-    if "`" not in plain:
-        return f"`{plain}`"
-    fence = "`" * (1 + max(len(run) for run in re.findall(r"`+", plain)))
-    return f"{fence} {plain} {fence}"
 
 
 def _adapter_kind(facts: _Facts) -> str:
@@ -395,38 +385,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _number(value: float | None) -> str:
-    """1234567 -> "1,234,567"; 0.94671 -> "0.9467"; 1992.3 -> "1,992"; nan -> "nan"; None -> ""."""
-    if value is None:
-        return ""
-    if isinstance(value, int) or not math.isfinite(value):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value < 60:
-        return f"{value:.1f} s"
-    hours, rest = divmod(round(value), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
-def _gib(value: int | None) -> str:
-    return f"{value / GIB:.2f} GiB" if value else ""
-
-
-def _cell(value: str) -> str:
-    """What a table may hold: one line without HTML."""
-    text = " ".join(str(value).split())
-    for sign, shown in (("|", "\\|"), ("<", "&lt;")):
-        text = text.replace(sign, shown)
-    return text
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)

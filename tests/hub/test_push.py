@@ -19,7 +19,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.hub.push import files_to_push, format_push_command, push, token_errors
+from hf_recipes.hub.push import format_push_command, push
+from hf_recipes.hub.pushed_files import files_to_push, token_errors
 from tests.support.hub_double import TOKEN, HubDouble, Trouble
 
 QUICK = "Patience(answer_seconds=20, tries=2, first_wait_seconds=0.1, trouble_seconds=1.3)"
@@ -35,7 +36,8 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
 
 IMPORTS = (
     "import json, sys, time; from pathlib import Path\nfrom hf_recipes.errors import RecipeError\n"
-    "from hf_recipes.hub.push import *\nfrom hf_recipes.hub.client import Patience\n"
+    "from hf_recipes.hub.push import *\nfrom hf_recipes.hub.pushed_files import *\n"
+    "from hf_recipes.hub.client import Patience\n"
 )
 # Runs each line of its input as code, as `client` does, and prints a line of JSON for it.
 SERVE = """
@@ -103,8 +105,15 @@ def run(tmp_path: Path) -> Path:
     return small_run(tmp_path / "mood")
 
 
+@pytest.fixture
+def long_client(module_client: tuple[HubDouble, Callable[[str], dict]]) -> tuple[HubDouble, Callable[[str], dict]]:
+    """`module_client`, its hub without an earlier test's trouble."""
+    module_client[0].trouble.clear()
+    return module_client
+
+
 @pytest.fixture(scope="module")
-def long_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubDouble, Callable[[str], dict]]]:
+def module_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubDouble, Callable[[str], dict]]]:
     """A hub, and a function that runs code in one client process of it, one call after another."""
     home = tmp_path_factory.mktemp("home")
     with (
