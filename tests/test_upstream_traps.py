@@ -17,6 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_recipes.common.device import Device
+from hf_recipes.errors import DivergedError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.defaults import choose
 from hf_recipes.recipe.read import read_recipe
@@ -57,7 +58,8 @@ def sft(root: Path, write_recipe: Callable[..., str]) -> Recipe:
 def test_a_nan_loss_is_logged_as_nan_and_not_as_zero(plain: str) -> None:
     # transformers 5.23 trainer.py:1912: logging_nan_inf_filter replaces a NaN loss by the average of the others
     assert TrainingArguments(output_dir="x").logging_nan_inf_filter is True
-    run(plain, ["TrainingArguments.learning_rate=1e30", "TrainingArguments.max_grad_norm=0.0", "on_nonfinite=skip"])
+    with pytest.raises(DivergedError):
+        run(plain, ["TrainingArguments.learning_rate=1e30", "TrainingArguments.max_grad_norm=0.0", "on_nonfinite=skip"])
     entries = [e["loss"] for e in json.loads(Path("out/record.json").read_text())["log_history"] if "loss" in e]
     assert entries[-1] == "nan"
 

@@ -29,7 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
 from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
-from hf_recipes.common.worker_signals import WorkerStart
+from hf_recipes.common.worker_signals import WorkerStart, follow_loader
 
 COUNTERS = ("tr_loss", "total_loss", "last_logged")
 WORK = {"stage": "done", "due": None, "extra": False, "norm": None, "rate": None}  # training/step_work.py
@@ -135,6 +135,7 @@ class LoopState:
         for part in (loader, getattr(loader, "base_dataloader", None)):
             if isinstance(part, torch.utils.data.DataLoader):
                 part.generator = generator
+                follow_loader(part)
                 if part.num_workers and not isinstance(part.worker_init_fn, WorkerStart):
                     part.worker_init_fn = WorkerStart(then=part.worker_init_fn)
         return loader

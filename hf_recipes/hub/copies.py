@@ -84,7 +84,8 @@ def _shortened(path: Path, name: str, names: Mapping[str, str]) -> str | None:
         return None
     found = _read(path)
     short_json = shorten_all(found, names) if name == "record.json" else _short_names(found, names)
-    return None if short_json == found else json.dumps(short_json, indent=2, ensure_ascii=False) + "\n"
+    indent = 1 if name == "record.json" else 2  # as they were written
+    return None if short_json == found else json.dumps(short_json, indent=indent, ensure_ascii=False) + "\n"
 
 
 def _short_names(found: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
 from hf_recipes.common.ranks import explain_lost_rank
+from hf_recipes.common.worker_signals import workers_ended
 from hf_recipes.data.splits import file_errors, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import build_config, longest_input
@@ -107,7 +108,7 @@ def _run_in(
     if earlier is not None:
         recorder.continue_end(earlier)
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
-        with explain_lost_rank():
+        with explain_lost_rank(), workers_ended():
             recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:

@@ -164,7 +164,7 @@ def test_a_failure_while_writing_leaves_nothing_and_is_not_reported_as_a_full_di
 def test_a_disk_that_fills_up_is_one_message_with_the_checkpoint_to_continue_from(folder: Path) -> None:
     writer, trainer = CheckpointWriter(location="a.yaml:3"), FakeTrainer(folder)
     trainer.problem = OSError(errno.ENOSPC, "No space left on device")
-    what = f"the disk of {str(folder)!r} has no room for checkpoint-4: it was full before the checkpoint was complete; "
+    what = f"{str(folder / 'checkpoint-4')!r} cannot be written: its disk is full; "
     with pytest.raises(OutputDirError) as caught:
         save(writer, trainer, 4)
     assert str(caught.value) == (

@@ -392,4 +392,16 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="(self, flash_attn_version: int, is_init_check: bool = False) -> bool",
         lines=("does not support Flash Attention",),
     ),
+    PrivatePoint(
+        name="torch.utils.data.dataloader:_MultiProcessingDataLoaderIter._shutdown_workers",
+        used_by="common/worker_signals.py",
+        why="persistent workers end with the run; as garbage of a cycle they cost 5 seconds each",
+        signature="(self) -> 'None'",
+    ),
+    PrivatePoint(
+        name="torch.utils.data.dataloader:DataLoader",
+        used_by="common/worker_signals.py",
+        why="_iterator holds the persistent workers",
+        lines=("self._iterator = self._get_iterator()",),
+    ),
 )
