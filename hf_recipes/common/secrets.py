@@ -5,8 +5,10 @@ form that their issuer gives them (a fixed beginning, then letters and digits); 
 as the 40 hexadecimal digits of an older wandb key, only where a name like `api_key` stands before them, since a commit
 or a fingerprint looks the same.
 
-The forms are those that the issuers publish. The beginnings are looked for first, as plain text: a file without any
-costs no regular expression, so that `check` stays quick and a tokenizer of 30 MB is searched in a moment.
+The forms follow the rules of gitleaks and detect-secrets, and what these lack: the Hub's other tokens, Neptune, newer
+wandb keys. (Compared on 2026-11-27 with texts drawn from gitleaks' rules of 2026-07-22; what it finds near a service's
+name only is found here by the key's name.) The beginnings are looked for first, as plain text: a file without any costs
+no regular expression, so that `check` stays quick and a tokenizer of 30 MB is searched in a moment.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ FORMS = (
     _form("a Neptune token", "eyJhcGlfYWRkcmVzcyI6", r"eyJhcGlfYWRkcmVzcyI6[\w+/=-]{16,}"),
     _form("a JSON web token", "eyJ", r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     _form("a Databricks token", "dapi", _ALONE + r"dapi[0-9a-f]{32}"),
-    _form("an AWS key", "AKIA ASIA ABIA ACCA", _ALONE + r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    _form(
+        "an AWS key",
+        "AKIA ASIA ABIA ACCA A3T",
+        _ALONE + r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])",
+    ),
     _form("an AWS key", "ABSK bedrock-api-key-", r"ABSK[A-Za-z0-9+/]{100,}|bedrock-api-key-[A-Za-z0-9+/=]{20,}"),
     _form("a Google key", "AIza ya29. GOCSPX-", r"AIza[\w-]{35}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"),
     _form(
@@ -56,7 +62,11 @@ FORMS = (
     ),
     _form("an Azure secret", "Q~", r"[\w~.]{3}[0-9]Q~[\w~.-]{31,34}"),
     _form("a GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{40,}"),
-    _form("a GitLab token", "glpat- gldt- glrt- glcbt- glptt-", _ALONE + r"gl(?:pat|dt|rt|cbt|ptt)-[\w-]{20,}"),
+    _form(
+        "a GitLab token",
+        "glpat- gldt- glrt- glcbt- glptt- glft- glimt- glagent- glsoat- glffct- gloas-",
+        _ALONE + r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat|ffct|oas)-[\w-]{20,}",
+    ),
     _form("a Slack token", "xox xapp-", r"xox[abceoprs]-(?:[\w-]{10,})|xapp-[0-9]-[\w-]{20,}"),
     _form("a Slack webhook", "hooks.slack.com/", r"hooks\.slack\.com/(?:services|workflows|triggers)/[\w/+-]{20,}"),
     _form("a Discord webhook", "/api/webhooks/", r"discord(?:app)?\.com/api/webhooks/[0-9]+/[\w-]{30,}"),
@@ -74,11 +84,26 @@ FORMS = (
     _form("an npm token", "npm_", _ALONE + r"npm_[A-Za-z0-9]{36}"),
     _form("a PyPI token", "pypi-AgE", r"pypi-AgE[\w-]{40,}"),
     _form("a Vault token", "hvs. hvb.", _ALONE + r"hv[sb]\.[\w-]{60,}"),
-    _form("a Stripe key", "k_live_ k_test_", r"[sr]k_(?:live|test)_[A-Za-z0-9]{20,}"),
+    _form("a Stripe key", "k_live_ k_test_ k_prod_", r"[sr]k_(?:live|test|prod)_[A-Za-z0-9]{20,}"),
     _form("a SendGrid key", "SG.", r"SG\.[\w-]{20,24}\.[\w-]{39,50}"),
-    _form("a Twilio key", "SK", _ALONE + r"SK[0-9a-f]{32}(?![A-Za-z0-9])"),
+    _form("a Twilio key", "SK", _ALONE + r"SK[0-9a-fA-F]{32}(?![A-Za-z0-9])"),
     _form("a DigitalOcean token", "dop_v1_ doo_v1_ dor_v1_", r"do[por]_v1_[0-9a-f]{60,}"),
     _form("a Telegram token", ":AA", r"(?<![0-9])[0-9]{8,10}:AA[\w-]{33}"),
+    _form("a Grafana token", "glc_ glsa_ eyJrIjoi", _ALONE + r"(?:glc_[\w+/]{32,}|glsa_\w{40,}|eyJrIjoi[\w+/=-]{60,})"),
+    _form("a Sentry token", "sntrys_ sntryu_", r"sntrys_eyJ[\w+/=]{40,}|sntryu_[0-9a-f]{64}"),
+    _form("a Shopify token", "shpat_ shpca_ shppa_ shpss_", r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}"),
+    _form("a Notion token", "ntn_", _ALONE + r"ntn_[0-9]{11}[A-Za-z0-9]{35}"),
+    _form("a Linear key", "lin_api_", r"lin_api_[A-Za-z0-9]{40}"),
+    _form("a Postman key", "PMAK-", r"PMAK-[0-9a-fA-F]{24}-[0-9a-fA-F]{34}"),
+    _form("a Pulumi token", "pul-", _ALONE + r"pul-[0-9a-f]{40}"),
+    _form("a Doppler token", "dp.pt.", _ALONE + r"dp\.pt\.[A-Za-z0-9]{43}"),
+    _form("a Fly.io token", "fm1 fm2_ fo1_", _ALONE + r"(?:fm1[ar]_[\w+/]{100,}|fm2_[\w+/]{100,}|fo1_[\w-]{43})"),
+    _form("a Heroku key", "HRKU-AA", r"HRKU-AA[\w-]{58}"),
+    _form("a PlanetScale token", "pscale_", r"pscale_(?:tkn|oauth|pw)_[\w=.-]{32,}"),
+    _form("a Dynatrace token", "dt0c01.", r"dt0c01\.[A-Za-z0-9]{24}\.[A-Za-z0-9]{64}"),
+    _form("a Cloudflare key", "v1.0-", _ALONE + r"v1\.0-[0-9a-f]{24}-[0-9a-f]{146}"),
+    _form("a RubyGems token", "rubygems_", r"rubygems_[0-9a-f]{48}"),
+    _form("a 1Password token", "ops_eyJ", r"ops_eyJ[\w+/=]{100,}"),
     _form("a private key", "PRIVATE KEY", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:[\w+/=\r\n\\]{16,})?"),
     _form("a password in a URL", "://", r"(?<=://)[^\s/:@\"'<>\\|]{1,80}:[^\s/:@\"'<>\\|]{3,200}@(?=[\w\[])"),
 )
