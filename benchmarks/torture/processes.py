@@ -140,9 +140,11 @@ def in_ranks(processes: int, work: Callable[[], object]) -> None:
             os._exit(code)
     try:
         work()
-    finally:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(other, 0)
+    except SystemExit as end:
+        if end.code:  # this process ends at once and the other one's connections break, as below a launcher
+            raise
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(other, 0)
 
 
 def rank_environment(rank: int, processes: int, port: int) -> dict[str, str]:

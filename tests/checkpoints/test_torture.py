@@ -42,14 +42,14 @@ def test_a_run_survives_kills_and_signals_at_any_moment_and_ends_as_if_there_wer
 
 @pytest.mark.slow
 def test_every_kind_of_run_survives_every_kind_of_interruption(root: Path) -> None:
-    words = ["--kills", "20", "--signals", "10", "--parents", "1"]
+    words = ["--kills", "10", "--signals", "5", "--parents", "1"]
     done = subprocess.run(
         [sys.executable, "benchmarks/torture", *words], cwd=root, capture_output=True, text=True, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     total = json.loads(done.stdout[done.stdout.rindex("\n{") :])
     assert total["failures"] == 0, done.stdout
-    assert total["kills"] >= 20 and total["signals"] >= 10 and total["ends"] == total["equal_ends"] > 10
+    assert total["kills"] >= 10 and total["signals"] >= 5 and total["ends"] == total["equal_ends"] >= 10
     assert total["second_runs"] == total["second_runs_refused"]
     assert (total["half_checkpoints"], total["steps_lost_beyond_a_save"], total["orphans"]) == (0, 0, 0)
 
