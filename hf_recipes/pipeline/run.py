@@ -88,7 +88,8 @@ def _run_in(
     if earlier is not None and EndStep.EVALUATION in earlier.done:
         _refuse(list(find_foreign_files(recipe, folder)))
         if rank() == 0:
-            finish.finish_earlier_run(recipe, folder, earlier, say)
+            with Listener(say).listening():
+                finish.finish_earlier_run(recipe, folder, earlier, say)
         finish.refuse_diverged(recipe, earlier)
         return folder / NAME
     from hf_recipes.pipeline.recorder import RunRecorder, refuse_newer_record
@@ -108,7 +109,7 @@ def _run_in(
     if earlier is not None:
         recorder.continue_end(earlier)
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
-        with explain_lost_rank(), workers_ended():
+        with explain_lost_rank(), workers_ended(), listener.errors_first():
             recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:
@@ -187,12 +188,21 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         model = prepare_model(model)
     scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
+
+    def write_recipe() -> None:
+        if rank() == 0:
+            put(folder / "recipe.yaml", dump_recipe(recipe))
+
+    def record_first_step() -> None:
+        recorder.record_running()
+        write_recipe()
+
     session = training.Session(
         listener=listener,
         run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device),
         timer=StepTimer(say, forecast.seconds),
         sessions=recorder.sessions_for_manifest,
-        after_first_step=recorder.record_running,
+        after_first_step=record_first_step,
         until=until,
     )
     compute_metrics, preprocess_logits = scoring.compute_metrics, scoring.preprocess_logits
@@ -210,8 +220,8 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     for line in summary.describe_start(recipe, args, recorder.record):
         say(line)
     _warn_of_full_disk(recipe, args, trainer, recorder)
-    if trainer.is_world_process_zero():
-        put(folder / "recipe.yaml", dump_recipe(recipe))
+    if chosen is None or trained:  # else when a step is made with it: until then the resumption may be refused
+        write_recipe()
 
     recorder.record = replace(recorder.record, forecast=forecast)
     for line in notes:
@@ -231,6 +241,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         finally:
             listener.training = False
             recorder.end_training()
+        write_recipe()
         recorder.record = replace(recorder.record, train_loss=result.metrics["train_loss"])
         recorder.record = facts.add_outcome(recorder.record, trainer)
         for line in summary.describe_outcome(recorder.record):

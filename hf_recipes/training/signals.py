@@ -60,6 +60,18 @@ class Listener:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def errors_first(self) -> Iterator[None]:
+        """What ends the block is an error: it is recorded and shown before any signal. (A launcher sends SIGTERM to the
+        others as soon as one process has failed.)"""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self._ending = True
+            raise
+
     def expect_workers(self) -> None:
         """What is forked from here on is a loader's worker."""
         self.has_loaders = True
@@ -74,6 +86,7 @@ class Listener:
         now = time.monotonic()
         again = bool(self.received) and number == signal.SIGINT and not (self.launched and now - self._at < ECHO)
         if self._ending and not again:
+            self.received, self._at = self.received or number, now
             return
         if not self.training or again:
             self.received, self._at, self._ending = number, now, True

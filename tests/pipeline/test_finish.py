@@ -202,14 +202,14 @@ def test_a_session_that_fails_before_its_first_step_does_not_undo_the_ones_befor
     recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_until_killed(recipe, [], 3)
-    before = RECORD.read_bytes()
+    before, settings = RECORD.read_bytes(), Path("out/recipe.yaml").read_bytes()
 
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr("hf_recipes.training.overrides.Overrides.get_train_dataloader", broken)
     with pytest.raises(RuntimeError):
-        run(recipe, resume=True)
-    assert RECORD.read_bytes() == before
+        run(recipe, ["TrainingArguments.max_steps=6"], resume=True)
+    assert RECORD.read_bytes() == before and Path("out/recipe.yaml").read_bytes() == settings
     failed = read_record(Path("out/record-failed.json"))
     assert (failed.steps, failed.stage, len(failed.sessions)) == (2, Stage.TRAINING, 2)

@@ -120,6 +120,15 @@ def test_before_training_a_signal_ends_the_run_at_once() -> None:
     assert caught.value.number == signal.SIGTERM
 
 
+def test_an_error_is_shown_although_a_launcher_sends_sigterm_at_once() -> None:
+    with Listener(print, launched=False).listening() as listener, pytest.raises(RuntimeError, match="a real error"):
+        try:
+            with listener.errors_first():
+                raise RuntimeError("a real error")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_in_the_middle_of_a_printed_line_ends_the_run_no_less(capfd: pytest.CaptureFixture[str]) -> None:
     def busy(line: str) -> None:
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")  # as CPython says it
