@@ -215,6 +215,11 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
             errors.append(Diagnostic(location=location, message=what, fix=fix + MORE.get(difference, "")))
 
     found = compatibility.compare_recipes(then["recipe"], now["recipe"])
+    scratch = "LoraConfig" in recipe.sections and recipe.get("model.pretrained_model_name_or_path") is None
+    for difference in found:
+        if scratch and difference.key == f"{recipe.trainer}.seed":  # no checkpoint of an adapter has its base model
+            what = f"{difference}: the random weights below the adapter are made from it and would be others"
+            errors.append(Diagnostic(location=location, message=what, fix="keep the seed, or start a new run"))
     matter = [difference for difference in found if difference.kind == "matters"]
     if matter:
         free = ", ".join(difference.key for difference in found if difference.kind == "free")

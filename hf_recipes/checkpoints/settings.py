@@ -158,6 +158,11 @@ class RecipeSettings:
         fresh = _settings_of(trainer.optimizer)
 
         def take(state: Any) -> None:
+            if _trains_other_weights(trainer.optimizer, state):  # of an adapter on other modules, for one
+                if "optimizer" in self.allowed:
+                    return
+                more = compatibility.format_allowed(self.allowed, "optimizer")
+                raise ValueError(f"it is of other trained weights ({more} starts a new optimizer)")
             lacks = _find_missing(fresh, state) if self.changed is None or self.changed else []
             if not lacks:
                 trainer.optimizer.load_state_dict(state)
@@ -266,6 +271,12 @@ def _refuse_other_shapes(optimizer: Any) -> None:
             own = state.get(name) if isinstance(state, dict) else None
             if torch.is_tensor(own) and torch.is_tensor(param) and own.shape != param.shape:
                 raise ValueError(f"{name} is {tuple(own.shape)} for a weight of {tuple(param.shape)}")
+
+
+def _trains_other_weights(optimizer: Any, state: Any) -> bool:
+    """Whether a state has another number of parameters in its groups."""
+    saved = state.get("inner", state)["param_groups"]
+    return [len(one["params"]) for one in saved] != [len(one["params"]) for one in optimizer.param_groups]
 
 
 def _find_missing(fresh: list[dict[str, Any]], state: Any) -> list[str]:

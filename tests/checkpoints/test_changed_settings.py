@@ -265,3 +265,26 @@ def test_a_changed_run_logs_what_its_record_its_card_and_its_recipe_say(
         "resume with the recipe that wrote it, or start a new run in another output_dir, or write resume_allow: "
         "[optimizer] to start with a new optimizer"
     )
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [(("recipe",), True), (("recipe", "optimizer"), False)])
+def test_an_optimizer_of_other_trained_weights_is_refused_or_started_anew(
+    tmp_path: Path, allowed: tuple[str, ...], refused: bool
+) -> None:
+    """As where an adapter gets more target_modules on resumption."""
+
+    def trainer_of(weights: int) -> Any:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2)) for _ in range(weights)], lr=1e-3)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        args = SimpleNamespace(world_size=1, device=torch.device("cpu"))
+        return SimpleNamespace(optimizer=optimizer, lr_scheduler=schedule, args=args, state=SimpleNamespace())
+
+    before = trainer_of(2)
+    torch.save(before.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(before.lr_scheduler.state_dict(), tmp_path / "scheduler.pt")
+    settings = RecipeSettings(allowed=allowed)
+    if refused:
+        with pytest.raises(CheckpointError, match=r"resume_allow: \[recipe, optimizer\] starts a new optimizer"):
+            settings.load_states(trainer_of(3), str(tmp_path))
+    else:
+        settings.load_states(trainer_of(3), str(tmp_path))

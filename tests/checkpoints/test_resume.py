@@ -275,3 +275,13 @@ def test_a_resumption_reports_what_changed_since(recipe: str, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "not bit for bit: torch was 2.0.0, is " in printed
     assert f"not bit for bit: threads was 64, is {threads}\n" in printed
+
+
+def test_the_seed_of_random_weights_below_an_adapter_does_not_change(recipe: str) -> None:
+    adapter = "LoraConfig={r: 2, target_modules: [c_attn]}"
+    run(recipe, [adapter])
+    words = [adapter, "TrainingArguments.seed=7", "TrainingArguments.max_steps=6", "resume_allow=[recipe]"]
+    assert refusal(recipe, *words) == (
+        f"{LOCATION}TrainingArguments.seed was 42, is 7: the random weights below the adapter are made from it and "
+        "would be others; keep the seed, or start a new run"
+    )
