@@ -68,6 +68,7 @@ def test_tensorboard_continues_the_run_that_is_resumed_without_a_step_twice(
 ) -> None:
     recipe = write_recipe(RECIPE.format(root=root))
     run_until_killed(recipe, [], 5)
+    time.sleep(1)  # TensorBoard orders its files by the second in which they were begun: no real start is that quick
     run(recipe, resume=True)
     (folder,) = Path("out/runs").iterdir()
     events = EventAccumulator(str(folder)).Reload()
