@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_recipes.checkpoints.folders import CHECKPOINT
 from hf_recipes.common import run_lock
 from hf_recipes.common.device import rank
 from hf_recipes.common.write_failures import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 OURS = "Made with hf_recipes"  # in every model card (hub/model_card.py) and report
+RUN = (run_lock.LOCK, "record.json", "recipe.yaml")  # a folder with one of them is a run's
 PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
@@ -84,6 +86,9 @@ def hold_output_dir(recipe: Recipe, say: Callable[[str], None] = print) -> Itera
     Raises OutputDirError on every rank, before anything is changed, if another run is in it or it cannot be written.
     """
     folder, where = output_dir_of(recipe), recipe.location(f"{recipe.trainer}.output_dir")
+    if CHECKPOINT.fullmatch(folder.absolute().name) and any((folder.absolute().parent / name).exists() for name in RUN):
+        what = f"output_dir {str(folder)!r} is a checkpoint's place in the folder of another run"
+        raise OutputDirError.at(where, what, "choose another output_dir")
     if rank() == 0:
         with run_lock.hold_folder(folder, where, say), explain_write_failures(folder, where, say):
             yield folder

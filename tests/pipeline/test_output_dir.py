@@ -130,6 +130,16 @@ def test_a_run_that_diverged_says_so(recipe: str, capsys: pytest.CaptureFixture[
     assert "warning: the run diverged: " in capsys.readouterr().out
 
 
+def test_a_run_does_not_begin_in_a_checkpoint_of_another_run(recipe: str) -> None:
+    Path("out").mkdir()
+    Path("out/recipe.yaml").write_text("task: chat\n")
+    assert refusal(recipe, "TrainingArguments.output_dir=out/checkpoint-1") == (
+        "argument 'TrainingArguments.output_dir=out/checkpoint-1': output_dir 'out/checkpoint-1' is a checkpoint's "
+        "place in the folder of another run; choose another output_dir"
+    )
+    assert not Path("out/checkpoint-1").exists()
+
+
 def test_dropping_the_only_batch_is_refused_before_training(recipe: str) -> None:
     words = ["TrainingArguments.dataloader_drop_last=true", "TrainingArguments.per_device_train_batch_size=17"]
     assert refusal(recipe, *words) == (
