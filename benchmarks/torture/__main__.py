@@ -18,7 +18,8 @@ process imports torch once and forks each run, so that a start costs no import. 
     ending      the same after the final weights are being saved: between weights, evaluation, record, card and report
 
 or gets SIGTERM, SIGINT, SIGUSR1 or SIGHUP at any moment, alone or with its whole group. While some run, a second run is
-tried in their folder. What must not happen is recorded as a failure with its seed and log, and the rest goes on.
+tried in their folder. What must not happen is recorded as a failure with its seed and log; the other chains are run
+all the same.
 `python benchmarks/tables.py` makes docs/torture.md of the record.
 """
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.presets import PRESETS
 from hf_recipes.common.text import first_line, nearest
+from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.errors import ModelError
 from hf_recipes.models.files import check_folder, find_problem
 from hf_recipes.recipe.schema.own_keys import SOURCES
@@ -34,7 +35,13 @@ def model_name(recipe: Recipe) -> str:
 
 
 def load_error(location: str, what: str, name: Any, problem: Exception) -> ModelError:
-    """One message for a name that from_pretrained cannot load: a missing folder, a Hub that cannot be reached."""
+    """One message for a name that from_pretrained cannot load: a missing folder, a Hub that cannot be reached.
+
+    Raises `problem` itself where it is no problem of the name: memory that ran out, a cache that cannot be written.
+    """
+    no_memory = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"  # torch's
+    if no_memory or find_cache_failure(problem) is not None:
+        raise problem
     name = str(name)
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not os.path.exists(name):
         folder = os.path.dirname(name.rstrip("/"))

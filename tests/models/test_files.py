@@ -156,3 +156,22 @@ def test_a_fifo_among_the_files_is_named_and_not_opened(load):
 
 def test_a_config_that_makes_upstream_fail_in_any_way_is_one_message(load):
     assert "the model './m' cannot be loaded: " in load(edit("config.json", hidden_size="big"))
+
+
+@pytest.mark.parametrize("problem", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["GPU", "CPU"])
+def test_memory_that_runs_out_while_a_model_is_loaded_is_not_called_a_wrong_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+):
+    from transformers import AutoModelForCausalLM
+
+    def from_pretrained(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, "m")
+    Path("r.yaml").write_text(RECIPE)
+    recipe = read_recipe("r.yaml")
+    config, tokenizer = build_config(recipe), build_tokenizer(recipe, None, print)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(type(problem)):
+        build_model(recipe, config, tokenizer, {}, print)
