@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from recipe_fuzz import RECORD, reason_of
+from recipe_fuzz import RECORD
+from recipe_settings import reason_of
 
 
 def section() -> str:

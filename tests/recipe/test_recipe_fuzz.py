@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import recipe_fuzz
+import recipe_settings
+from recipe_mutants import SHOWN, TOKEN
 
 from hf_recipes.commands.check import check, upgrade_file
 from hf_recipes.errors import RecipeError
@@ -24,27 +26,27 @@ def test_what_goes_wrong_is_counted(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hf_recipes.commands.check.check", raises)
     assert "planted" in recipe_fuzz.try_mutant(b"task: chat\n", [])["traceback"]
-    monkeypatch.setattr("hf_recipes.commands.check.check", lambda *_: ([recipe_fuzz.TOKEN], 1))
+    monkeypatch.setattr("hf_recipes.commands.check.check", lambda *_: ([TOKEN], 1))
     assert recipe_fuzz.try_mutant(b"task: chat\n", [])["shown"]
 
 
 def test_upgrade_shows_no_token_of_an_old_key(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text(f"TrainingArguments: {{fp16: true, fp16_opt_level: {recipe_fuzz.TOKEN}}}\n")
-    Path("b.yaml").write_text(f"TrainingArguments: {{push_to_hub_token: {recipe_fuzz.TOKEN}, no_cuda: true}}\n")
+    Path("a.yaml").write_text(f"TrainingArguments: {{fp16: true, fp16_opt_level: {TOKEN}}}\n")
+    Path("b.yaml").write_text(f"TrainingArguments: {{push_to_hub_token: {TOKEN}, no_cuda: true}}\n")
     said = []
     for name in ("a.yaml", "b.yaml"):
         try:
             said += upgrade_file(name, dry_run=True)
         except RecipeError as error:
             said += map(str, error.errors)
-    assert recipe_fuzz.SHOWN not in "\n".join(said) and "hf_***" in "\n".join(said)
+    assert SHOWN not in "\n".join(said) and "hf_***" in "\n".join(said)
 
 
 def test_settings_that_are_harmless_are_accepted(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for values in ({"learning_rate": 0}, {"adam_epsilon": 0}, {"weight_decay": 0}, {"max_grad_norm": 0}):
-        Path("a.yaml").write_text(recipe_fuzz.recipe_of("TrainingArguments", values, {}))
+        Path("a.yaml").write_text(recipe_settings.recipe_of("TrainingArguments", values, {}))
         assert check("a.yaml")[1] == 0, values
 
 
@@ -52,4 +54,4 @@ def test_every_refusal_of_a_setting_that_upstream_constructs_has_its_reason():
     record = json.loads(recipe_fuzz.RECORD.read_text(encoding="utf-8"))
     assert record["mutants"]["count"] >= 20_000 and record["settings"]["count"] >= 2_000
     assert [record["mutants"][key] for key in ("tracebacks", "over_2_seconds", "tokens_shown")] == [0, 0, 0]
-    assert [why for why in record["settings"]["reasons"] if recipe_fuzz.reason_of(why) == ""] == []
+    assert [why for why in record["settings"]["reasons"] if recipe_settings.reason_of(why) == ""] == []
