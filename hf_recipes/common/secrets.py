@@ -5,9 +5,9 @@ form that their issuer gives them (a fixed beginning, then letters and digits); 
 as the 40 hexadecimal digits of an older wandb key, only where a name like `api_key` stands before them, since a commit
 or a fingerprint looks the same.
 
-The forms follow the rules of gitleaks and detect-secrets, and what these lack: the Hub's other tokens, Neptune, newer
-wandb keys. (Compared on 2026-11-27 with texts drawn from gitleaks' rules of 2026-07-22; what it finds near a service's
-name only is found here by the key's name.) The beginnings are looked for first, as plain text: a file without any costs
+The forms follow gitleaks' rules (compared on 2026-11-27 with texts drawn from its rules of 2026-07-22), and what these
+lack: the Hub's other tokens, Neptune, newer wandb keys. What it finds near a service's name only is looked for here
+behind names such as `api_key`. The beginnings are looked for first, as plain text: a file without any costs
 no regular expression, so that `check` stays quick and a tokenizer of 30 MB is searched in a moment.
 """
 

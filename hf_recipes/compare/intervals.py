@@ -64,7 +64,10 @@ def intervals_of_pair(
     elif draws is None:
         draws = bootstrap(np.concatenate([a, b], axis=1), resamples, seed)
     of_a, of_b = value(draws[:, : a.shape[1]]), value(draws[:, a.shape[1] :])
-    if measure.percent and small_samples.differ_on_few([a, b]):
+    if measure.percent and len(a) < small_samples.FEWEST:
+        unknown = float("nan")
+        difference = Interval(value=middle, low=unknown, high=unknown, error=unknown)
+    elif measure.percent and small_samples.differ_on_few([a, b]):
         draws = _add_pseudo_examples(measure, a, draws, (1, 1), seed)
         apart = value(draws[:, a.shape[1] :]) - value(draws[:, : a.shape[1]])
         difference = small_samples.interval_around(middle, apart)

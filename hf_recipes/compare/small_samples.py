@@ -9,6 +9,7 @@ import numpy as np
 from hf_recipes.compare.statistics import LEVEL, Array, Interval, Value, interval
 
 FEW = 100  # examples, below which an interval is made here
+FEWEST = 5  # examples, below which a difference has no interval: the simulation begins there
 RARE = 10  # examples right, or wrong, below which a share's is
 DIFFERENT = 20  # examples on which two runs differ, below which a difference's is
 POISSON = 3.5  # examples right, or wrong, below which the limit on their side is Poisson's

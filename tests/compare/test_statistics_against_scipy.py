@@ -178,6 +178,15 @@ def test_no_share_of_a_few_examples_is_sure_of_itself() -> None:
         assert between.value == 0 and between.low < -0.2 and between.high > 0.2
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_difference_on_fewer_than_five_examples_has_no_interval_and_no_verdict(n: int) -> None:
+    from hf_recipes.compare.text import format_interval
+
+    _, difference = intervals_of_pair(measures.ACCURACY, _ones(np.zeros(n)), _ones(np.ones(n)), 2000, 0)
+    assert difference.value == 1 and format_interval(difference, True) == "not known"
+    assert not (difference.low > 0 or difference.high < 0)
+
+
 def test_many_examples_that_hardly_differ_have_a_difference_beyond_the_bootstraps() -> None:
     rows = _ones(np.ones(2000))
     _, difference = intervals_of_pair(measures.ACCURACY, rows, rows, 2000, 0)
