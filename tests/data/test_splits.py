@@ -241,7 +241,7 @@ def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
         ),
         (
             "a.jsonl.gz",
-            gzip.compress(PACKED)[:-20],
+            gzip.compress(PACKED, mtime=0)[:-20],
             "path: json",
             "a.jsonl.gz cannot be read: it is cut off; copy or download it again",
         ),
@@ -272,7 +272,7 @@ def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
         ),
         (
             "a.jsonl.gz",
-            gzip.compress('{"text": "café"}\n'.encode("latin-1")),
+            gzip.compress('{"text": "café"}\n'.encode("latin-1"), mtime=0),
             "path: json",
             "a.jsonl.gz:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
         ),
