@@ -160,7 +160,7 @@ def test_preferences_are_named_as_not_offered_with_trls_command():
         ("logging_steps: 0", "write logging_strategy: 'no'"),
         ("save_total_limit: 0", "leave it out to keep every checkpoint, or write save_strategy: 'no' to keep none"),
         ("eval_strategy: false", "write eval_strategy: 'no'"),
-        ("num_train_epochs: 0", "write do_train: false to evaluate without training"),
+        ("num_train_epochs: 0", "write do_train: false to evaluate only"),
         ("gradient_accumulation_steps: 0", "write 1: a step of one batch"),
         ("bf16: auto", "leave it out: SFTConfig has it where the GPU can"),
     ],

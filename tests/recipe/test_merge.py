@@ -176,7 +176,8 @@ def test_errors_of_the_file_and_of_the_arguments_are_reported_together(here):
     assert errors_of(here(changed(line11="  sed: 1")), "TrainingArguments.seed=x", "foo") == [
         f"a.yaml:11: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
         "argument 'foo': a setting is written Section.key=value; such as TrainingArguments.seed=1",
-        "argument 'TrainingArguments.seed=x': TrainingArguments.seed is 'x' (string); it must be an integer, such as 42",
+        "argument 'TrainingArguments.seed=x': "
+        "TrainingArguments.seed is 'x' (string); it must be an integer, such as 42",
     ]
 
 

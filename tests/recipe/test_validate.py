@@ -54,7 +54,7 @@ def test_a_misspelled_key_is_refused_with_its_line_and_the_nearest_name(here):
         ("save_steps: 2.5", "is 2.5; it must be above 0, and whole above 1"),
         (
             "max_steps: 0",
-            "is 0; leave it out to train num_train_epochs, or write do_train: false to evaluate without training",
+            "is 0; leave it out to train num_train_epochs, or write do_train: false to evaluate only",
         ),
         ("lr_scheduler_kwargs: min_lr", "is 'min_lr' (string); it must be a mapping"),
         ("adam_beta2: 1", "is 1; it must be at least 0 and below 1"),
@@ -249,7 +249,7 @@ def test_keys_of_the_builder_are_known_and_others_are_warned_about(here):
     [
         (
             "test_size: 0",
-            "dataset.test_size is 0; a run always evaluates: give a validation split, or leave it out for 0.1",
+            "dataset.test_size is 0; give a validation split, or leave it out for 0.1",
         ),
         ("test_size: 1.5", "dataset.test_size is 1.5; it must be above 0, and whole above 1"),
         ("max_length: -5", "dataset.max_length is -5; it must be at least 1"),
