@@ -209,6 +209,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, compute_metrics, preprocess_logits, recorder.note, session
     )
+    launch_checks.assert_sharding(trainer.accelerator.state)
     recorder.record = facts.add_facts(recorder.record, recipe, args, trainer, model, tokenizer, prepared)
     _refuse_no_batch(recipe, args, trainer.train_dataset)
     provenance = trainer.parts.writer.facts(args)
