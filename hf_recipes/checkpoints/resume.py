@@ -30,6 +30,7 @@ MORE = {  # what becomes of a state that is of another kind
     "scheduler": " to take the new schedule from the checkpoint's step on",
 }
 NEEDED = ("run", "recipe", "data", "world_size")  # of a manifest
+BATCH = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy")
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
 
 
@@ -214,7 +215,7 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
             errors.append(Diagnostic(location=location, message=what, fix=fix + MORE.get(difference, "")))
 
     same_steps = compatibility.has_same_steps(then, now, processes)
-    division = (compatibility.ROWS, compatibility.ACCUMULATION) if same_steps else ()
+    division = compatibility.DIVISION if same_steps else ()
     found = [
         difference
         for difference in compatibility.compare_recipes(then["recipe"], now["recipe"])
@@ -230,7 +231,7 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
         free = ", ".join(difference.key for difference in found if difference.kind == "free")
         what = f"{chosen.path!r} is of another recipe: {'; '.join(map(str, matter))}"
         refuse("recipe", what + (f" ({free} may differ)" if free else ""), RESTART)
-        if any(difference.key.rpartition(".")[2] in compatibility.BATCH for difference in matter):
+        if any(difference.key.rpartition(".")[2] in BATCH for difference in matter):
             lines.append(
                 f"the rows continue behind {chosen.step} steps of the new batch: some are skipped or come again"
             )
@@ -255,7 +256,7 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
         rows = compatibility.rows_of_step(now["recipe"]["arguments"], processes)
         before = compatibility.rows_of_step(then["recipe"]["arguments"], then["world_size"])
         what += f"{rows} rows instead of {before}" if rows != before else "rows in another order"
-        refuse("processes", what, f"start {then['world_size']}, or change {compatibility.ACCUMULATION} with them")
+        refuse("processes", what, f"start {then['world_size']}, or change gradient_accumulation_steps with them")
     if errors:
         raise CheckpointError(errors)
     return lines + [f"not bit for bit: {line}" for line in compatibility.list_environment_changes(then, now)]

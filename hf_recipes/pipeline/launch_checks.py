@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.common.device import sharding
 from hf_recipes.common.parent_watch import find_launcher
 from hf_recipes.errors import Diagnostic, LaunchError
+from hf_recipes.recipe import global_batch
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -55,7 +56,8 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
 
 def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
-    errors = []
+    processes = int(environment.get("WORLD_SIZE", "1"))
+    errors = list(global_batch.find_errors(recipe, processes))
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
         what = "several processes were asked for, but this launch starts only one"
@@ -71,7 +73,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         fix = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulation.isdigit() and int(accumulation) not in (1, training.get("gradient_accumulation_steps", 1)):
+    if accumulation.isdigit() and int(accumulation) not in (1, global_batch.accumulation_of(recipe, processes)):
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
         fix = f"set gradient_accumulation_steps in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
