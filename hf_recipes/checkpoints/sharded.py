@@ -6,13 +6,14 @@
                   checkpoint; settings.pt has what is no tensor. Nothing in them is a pickle that could hold code.
 
 Reading knows no difference between launches: an optimizer's state has the form of `optimizer.state_dict()`, numbered
-parameters, whichever launch wrote it, and each process takes its own part of it. So a run may go on with FSDP2, DDP or
+parameters, whichever launch wrote it, and each process takes its own part of it. So a run may continue with FSDP2, DDP or
 one process, whatever it began with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,52 @@ def load_weights(model: Any, folder: str) -> None:
     from safetensors import safe_open
 
     ours = _saved_tensors(model)
-    missing = {tensor.data_ptr() if tensor.numel() else name: name for name, tensor in _local_parts(ours)}
+    if find_missing(model, folder) and not hasattr(model, "get_base_model"):
+        _copy_all(ours, _read_as_transformers(model, folder))
+        return
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 if name in ours:
                     _copy(ours[name], file.get_tensor(name))
-                    local = _local(ours[name])
-                    missing.pop(local.data_ptr() if local.numel() else name, None)  # tied weights share one
-    if missing:
-        raise ValueError(f"it has no {', '.join(sorted(missing.values())[:3])}")
+
+
+def find_missing(model: Any, folder: str) -> list[str]:
+    """The names of a model's tensors that a checkpoint's files do not have. transformers writes some models (experts
+    that are one tensor in memory) under the names and in the pieces of the published files."""
+    from safetensors import safe_open
+
+    there: set[str] = set()
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            there.update(file.keys())
+    ours = _saved_tensors(model)
+    tied = {_memory(ours[name]) for name in there & ours.keys()}  # one name is written of several
+    return sorted(name for name, tensor in ours.items() if name not in there and _memory(tensor) not in tied)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    local = _local(tensor)
+    return local.data_ptr() or id(tensor)  # an empty part has no address
+
+
+def _read_as_transformers(model: Any, folder: str) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors by the model's own names, on the CPU. Raises ValueError where some are missing."""
+    variable = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # with it only rank 0 reads
+    before = os.environ.pop(variable, None)
+    try:
+        complete, info = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    finally:
+        if before is not None:
+            os.environ[variable] = before
+    if info["missing_keys"]:
+        raise ValueError(f"it has no {', '.join(sorted(info['missing_keys'])[:3])}")
+    return dict(complete.state_dict())
+
+
+def _copy_all(ours: Mapping[str, torch.Tensor], complete: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in ours.items():
+        _copy(tensor, complete[name])
 
 
 def _saved_tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -66,11 +103,6 @@ def _saved_tensors(model: Any) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
         return found
     return dict(model.state_dict())
-
-
-def _local_parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in tensors.items():
-        yield name, _local(tensor)
 
 
 def _local(tensor: Any) -> torch.Tensor:

@@ -35,10 +35,11 @@ from transformers import set_seed
 from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
 from hf_recipes.checkpoints.settings import SCHEDULER, RecipeSettings
-from hf_recipes.checkpoints.sharded import gather_weights, load_weights, save_optimizer
+from hf_recipes.checkpoints.sharded import find_missing, gather_weights, load_weights, save_optimizer
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluation
+from hf_recipes.training.even_ranks import build_train_loader
 from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
@@ -121,7 +122,8 @@ class Overrides(_Trainer):
             return super().create_scheduler(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
-        return self.parts.loop.seed_loader(super().get_train_dataloader(), self.args)
+        loader = build_train_loader(self, super().get_train_dataloader)
+        return self.parts.loop.seed_loader(loader, self.args)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.parts.loop.seed_sampler(super()._get_train_sampler(train_dataset), self.args)
@@ -164,16 +166,25 @@ class Overrides(_Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
-            if self.is_fsdp_enabled:
+            if self._reads_weights_here(resume_from_checkpoint):
                 load_weights(self.saved_model(), resume_from_checkpoint)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        best = str(self.state.best_model_checkpoint)
+        if self._reads_weights_here(best):
+            self._load_from_checkpoint(best)
         else:
             super()._load_best_model()
+
+    def _reads_weights_here(self, checkpoint: str) -> bool:
+        """Upstream reads by names alone: experts, which are written in pieces, would stay as they are; and under FSDP
+        it reads its own shards."""
+        model = self.saved_model()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "get_base_model"):
+            return bool(self.is_fsdp_enabled)
+        return bool(find_missing(model, checkpoint))
 
     # --- a step ------------------------------------------------------------------------------------------------------
 

@@ -212,3 +212,19 @@ def test_a_file_that_was_put_beside_an_optimizers_parts_is_found(folder: Path) -
     assert select.find_errors(saved) == []
     (saved / "optimizer_shards" / "shard-00003.safetensors").write_bytes(b"\0" * 8)
     assert select.find_errors(saved) == ["optimizer_shards/shard-00003.safetensors was not written with the checkpoint"]
+
+
+def test_experts_that_are_written_in_pieces_are_resumed(
+    root: Path, write_recipe: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experts = "{model_type: qwen3_moe, num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 32, head_dim: 16,"
+    text = TEXT.format(**KINDS["full"], root=root).replace("{model_type: llama,", experts)
+    recipe = write_recipe(text.replace("num_hidden_layers: 2", "num_hidden_layers: 1"))
+    code, output = run_forked(["run", recipe, "TrainingArguments.max_steps=4"], None)
+    assert code == 0, output[-3000:]
+    shutil.copytree("out/checkpoint-2", "again/checkpoint-2")
+    more = ["TrainingArguments.max_steps=4", "TrainingArguments.output_dir=again", "--resume"]
+    code, output = run_forked(["run", recipe, *more], None)
+    assert code == 0, output[-3000:]
+    assert losses("again") == losses("out")
+    assert all(torch.equal(tensor, weights("out")[name]) for name, tensor in weights("again").items())

@@ -166,6 +166,18 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=('if "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type):',),
     ),
     PrivatePoint(
+        name="torch.distributed.distributed_c10d:_get_default_store",
+        used_by="common/rank_watch.py",
+        why="ranks write their beats into the launch's own store, which needs no port or folder of ours",
+        signature="() -> torch.distributed.distributed_c10d.Store",
+    ),
+    PrivatePoint(
+        name="accelerate.data_loader:BatchSamplerShard",
+        used_by="training/even_ranks.py",
+        why="the sampler below is filled up with rows without labels, so that it repeats none",
+        lines=("self.batch_sampler = batch_sampler",),
+    ),
+    PrivatePoint(
         name="torch.distributed.checkpoint.hf_storage:HuggingFaceStorageWriter",
         used_by="checkpoints/sharded.py",
         why="each rank writes its own parts as safetensors, and no metadata file, which would be a pickle",
