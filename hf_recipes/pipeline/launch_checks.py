@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.parent_watch import find_launcher
+from hf_recipes.common.text import join_words
 from hf_recipes.errors import Diagnostic, LaunchError
 from hf_recipes.recipe import global_batch
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 WHERE = "accelerate launch"
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # every launcher sets all of them
 
 
 def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -63,6 +65,14 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         what = "several processes were asked for, but this launch starts only one"
         fix = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
+    left, missing = ([name for name in LAUNCHED if bool(environment.get(name)) is given] for given in (True, False))
+    if ("WORLD_SIZE" in left or "LOCAL_RANK" in left) and missing:
+        # SLURM, Kubernetes or an earlier shell: torch would wait for processes that nobody started, or refuse
+        what = (
+            f"{join_words(left)} set without {join_words(missing)}: left over, since no launcher started this process"
+        )
+        fix = "unset WORLD_SIZE RANK LOCAL_RANK, or use: accelerate launch -m hf_recipes.run " + recipe.path
+        errors.append(Diagnostic(location="environment", message=what, fix=fix))
     training, section = recipe.training, recipe.trainer
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     master = bool(recipe.get("master_weights"))

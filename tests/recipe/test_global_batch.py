@@ -17,6 +17,8 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import dump_recipe
 from hf_recipes.recipe.smoke import shrink
 
+RANK_0 = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}  # what a launcher sets, too
+
 Write = Callable[..., str]
 RECIPE = """\
 task: causal-lm
@@ -80,7 +82,7 @@ def test_the_recipe_that_a_run_writes_can_be_started_on_any_number_of_processes(
         (RECIPE.replace("64", "0"), "recipe.yaml:5: global_batch_size is 0; it must be at least 1"),
         (
             RECIPE.replace("64", "true"),
-            "recipe.yaml:5: global_batch_size is true (bool); it must be an int",
+            "recipe.yaml:5: global_batch_size is true (boolean); it must be an integer",
         ),
         (
             RECIPE + "  accelerator_config: {split_batches: true}\n",
@@ -104,7 +106,7 @@ def test_both_keys_are_right_on_one_number_of_processes_which_check_names_and_a_
         "recipe.yaml:9: global_batch_size: 64 with gradient_accumulation_steps: 4 fits a launch of 2 processes only; "
         "remove gradient_accumulation_steps: global_batch_size decides it"
     ]
-    two = {"WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    two = {"WORLD_SIZE": "2", "MASTER_ADDR": "x", **RANK_0}
     assert launch_checks.find_environment_errors(recipe, two) == []
     assert [str(one) for one in launch_checks.find_environment_errors(recipe, {})] == [
         "recipe.yaml:9: global_batch_size is 64, and 8 per device x 1 process x 4 accumulation = 32; remove "
@@ -114,11 +116,11 @@ def test_both_keys_are_right_on_one_number_of_processes_which_check_names_and_a_
 
 def test_a_number_of_processes_that_does_not_divide_it_is_refused_at_the_launch(write_recipe):
     recipe = read_recipe(write_recipe(RECIPE))
-    three = launch_checks.find_environment_errors(recipe, {"WORLD_SIZE": "3", "MASTER_ADDR": "x"})
+    three = launch_checks.find_environment_errors(recipe, {"WORLD_SIZE": "3", "MASTER_ADDR": "x", **RANK_0})
     assert [str(one) for one in three] == [
         "recipe.yaml:5: global_batch_size: 64 is no multiple of 8 per device x 3 processes = 24; write 48 or 72"
     ]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "x", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "x", **RANK_0, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
     assert launch_checks.find_environment_errors(recipe, shared) == []  # the derived one
 
 
