@@ -6,8 +6,8 @@
                   checkpoint; settings.pt has what is no tensor. Nothing in them is a pickle that could hold code.
 
 Reading knows no difference between launches: an optimizer's state has the form of `optimizer.state_dict()`, numbered
-parameters, whichever launch wrote it, and each process takes its own part of it. So a run may continue with FSDP2, DDP or
-one process, whatever it began with.
+parameters, whichever launch wrote it, and each process takes its own part of it. So a run may continue with FSDP2, DDP
+or one process, whatever it began with.
 """
 
 from __future__ import annotations

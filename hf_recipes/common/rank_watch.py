@@ -43,7 +43,8 @@ def watching_ranks(rank: int, world_size: int) -> Iterator[None]:
     from torch.distributed.distributed_c10d import _get_default_store
 
     ended = threading.Event()
-    store = _get_default_store().clone()  # a connection of its own: the other may be waiting for an answer
+    connection: Any = _get_default_store()
+    store = connection.clone()  # a connection of its own: the other may be waiting for an answer
     store.set_timeout(timedelta(seconds=FROZEN))
     watch = threading.Thread(target=_watch, args=(store, rank, world_size, ended), daemon=True, name="rank-watch")
     watch.start()

@@ -179,8 +179,8 @@ class Overrides(_Trainer):
             super()._load_best_model()
 
     def _reads_weights_here(self, checkpoint: str) -> bool:
-        """Upstream reads by names alone: experts, which are written in pieces, would stay as they are; and under FSDP
-        it reads its own shards."""
+        """Upstream reads by names alone: experts, which are written one by one, would stay as they are; and under
+        FSDP it reads its own shards."""
         model = self.saved_model()
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "get_base_model"):
             return bool(self.is_fsdp_enabled)

@@ -214,7 +214,7 @@ def test_a_file_that_was_put_beside_an_optimizers_parts_is_found(folder: Path) -
     assert select.find_errors(saved) == ["optimizer_shards/shard-00003.safetensors was not written with the checkpoint"]
 
 
-def test_experts_that_are_written_in_pieces_are_resumed(
+def test_experts_that_are_written_one_by_one_are_resumed(
     root: Path, write_recipe: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experts = "{model_type: qwen3_moe, num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 32, head_dim: 16,"
