@@ -1,4 +1,4 @@
-"""One recipe on one process, DDP and FSDP2: the same losses, ends, checkpoints; and kills of sharded runs.
+"""One recipe on one process, DDP, FSDP2 and ZeRO: the same losses, ends, checkpoints; and kills of sharded runs.
 
     python benchmarks/sharded.py launches    launches x (scratch, pretrained, LoRA) x (Trainer, SFTTrainer)
     python benchmarks/sharded.py worlds      20 changes of the number of processes in the middle of a run
@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from torture import chains, kinds, processes, record  # noqa: E402
 
 from tests.support.forks import run_forked, run_ranks  # noqa: E402
-from tests.support.sharded_ranks import run_fsdp  # noqa: E402
+from tests.support.sharded_ranks import run_fsdp, run_zero  # noqa: E402
 
 STEPS, ROWS = 20, 37  # 37 rows of 4 a step: the last step of an epoch has one
 COMMON = {
@@ -74,6 +74,8 @@ LAUNCHES: dict[str, tuple[int, Launch]] = {
     ONE: (1, lambda words, log: run_forked(words, None)),
     "DDP": (2, lambda words, log: run_ranks(lambda rank: _main(words), output=log)),
     "FSDP2": (2, lambda words, log: run_fsdp(lambda rank: _main(words), output=log)),
+    "ZeRO-2": (2, lambda words, log: run_zero(lambda rank: _main(words), 2, output=log)),
+    "ZeRO-3": (2, lambda words, log: run_zero(lambda rank: _main(words), 3, output=log)),
 }
 
 

@@ -149,6 +149,23 @@ def launches() -> str:
     return "\n".join(re.sub(r"^\| `(\w+\.yaml)`", r"| [`\1`](../accelerate_configs/\1)", line) for line in rows)
 
 
+def launch_runs() -> str:
+    """What each file of accelerate_configs/ has really run on (benchmarks/launch_files.py)."""
+    body = json.loads((ROOT / "benchmarks/results/launch_files.json").read_text(encoding="utf-8"))
+    rows = {row["file"]: row for row in body["rows"]}
+    shown = []
+    for path in sorted((ROOT / "accelerate_configs").glob("*.yaml")):
+        row, link = rows.get(path.stem), f"[`{path.name}`](../accelerate_configs/{path.name})"
+        if row is None or row["exit_status"]:
+            shown.append([link, "nothing: read by accelerate's parser only", "", "", ""])
+            continue
+        ranks = row["ranks"]
+        where = f"{ranks} CPU process{'es' * (ranks > 1)}" + ", two launchers" * (path.stem == "multi_node")
+        loss = f"{row['losses'][0]:.6f}, {row['losses'][-1]:.6f}"
+        shown.append([link, where, f"{row['status']}, {row['steps']} steps", loss, "yes" if row["loads"] else "no"])
+    return table(["file", "ran on", "the run", "losses", "loads in transformers"], shown)
+
+
 def recipes_page() -> str:
     """recipes/README.md: every recipe with its purpose and its newest record."""
     newest = {record.recipe.path: (name, record) for name, record in records()}
@@ -316,7 +333,7 @@ def pages() -> dict[Path, str]:
         },
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
-        "docs/launching.md": {"launches": launches()},
+        "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs()},
         "docs/recipe.md": {"keys": keys_page()},
     }
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.launch_files import FILES as LAUNCHED
+from tests.support.launch_files import start
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -70,6 +74,27 @@ def test_sharding_files_leave_accumulation_and_clipping_to_the_recipe():
         assert settings["gradient_accumulation_steps"] == "auto"
         assert settings["gradient_clipping"] == "auto"
     assert load(ROOT / "accelerate_configs" / "fsdp2.yaml").fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multi_gpu", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
+def test_a_launch_file_trains_the_recipe_for_four_gpus_in_its_smoke_form_on_two_cpu_processes(folder, name):
+    if name.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="pip install '.[test]' brings it on Linux")
+    status, output = start(name, folder, [str(ROOT / "recipes/gpt-300m-4xa100.yaml"), "--smoke"])
+    assert status == 0, output[-3000:]
+    record = json.loads((folder / "runs/gpt-300m-4xa100-smoke/record.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["steps"], record["batch"]["processes"]) == ("finished", 2, 2)
+    assert (folder / "runs/gpt-300m-4xa100-smoke/model.safetensors").is_file()
+
+
+def test_the_table_of_what_each_file_ran_on_has_no_failure_and_the_same_losses_for_two_processes():
+    body = json.loads((ROOT / "benchmarks/results/launch_files.json").read_text(encoding="utf-8"))
+    assert {row["file"] for row in body["rows"]} == set(LAUNCHED)
+    assert [row["file"] for row in body["rows"] if row["exit_status"] or not row["loads"]] == []
+    two = [row["losses"] for row in body["rows"] if row["ranks"] == 2]
+    for losses in two:
+        assert losses == pytest.approx(two[0], rel=1e-5)
 
 
 SAY_WHO_I_AM = """

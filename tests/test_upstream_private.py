@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hf_recipes
-from tests.support.upstream_private_points import PRIVATE_POINTS, PrivatePoint
+from tests.support.upstream_private_points import DEEPSPEED_POINTS, PRIVATE_POINTS, PrivatePoint
 
 PACKAGE = Path(hf_recipes.__file__).parent
 
@@ -30,7 +30,14 @@ def test_a_private_point_of_upstream_is_still_what_the_table_says(point):
     assert [line for line in point.lines if line not in source] == []
 
 
+@pytest.mark.parametrize("point", DEEPSPEED_POINTS, ids=lambda point: point.name)
+def test_a_private_point_of_deepspeed_is_still_what_the_table_says(point):
+    pytest.importorskip("deepspeed", reason="pip install '.[test]' brings it on Linux")
+    test_a_private_point_of_upstream_is_still_what_the_table_says(point)
+
+
 def test_no_private_point_is_named_twice_and_each_is_used_where_the_table_says():
-    assert len({point.name for point in PRIVATE_POINTS}) == len(PRIVATE_POINTS)
-    for point in PRIVATE_POINTS:
+    points = (*PRIVATE_POINTS, *DEEPSPEED_POINTS)
+    assert len({point.name for point in points}) == len(points)
+    for point in points:
         assert point.why and (PACKAGE / point.used_by).is_file()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, manifest, select
 from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
-from hf_recipes.common.device import sharding
 from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
 from hf_recipes.record import Resumption, RunRecord, Status, find_record
 
@@ -102,9 +101,9 @@ def resume_checkpoint(
     if not asked:
         return None
     location = location_of(recipe)
-    without_state, deepspeed = "state" in allowed_differences(recipe), "deepspeed" in sharding(environment)
+    without_state = "state" in allowed_differences(recipe)
     if asked is True:
-        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, deepspeed=deepspeed)
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state)
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
@@ -116,7 +115,7 @@ def resume_checkpoint(
     if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
         what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
         raise CheckpointError.at(location, what)
-    errors = select.find_errors(path, without_state=without_state, deepspeed=deepspeed)
+    errors = select.find_errors(path, without_state=without_state)
     if errors:
         raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
     return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))

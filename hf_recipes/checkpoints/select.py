@@ -54,7 +54,6 @@ def choose_checkpoint(
     output_dir: Path,
     *,
     without_state: bool = False,
-    deepspeed: bool = False,
     run: str | None = None,
     leave_out: Container[str] = (),
 ) -> tuple[ResumePoint | None, list[str]]:
@@ -64,7 +63,7 @@ def choose_checkpoint(
     for folder in folders.list_checkpoints(output_dir):
         if (run is not None and folders.run_of(folder) not in (run, None)) or str(folder) in leave_out:
             continue
-        errors = find_errors(folder, without_state=without_state, deepspeed=deepspeed)
+        errors = find_errors(folder, without_state=without_state)
         if not errors:
             body = manifest.read_manifest(folder)
             return ResumePoint(path=str(folder), manifest=body, skipped=tuple(skipped)), skipped
@@ -72,15 +71,12 @@ def choose_checkpoint(
     return None, skipped
 
 
-def find_errors(
-    folder: Path, *, without_state: bool = False, deepspeed: bool = False, values: bool = False
-) -> list[str]:
+def find_errors(folder: Path, *, without_state: bool = False, values: bool = False) -> list[str]:
     """What is wrong with a checkpoint, each error with its file's name; empty if it is complete and can be used.
 
     By its manifest, every size and every digest; without one by what upstream reads when it resumes. Then what is in
     the files: no code, and numbers that are finite (read again with `values`, and where nobody looked when they were
-    saved). `without_state`: weights alone are enough. `deepspeed`: it has files of its own, which are not
-    checked.
+    saved). `without_state`: weights alone are enough.
     """
     try:
         body = manifest.read_manifest(folder)
@@ -89,7 +85,7 @@ def find_errors(
     if body is None and folders.is_ours(folder):
         return [f"{manifest.MANIFEST} is missing"]
     if body is None:
-        errors = list(_check_upstreams_files(folder, without_state=without_state, deepspeed=deepspeed))
+        errors = list(_check_upstreams_files(folder, without_state=without_state))
     else:
         errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body)]
         errors += [] if errors else _check_state(folder, body)
@@ -97,7 +93,7 @@ def find_errors(
             errors.append(f"its weights were ruined: {body['ruined']}")
         if not body.get("state") and not without_state:
             errors.append(WEIGHTS_ONLY)
-    if errors or deepspeed:
+    if errors:
         return errors
     errors = list(_find_code(folder)) if values or not without_state else []
     if not errors and (values or body is None or not body.get("finite")):
@@ -149,15 +145,13 @@ def _find_not_finite(folder: Path, *, weights_only: bool) -> Iterator[str]:
             yield f"{lost} ({path.name})"
 
 
-def _check_upstreams_files(folder: Path, *, without_state: bool, deepspeed: bool) -> Iterator[str]:
+def _check_upstreams_files(folder: Path, *, without_state: bool) -> Iterator[str]:
     try:
         read_trainer_state(str(folder))
     except FileNotFoundError:
         yield f"{TRAINER_STATE} is missing"
     except (OSError, ValueError) as problem:
         yield f"{TRAINER_STATE} cannot be read ({problem})"
-    if deepspeed:
-        return
     if any(folder.glob("pytorch_model_fsdp_*")):
         yield "its weights are in upstream's own shards: `accelerate merge-weights` makes safetensors of them"
         return

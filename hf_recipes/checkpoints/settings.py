@@ -91,7 +91,7 @@ class RecipeSettings:
     # --- the optimizer and the schedule ------------------------------------------------------------------------------
 
     def load_states(self, trainer: SettingsTrainer, checkpoint: str) -> None:
-        """As upstream's _load_optimizer_and_scheduler, of any launch but DeepSpeed's. Raises CheckpointError."""
+        """As upstream's _load_optimizer_and_scheduler, of any launch. Raises CheckpointError."""
         folder = Path(checkpoint)
         has_optimizer = (folder / OPTIMIZER).is_file() or (folder / OPTIMIZER_SHARDS).is_dir()
         if not has_optimizer or not (folder / SCHEDULER).is_file():

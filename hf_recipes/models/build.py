@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.device import sharding
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import ModelError
@@ -21,6 +23,24 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
+@contextmanager
+def complete_on_each_process() -> Iterator[None]:
+    """Under ZeRO-3 transformers would spread the weights while it draws or loads them: other random numbers than every
+    other launch draws. Here each process has the complete model in its CPU memory until DeepSpeed spreads it."""
+    if "deepspeed" not in sharding():
+        yield
+        return
+    from transformers.integrations import deepspeed
+
+    spread = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = spread
+
+
+@complete_on_each_process()
 def build_model(
     recipe: Recipe, config: Any, tokenizer: Any, fields: Mapping[str, Any], say: Callable[[str], None]
 ) -> Any:

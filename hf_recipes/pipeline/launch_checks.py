@@ -130,6 +130,9 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
 def assert_sharding(state: Any, environment: Mapping[str, str] = os.environ) -> None:
     """What the accelerate file shards with is on, now that a trainer is built. `state`: its AcceleratorState. Raises
     LaunchError."""
+    if "deepspeed" in sharding(environment) and state.deepspeed_plugin.zero_stage not in (2, 3):
+        what = f"zero_stage is {state.deepspeed_plugin.zero_stage}, and this package runs ZeRO-2 and ZeRO-3"
+        raise LaunchError.at(WHERE, what, "set zero_stage: 2 or 3 in the accelerate file, or use DDP")
     if "fsdp" not in sharding(environment):
         return
     if state.distributed_type != "FSDP":

@@ -27,11 +27,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import set_seed
 
+from hf_recipes.checkpoints import zero
 from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
 from hf_recipes.checkpoints.settings import SCHEDULER, RecipeSettings
@@ -140,15 +142,30 @@ class Overrides(_Trainer):
             continue_trackers(trackers, loop.tracker_folders, folder, self.state.global_step)
         return found
 
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """DeepSpeed's own reader of a checkpoint is not called: it would run what is in a pickle."""
+        checkpoint = None if self.is_deepspeed_enabled else resume_from_checkpoint
+        found = super()._prepare_for_training(max_steps, train_dataloader, checkpoint)
+        if self.is_deepspeed_enabled and resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return found
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        settings = self.parts.settings
-        if checkpoint is None:
-            return
+        if checkpoint is not None:
+            self.parts.settings.load_states(self.settings_view(), checkpoint)
+
+    def settings_view(self) -> Any:
+        """What RecipeSettings reads and sets: this trainer, under DeepSpeed with an optimizer of complete tensors."""
         if not self.is_deepspeed_enabled:
-            settings.load_states(self, checkpoint)
-            return
-        with settings.kept(self):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            return self
+        return SimpleNamespace(
+            args=self.args,
+            state=self.state,
+            callback_handler=self.callback_handler,
+            lr_scheduler=self.lr_scheduler,
+            optimizer=zero.WholeOptimizer(self.model_wrapped),
+        )
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.accelerator.scaler is not None:
@@ -166,14 +183,16 @@ class Overrides(_Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
-            if self._reads_weights_here(resume_from_checkpoint):
+            if self.is_deepspeed_enabled and self.deepspeed is not None:
+                zero.load_weights(self.model_wrapped, self.saved_model(), resume_from_checkpoint)
+            elif self._reads_weights_here(resume_from_checkpoint):
                 load_weights(self.saved_model(), resume_from_checkpoint)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
-        if self._reads_weights_here(best):
+        if self.is_deepspeed_enabled or self._reads_weights_here(best):
             self._load_from_checkpoint(best)
         else:
             super()._load_best_model()
@@ -182,8 +201,8 @@ class Overrides(_Trainer):
         """Upstream reads by names alone: experts, which are written one by one, would stay as they are; and under
         FSDP it reads its own shards."""
         model = self.saved_model()
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "get_base_model"):
-            return bool(self.is_fsdp_enabled)
+        if self.is_sharded or hasattr(model, "get_base_model"):
+            return self.is_sharded
         return bool(find_missing(model, checkpoint))
 
     # --- a step ------------------------------------------------------------------------------------------------------
@@ -296,10 +315,12 @@ class Overrides(_Trainer):
         self.write_checkpoint(trial, extra=extra)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not self.is_fsdp_enabled:
+        if self.is_deepspeed_enabled:
+            self._save(output_dir, state_dict=zero.gather_weights(self.model_wrapped, self.saved_model()))
+        elif self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=gather_weights(self.saved_model()))
+        else:
             super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir, state_dict=gather_weights(self.saved_model()))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
@@ -384,12 +405,15 @@ class Overrides(_Trainer):
 
     def load_weights_and_optimizer(self, checkpoint: str) -> None:
         self._load_from_checkpoint(checkpoint)
-        with self.parts.settings.held(self):
+        with self.parts.settings.held(self.settings_view()):
             self._load_optimizer_and_scheduler(checkpoint)
 
     def save_training_state(self, folder: str) -> None:
-        if self.is_fsdp_enabled:
-            save_optimizer(self.optimizer, Path(folder), self.args.process_index)
+        if self.is_sharded:
+            if self.is_fsdp_enabled:
+                save_optimizer(self.optimizer, Path(folder), self.args.process_index)
+            else:
+                zero.save_optimizer(self.model_wrapped, Path(folder))
             if self.args.should_save:
                 schedule: Any = self.lr_scheduler
                 torch.save(schedule.state_dict(), Path(folder, SCHEDULER))

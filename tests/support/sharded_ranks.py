@@ -26,6 +26,29 @@ FSDP2 = {
 }
 
 
+# What `accelerate launch --config_file accelerate_configs/deepspeed_zero2.yaml` sets; ZeRO-3 has another stage.
+ZERO = {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "false",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto",
+    "ACCELERATE_GRADIENT_CLIPPING": "auto",
+    "DS_ACCELERATOR": "cpu",
+}
+
+
+def run_zero(work: Callable[[int], object], stage: int, count: int = 2, **more: Any) -> tuple[int, str]:
+    """`run_ranks` with DeepSpeed's ZeRO-2 or ZeRO-3."""
+
+    def one(rank: int) -> object:
+        os.environ.update(ZERO, ACCELERATE_DEEPSPEED_ZERO_STAGE=str(stage))
+        return work(rank)
+
+    return run_ranks(one, count, **more)
+
+
 def open_gate() -> None:
     """Lets accelerate take FSDP where it finds several CPU processes."""
     from accelerate.state import AcceleratorState

@@ -435,4 +435,48 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         why="_iterator holds the persistent workers",
         lines=("self._iterator = self._get_iterator()",),
     ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer._prepare_for_training",
+        used_by="training/overrides.py",
+        why="under DeepSpeed a checkpoint is read here, and not by DeepSpeed, which would run what is in a pickle",
+        signature="(self, max_steps, train_dataloader, resume_from_checkpoint)",
+        lines=("deepspeed_load_checkpoint(", "self.model_wrapped = model"),
+    ),
+    PrivatePoint(
+        name="transformers.integrations.deepspeed:unset_hf_deepspeed_config",
+        used_by="models/build.py",
+        why="the global that it clears is put back when the model is built without zero.Init",
+        lines=("_hf_deepspeed_config_weak_ref = None",),
+    ),
+)
+
+# What checkpoints/zero.py knows of DeepSpeed's optimizers; looked at where DeepSpeed is installed.
+DEEPSPEED_POINTS: tuple[PrivatePoint, ...] = (
+    PrivatePoint(
+        name="deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer",
+        used_by="checkpoints/zero.py",
+        why="ZeRO-2: the fp32 masters of this process, flat, and which parameters they are of",
+        lines=(
+            "self.bit16_groups.append(",
+            "self.single_partition_of_fp32_groups.append(weights_partition)",
+            "lazy_init_hp_params_optimizer_state(self.bit16_groups[i], self.single_partition_of_fp32_groups[i],",
+        ),
+    ),
+    PrivatePoint(
+        name="deepspeed.utils.tensor_fragment:get_hp_fragment_mapping",
+        used_by="checkpoints/zero.py",
+        why="ZeRO-2: where a parameter's part begins in them, as param._hp_mapping",
+        lines=("lp_fragment_address=lp_frag_address", "hp_fragment_address=hp_frag_address", "param_group_index="),
+    ),
+    PrivatePoint(
+        name="deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3",
+        used_by="checkpoints/zero.py",
+        why="ZeRO-3: the same, by groups of parameters",
+        lines=(
+            "group_idx, dest_offset, num_elements = self.grad_position[self.get_param_id(param)]",
+            "fp32_param = self.fp32_partitioned_groups_flat[group_idx]",
+            "self.sub_group_to_group_id[",
+            "self.fp16_groups.append(",
+        ),
+    ),
 )
