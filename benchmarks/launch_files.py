@@ -21,36 +21,39 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/launch_files.json"
 sys.path[:0] = [str(ROOT)]
 
-from tests.support.launch_files import FILES, processes_of, start  # noqa: E402
+from tests.support.launch_files import FILES, start  # noqa: E402
 
 RECIPE = ROOT / "recipes/gpt-300m-4xa100.yaml"
 SIDE_BY_SIDE = 2
 
 
 def measure(name: str) -> dict[str, Any]:
-    """One file: whether the smoke run came to its end, with its losses, and what its output loads in."""
+    """One file: the smoke run under it."""
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        status, output = start(name, work, [str(RECIPE), "--smoke"], seconds=3600)
-        found: dict[str, Any] = {"file": name, "exit_status": status, "processes": processes_of(name)}
+        status, output = start(name, Path(folder), [str(RECIPE), "--smoke"], seconds=3600)
         if status:
-            return {**found, "error": output[-2000:]}
-        (path,) = work.glob("runs/*/record.json")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        losses = [one["loss"] for one in record["log_history"] if "loss" in one]
-        from transformers import AutoModelForCausalLM
+            return {"file": name, "status": f"exit status {status}", "error": output[-2000:]}
+        return describe(name, Path(folder))
 
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent))
-        loaded = all(bool(tensor.isfinite().all()) for tensor in model.parameters())
-        return {
-            **found,
-            "status": record["status"],
-            "ranks": record["batch"]["processes"],
-            "steps": record["steps"],
-            "losses": losses,
-            "eval_loss": record["metrics"]["eval"]["eval_loss"],
-            "loads": loaded and math.isfinite(losses[-1]),
-        }
+
+def describe(name: str, folder: Path) -> dict[str, Any]:
+    """What the run in `folder` says of itself, and whether its model loads in plain transformers."""
+    from transformers import AutoModelForCausalLM
+
+    (path,) = folder.glob("runs/*/record.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    losses = [one["loss"] for one in record["log_history"] if "loss" in one]
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent))
+    loaded = all(bool(tensor.isfinite().all()) for tensor in model.parameters())
+    return {
+        "file": name,
+        "status": record["status"],
+        "ranks": record["batch"]["processes"],
+        "steps": record["steps"],
+        "losses": losses,
+        "eval_loss": record["metrics"]["eval"]["eval_loss"],
+        "loads": loaded and math.isfinite(losses[-1]),
+    }
 
 
 def main() -> None:

@@ -156,7 +156,7 @@ def launch_runs() -> str:
     shown = []
     for path in sorted((ROOT / "accelerate_configs").glob("*.yaml")):
         row, link = rows.get(path.stem), f"[`{path.name}`](../accelerate_configs/{path.name})"
-        if row is None or row["exit_status"]:
+        if row is None or row["status"] != "finished":
             shown.append([link, "nothing: read by accelerate's parser only", "", "", ""])
             continue
         ranks = row["ranks"]

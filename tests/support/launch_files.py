@@ -1,7 +1,7 @@
 """A file of accelerate_configs/ started on this machine's CPU: two processes, whatever it asks for.
 
 Only `num_processes`, `use_cpu` and, with two machines, the address are overridden; the launcher is accelerate's own.
-For FSDP2 accelerate's gate for the CPU is opened (sharded_ranks.py).
+For FSDP2 accelerate's gate for the CPU is opened, and DeepSpeed's own kernel for the CPU left out (sharded_ranks.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def start(name: str, folder: Path, arguments: Sequence[str], seconds: float = 90
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    module = ["tests.support.sharded_ranks", "run"] if name == "fsdp2" else ["hf_recipes.run"]
+    module = ["tests.support.sharded_ranks", "run"] if name.startswith(("fsdp", "deepspeed")) else ["hf_recipes.run"]
     running = []
     for rank in range(machines):
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(copied)]

@@ -44,9 +44,17 @@ def run_zero(work: Callable[[int], object], stage: int, count: int = 2, **more: 
 
     def one(rank: int) -> object:
         os.environ.update(ZERO, ACCELERATE_DEEPSPEED_ZERO_STAGE=str(stage))
+        use_gloo_alone()
         return work(rank)
 
     return run_ranks(one, count, **more)
+
+
+def use_gloo_alone() -> None:
+    """DeepSpeed would compile a kernel of its own for the sums of CPU processes."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def open_gate() -> None:
@@ -81,5 +89,7 @@ def run_fsdp(work: Callable[[int], object], count: int = 2, **more: Any) -> tupl
 if __name__ == "__main__":
     from hf_recipes.cli import main
 
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        use_gloo_alone()
     open_gate()
     main(sys.argv[1:])
