@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hf_recipes.common.shipped import is_ours, place_files
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.merge import arguments_document, file_documents, merge
@@ -32,7 +33,19 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
     if document.errors:
         raise RecipeError(_first(_in_order(document.errors, document.files), path))
-    return _recipe_of(document)
+    found = _recipe_of(document)
+    return replace(found, sections=_with_shipped_files(found.sections)) if is_ours(path) else found
+
+
+def _with_shipped_files(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that came with the package finds the data that came with it, in any working directory."""
+    kept = {"data_files", "chat_template_path"}
+    return {
+        name: {key: place_files(value) if key in kept else value for key, value in part.items()}
+        if isinstance(part, Mapping)
+        else part
+        for name, part in sections.items()
+    }
 
 
 def _first(errors: list[Diagnostic], path: str) -> list[Diagnostic]:
