@@ -53,13 +53,14 @@ def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, rest
 @commands.command()
 @click.argument("recipes", nargs=-1, required=True, type=RECIPE, metavar="RECIPE...")
 @click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="Override one value, as in `run`.")
-def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Show every error in RECIPE, with its line and its fix. Takes under a second, needs no data and no GPU."""
+@click.option("--strict", is_flag=True, help="Count warnings as errors.")
+def check(recipes: tuple[str, ...], overrides: tuple[str, ...], strict: bool) -> None:
+    """Show every error and warning in RECIPE, with its line and its fix. Takes under a second, needs no GPU."""
     from hf_recipes.commands.check import check as check_recipe
 
     errors = 0
     for path in recipes:
-        lines, count = check_recipe(path, overrides)
+        lines, count = check_recipe(path, overrides, strict=strict)
         errors += count
         for line in lines:
             click.echo(line)
@@ -74,8 +75,11 @@ def upgrade(recipe: str, dry_run: bool) -> None:
     """Rewrite old keys in RECIPE to current ones. Comments and order are kept."""
     from hf_recipes.commands.check import upgrade_file
 
-    for line in upgrade_file(recipe, dry_run=dry_run):
-        click.echo(line)
+    lines, text = upgrade_file(recipe, dry_run=dry_run)
+    for line in lines:
+        click.echo(line, err=dry_run)  # what is printed on stdout is the new text alone
+    if dry_run:
+        click.echo(text, nl=False)
 
 
 @commands.command()
@@ -93,7 +97,11 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--measure", is_flag=True, help="Run real steps on this machine's GPU (or --cpu) and compare.")
 @click.option("--processes", default=None, type=whole(1, 10**6), help="Number of GPUs that train together (DDP).")
 @click.option(
-    "--config_file", default=None, type=LAUNCH_FILE, metavar="FILE", help="An accelerate config file: DDP, FSDP or DeepSpeed."
+    "--config_file",
+    default=None,
+    type=LAUNCH_FILE,
+    metavar="FILE",
+    help="An accelerate config file: DDP, FSDP or DeepSpeed.",
 )
 @click.option("--price", default=None, type=Number(min=0), help="GPU price per hour; prints the estimated cost.")
 @click.option("--search", is_flag=True, help="Find the largest micro-batch that fits, for several lengths.")
@@ -263,7 +271,9 @@ def merge(run_dir: str, **options: Any) -> None:
     metavar="DIR",
     help="Folder of the runs and the report; default: output_dir-sweep.",
 )
-@click.option("--config_file", default=None, type=LAUNCH_FILE, metavar="FILE", help="An accelerate config file for every run.")
+@click.option(
+    "--config_file", default=None, type=LAUNCH_FILE, metavar="FILE", help="An accelerate config file for every run."
+)
 @click.option("--dry-run", is_flag=True, help="List the runs and the state of each.")
 def sweep(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Run RECIPE with every combination of values, and compare. Run it again to continue."""
@@ -300,6 +310,25 @@ def push(run_dir: str, repo: str | None, private: bool, diverged: bool, base_mod
     from hf_recipes.hub.push import push_command
 
     click.echo(push_command(run_dir, repo, private, diverged, base_model))
+
+
+@commands.command()
+@click.option(
+    "--data", required=True, type=PATH, metavar="FILE", help="A csv, tsv, json, jsonl, parquet, txt or CoNLL."
+)
+@click.option("--output", default="recipe.yaml", type=PATH, metavar="FILE", help="The recipe; default: recipe.yaml.")
+@click.option("--task", default=None, metavar="TASK", help="If the data do not say it.")
+@click.option("--model", default=None, metavar="NAME", help="A Hub id or a folder; default: a small one for the task.")
+@click.option("--gpu", default=None, metavar="NAME", help="Choose a batch that fits this GPU, by plan.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+def init(data: str, **options: Any) -> None:
+    """Write a first recipe for the data in FILE. Looks at the rows, says what it takes them for."""
+    from hf_recipes.commands.init import command
+
+    def ask(what: str, answers: Sequence[str]) -> str:
+        return str(click.prompt(what, type=click.Choice(list(answers))))
+
+    command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None)
 
 
 @commands.group(invoke_without_command=True)
@@ -350,8 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RecipeError as error:
         from hf_recipes.common.secrets import mask_secrets
 
-        for each in error.errors:
-            click.echo(f"{prefix}error: {mask_secrets(str(each))}", err=True)
+        for line in (*error.beside, *(f"error: {each}" for each in error.errors)):
+            click.echo(f"{prefix}{mask_secrets(line)}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
         error.show()

@@ -13,7 +13,7 @@ import pytest
 # Top to bottom. An entry imports entries of lower layers only; entries on one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "run"),
-    ("cli",),
+    ("cli", "api"),
     ("commands",),
     ("pipeline",),
     ("inference",),

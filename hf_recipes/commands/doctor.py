@@ -132,4 +132,5 @@ def _unmet() -> Iterator[str]:
         if there is None:
             yield f"{one.name} is not installed; pip install '{one.name}{one.specifier}'"
         elif not one.specifier.contains(there.partition("+")[0], prereleases=True):
-            yield f"{one.name} {there} is installed, and {one.specifier} is needed; pip install '{one.name}{one.specifier}'"
+            fix = f"pip install '{one.name}{one.specifier}'"
+            yield f"{one.name} {there} is installed, and {one.specifier} is needed; {fix}"

@@ -44,7 +44,7 @@ def _describe(path: Path) -> tuple[str, str]:
 
 def _measured(name: str, results: Path) -> str:
     """The main metric of the recipe's first finished record, and where it was measured."""
-    for path in sorted(results.glob(f"{name}--*.json")):
+    for path in sorted(results.glob(f"{name}--*.json"), key=lambda one: (len(one.name), one.name)):
         record = read_record(path)
         metrics = record.metrics.of("eval")
         best = next((one for one in TASKS[record.task].default_metrics if f"eval_{one}" in metrics), None)

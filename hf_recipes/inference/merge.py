@@ -69,7 +69,9 @@ def merge(
     try:
         model = trained.model.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError) as problem:
-        raise ModelError.at(where, f"peft cannot merge it: {first_line(problem)}", "use the adapter itself") from problem
+        raise ModelError.at(
+            where, f"peft cannot merge it: {first_line(problem)}", "use the adapter itself"
+        ) from problem
     model = model.to(written)
     model.config.dtype = written
     draft = target.with_name(f"{target.name}.part")
