@@ -54,7 +54,7 @@ def command(
             continue
         try:
             chat.ask(text, lambda part: click.echo(part, nl=False), beside=base)
-        except RecipeError as problem:  # of this message: the conversation goes on
+        except RecipeError as problem:  # of this message: the conversation continues
             click.echo(f"error: {problem}", err=True)
         except KeyboardInterrupt:  # ends the answer, not the conversation
             if not asked:

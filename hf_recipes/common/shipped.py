@@ -34,7 +34,7 @@ def names(kind: str) -> dict[str, Path]:
 
 
 def find(name: str, kind: str) -> str:
-    """A path as it is given; a bare name that no file has, and that one of ours has, as the path of that."""
+    """A path as it is given; a bare name that no file has, and that a built-in one has, as the path of that."""
     if os.sep in name or os.path.lexists(name):
         return name
     ours = names(kind).get(name.removesuffix(".yaml"))
@@ -48,7 +48,7 @@ def is_ours(path: str) -> bool:
 
 
 def place_files(values: Any) -> Any:
-    """Data files as a recipe of ours names them ("recipes/data/..."), in any working directory: a path that is not here
+    """Data files as a built-in recipe names them ("recipes/data/..."), in any working directory: a path that is not here
     and that came with the package becomes the path there. Other values stay."""
     place = root()
     if isinstance(values, Mapping):

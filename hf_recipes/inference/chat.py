@@ -18,7 +18,7 @@ Write = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Chat:
-    """One conversation. `ask` appends the user's message and the answer; `messages` is what was said."""
+    """One conversation. `ask` appends the user's message and the answer; `messages` are those so far."""
 
     trained: Trained
     given: Mapping[str, Any] = field(default_factory=dict)  # arguments of GenerationConfig
@@ -35,7 +35,7 @@ class Chat:
         self._config = generate.generation_config(self.trained, arguments)
 
     def reset(self) -> None:
-        """Forgets what was said; the system prompt stays."""
+        """Forgets the messages; the system prompt stays."""
         self.messages.clear()
 
     def ids(self) -> list[int]:

@@ -100,7 +100,7 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
     """{"text", "entities": [{"entity_group", "score", "word", "start", "end"}]} of each row; start and end count the
     characters of the text. A row of words has them joined by blanks. A word's tag is its first token's, as in training.
 
-    A text longer than training's max_length is read in pieces that overlap.
+    A text longer than training's max_length is read in parts that overlap.
     """
     column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
     tag = _tagger(trained)

@@ -27,7 +27,7 @@ LONGEST = 100_000  # tokens; tokenizers without a limit state 10**30
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What lies in a folder, before anything heavy is imported."""
+    """What is in a folder, before anything heavy is imported."""
 
     folder: Path
     task: str
@@ -72,7 +72,7 @@ def find_trained(name: str, task: str | None = None) -> Found:
     """What is in a run's folder, in a checkpoint of one, or in a model folder. `task`: given by the user.
 
     Imports neither torch nor transformers. Raises RecordError where there is no such folder or nothing was trained in
-    it, ModelError where its task cannot be told.
+    it, ModelError where its task is not known.
     """
     folder = Path(name)
     odd = describe_special_file(name)
