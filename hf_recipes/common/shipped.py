@@ -48,8 +48,8 @@ def is_ours(path: str) -> bool:
 
 
 def place_files(values: Any) -> Any:
-    """Data files as a built-in recipe names them ("recipes/data/..."), in any working directory: a path that is not here
-    and that came with the package becomes the path there. Other values stay."""
+    """Data files as a built-in recipe names them ("recipes/data/..."), in any working directory: a path that is not
+    here and that came with the package becomes the path there. Other values stay."""
     place = root()
     if isinstance(values, Mapping):
         return {key: place_files(value) for key, value in values.items()}
