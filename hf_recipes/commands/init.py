@@ -65,7 +65,7 @@ def command(
     """Looks at the data, says what it takes it for, writes a commented recipe that passes `check`.
 
     `ask`: chooses one of several answers, where the data do not say it; never called with `yes`.
-    Raises DataError for a file that cannot be read or told, OutputDirError for a recipe that is there.
+    Raises DataError for a file that cannot be read or is not understood, OutputDirError for a recipe that is there.
     """
     target = Path(output)
     if target.exists():
@@ -203,7 +203,7 @@ def _tell(rows: list[dict[str, Any]], section: dict[str, Any]) -> Seen:
     lists = [name for name in columns if isinstance(rows[0][name], list)]
     of_words = [name for name in lists if rows[0][name] and isinstance(rows[0][name][0], str)]
     talks = [name for name in lists if rows[0][name] and isinstance(rows[0][name][0], Mapping)]
-    count = {"rows": len(rows), "longest": _longest(rows)}
+    count: dict[str, Any] = {"rows": len(rows), "longest": _longest(rows)}
     if section.get("format") == "conll":
         return Seen(task="token-classification", dataset=section, why="CoNLL, a word and its tag a line", **count)
     if section["path"] == "text":
