@@ -40,7 +40,7 @@ def commands() -> None:
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--smoke", is_flag=True, help="Run two real steps on the CPU with a narrow model and generated rows.")
-@click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint in output_dir.")
+@click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint, if there is one.")
 @click.option("--restart", default=0, type=whole(0, 10_000), metavar="N", help="Restart up to N times after a crash.")
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
