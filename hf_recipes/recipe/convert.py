@@ -1,7 +1,7 @@
 """A file of another tool (TRL and alignment-handbook, axolotl, LLaMA-Factory) to a recipe that passes `check`.
 
     values --each key: its rule, or its row of catalog/other_tools.py, or SFTConfig's own key--> sections
-    sections --old keys upgraded--> examined: what the installed versions or the rules refuse is taken out, and said
+    sections --old keys upgraded--> examined: what the installed versions or the rules refuse is taken out, and named
 
 Imports neither torch nor transformers.
 """
