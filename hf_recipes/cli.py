@@ -44,11 +44,13 @@ def commands() -> None:
 @click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint, if there is one.")
 @click.option("--restart", default=0, type=whole(0, 10_000), metavar="N", help="Restart up to N times after a crash.")
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
-def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
+@click.option("--log-file", default=None, type=PATH, metavar="FILE", help="Append what is printed to this file.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def run(recipe: str, overrides: tuple[str, ...], no_plan: bool, **options: Any) -> None:
     """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
     from hf_recipes.commands.run import command
 
-    command(recipe, overrides, smoke=smoke, resume=resume, restart=restart, plan_first=not no_plan)
+    command(recipe, overrides, plan_first=not no_plan, **options)
 
 
 @commands.command()
