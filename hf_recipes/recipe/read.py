@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hf_recipes.common.shipped import is_ours, place_files
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.document import Document
-from hf_recipes.recipe.merge import arguments_document, file_documents, merge
+from hf_recipes.recipe.merge import arguments_document, clean, file_documents, merge
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.own_keys import DATASET, SOURCES, TOP, TRAINERS
+from hf_recipes.recipe.yaml_reader import read_text
 
 MOST_ERRORS = 200  # that are listed
 
@@ -36,6 +38,17 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return _recipe_of(document)
 
 
+def _with_shipped_files(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that came with the package finds the data that came with it, in any working directory."""
+    kept = {"data_files", "chat_template_path"}
+    return {
+        name: {key: place_files(value) if key in kept else value for key, value in part.items()}
+        if isinstance(part, Mapping)
+        else part
+        for name, part in sections.items()
+    }
+
+
 def examine(path: str, overrides: Sequence[str] = ()) -> Document:
     """Everything that is found in a recipe, right or wrong: `errors` and `warnings` in the order of the lines."""
     document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
@@ -43,7 +56,15 @@ def examine(path: str, overrides: Sequence[str] = ()) -> Document:
         tuple(in_order(_with_old_keys(found, document.renamed), document.files))
         for found in (document.errors, document.warnings)
     )
-    return replace(document, errors=errors, warnings=warnings)
+    values = _with_shipped_files(document.values) if document.values and is_ours(path) else document.values
+    return replace(document, values=values, errors=errors, warnings=warnings)
+
+
+def examine_text(text: str, path: str) -> Document:
+    """The same of a recipe's text that is in no file; locations are "path:line"."""
+    document = replace(read_text(text, lambda line: f"{path}:{line}", path), path=path)
+    document = _resolve(path, [clean(document)])
+    return replace(document, errors=tuple(in_order(document.errors, document.files)))
 
 
 def _with_old_keys(found: Iterable[Diagnostic], renamed: Mapping[str, tuple[str, str]]) -> Iterator[Diagnostic]:
