@@ -158,7 +158,7 @@ def launch_runs() -> str:
     for path in sorted((ROOT / "accelerate_configs").glob("*.yaml")):
         row, link = rows.get(path.stem), f"[`{path.name}`](../accelerate_configs/{path.name})"
         if row is None or row["status"] != "finished":
-            shown.append([link, "nothing: read by accelerate's parser only", "", "", ""])
+            shown.append([link, "no run is recorded", "", "", ""])
             continue
         ranks = row["ranks"]
         where = f"{ranks} CPU process{'es' * (ranks > 1)}" + ", two launchers" * (path.stem == "multi_node")

@@ -1,4 +1,4 @@
-"""Weights and optimizer under ZeRO-2 and ZeRO-3, of DeepSpeed's own engine on two CPU processes, beside torch's AdamW."""
+"""Weights and optimizer under ZeRO-2 and ZeRO-3: of DeepSpeed's own engine on two CPU processes, beside AdamW."""
 
 from __future__ import annotations
 
