@@ -1,7 +1,7 @@
 """The four tasks as plain facts. Imports neither torch nor transformers.
 
 Adding a task is one entry in `TASKS` and one file in `data/` with
-`prepare(splits, tokenizer, recipe, max_length) -> Prepared`.
+`prepare(splits, tokenizer, recipe, max_length, config) -> Prepared`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 auto_class="AutoModelForSequenceClassification",
                 peft_task_type="SEQ_CLS",
                 trainers=("TrainingArguments",),
-                columns={"text_column": "text", "label_column": "label"},
+                columns={"text_column": "text", "text_pair_column": "text_pair", "label_column": "label"},
                 metrics=("f1", "accuracy"),
                 default_metrics=("f1", "accuracy"),
                 generates=False,

@@ -39,6 +39,8 @@ def generate_splits(recipe: Recipe) -> Splits:
                 columns[names["input_ids_column"]] = [draw.choices(range(1, 257), k=len(text)) for text in texts]
         elif recipe.task == "text-classification":
             columns[names["text_column"]] = [" ".join(text) for text in texts]
+            if recipe.get("dataset.text_pair_column"):
+                columns[names["text_pair_column"]] = [" ".join(sentence()) for _ in range(count)]
             columns[names["label_column"]] = [("no", "yes")[i % 2] for i in range(count)]
         elif recipe.task == "token-classification":
             columns[names["tokens_column"]] = texts

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
+from hf_recipes.data.label_checks import warn_of_labels
+from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.splits import Splits, find_column
-from hf_recipes.data.text_classification import label_id
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
-def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
+def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
     """Rows (tokens, tags) to (input_ids, attention_mask, labels): the label of a word's first sub-token is its tag, the
-    others are -100. Words beyond `max_length` sub-tokens are cut off and counted.
+    others are -100. Words beyond `max_length` sub-tokens are cut off and counted, and so are words of which the
+    tokenizer makes nothing (blanks). `config`: the checkpoint's, whose head may name the tags (labels.py).
 
-    Raises DataError for an empty row, tokens and tags of different counts, or a tag outside the train split's set.
+    Raises DataError for an empty row, tokens and tags of different counts, or a tag outside the set.
     """
     from transformers import DataCollatorForTokenClassification
 
@@ -33,8 +35,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> 
     tags = find_column(recipe, splits.train, "tags_column", "tags")
     tokens_location, tags_location = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
     _check_kinds(splits.train, words, tags, tokens_location, tags_location)
-    names = tag_names(splits.train, tags)
-    index = {name: i for i, name in enumerate(names)}
+    chosen = choose_labels(recipe, _data_tags(splits.train, tags), config, "tags_column", tags)
+    names, index = chosen.names, dict(chosen.index)
 
     def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
         find_column(recipe, part, "tokens_column", "tokens")
@@ -46,44 +48,50 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> 
             for row, row_words, row_tags in zip(rows, batch[words], batch[tags], strict=True):
                 _check_row(tokens_location, tags_location, f"row {row} of the {split} split", row_words, row_tags)
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
-            labels, lost = [], []
+            labels, lost, blank = [], [], []
             for i, row_tags in enumerate(batch[tags]):
                 of_word = encoded.word_ids(i)
                 firsts = [w is not None and w != before for w, before in zip(of_word, [None, *of_word], strict=False)]
                 ids = [label_id(tag, index, own_names) for tag in row_tags]
                 if None in ids:
                     what = f"row {rows[i]} of the {split} split has the tag {row_tags[ids.index(None)]!r}, "
-                    what += "outside the train split's set"
+                    what += "which is none of the model's"
                     raise DataError.at(tags_location, what, f"the tags are {', '.join(names)}")
                 labels.append([ids[w] if f else -100 for w, f in zip(of_word, firsts, strict=True)])
-                lost.append(len(row_tags) - sum(firsts))
-            return {**encoded, "labels": labels, "lost": lost}
+                cut = len(row_tags) - 1 - max((w for w in of_word if w is not None), default=-1)
+                cut = cut if len(of_word) == max_length else 0  # else the last words are blanks
+                lost.append(cut)
+                blank.append(len(row_tags) - sum(firsts) - cut)
+            return {**encoded, "labels": labels, "lost": lost, "blank": blank}
 
         return part.map(encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
 
     encoded = {split: rows(split, part) for split, part in parts.items()}
-    stats = {split: _counts(part) for split, part in encoded.items()}
+    stats = {split: _counts(part, names) for split, part in encoded.items()}
     for split, counts in stats.items():
         if not counts.label_tokens:
             what = f"the {split} split has no word with a sub-token within {max_length} tokens: all labels are masked"
             raise DataError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
-    notes = tuple(
-        f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens or have none, and are not scored"
-        for split, counts in stats.items()
-        if counts.lost_words
-    )
-    ready = {split: part.remove_columns("lost") for split, part in encoded.items()}
+    notes = [*chosen.notes, *warn_of_labels(tags_location, stats["train"].labels or {}, parts, [words], tags)]
+    for split, counts in stats.items():
+        if counts.lost_words:
+            notes.append(f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens, and are not scored")
+        if counts.blank_words:
+            what = f"the tokenizer makes nothing of {counts.blank_words} words, such as blanks: they are not scored"
+            notes.append(f"{split}: {what}")
+    ready = {split: part.remove_columns(["lost", "blank"]) for split, part in encoded.items()}
     return Prepared(
         train=ready.pop("train"),
         evals=ready,
         collator=DataCollatorForTokenClassification(tokenizer),
-        config={"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": index},
+        config=chosen.config,
         label_names=names,
+        label_order=chosen.order,
         stats=stats,
         ids={split: row_ids(parts[split], [words, tags]) for split in ready},
         row_bytes={},
         sources={split: Source(rows=part, columns=(words, tags)) for split, part in parts.items()},
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -111,21 +119,22 @@ def _feature_names(part: Dataset, tags: str) -> list[str] | None:
     return getattr(getattr(part.features[tags], "feature", None), "names", None)
 
 
-def tag_names(train: Dataset, tags: str) -> tuple[str, ...]:
-    """A ClassLabel's names, else "O" and the other distinct tags of the train split, sorted (numbers by size)."""
+def _data_tags(train: Dataset, tags: str) -> DataLabels:
+    """The tags that the train split has."""
     names = _feature_names(train, tags)
-    if names:
-        return tuple(names)
     found = {tag for batch in train.select_columns([tags]).iter(1000) for row in batch[tags] for tag in row or ()}
-    return tuple(map(str, sorted(found - {None}, key=lambda tag: (tag != "O", isinstance(tag, str), tag))))
+    return labels_of_data(found, names)
 
 
-def _counts(part: Dataset) -> SplitStats:
+def _counts(part: Dataset, names: tuple[str, ...]) -> SplitStats:
     lengths = [len(ids) for ids in part["input_ids"]]
+    counts = count_labels((label for labels in part["labels"] for label in labels), names)
     return SplitStats(
         rows=len(lengths),
         tokens=sum(lengths),
         longest=max(lengths),
-        label_tokens=sum(label != -100 for labels in part["labels"] for label in labels),
+        label_tokens=sum(counts.values()),
         lost_words=sum(part["lost"]),
+        blank_words=sum(part["blank"]),
+        labels=counts,
     )

@@ -95,6 +95,7 @@ def add_facts(
         data_source="local" if recipe.get("dataset.data_files") or _is_local(recipe) else "hub",
         data=data,
         label_names=tuple(prepared.label_names),
+        label_order=prepared.label_order,
         batch=describe_batch(args, data["train"], rows),
         planned_steps=count_steps(args, rows) if recipe.training.get("do_train") is not False else 0,
         seed=args.seed,

@@ -173,7 +173,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     recorder.record = replace(recorder.record, recipe=facts.describe_recipe(recipe))
     recorder.choose(lines)
     with args.main_process_first(desc="rows"):
-        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
+        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     for line in lines:
         say(line)
     for line in prepared.notes:

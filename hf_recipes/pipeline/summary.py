@@ -6,6 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.data.labels import describe_counts
 from hf_recipes.record import NAME, Batch, ModelFacts, RunRecord
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     model, batch, device = record.model or ModelFacts(), record.batch or Batch(), record.device
     attention = f", attention: {model.attention}" if model.attention else ""
     splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
+    counts = record.data["train"].labels
+    labels = [f"labels     {describe_counts(counts)} ({record.label_order} order)"] if counts else []
     steps = record.planned_steps or 0
     plan = [
         f"batch      {batch.per_device} per device x {batch.processes} device{'s' * (batch.processes > 1)} x "
@@ -38,6 +41,7 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
         f"{model.parameters:,} parameters, {model.trainable_parameters:,} trainable "
         f"({model.trainable_parameters / model.parameters:.1%}), {model.dtype}{attention}",
         f"data       {splits}; longest training row {record.data['train'].longest} tokens",
+        *labels,
         f"precision  {describe_precision(recipe, args)}",
         f"device     {device.name} ({device.kind}) x {args.world_size}",
         *plan,

@@ -80,6 +80,7 @@ DATASET = _table(
         limits=Limits(least=1),
     ),
     _key("text_column", "str", "Column of the text."),
+    _key("text_pair_column", "str", "Column of the second text of a pair (text-classification)."),
     _key("label_column", "str", "Column of the class of a text."),
     _key("tokens_column", "str", "Column of the list of words in a row (token-classification)."),
     _key("tags_column", "str", "Column of the list of tags in a row, one for each word (token-classification)."),
