@@ -64,11 +64,11 @@ def labels_of_data(values: Iterable[Any], class_names: Sequence[str] | None) -> 
     )  # fmt: skip
 
 
-def choose_labels(recipe: Recipe, data: DataLabels, config: Any, key: str, column: str) -> Labels:
+def choose_labels(recipe: Recipe, data: DataLabels, config: Any, key: str, column: str, least: int = 2) -> Labels:
     """The labels of a recipe's model. `config`: the checkpoint's, if there is one; `key`: of the dataset section, which
     names the `column` of the labels.
 
-    Raises ModelError for names that contradict the checkpoint's head or the data, DataError for fewer than two.
+    Raises ModelError for names that contradict the checkpoint's head or the data, DataError for fewer than `least`.
     """
     stated, head, location = stated_names(recipe), head_names(recipe, config), recipe.location(f"dataset.{key}")
     chosen: Labels | None = None
@@ -79,7 +79,7 @@ def choose_labels(recipe: Recipe, data: DataLabels, config: Any, key: str, colum
     if chosen is None:
         order = "the data's ClassLabel's" if data.is_class_label else "sorted"
         chosen = Labels(names=data.texts, index={name: i for i, name in enumerate(data.texts)}, order=order)
-    if len(chosen.names) < 2:
+    if len(chosen.names) < least:
         found = f"one label only ({chosen.names[0]!r})" if chosen.names else "no label at all"
         raise DataError.at(location, f"the train split has {found}", "a classifier needs at least two")
     if len(chosen.names) > MOST_LABELS:
@@ -219,3 +219,32 @@ def count_labels(numbers: Iterable[int], names: Sequence[str]) -> dict[str, int]
 def describe_counts(counts: Mapping[str, int]) -> str:
     """ "neg 1,200, pos 800"; of many labels the first SHOWN."""
     return _list([f"{name} {count:,}" for name, count in counts.items()])
+
+
+def weigh_classes(
+    recipe: Recipe, counts: Mapping[str, int], rows: int, several: bool = False
+) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    """The weights of `class_weights`, and the line that names them; (None, ()) where the recipe has none.
+
+    counts: label -> rows (tags) of the train split; several: `rows` rows have any number of labels each. "balanced" is
+    scikit-learn's all / (labels * of this label), of several labels the rows without a label / those with it. A label
+    that does not occur weighs 1. Raises DataError for a list that does not fit the labels.
+    """
+    given = recipe.get("class_weights")
+    if given is None or not counts:
+        return None, ()
+    location = recipe.location("class_weights")
+    if given == "balanced":
+        total, present = sum(counts.values()), sum(count > 0 for count in counts.values())
+        weights = tuple(
+            1.0 if not count or (several and count == rows)
+            else (rows - count) / count if several else total / (present * count)
+            for count in counts.values()
+        )  # fmt: skip
+    else:
+        weights = tuple(map(float, given))
+        if len(weights) != len(counts):
+            what = f"class_weights has {len(weights)} numbers for {len(counts)} labels"
+            raise DataError.at(location, what, f"give one for each, in this order: {_list(list(counts))}")
+    shown = [f"{name} {weight:.4g}" for name, weight in zip(counts, weights, strict=True)]
+    return weights, (f"class_weights: {_list(shown)} (in the training loss; evaluations are not weighted)",)

@@ -45,6 +45,8 @@ class Prepared:
     collator: Callable[..., Any]
     config: Mapping[str, Any]  # fields of the model's config that the data decides: num_labels, id2label, label2id
     label_names: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None  # of the loss, one a label
+    tag_scheme: str = ""  # of entities, by the train split's tags: a name of data/tag_schemes.py
     label_order: str = ""  # whose order it is: "the checkpoint's head's"
     stats: Mapping[str, SplitStats]  # "train" | "eval" | "test"
     ids: Mapping[str, list[str]]  # "eval" | "test" -> one content id a row, in order

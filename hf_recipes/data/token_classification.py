@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
 from hf_recipes.data.label_checks import warn_of_labels
-from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data
+from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data, weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.splits import Splits, find_column
+from hf_recipes.data.tag_schemes import Scheme, find_scheme, is_prefixed
+from hf_recipes.data.tagged_rows import tagged_rows
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,17 +32,18 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     if not tokenizer.is_fast:
         what = "token-classification needs a fast tokenizer (word_ids)"
         raise DataError.at(recipe.location("tokenizer"), what, "use a model with a tokenizer.json")
+    read = tagged_rows(recipe, splits)
+    splits, words, tags = read.splits, read.tokens, read.tags
     parts = splits.by_name()
-    words = find_column(recipe, splits.train, "tokens_column", "tokens")
-    tags = find_column(recipe, splits.train, "tags_column", "tags")
     tokens_location, tags_location = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
     _check_kinds(splits.train, words, tags, tokens_location, tags_location)
     chosen = choose_labels(recipe, _data_tags(splits.train, tags), config, "tags_column", tags)
     names, index = chosen.names, dict(chosen.index)
+    scheme = _scheme(splits.train, tags, names, index)
 
     def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
-        find_column(recipe, part, "tokens_column", "tokens")
-        find_column(recipe, part, "tags_column", "tags")
+        find_column(recipe, part, "tokens_column", words)
+        find_column(recipe, part, "tags_column", tags)
         _check_kinds(part, words, tags, tokens_location, tags_location)
         own_names = _feature_names(part, tags)
 
@@ -70,15 +73,25 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     stats = {split: _counts(part, names) for split, part in encoded.items()}
     for split, counts in stats.items():
         if not counts.label_tokens:
+            if not counts.lost_words:
+                what = f"the tokenizer makes nothing of any word of the {split} split, such as blanks"
+                raise DataError.at(tokens_location, what, "is it the tokenizer of this language?")
             what = f"the {split} split has no word with a sub-token within {max_length} tokens: all labels are masked"
             raise DataError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
-    notes = [*chosen.notes, *warn_of_labels(tags_location, stats["train"].labels or {}, parts, [words], tags)]
+    notes = [
+        *read.notes,
+        *chosen.notes,
+        *_describe_scheme(scheme, tags_location),
+        *warn_of_labels(tags_location, stats["train"].labels or {}, parts, [words], tags),
+    ]
     for split, counts in stats.items():
         if counts.lost_words:
             notes.append(f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens, and are not scored")
         if counts.blank_words:
             what = f"the tokenizer makes nothing of {counts.blank_words} words, such as blanks: they are not scored"
             notes.append(f"{split}: {what}")
+    weights, lines = weigh_classes(recipe, stats["train"].labels or {}, stats["train"].rows)
+    notes += lines
     ready = {split: part.remove_columns(["lost", "blank"]) for split, part in encoded.items()}
     return Prepared(
         train=ready.pop("train"),
@@ -86,6 +99,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         collator=DataCollatorForTokenClassification(tokenizer),
         config=chosen.config,
         label_names=names,
+        class_weights=weights,
+        tag_scheme=scheme.name if scheme is not None else "",
         label_order=chosen.order,
         stats=stats,
         ids={split: row_ids(parts[split], [words, tags]) for split in ready},
@@ -124,6 +139,31 @@ def _data_tags(train: Dataset, tags: str) -> DataLabels:
     names = _feature_names(train, tags)
     found = {tag for batch in train.select_columns([tags]).iter(1000) for row in batch[tags] for tag in row or ()}
     return labels_of_data(found, names)
+
+
+def _scheme(train: Dataset, tags: str, names: tuple[str, ...], index: dict[str, int]) -> Scheme | None:
+    """The scheme of the train split's tags; None where they are no tags of entities."""
+    own_names = _feature_names(train, tags)
+    if not all(map(is_prefixed, names)):
+        return None
+    sentences = (
+        [names[i] for tag in row or () if (i := label_id(tag, index, own_names)) is not None]
+        for batch in train.select_columns([tags]).iter(1000)
+        for row in batch[tags]
+    )
+    try:
+        return find_scheme(sentences, names)
+    except DataError:  # prefixes of several schemes: a metric that reads them refuses them
+        return None
+
+
+def _describe_scheme(scheme: Scheme | None, location: str) -> tuple[str, ...]:
+    if scheme is None:
+        return ()
+    if not scheme.odd:
+        return (f"tags: {scheme.name}",)
+    what = f"the tags are read as {scheme.name}, and {scheme.odd:,} of {scheme.entities:,} entities of the train split "
+    return (f"warning: {location}: {what}do not {'end' if 'E' in scheme.name else 'begin'} as {scheme.name} has it",)
 
 
 def _counts(part: Dataset, names: tuple[str, ...]) -> SplitStats:

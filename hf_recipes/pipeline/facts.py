@@ -53,7 +53,7 @@ def describe_model(recipe: Recipe, model: Any, prepared: Prepared) -> ModelFacts
         name=name,
         source="scratch" if scratch else "local" if os.path.exists(name) else "hub",
         from_scratch=scratch,
-        num_labels=len(prepared.label_names) or None,
+        num_labels=prepared.config.get("num_labels"),
         parameters=total,
         trainable_parameters=trainable,
         adapter="LoraConfig" in recipe.sections,

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from hf_recipes.recipe.recipe import Recipe
 
-SHOWN = ("perplexity", "bits_per_byte", "f1", "span_f1", "accuracy", "loss")
+SHOWN = (
+    *("perplexity", "bits_per_byte"),
+    *("f1", "f1_micro", "span_f1", "span_f1_strict", "accuracy"),
+    *("mse", "pearsonr", "spearmanr", "loss"),
+)
 
 
 def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
