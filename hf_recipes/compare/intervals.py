@@ -34,6 +34,12 @@ def compute_interval(measure: Measure, rows: np.ndarray, draws: np.ndarray) -> I
     value = float(measure.value(rows.sum(axis=0)))
     if measure.units is not None and small_samples.has_few(value, len(rows)):
         return small_samples.wilson(value, measure.units(rows), draws)
+    return _interval_by_size(measure, rows, value, draws)
+
+
+def _interval_by_size(measure: Measure, rows: np.ndarray, value: float, draws: np.ndarray) -> Interval:
+    if measure.positive:
+        return small_samples.jackknife_of_logarithm(rows)
     if measure.slope is not None and len(rows) < small_samples.FEW:
         return small_samples.jackknife(rows, measure.value)
     return interval(value, draws)
@@ -56,7 +62,7 @@ def intervals_of_pair(
     """Of each run's value, and of their difference. `draws`: resampled sums of both, if they are drawn already."""
     value, slope = measure.value, measure.slope
     if slope is not None and len(a) < small_samples.FEW:
-        ends = (small_samples.jackknife(a, value), small_samples.jackknife(b, value))
+        ends = tuple(_interval_by_size(measure, one, float(value(one.sum(axis=0))), np.zeros(0)) for one in (a, b))
         return ends, small_samples.jackknife_difference(a, b, value)
     middle = float(value(b.sum(axis=0)) - value(a.sum(axis=0)))
     if slope is not None:

@@ -31,6 +31,7 @@ class Measure:
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
     units: Callable[[Array], Array] | None = None  # of a share: rows -> (N, L), things that each example has of a label
+    positive: bool = False  # a mean of values that are never negative: a run's interval is that of its logarithm
     extremes: Callable[[Array], tuple[Array, Array]] | None = None  # of a share: rows -> examples all right, all wrong
 
     @property
@@ -279,7 +280,7 @@ SPAN_F1_STRICT = Measure(
     extremes=_micro_extremes,
 )
 F1_OF_ALL = Measure(name="f1", rows=_class_rows, value=macro_f1_of_all, units=_label_units, extremes=_label_extremes)
-MSE = Measure(name="mse", rows=_score_rows(correlations.squared_errors), value=ratio, slope=one)
+MSE = Measure(name="mse", rows=_score_rows(correlations.squared_errors), value=ratio, slope=one, positive=True)
 PEARSON = Measure(
     name="pearsonr",
     rows=_score_rows(correlations.pearson_rows),

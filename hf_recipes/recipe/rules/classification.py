@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hf_recipes.common.text import nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import Rule, number_of, report_argument, report_key, strings_in
 
@@ -14,19 +13,10 @@ if TYPE_CHECKING:
 
 
 def problem_type_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
-    """transformers' configuration_utils.py: three names; other tasks' models never read it."""
-    from hf_recipes.catalog.tasks import PROBLEM_TYPES
-
-    given = recipe.get("model.problem_type")
-    if given is None:
-        return
-    if recipe.task != "text-classification":
+    """transformers' models of other tasks never read it."""
+    if recipe.get("model.problem_type") is not None and recipe.task != "text-classification":
         what = f"model.problem_type has no effect: task {recipe.task} has one kind of problem"
         yield report_key(recipe, "model.problem_type", what, "leave it out, or write task: text-classification")
-    elif given not in PROBLEM_TYPES:
-        near = nearest(str(given), PROBLEM_TYPES)
-        fix = f"did you mean {near!r}?" if near else f"it must be one of {', '.join(PROBLEM_TYPES)}"
-        yield report_key(recipe, "model.problem_type", f"model.problem_type is {given!r}", fix)
 
 
 def _kind(recipe: Recipe) -> str:

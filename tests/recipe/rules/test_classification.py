@@ -11,10 +11,6 @@ from tests.support.recipe_files import changed, errors_of
     ("lines", "expected"),
     [
         (
-            {"line3": "  pretrained_model_name_or_path: b\n  problem_type: multi_label"},
-            ["recipe.yaml:4: model.problem_type is 'multi_label'; did you mean 'multi_label_classification'?"],
-        ),
-        (
             {"line14": "metrics: [f1]\nthreshold: 0.3"},
             [
                 "recipe.yaml:15: threshold has no effect: it decides which of several labels a text has; write "
