@@ -134,7 +134,7 @@ class DataFacts:
     label_tokens: int | None = None  # tokens that carry the loss
     lost_label_tokens: int | None = None  # such tokens beyond max_length
     lost_words: int | None = None  # tagged words beyond max_length
-    blank_words: int | None = None  # tagged words of which the tokenizer makes nothing, such as blanks
+    blank_words: int | None = None  # tagged words without a sub-token, such as blanks
     labels: Mapping[str, int] | None = None  # rows, or tags, of each label
     bytes: int | None = None  # UTF-8 bytes of the text that is predicted
     fingerprint: str = ""  # hash of the columns that were used

@@ -3,7 +3,8 @@
 A correlation is no ratio of two sums, so each example gets its share of it: rows [z, 1] whose mean is atanh(r), where
 z = atanh(r) + influence / (1 - r^2) and the influence of an example is the derivative of the correlation by the
 example's weight (the infinitesimal jackknife; Efron & Tibshirani 1993, ch. 21). tanh of the mean is the correlation
-itself, resampled means spread as resampled correlations do, and no interval leaves [-1, 1] (Fisher 1921).
+itself, means of resampled rows spread as correlations of resampled examples do, and no run's interval leaves [-1, 1]
+(Fisher 1921).
 """
 
 from __future__ import annotations

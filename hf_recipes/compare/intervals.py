@@ -40,7 +40,7 @@ def compute_interval(measure: Measure, rows: np.ndarray, draws: np.ndarray) -> I
 def _interval_by_size(measure: Measure, rows: np.ndarray, value: float, draws: np.ndarray) -> Interval:
     if measure.positive:
         return small_samples.jackknife_of_logarithm(rows)
-    if measure.slope is not None and len(rows) < small_samples.FEW:
+    if measure.linear or (measure.slope is not None and len(rows) < small_samples.FEW):
         return small_samples.jackknife(rows, measure.value)
     return interval(value, draws)
 
@@ -61,8 +61,8 @@ def intervals_of_pair(
 ) -> tuple[tuple[Interval, Interval], Interval]:
     """Of each run's value, and of their difference. `draws`: resampled sums of both, if they are drawn already."""
     value, slope = measure.value, measure.slope
-    if slope is not None and len(a) < small_samples.FEW:
-        ends = tuple(_interval_by_size(measure, one, float(value(one.sum(axis=0))), np.zeros(0)) for one in (a, b))
+    if measure.linear or (slope is not None and len(a) < small_samples.FEW):
+        ends = (_interval_by_size(measure, a, 0.0, np.zeros(0)), _interval_by_size(measure, b, 0.0, np.zeros(0)))
         return ends, small_samples.jackknife_difference(a, b, value)
     middle = float(value(b.sum(axis=0)) - value(a.sum(axis=0)))
     if slope is not None:

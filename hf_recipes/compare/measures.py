@@ -31,6 +31,7 @@ class Measure:
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
     units: Callable[[Array], Array] | None = None  # of a share: rows -> (N, L), things that each example has of a label
+    linear: bool = False  # rows are each example's share of the value: the jackknife holds at any number of examples
     positive: bool = False  # a mean of values that are never negative: a run's interval is that of its logarithm
     extremes: Callable[[Array], tuple[Array, Array]] | None = None  # of a share: rows -> examples all right, all wrong
 
@@ -286,12 +287,14 @@ PEARSON = Measure(
     rows=_score_rows(correlations.pearson_rows),
     value=correlations.tanh_of_mean,
     slope=correlations.tanh_slope,
+    linear=True,
 )
 SPEARMAN = Measure(
     name="spearmanr",
     rows=_score_rows(correlations.spearman_rows),
     value=correlations.tanh_of_mean,
     slope=correlations.tanh_slope,
+    linear=True,
 )
 PERPLEXITY = Measure(
     name="perplexity",

@@ -6,11 +6,13 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
+import glob
 import io
+import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from hf_recipes.data.load import file_names
+from hf_recipes.data.load import COMPRESSED, file_names
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ def load_conll(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Datase
     """Split name -> rows of `tokens` and `tags` (or of `column_names`). Raises DataError with file and line."""
     from datasets import Dataset
 
-    from hf_recipes.data.load import _cut, _files, _open
-
     for name in arguments:
         if name not in KNOWN:
             what = f"dataset.{name} has no effect on CoNLL files"
@@ -39,9 +39,9 @@ def load_conll(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Datase
     parts = {}
     for role, files in roles.items():
         columns: dict[str, list] = {}
-        for name in _files("text", {**arguments, "data_files": files}):
+        for name in _local_files(arguments.get("data_dir") or "", files):
             try:
-                with _open(name) as binary, io.TextIOWrapper(binary, encoding=encoding) as lines:
+                with _open_file(name) as binary, io.TextIOWrapper(binary, encoding=encoding) as lines:
                     for sentence in _sentences(name, lines, arguments.get("delimiter"), location):
                         _add(columns, sentence, arguments.get("column_names"), name, location)
             except UnicodeDecodeError:
@@ -59,6 +59,28 @@ def load_conll(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Datase
         return {str(role): _cut(parts, str(spec)) for role, spec in wanted.items()}
     except (ValueError, KeyError) as problem:
         raise DataError.at(recipe.location("dataset.split"), f"dataset.split: {problem}") from problem
+
+
+def _local_files(folder: str, files: Any) -> Iterator[str]:
+    for name in file_names(files).values():
+        full = os.path.join(folder, name)
+        yield from [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
+
+
+def _open_file(name: str) -> IO[bytes]:
+    with open(name, "rb") as file:
+        begin = file.read(6)
+    opener: Any = next((opener for magic, opener in COMPRESSED.items() if begin.startswith(magic)), open)
+    found: IO[bytes] = opener(name, "rb")
+    return found
+
+
+def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
+    """load_dataset's slices ("train[:10%]+test")."""
+    from datasets import ReadInstruction, concatenate_datasets
+
+    pieces = ReadInstruction.from_spec(spec).to_absolute({name: part.num_rows for name, part in parts.items()})
+    return concatenate_datasets([parts[p.splitname].select(range(p.from_ or 0, p.to or 0)) for p in pieces])
 
 
 def _sentences(name: str, lines: Any, delimiter: str | None, location: str) -> Iterator[list[list[str]]]:

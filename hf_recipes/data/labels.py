@@ -161,7 +161,7 @@ def _name_by_head(recipe: Recipe, data: DataLabels, head: tuple[str, ...]) -> La
         order = "the data's ClassLabel's" if data.is_class_label else "sorted"
         return Labels(names=data.texts, index={t: i for i, t in enumerate(data.texts)}, order=order, notes=(line,))
     example = ", ".join(f"{i}: ..." for i in range(min(len(head), 2)))
-    fix = f"name the head's outputs in the data's words with model.id2label: {{{example}}}, or write "
+    fix = f"name the head's outputs as the data does with model.id2label: {{{example}}}, or write "
     raise ModelError.at(location, what, f"{fix}model.{NEW_HEAD}: true to train the head for other labels")
 
 
@@ -185,7 +185,7 @@ def _match(names: tuple[str, ...], data: DataLabels, *, by_number: bool) -> dict
 def _unlike(names: tuple[str, ...], data: DataLabels, index: Mapping[str, int]) -> tuple[str, ...]:
     """A note where the data writes its labels in another way than the head."""
     pairs = [f"{text} is {names[index[text]]}" for text in data.texts if text != names[index[text]]]
-    return (f"labels: of the data in the words of the checkpoint's head: {_list(pairs)}",) if pairs else ()
+    return (f"labels: of the data as the checkpoint's head names them: {_list(pairs)}",) if pairs else ()
 
 
 def _fold(name: str) -> str:

@@ -1,6 +1,6 @@
 """Which scheme the tags of entities follow, and the entities of a sentence by it.
 
-IO, IOB1 and IOB2 share their prefixes: which of them data follow is told by how entities begin. (Sources: Ramshaw &
+IO, IOB1 and IOB2 share their prefixes: which of them data follow shows in how entities begin. (Sources: Ramshaw &
 Marcus 1995; Tjong Kim Sang & Veenstra 1999; seqeval.scheme.) Importing this file is fast: seqeval is imported where it
 is used.
 """
@@ -82,7 +82,7 @@ def find_scheme(sentences: Iterable[Sequence[str]], names: Iterable[str] = ()) -
 
 
 def _count_ends(sentence: Sequence[str], starts: dict[str, int], ends: dict[str, int]) -> None:
-    """By prefix, the words with which entities begin and end. A B between two words of one type begins an entity in
+    """By prefix, the tags with which entities begin and end. A B between two tags of one type begins an entity in
     IOB1 and IOB2 alike, an E ends one in IOE1 and IOE2: they say nothing."""
     before, padded = "O", [*sentence, "O"]
     for tag, after in pairwise(padded):

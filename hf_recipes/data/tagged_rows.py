@@ -177,7 +177,7 @@ def _entities(given: Any, location: str, name: str) -> Iterator[tuple[int, int, 
         try:
             yield int(found[0]), int(found[1]), str(found[2])
         except (TypeError, ValueError):
-            what = f"{name} has the entity {one!r}, whose start and end are no whole numbers"
+            what = f"{name} has the entity {one!r}, whose start and end are not integers"
             raise DataError.at(location, what, "count characters from 0") from None
 
 

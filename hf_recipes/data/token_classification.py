@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
     """Rows (tokens, tags) to (input_ids, attention_mask, labels): the label of a word's first sub-token is its tag, the
-    others are -100. Words beyond `max_length` sub-tokens are cut off and counted, and so are words of which the
-    tokenizer makes nothing (blanks). `config`: the checkpoint's, whose head may name the tags (labels.py).
+    others are -100. Words beyond `max_length` sub-tokens are cut off and counted, and so are those without a
+    sub-token (blanks). `config`: the checkpoint's, whose head may name the tags (labels.py).
 
     Raises DataError for an empty row, tokens and tags of different counts, or a tag outside the set.
     """
@@ -74,7 +74,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     for split, counts in stats.items():
         if not counts.label_tokens:
             if not counts.lost_words:
-                what = f"the tokenizer makes nothing of any word of the {split} split, such as blanks"
+                what = f"no word in the {split} split has a sub-token: the tokenizer drops them all, as it drops blanks"
                 raise DataError.at(tokens_location, what, "is it the tokenizer of this language?")
             what = f"the {split} split has no word with a sub-token within {max_length} tokens: all labels are masked"
             raise DataError.at(recipe.location("dataset.max_length"), what, "raise dataset.max_length")
@@ -88,7 +88,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         if counts.lost_words:
             notes.append(f"{split}: {counts.lost_words} words are beyond {max_length} sub-tokens, and are not scored")
         if counts.blank_words:
-            what = f"the tokenizer makes nothing of {counts.blank_words} words, such as blanks: they are not scored"
+            what = f"{counts.blank_words} words have no sub-token, such as blanks, and are not scored"
             notes.append(f"{split}: {what}")
     weights, lines = weigh_classes(recipe, stats["train"].labels or {}, stats["train"].rows)
     notes += lines

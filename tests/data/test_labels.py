@@ -73,8 +73,8 @@ def test_a_checkpoint_without_a_head_of_this_task_has_no_say(make: Callable[...,
 
 
 OTHER_HEAD = (
-    "recipe.yaml: the checkpoint's head has the labels cat, dog, and the data neg, pos; name the head's outputs in the "
-    "data's words with model.id2label: {0: ..., 1: ...}, or write model.ignore_mismatched_sizes: true to train the "
+    "recipe.yaml: the checkpoint's head has the labels cat, dog, and the data neg, pos; name the head's outputs as the "
+    "data does with model.id2label: {0: ..., 1: ...}, or write model.ignore_mismatched_sizes: true to train the "
     "head for other labels"
 )
 

@@ -111,11 +111,11 @@ def test_words_of_which_the_tokenizer_makes_nothing_are_not_called_cut_off(make:
     found = prepare(make("token-classification"), rows, wordpiece(["anna", "to"]))
     assert (found.stats["train"].blank_words, found.stats["train"].lost_words) == (3, 0)
     assert found.train["labels"][0] == [-100, 1, 0, -100]
-    assert "train: the tokenizer makes nothing of 3 words, such as blanks: they are not scored" in found.notes
+    assert "train: 3 words have no sub-token, such as blanks, and are not scored" in found.notes
     blank = [{"tokens": [" "], "tags": ["O"]}, {"tokens": [" "], "tags": ["B-X"]}]
     assert refusal(make("token-classification"), blank, wordpiece(["anna"])) == (
-        "recipe.yaml:3: the tokenizer makes nothing of any word of the train split, such as blanks; is it the "
-        "tokenizer of this language?"
+        "recipe.yaml:3: no word in the train split has a sub-token: the tokenizer drops them all, as it drops "
+        "blanks; is it the tokenizer of this language?"
     )
 
 
