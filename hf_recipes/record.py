@@ -138,6 +138,7 @@ class DataFacts:
     labels: Mapping[str, int] | None = None  # rows, or tags, of each label
     bytes: int | None = None  # UTF-8 bytes of the text that is predicted
     fingerprint: str = ""  # hash of the columns that were used
+    columns: Mapping[str, str] = field(default_factory=dict)  # those columns, each with the kind of its values
 
 
 @dataclass(frozen=True, kw_only=True)

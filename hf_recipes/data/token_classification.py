@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
@@ -39,7 +40,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     _check_kinds(splits.train, words, tags, tokens_location, tags_location)
     chosen = choose_labels(recipe, _data_tags(splits.train, tags), config, "tags_column", tags)
     names, index = chosen.names, dict(chosen.index)
-    scheme = _scheme(splits.train, tags, names, index)
+    scheme = _scheme(parts.values(), tags, names, index)
 
     def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
         find_column(recipe, part, "tokens_column", words)
@@ -141,14 +142,24 @@ def _data_tags(train: Dataset, tags: str) -> DataLabels:
     return labels_of_data(found, names)
 
 
-def _scheme(train: Dataset, tags: str, names: tuple[str, ...], index: dict[str, int]) -> Scheme | None:
-    """The scheme of the train split's tags; None where they are no tags of entities."""
-    own_names = _feature_names(train, tags)
+def _scheme(parts: Iterable[Dataset], tags: str, names: tuple[str, ...], index: dict[str, int]) -> Scheme | None:
+    """The scheme of the tags of the first split that has entities, the train split first; None where they are no tags
+    of entities."""
+    found = None
+    for part in parts:
+        found = _scheme_of_split(part, tags, names, index)
+        if found is None or found.entities:
+            return found
+    return found
+
+
+def _scheme_of_split(part: Dataset, tags: str, names: tuple[str, ...], index: dict[str, int]) -> Scheme | None:
+    own_names = _feature_names(part, tags)
     if not all(map(is_prefixed, names)):
         return None
     sentences = (
         [names[i] for tag in row or () if (i := label_id(tag, index, own_names)) is not None]
-        for batch in train.select_columns([tags]).iter(1000)
+        for batch in part.select_columns([tags]).iter(1000)
         for row in batch[tags]
     )
     try:
