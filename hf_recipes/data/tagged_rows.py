@@ -65,9 +65,8 @@ def tagged_rows(recipe: Recipe, splits: Splits) -> TaggedRows:
 
 
 def _each(splits: Splits, change: Any) -> Splits:
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    names = {"train": "train", "validation": "eval", "test": "test"}
-    return replace(splits, **{k: None if part is None else change(part, names[k]) for k, part in parts.items()})
+    test = None if splits.test is None else change(splits.test, "test")
+    return replace(splits, train=change(splits.train, "train"), validation=change(splits.validation, "eval"), test=test)
 
 
 # lists that are written as text ---------------------------------------------------------------------------------------
@@ -166,6 +165,7 @@ def _entities(given: Any, location: str, name: str) -> Iterator[tuple[int, int, 
     if not isinstance(given, list | tuple) and given is not None:
         what = f"{name} has {given!r} where a list of entities is expected"
         raise DataError.at(location, what, "write a list of {start, end, label}")
+    found: list[Any]
     for one in given or ():
         if isinstance(one, Mapping):
             found = [next((one[key] for key in keys if one.get(key) is not None), None) for keys in (START, END, LABEL)]

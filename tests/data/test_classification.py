@@ -210,7 +210,7 @@ def test_a_words_tag_stands_on_its_first_sub_token_only(make: Make) -> None:
 def test_words_beyond_max_length_are_counted_and_not_scored(make: Make) -> None:
     tokenizer = wordpiece(["anna", "went", "to", "."])
     found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer, length=6)
-    assert found.notes[0] == "train: 2 words are beyond 6 sub-tokens, and are not scored"
+    assert "train: 2 words are beyond 6 sub-tokens, and are not scored" in found.notes
     assert found.stats["train"].label_tokens == 4
 
 

@@ -255,6 +255,7 @@ def test_labels_that_differ_by_case_texts_under_two_labels_and_repeated_rows_are
 def test_sentences_that_are_tagged_in_two_ways_are_named_too(make: Callable[..., Recipe]) -> None:
     rows = [{"tokens": ["a", "b"], "tags": tags} for tags in (["O", "B-X"], ["O", "O"], ["O", "B-X"])]
     assert notes_of(make, rows, "token-classification") == (
+        "tags: IOB2",
         "warning: recipe.yaml:3: train: 1 of 3 rows repeat an earlier one exactly, such as: row 2 is row 0, 'a b'",
         "warning: recipe.yaml:3: train: 1 texts stand under more than one label, such as: 'a b' is ['O', 'B-X'] in row "
         "0 and ['O', 'O'] in row 1",
