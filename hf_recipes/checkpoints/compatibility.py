@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.text import join_words
+from hf_recipes.recipe.global_batch import ACCUMULATION, PER_DEVICE
+from hf_recipes.recipe.global_batch import KEY as GLOBAL_BATCH
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -28,6 +30,8 @@ FREE = (
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataset_num_proc", "local_rank"),
     *("ignore_data_skip", "warnings_*", "*token*"),
 )
+DIVISION = (PER_DEVICE, ACCUMULATION)  # of a step's rows
+ORDER = "train_sampling_strategy"
 SET_BY_RESUMING = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")
 ALLOW = "resume_allow"
 OPTIMIZER_KEYS, SCHEDULER_KEYS = ("optim", "master_weights"), ("lr_scheduler_type",)  # whose states are of another kind
@@ -54,6 +58,7 @@ class Difference:
 
 
 ABSENT = "absent"
+NO_SHARDING = "none"
 UNKNOWN = "the checkpoint does not name the recipe, the data and the versions that wrote it"
 
 
@@ -66,7 +71,12 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
     if then["trainer"] != now["trainer"]:
         return [Difference(key="the trainer's section", then=then["trainer"], now=now["trainer"], kind="matters")]
     found = []
+    whole = then.get(GLOBAL_BATCH), now.get(GLOBAL_BATCH)
+    if None not in whole and whole[0] != whole[1]:
+        found.append(Difference(key=GLOBAL_BATCH, then=whole[0], now=whole[1], kind="matters"))
     for key, value in now["arguments"].items():
+        if key == ACCUMULATION and None not in whole:
+            continue  # it follows from the global batch, which is compared, and the number of processes
         if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
             found.append(
                 Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=_kind(key))
@@ -77,6 +87,24 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
         if was != is_:
             found.append(Difference(key=key, then=was, now=is_, kind=_kind_of_section(key)))
     return sorted(found, key=lambda difference: KINDS.index(difference.kind))
+
+
+def has_same_steps(then: Mapping[str, Any], now: Mapping[str, Any], processes: int) -> bool:
+    """Whether each optimizer step takes the rows that it took when a checkpoint was written, however they are divided
+    into processes, rows per device and accumulation. `then`: its manifest; `now`: what this run's would say."""
+    before, after = then["recipe"].get("arguments") or {}, now["recipe"].get("arguments") or {}
+    if not all(key in arguments for key in (*DIVISION, ORDER) for arguments in (before, after)):
+        return bool(then["world_size"] == processes)
+    if before[ORDER] != after[ORDER] or (
+        after[ORDER] not in ("random", "sequential") and any(before[key] != after[key] for key in DIVISION)
+    ):
+        return False  # the order depends on the rows per device
+    return rows_of_step(before, then["world_size"]) == rows_of_step(after, processes)
+
+
+def rows_of_step(arguments: Mapping[str, Any], processes: int) -> int:
+    """Of all processes together."""
+    return int(arguments[PER_DEVICE] * arguments[ACCUMULATION] * processes)
 
 
 def _kind(key: str) -> str:
@@ -114,11 +142,12 @@ def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
 def describe_recipe(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What `compare_recipes` compares: every argument of the trainer, upstream's defaults included, and the
     other sections that decide a run's numbers."""
+    whole = {GLOBAL_BATCH: sections[GLOBAL_BATCH]} if sections.get(GLOBAL_BATCH) is not None else {}
     kept = {name: sections[name] for name in (*SECTIONS, "EarlyStoppingCallback") if name in sections}
     data = {key: value for key, value in dict(sections.get("dataset") or {}).items() if key in DATA_KEYS}
     if data:
         kept["dataset"] = data
-    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept}
+    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept, **whole}
 
 
 def list_inexact_reasons(
@@ -133,8 +162,8 @@ def list_inexact_reasons(
         found.append("ignore_data_skip: true restarts the epoch's rows")
     if not args.dataloader_in_order:
         found.append("dataloader_in_order: false takes rows in the order in which the workers finish")
-    for name in sharding(environment):
-        found.append(f"{name.upper()} saves shards, and no test compares a resumed sharded run")
+    if "deepspeed" in sharding(environment):
+        found.append("no test compares a resumed run of DeepSpeed")
     if args.save_only_model:
         found.append(
             "save_only_model: true saves weights only, without the optimizer, the schedule and the random state"
@@ -148,6 +177,7 @@ def describe_environment(device: Device, versions: Mapping[str, Any], threads: i
         "versions": {name: versions.get(name) for name in PACKAGES},
         "device": f"{device.name} ({device.kind})",
         "threads": threads,
+        "sharding": "".join(sharding()) or NO_SHARDING,
     }
 
 
@@ -161,6 +191,9 @@ def list_environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) ->
     for name in ("device", "threads"):
         if then.get(name) != now[name]:
             found.append(f"{name} was {then.get(name)}, is {now[name]}")
+    before, after = (facts.get("sharding", NO_SHARDING) for facts in (then, now))
+    if before != after:
+        found.append(f"sharding was {before}, is {after}")
     return found
 
 

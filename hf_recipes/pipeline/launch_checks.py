@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.parent_watch import find_launcher
+from hf_recipes.common.text import join_words
 from hf_recipes.errors import Diagnostic, LaunchError
+from hf_recipes.recipe import global_batch
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
     from hf_recipes.recipe.recipe import Recipe
 
 WHERE = "accelerate launch"
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # every launcher sets all of them
 
 
 def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -55,12 +58,21 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
 
 def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
-    errors = []
+    processes = int(environment.get("WORLD_SIZE", "1"))
+    errors = list(global_batch.find_errors(recipe, processes))
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
         what = "several processes were asked for, but this launch starts only one"
         fix = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
+    left, missing = ([name for name in LAUNCHED if bool(environment.get(name)) is given] for given in (True, False))
+    if ("WORLD_SIZE" in left or "LOCAL_RANK" in left) and missing:
+        # SLURM, Kubernetes or an earlier shell: torch would wait for processes that nobody started, or refuse
+        what = (
+            f"{join_words(left)} set without {join_words(missing)}: left over, since no launcher started this process"
+        )
+        fix = "unset WORLD_SIZE RANK LOCAL_RANK, or use: accelerate launch -m hf_recipes.run " + recipe.path
+        errors.append(Diagnostic(location="environment", message=what, fix=fix))
     training, section = recipe.training, recipe.trainer
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     master = bool(recipe.get("master_weights"))
@@ -71,7 +83,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         fix = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulation.isdigit() and int(accumulation) not in (1, training.get("gradient_accumulation_steps", 1)):
+    if accumulation.isdigit() and int(accumulation) not in (1, global_batch.accumulation_of(recipe, processes)):
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
         fix = f"set gradient_accumulation_steps in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
@@ -90,7 +102,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
 
 
 def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
-    """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
+    """What needs the device's facts: nn.DataParallel without a launcher."""
     errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
         what = f"{device.count} GPUs are visible and no launcher is used: Trainer would take nn.DataParallel"
@@ -98,10 +110,6 @@ def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str,
             "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
             f"-m hf_recipes.run {recipe.path}, or show one GPU with CUDA_VISIBLE_DEVICES=0"
         )
-        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    if device.kind == "cpu" and "fsdp" in sharding(environment):
-        what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
-        fix = "use accelerate_configs/cpu_2.yaml on a CPU"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     return errors
 
@@ -115,9 +123,18 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
         raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on GPUs that this torch sees")
-    if "fsdp" in sharding(environment) and state.distributed_type != "FSDP":
-        raise LaunchError(
-            Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
-        )
     if getattr(args, "n_gpu", 0) > 1:
         raise LaunchError.at(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")
+
+
+def assert_sharding(state: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """What the accelerate file shards with is on, now that a trainer is built. `state`: its AcceleratorState. Raises
+    LaunchError."""
+    if "fsdp" not in sharding(environment):
+        return
+    if state.distributed_type != "FSDP":
+        what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
+        raise LaunchError.at(WHERE, what, "use accelerate_configs/cpu_2.yaml on a CPU")
+    if state.fsdp_plugin.fsdp_version != 2:
+        what = "FSDP 1 is deprecated, and its checkpoints fit no other launch"
+        raise LaunchError.at(WHERE, what, "set fsdp_version: 2 in the accelerate file")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
+from hf_recipes.common.rank_watch import watching_ranks
 from hf_recipes.common.ranks import explain_lost_rank
 from hf_recipes.common.worker_signals import workers_ended
 from hf_recipes.data.splits import file_errors, load_splits
@@ -112,7 +113,8 @@ def _run_in(
     if earlier is not None:
         recorder.continue_end(earlier)
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
-        with explain_lost_rank(), workers_ended(), listener.errors_first():
+        watching = watching_ranks(args.process_index, args.world_size)
+        with explain_lost_rank(), workers_ended(), listener.errors_first(), watching:
             recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:
@@ -212,6 +214,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, compute_metrics, preprocess_logits, recorder.note, session
     )
+    launch_checks.assert_sharding(trainer.accelerator.state)
     recorder.record = facts.add_facts(recorder.record, recipe, args, trainer, model, tokenizer, prepared)
     _refuse_no_batch(recipe, args, trainer.train_dataset)
     provenance = trainer.parts.writer.facts(args)

@@ -197,8 +197,8 @@ def test_other_rows_are_refused_and_another_number_of_processes(recipe: str) -> 
     assert body is not None
     manifest.write_manifest(folder, {**body, "world_size": 2}, body["files"])
     assert refusal(recipe, more) == (
-        f"{LOCATION}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random "
-        "states are missing; start 2, or write resume_allow: [processes]"
+        f"{LOCATION}'out/checkpoint-4' is of 2 process(es), this run has 1: a step would have 8 rows instead of 16; "
+        "start 2, or change gradient_accumulation_steps with them, or write resume_allow: [processes]"
     )
 
 
