@@ -389,8 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         from hf_recipes.common.secrets import mask_secrets
 
-        error.message = mask_secrets(error.message)
-        error.show()
+        shown: Any = error
+        shown.message = mask_secrets(error.message)
+        shown.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as problem:
         if isinstance(problem.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt; here it is a file cut off

@@ -50,7 +50,11 @@ def protect_output() -> None:
         stream: Any = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__") or type(stream) is not io.TextIOWrapper:
             continue
-        words = {"encoding": stream.encoding, "errors": "backslashreplace", "line_buffering": stream.line_buffering}
+        words: dict[str, Any] = {
+            "encoding": stream.encoding,
+            "errors": "backslashreplace",
+            "line_buffering": stream.line_buffering,
+        }
         safe = SafeOutput(stream.detach(), **words)  # a file's name may hold what no terminal can print
         setattr(sys, name, safe)
         setattr(sys, f"__{name}__", safe)

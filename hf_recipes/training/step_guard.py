@@ -318,7 +318,7 @@ def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool)
         if folders.is_complete(one) and not (manifest.read_manifest(one) or {}).get("ruined")
     ]
     if not good:
-        return " (the weights were ruined before this step, and no checkpoint is from before that: start from the beginning)"
+        return " (the weights were ruined before this step, and no checkpoint is from before: start without --resume)"
     return f" (the step before has ruined the weights; {good[0]} is from before)"
 
 

@@ -245,7 +245,7 @@ def test_ruined_weights_are_known_in_a_sessions_first_step_too_and_without_an_ol
     )
     trainer.read_other_batches = lambda: [torch.ones(1, 2), 2 * torch.ones(1, 2)]  # type: ignore[method-assign]
     trainer.state.global_step = 1
-    new = "(the weights were ruined before this step, and no checkpoint is from before that: start from the beginning)"
+    new = "(the weights were ruined before this step, and no checkpoint is from before: start without --resume)"
     assert new in error_of(guard_of(), trainer, math.nan, math.nan, window=window)
     assert (manifest.read_manifest(path) or {})["ruined"].startswith("the loss of step 2 is not finite")
 
