@@ -215,7 +215,7 @@ class WholeOptimizer:
 
     def _gather_state(self, param: Any) -> dict[str, Any]:
         part = _find_part(self.zero, param)
-        sample = next(iter(self.state.values()), {})  # every process has stepped, with at least one part
+        sample: Any = next(iter(self.state.values()), {})  # every process has stepped, with at least one part
         flat = next(iter(self.state), None)
         own = self.state.get(part.flat, {}) if part is not None else {}
         found: dict[str, Any] = {}
