@@ -35,7 +35,9 @@ class SampleText(TrainerCallback):
         positions: int | None,
         location: Callable[[str], str],
         say: Callable[[str], None],
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.prompts, self.arguments, self.tokenizer, self.chat, self.say = (
             prompts,
             dict(arguments),
@@ -100,7 +102,8 @@ class SampleText(TrainerCallback):
         text = prompt
         if self.chat:
             message = [{"role": "user", "content": prompt}]
-            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+            variables = {"add_generation_prompt": True, **self.chat_template_kwargs}
+            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, **variables))
         return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
 
     def _read(self, prompt: str) -> int:

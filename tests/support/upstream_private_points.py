@@ -404,4 +404,11 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         why="_iterator holds the persistent workers",
         lines=("self._iterator = self._get_iterator()",),
     ),
+    PrivatePoint(
+        name="transformers.utils.chat_template_utils:_compile_jinja_template",
+        used_by="data/chat_template.py",
+        why="the environment in which templates run: calls are put into a template's loops after it is parsed there",
+        signature="(chat_template)",
+        until="transformers says which text came from which message without {% generation %}",
+    ),
 )

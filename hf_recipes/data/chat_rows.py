@@ -1,0 +1,427 @@
+"""Rows of a chat data set, in the shapes that people have them, to conversations.
+
+Messages with role and content (OpenAI's, TRL's), ShareGPT's (from, value), prompt and completion, Alpaca's columns, or
+any columns through templates in the recipe. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.data.splits import find_column
+from hf_recipes.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe.recipe import Recipe
+
+Row = Mapping[str, Any]
+Message = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT_ROLES = {  # names of ShareGPT, LLaMA-Factory and axolotl
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
+    **{"system": "system", "developer": "developer", "function_call": "assistant"},
+}
+ALPACA = {"input": ("input", "context"), "output": ("output", "response"), "system": ("system",)}
+TEMPLATES = {"system_template": "system", "user_template": "user", "assistant_template": "assistant"}
+SHAPES = (
+    "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column, or write "
+    "dataset.user_template and dataset.assistant_template"
+)
+
+
+class RowError(ValueError):
+    """What is wrong with a row, in words that follow its name; `kind` is the same for rows with the same problem (""
+    where finding the others would take as long as the rows themselves)."""
+
+    def __init__(self, kind: str, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.fix = kind, what, fix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """`prompt` of the messages (0: none) are the prompt of prompt/completion rows."""
+
+    messages: list[Message]
+    prompt: int = 0
+    tools: Any = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Prompt and completion as plain texts: no chat template."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowReader:
+    """How rows become conversations: which columns are read, and the function that reads a row."""
+
+    columns: tuple[str, ...]  # needed in every split
+    keys: tuple[str, ...]  # of the `dataset` section, one for each of the columns
+    read: Callable[[Row], Conversation | Pair]  # raises RowError
+    completion: bool = False  # rows of prompt and completion
+    chat: bool = True  # rendered by the chat template: no plain texts
+    note: str = ""
+    optional: tuple[str, ...] = ()  # read where a split has them
+
+    def check(self, recipe: Recipe, part: Dataset) -> None:
+        """Raises DataError for a split without a column that is read."""
+        for name, key in zip(self.columns, self.keys, strict=True):
+            if key not in TEMPLATES:
+                find_column(recipe, part, key, name)
+            elif name not in part.column_names:
+                raise _no_column(recipe, part, key, name)
+
+    def select(self, part: Dataset) -> Dataset:
+        """The columns that are read of a split."""
+        return part.select_columns([*self.columns, *(name for name in self.optional if name in part.column_names)])
+
+
+def choose_reader(recipe: Recipe, train: Dataset) -> RowReader:
+    """By the keys of the recipe, else by the columns of the data. Raises DataError for columns of no known shape."""
+    named, columns = recipe.section("dataset"), train.column_names
+    if any(key in named for key in TEMPLATES):
+        return _templates(recipe, train)
+    if "messages_column" in named:
+        return _messages(recipe, train, str(named["messages_column"]))
+    if "prompt_column" not in named and "completion_column" not in named:
+        if "messages" in columns:
+            return _messages(recipe, train, "messages")
+        if "conversations" in columns:
+            return _messages(recipe, train, "conversations")
+        if "instruction" in columns and "prompt" not in columns and _first(columns, ALPACA["output"]):
+            return _alpaca(recipe, train)
+        if "prompt" not in columns:
+            what = f"the data has neither a messages column nor prompt and completion (it has {', '.join(columns)})"
+            raise DataError.at(recipe.location("dataset"), what, SHAPES)
+    return _prompts(recipe, train)
+
+
+def _messages(recipe: Recipe, train: Dataset, column: str) -> RowReader:
+    column = find_column(recipe, train, "messages_column", column)
+    common = _Common(recipe, train, column)
+    note = f"the system prompt is in the column {common.system!r}" if common.system else ""
+
+    def read(row: Row) -> Conversation:
+        messages = _read_messages(row[column], common, "messages_column")
+        return common.conversation(row, messages)
+
+    return RowReader(columns=(column,), optional=common.columns, keys=("messages_column",), read=read, note=note)
+
+
+def _prompts(recipe: Recipe, train: Dataset) -> RowReader:
+    prompt = find_column(recipe, train, "prompt_column", "prompt")
+    completion = find_column(recipe, train, "completion_column", "completion")
+    common = _Common(recipe, train)
+    chat = bool(train.num_rows) and isinstance(_messages_of(train[0][prompt]), list)
+
+    def read(row: Row) -> Conversation | Pair:
+        before, after = _messages_of(row[prompt]), _messages_of(row[completion])
+        if isinstance(before, str) and isinstance(after, str) and not chat:
+            return Pair(prompt=before, completion=after)
+        if isinstance(before, list) and isinstance(after, list) and chat:
+            before = _read_messages(before, common, "prompt_column")
+            messages = [*before, *_read_messages(after, common, "completion_column")]
+            conversation = common.conversation(row, messages)
+            added = len(conversation.messages) - len(messages)  # a system message
+            return Conversation(
+                messages=conversation.messages,
+                prompt=len(before) + added,
+                tools=conversation.tools,
+                arguments=conversation.arguments,
+            )
+        missing = [name for name, value in ((prompt, before), (completion, after)) if value is None]
+        if missing:
+            raise RowError(f"no {missing[0]}", f"the column {missing[0]!r} has no text (null)", "remove such rows")
+        what = "prompt and completion must be texts in all rows, or lists of messages in all rows"
+        raise RowError("prompt", what, "name the columns with dataset.prompt_column and dataset.completion_column")
+
+    return RowReader(
+        columns=(prompt, completion),
+        keys=("prompt_column", "completion_column"),
+        optional=common.columns,
+        read=read,
+        completion=True,
+        chat=chat,
+    )
+
+
+def _alpaca(recipe: Recipe, train: Dataset) -> RowReader:
+    """instruction, input (may be empty) and output, as LLaMA-Factory joins them; `history` holds earlier turns."""
+    columns = train.column_names
+    more, output = _first(columns, ALPACA["input"]), str(_first(columns, ALPACA["output"]))
+    common = _Common(recipe, train, "instruction")
+
+    def read(row: Row) -> Conversation:
+        for name in ("instruction", output):
+            if not isinstance(row[name], str):
+                raise RowError(f"no {name}", f"the column {name!r} has no text", "remove such rows")
+        asked = "\n".join(text for text in (row["instruction"], row[more] if more else "") if text)
+        turns = [*(row.get("history") or []), (asked, row[output])]
+        messages = [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        return common.conversation(row, messages)
+
+    used = tuple(name for name in ("instruction", more, output) if name)
+    shown = f"rows are read as Alpaca's: {' and '.join(used[:-1])} make the user's message, {output} the answer"
+    return RowReader(
+        columns=used,
+        optional=(*common.columns, "history"),
+        keys=("messages_column",) * len(used),
+        read=read,
+        note=shown,
+    )
+
+
+def _templates(recipe: Recipe, train: Dataset) -> RowReader:
+    """Jinja templates of the recipe over the row's columns: `{{ question }}`."""
+    parts = []
+    used = template_columns(recipe)
+    for key, role in TEMPLATES.items():
+        source = recipe.get(f"dataset.{key}")
+        if source is None:
+            continue
+        template, names = _compile(str(source), recipe.location(f"dataset.{key}"))
+        parts.append((role, template))
+        for name in sorted(names - set(train.column_names)):
+            raise _no_column(recipe, train, key, name)
+    common = _Common(recipe, train, "")
+
+    def read(row: Row) -> Conversation:
+        values = {name: "" if row[name] is None else row[name] for name in used}
+        messages = [{"role": role, "content": template.render(values)} for role, template in parts]
+        return common.conversation(row, [one for one in messages if one["role"] != "system" or one["content"]])
+
+    keys = ("user_template",) * len(used)
+    return RowReader(columns=tuple(used), keys=keys, optional=common.columns, read=read)
+
+
+def _no_column(recipe: Recipe, part: Dataset, key: str, name: str) -> DataError:
+    what = f"dataset.{key} reads {name!r}, and the data has no such column (it has {', '.join(part.column_names)})"
+    return DataError.at(recipe.location(f"dataset.{key}"), what, "correct the template")
+
+
+def template_columns(recipe: Recipe) -> list[str]:
+    """The columns that the recipe's templates read."""
+    found: list[str] = []
+    for key in TEMPLATES:
+        if (source := recipe.get(f"dataset.{key}")) is not None:
+            found += sorted(_compile(str(source), recipe.location(f"dataset.{key}"))[1] - set(found))
+    return found
+
+
+def _compile(source: str, location: str) -> tuple[Any, set[str]]:
+    """A template of the recipe, in Jinja's sandbox, and the variables that it reads."""
+    from jinja2 import TemplateError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment()
+    try:
+        return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
+    except TemplateError as problem:
+        raise DataError.at(location, f"this is no Jinja template: {problem}", "write {{ name_of_a_column }}") from None
+
+
+class _Common:
+    """What every shape of conversation may have beside its messages: tools, arguments of the template, a system
+    prompt, other names of the roles."""
+
+    def __init__(self, recipe: Recipe, train: Dataset, shape: str = "messages") -> None:
+        columns = train.column_names
+
+        def optional(key: str, default: str | None) -> str | None:
+            if recipe.get(f"dataset.{key}") is not None:
+                return find_column(recipe, train, key, "")
+            return default if default in columns else None
+
+        self.tools = optional("tools_column", "tools")
+        self.system = optional("system_column", "system" if shape in ("conversations", "instruction") else None)
+        self.per_row = "chat_template_kwargs" if "chat_template_kwargs" in columns else None
+        self.arguments: Mapping[str, Any] = recipe.get("dataset.chat_template_kwargs") or {}
+        self.roles: Mapping[str, str] = recipe.get("dataset.role_names") or {}
+        # Arrow gives every mapping of a column the keys of all; JSON files are read so that none is added.
+        self.padded = recipe.get("dataset.path") != "json"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.tools, self.system, self.per_row) if name)
+
+    def conversation(self, row: Row, messages: list[Message]) -> Conversation:
+        system = row.get(self.system) if self.system else None
+        if isinstance(system, str) and system.strip() and (not messages or messages[0]["role"] != "system"):
+            messages = [{"role": "system", "content": system}, *messages]
+        return Conversation(messages=messages, tools=self._tools(row), arguments=self._arguments(row))
+
+    def _arguments(self, row: Row) -> Mapping[str, Any]:
+        given = _json_of(row[self.per_row], self.per_row) if self.per_row and self.per_row in row else None
+        if not given:
+            return self.arguments
+        return {**self.arguments, **{key: value for key, value in given.items() if value is not None}}
+
+    def _tools(self, row: Row) -> Any:
+        tools = _json_of(row.get(self.tools), self.tools) if self.tools else None
+        if not tools:
+            return None
+        tools = [_json_of(tool, str(self.tools)) for tool in (tools if isinstance(tools, list) else [tools])]
+        if not all(isinstance(tool, Mapping) for tool in tools):
+            raise RowError("tools", f"the column {self.tools!r} is no list of tools", "give their JSON schemas")
+        return [_without_null(tool) for tool in tools] if self.padded else tools
+
+
+def _read_messages(value: Any, common: _Common, key: str) -> list[Message]:
+    value = _messages_of(value)
+    if not isinstance(value, list) or not value:
+        what = "has no messages" if value in (None, [], "") else f"has {_kind(value)}, no list of messages"
+        raise RowError("shape", what, f"name the column of the messages with dataset.{key}")
+    messages = [_read_message(message, i, common.roles) for i, message in enumerate(value)]
+    if common.padded:
+        for message in messages:
+            if "tool_calls" in message:
+                message["tool_calls"] = _without_null(message["tool_calls"])
+    return messages
+
+
+def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
+    if not isinstance(message, Mapping):
+        raise RowError("shape", f"message {i} is {_kind(message)}, not a message", "give a list of {role, content}")
+    found = {key: value for key, value in message.items() if value is not None}
+    if "role" not in found and "from" in found:
+        found = {key: value for key, value in found.items() if key not in ("from", "value")}
+        named, content = message["from"], message.get("value")
+        role = roles.get(named, SHAREGPT_ROLES.get(named, named)) if isinstance(named, str) else named
+        found["role"] = role
+        calls = _calls(content) if named == "function_call" else None
+        found.update({"tool_calls": calls} if calls else {} if content is None else {"content": content})
+    elif "role" not in found:
+        keys = ", ".join(map(str, message)) or "no keys"
+        what = f"message {i} has no role (it has {keys})"
+        raise RowError(f"no role {keys}", what, "give each message role and content, or from and value")
+    else:
+        named = found["role"]
+        found["role"] = roles.get(named, named) if isinstance(named, str) else named
+    if found["role"] not in ROLES:
+        what = f"message {i} has the role {found['role']!r}, which is none of {', '.join(ROLES)}"
+        fix = f"correct it, or write role_names: {{{found['role']}: assistant}} into the dataset section"
+        raise RowError(f"role {found['role']}", what, fix)
+    if "content" in found:
+        found["content"] = _read_content(found["content"], i)
+    elif not found.get("tool_calls") and not found.get("reasoning_content"):
+        what = f"message {i} ({found['role']}) has no content"
+        raise RowError("content", what, "give it a text, or remove such rows")
+    return found
+
+
+def _read_content(content: Any, i: int) -> str:
+    """Content parts are joined: many templates write nothing for a list, or its Python form."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [part if isinstance(part, str) else _part_text(part, i) for part in content]
+        return "".join(texts)
+    what = f"the content of message {i} is {_kind(content)}, not text"
+    raise RowError("content kind", what, "write it as text")
+
+
+def _part_text(part: Any, i: int) -> str:
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+    what = f"message {i} has a content part of type {kind!r}: only texts are trained here"
+    raise RowError(f"part {kind}", what, "remove such parts, or such rows")
+
+
+def _calls(content: Any) -> list[dict[str, Any]] | None:
+    """ShareGPT's function_call: JSON with name and arguments, or a list of them."""
+    try:
+        calls = json.loads(content) if isinstance(content, str) else content
+    except ValueError:
+        return None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        return None
+    return [{"type": "function", "function": dict(call)} for call in calls]
+
+
+def _messages_of(value: Any) -> Any:
+    """The list of messages that a column holds as JSON text; every other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    named = bool(found) and all(isinstance(item, dict) and ({"role", "from"} & set(item)) for item in found)
+    return found if named else value  # a text in brackets is a text
+
+
+def _json_of(value: Any, column: str) -> Any:
+    """A value that the column may hold as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as problem:
+        raise RowError(f"JSON {column}", f"the column {column!r} is no JSON: {problem}", "correct the row") from None
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _kind(value: Any) -> str:
+    names = {"NoneType": "null", "str": "a text", "int": "a number", "float": "a number", "dict": "a mapping"}
+    names |= {"list": "a list", "bool": "true or false"}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def _first(columns: Iterable[str], names: Iterable[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def refuse_row(reader: RowReader, part: Dataset, split: str, index: int, problem: RowError, location: str) -> DataError:
+    """The error of a row, with the number of rows that have the same problem."""
+    what = f"row {index} of the {split} split: {problem.what}"
+    if problem.kind:
+        what += f" ({Counter(_problems(reader, part))[problem.kind]:,} of {part.num_rows:,} rows)"
+    return DataError.at(location, what, problem.fix)
+
+
+def _problems(reader: RowReader, part: Dataset) -> Iterator[str]:
+    for row in reader.select(part):
+        try:
+            reader.read(row)
+        except RowError as problem:
+            yield problem.kind
+
+
+def conversation_texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
+    """The texts of every row, for a tokenizer that is trained on them. Rows with a problem are left to `prepare`."""
+    reader = choose_reader(recipe, train)
+    for row in reader.select(train):
+        try:
+            found = reader.read(row)
+        except RowError:
+            continue
+        if isinstance(found, Pair):
+            yield from (found.prompt, found.completion)
+        else:
+            yield from (str(message["content"]) for message in found.messages if "content" in message)
