@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
 from hf_recipes.common.text import first_line
-from hf_recipes.data.chat_rows import Conversation, Pair, RowError, RowReader, choose_reader, refuse_row
+from hf_recipes.data.chat_messages import RowError
+from hf_recipes.data.chat_rows import Conversation, Pair, RowReader, choose_reader, refuse_row
 from hf_recipes.data.chat_template import AnswerTemplate, RewrittenTurnsError, Spans, common_length, read_template
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids

@@ -6,13 +6,13 @@ any columns through templates in the recipe. Imports neither torch nor transform
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.data.chat_messages import Message, RowError, json_of, messages_of, read_messages, without_null
 from hf_recipes.data.splits import find_column
 from hf_recipes.errors import DataError
 
@@ -22,30 +22,13 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 Row = Mapping[str, Any]
-Message = dict[str, Any]
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-SHAREGPT_ROLES = {  # names of ShareGPT, LLaMA-Factory and axolotl
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
-    **{"system": "system", "developer": "developer", "function_call": "assistant"},
-}
 ALPACA = {"input": ("input", "context"), "output": ("output", "response"), "system": ("system",)}
 TEMPLATES = {"system_template": "system", "user_template": "user", "assistant_template": "assistant"}
 SHAPES = (
     "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column, or write "
     "dataset.user_template and dataset.assistant_template"
 )
-
-
-class RowError(ValueError):
-    """What is wrong with a row, in words that follow its name; `kind` is the same for rows with the same problem (""
-    where finding the others would take as long as the rows themselves)."""
-
-    def __init__(self, kind: str, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.kind, self.what, self.fix = kind, what, fix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +100,7 @@ def _messages(recipe: Recipe, train: Dataset, column: str) -> RowReader:
     note = f"the system prompt is in the column {common.system!r}" if common.system else ""
 
     def read(row: Row) -> Conversation:
-        messages = _read_messages(row[column], common, "messages_column")
+        messages = common.messages(row[column], "messages_column")
         return common.conversation(row, messages)
 
     return RowReader(columns=(column,), optional=common.columns, keys=("messages_column",), read=read, note=note)
@@ -127,15 +110,15 @@ def _prompts(recipe: Recipe, train: Dataset) -> RowReader:
     prompt = find_column(recipe, train, "prompt_column", "prompt")
     completion = find_column(recipe, train, "completion_column", "completion")
     common = _Common(recipe, train)
-    chat = bool(train.num_rows) and isinstance(_messages_of(train[0][prompt]), list)
+    chat = bool(train.num_rows) and isinstance(messages_of(train[0][prompt]), list)
 
     def read(row: Row) -> Conversation | Pair:
-        before, after = _messages_of(row[prompt]), _messages_of(row[completion])
+        before, after = messages_of(row[prompt]), messages_of(row[completion])
         if isinstance(before, str) and isinstance(after, str) and not chat:
             return Pair(prompt=before, completion=after)
         if isinstance(before, list) and isinstance(after, list) and chat:
-            before = _read_messages(before, common, "prompt_column")
-            messages = [*before, *_read_messages(after, common, "completion_column")]
+            before = common.messages(before, "prompt_column")
+            messages = [*before, *common.messages(after, "completion_column")]
             conversation = common.conversation(row, messages)
             added = len(conversation.messages) - len(messages)  # a system message
             return Conversation(
@@ -263,6 +246,9 @@ class _Common:
     def columns(self) -> tuple[str, ...]:
         return tuple(name for name in (self.tools, self.system, self.per_row) if name)
 
+    def messages(self, value: Any, key: str) -> list[Message]:
+        return read_messages(value, self.roles, self.padded, key)
+
     def conversation(self, row: Row, messages: list[Message]) -> Conversation:
         system = row.get(self.system) if self.system else None
         if isinstance(system, str) and system.strip() and (not messages or messages[0]["role"] != "system"):
@@ -270,127 +256,19 @@ class _Common:
         return Conversation(messages=messages, tools=self._tools(row), arguments=self._arguments(row))
 
     def _arguments(self, row: Row) -> Mapping[str, Any]:
-        given = _json_of(row[self.per_row], self.per_row) if self.per_row and self.per_row in row else None
+        given = json_of(row[self.per_row], self.per_row) if self.per_row and self.per_row in row else None
         if not given:
             return self.arguments
         return {**self.arguments, **{key: value for key, value in given.items() if value is not None}}
 
     def _tools(self, row: Row) -> Any:
-        tools = _json_of(row.get(self.tools), self.tools) if self.tools else None
+        tools = json_of(row.get(self.tools), self.tools) if self.tools else None
         if not tools:
             return None
-        tools = [_json_of(tool, str(self.tools)) for tool in (tools if isinstance(tools, list) else [tools])]
+        tools = [json_of(tool, str(self.tools)) for tool in (tools if isinstance(tools, list) else [tools])]
         if not all(isinstance(tool, Mapping) for tool in tools):
             raise RowError("tools", f"the column {self.tools!r} is no list of tools", "give their JSON schemas")
-        return [_without_null(tool) for tool in tools] if self.padded else tools
-
-
-def _read_messages(value: Any, common: _Common, key: str) -> list[Message]:
-    value = _messages_of(value)
-    if not isinstance(value, list) or not value:
-        what = "has no messages" if value in (None, [], "") else f"has {_kind(value)}, no list of messages"
-        raise RowError("shape", what, f"name the column of the messages with dataset.{key}")
-    messages = [_read_message(message, i, common.roles) for i, message in enumerate(value)]
-    if common.padded:
-        for message in messages:
-            if "tool_calls" in message:
-                message["tool_calls"] = _without_null(message["tool_calls"])
-    return messages
-
-
-def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
-    if not isinstance(message, Mapping):
-        raise RowError("shape", f"message {i} is {_kind(message)}, not a message", "give a list of {role, content}")
-    found = {key: value for key, value in message.items() if value is not None}
-    if "role" not in found and "from" in found:
-        found = {key: value for key, value in found.items() if key not in ("from", "value")}
-        named, content = message["from"], message.get("value")
-        role = roles.get(named, SHAREGPT_ROLES.get(named, named)) if isinstance(named, str) else named
-        found["role"] = role
-        calls = _calls(content) if named == "function_call" else None
-        found.update({"tool_calls": calls} if calls else {} if content is None else {"content": content})
-    elif "role" not in found:
-        keys = ", ".join(map(str, message)) or "no keys"
-        what = f"message {i} has no role (it has {keys})"
-        raise RowError(f"no role {keys}", what, "give each message role and content, or from and value")
-    else:
-        named = found["role"]
-        found["role"] = roles.get(named, named) if isinstance(named, str) else named
-    if found["role"] not in ROLES:
-        what = f"message {i} has the role {found['role']!r}, which is none of {', '.join(ROLES)}"
-        fix = f"correct it, or write role_names: {{{found['role']}: assistant}} into the dataset section"
-        raise RowError(f"role {found['role']}", what, fix)
-    if "content" in found:
-        found["content"] = _read_content(found["content"], i)
-    elif not found.get("tool_calls") and not found.get("reasoning_content"):
-        what = f"message {i} ({found['role']}) has no content"
-        raise RowError("content", what, "give it a text, or remove such rows")
-    return found
-
-
-def _read_content(content: Any, i: int) -> str:
-    """Content parts are joined: many templates write nothing for a list, or its Python form."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        texts = [part if isinstance(part, str) else _part_text(part, i) for part in content]
-        return "".join(texts)
-    what = f"the content of message {i} is {_kind(content)}, not text"
-    raise RowError("content kind", what, "write it as text")
-
-
-def _part_text(part: Any, i: int) -> str:
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
-    what = f"message {i} has a content part of type {kind!r}: only texts are trained here"
-    raise RowError(f"part {kind}", what, "remove such parts, or such rows")
-
-
-def _calls(content: Any) -> list[dict[str, Any]] | None:
-    """ShareGPT's function_call: JSON with name and arguments, or a list of them."""
-    try:
-        calls = json.loads(content) if isinstance(content, str) else content
-    except ValueError:
-        return None
-    calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
-        return None
-    return [{"type": "function", "function": dict(call)} for call in calls]
-
-
-def _messages_of(value: Any) -> Any:
-    """The list of messages that a column holds as JSON text; every other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        found = json.loads(value)
-    except ValueError:
-        return value
-    named = bool(found) and all(isinstance(item, dict) and ({"role", "from"} & set(item)) for item in found)
-    return found if named else value  # a text in brackets is a text
-
-
-def _json_of(value: Any, column: str) -> Any:
-    """A value that the column may hold as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else None
-    except ValueError as problem:
-        raise RowError(f"JSON {column}", f"the column {column!r} is no JSON: {problem}", "correct the row") from None
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return [_without_null(item) for item in value] if isinstance(value, list) else value
-
-
-def _kind(value: Any) -> str:
-    names = {"NoneType": "null", "str": "a text", "int": "a number", "float": "a number", "dict": "a mapping"}
-    names |= {"list": "a list", "bool": "true or false"}
-    return names.get(type(value).__name__, type(value).__name__)
+        return [without_null(tool) for tool in tools] if self.padded else tools
 
 
 def _first(columns: Iterable[str], names: Iterable[str]) -> str | None:
