@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
 from hf_recipes.common.write_failures import find_cache_failure
+from hf_recipes.data.columns import CHAT
 from hf_recipes.data.csv_files import check_lines, csv_arguments
 from hf_recipes.data.files import find_damage, guess_encoding, has_bom, line_that_is_not_utf8, local_files
 from hf_recipes.data.json_files import find_bad_line, find_other_shape
@@ -60,7 +61,8 @@ def load(
     except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
         error = _explain(recipe, path, arguments, problem)
         try:
-            parts = _load_apart(recipe, path, arguments, needed) if files else {}
+            generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
+            parts = _load_apart(recipe, path, arguments, needed) if files and generating else {}
         except Exception:  # the first problem is the one to report
             raise error from problem
         if not parts:
@@ -117,7 +119,8 @@ def _load_apart(recipe: Recipe, path: str, arguments: Mapping[str, Any], needed:
     if path == "json":
         given["chunksize"] = 2**30  # a column may change its type further down
     named = arguments.get("data_files")
-    parts = {}
+    parts: dict[str, Dataset] = {}
+    columns: list[set[str]] = []
     for role, names in (named if isinstance(named, Mapping) else {"train": named}).items():
         pieces = []
         for name in local_files(path, {**arguments, "data_files": names}):
@@ -125,7 +128,10 @@ def _load_apart(recipe: Recipe, path: str, arguments: Mapping[str, Any], needed:
             escaped = glob.escape(os.path.abspath(name))
             rows = datasets.load_dataset(path, data_files={"train": [escaped]}, split="train", **reading)
             pieces.append(rows.select_columns([column for column in rows.column_names if column in needed]))
+            columns.append(set(rows.column_names) & (set(needed) - set(CHAT)))
         parts[str(role)] = datasets.concatenate_datasets(pieces)
+    if any(names != columns[0] for names in columns):  # a column that is read is not in every file
+        return {}
     split = arguments.get("split")
     if split is None:
         return parts
