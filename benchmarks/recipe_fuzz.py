@@ -51,7 +51,8 @@ def try_mutant(data: bytes, arguments: list[str]) -> dict[str, Any]:
     seconds = time.process_time() - began
     began = time.process_time()
     try:
-        lines = [*lines, *upgrade_file("mutant.yaml", dry_run=True)]
+        translations, text = upgrade_file("mutant.yaml", dry_run=True)
+        lines = [*lines, *translations, text]
     except RecipeError as error:
         lines = [*lines, *map(str, error.errors)]
     except Exception:

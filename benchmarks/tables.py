@@ -94,7 +94,7 @@ def why() -> str:
         [
             "Is the recipe right?",
             "`check` prints every error at once, each with its line and how to fix it, before anything is loaded",
-            f"[five mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
+            f"[six mistakes, one call](#is-my-recipe-right); at most {slowest('warm'):.2f} s of CPU, the first time "
             f"{slowest('first'):.2f} s ([record](benchmarks/results/check_speed.json))",
         ],
         [

@@ -53,13 +53,14 @@ def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, rest
 @commands.command()
 @click.argument("recipes", nargs=-1, required=True, type=PATH, metavar="RECIPE...")
 @click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="Override one value, as in `run`.")
-def check(recipes: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Show every error in RECIPE, with its line and its fix. Takes under a second, needs no data and no GPU."""
+@click.option("--strict", is_flag=True, help="Count warnings as errors.")
+def check(recipes: tuple[str, ...], overrides: tuple[str, ...], strict: bool) -> None:
+    """Show every error and warning in RECIPE, with its line and its fix. Takes under a second, needs no GPU."""
     from hf_recipes.commands.check import check as check_recipe
 
     errors = 0
     for path in recipes:
-        lines, count = check_recipe(path, overrides)
+        lines, count = check_recipe(path, overrides, strict=strict)
         errors += count
         for line in lines:
             click.echo(line)
@@ -74,8 +75,11 @@ def upgrade(recipe: str, dry_run: bool) -> None:
     """Rewrite old keys in RECIPE to current ones. Comments and order are kept."""
     from hf_recipes.commands.check import upgrade_file
 
-    for line in upgrade_file(recipe, dry_run=dry_run):
-        click.echo(line)
+    lines, text = upgrade_file(recipe, dry_run=dry_run)
+    for line in lines:
+        click.echo(line, err=dry_run)  # what is printed on stdout is the new text alone
+    if dry_run:
+        click.echo(text, nl=False)
 
 
 @commands.command()
@@ -251,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RecipeError as error:
         from hf_recipes.common.secrets import mask_secrets
 
-        for each in error.errors:
-            click.echo(f"{prefix}error: {mask_secrets(str(each))}", err=True)
+        for line in (*error.beside, *(f"error: {each}" for each in error.errors)):
+            click.echo(f"{prefix}{mask_secrets(line)}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
         error.show()

@@ -63,8 +63,9 @@ class RecipeError(Exception):
 
     exit_status = 2
 
-    def __init__(self, errors: Iterable[Diagnostic] | Diagnostic):
+    def __init__(self, errors: Iterable[Diagnostic] | Diagnostic, beside: Iterable[str] = ()):
         self.errors: tuple[Diagnostic, ...] = (errors,) if isinstance(errors, Diagnostic) else tuple(errors)
+        self.beside = tuple(beside)  # lines to show before the errors: translations, warnings
         super().__init__("\n".join(map(str, self.errors)))
 
     @classmethod

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.text import join_words
+from hf_recipes.recipe.global_batch import ACCUMULATION
+from hf_recipes.recipe.global_batch import KEY as GLOBAL_BATCH
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
@@ -66,7 +68,12 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
     if then["trainer"] != now["trainer"]:
         return [Difference(key="the trainer's section", then=then["trainer"], now=now["trainer"], kind="matters")]
     found = []
+    whole = then.get(GLOBAL_BATCH), now.get(GLOBAL_BATCH)
+    if None not in whole and whole[0] != whole[1]:
+        found.append(Difference(key=GLOBAL_BATCH, then=whole[0], now=whole[1], kind="matters"))
     for key, value in now["arguments"].items():
+        if key == ACCUMULATION and None not in whole:
+            continue  # it follows from the global batch, which is compared, and the number of processes
         if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
             found.append(
                 Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=_kind(key))
@@ -114,11 +121,12 @@ def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
 def describe_recipe(sections: Mapping[str, Any], trainer: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What `compare_recipes` compares: every argument of the trainer, upstream's defaults included, and the
     other sections that decide a run's numbers."""
+    whole = {GLOBAL_BATCH: sections[GLOBAL_BATCH]} if sections.get(GLOBAL_BATCH) is not None else {}
     kept = {name: sections[name] for name in (*SECTIONS, "EarlyStoppingCallback") if name in sections}
     data = {key: value for key, value in dict(sections.get("dataset") or {}).items() if key in DATA_KEYS}
     if data:
         kept["dataset"] = data
-    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept}
+    return {"trainer": trainer, "arguments": dict(arguments), "sections": kept, **whole}
 
 
 def list_inexact_reasons(

@@ -30,7 +30,7 @@ MORE = {  # what becomes of a state that is of another kind
     "scheduler": " to take the new schedule from the checkpoint's step on",
 }
 NEEDED = ("run", "recipe", "data", "world_size")  # of a manifest
-BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy")
+BATCH = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy")
 OLDER = "resume from an older one with resume_from_checkpoint: PATH, or start without it"
 
 

@@ -8,26 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_recipes.common.secrets import mask_secrets
+from hf_recipes.data.first_rows import column_errors
+from hf_recipes.data.splits import file_errors
 from hf_recipes.errors import Diagnostic, RecipeError
-from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.read import MOST_ERRORS, examine, in_order, readable_parts
+from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.yaml_reader import read_bytes
 
 
-def check(path: str, overrides: Sequence[str] = ()) -> tuple[list[str], int]:
-    """The lines to print about one recipe, and the number of its errors."""
-    from hf_recipes.data.splits import file_errors
-    from hf_recipes.recipe.rules import all_rules
-
-    try:
-        recipe = read_recipe(path, overrides)
-    except RecipeError as error:
-        lines = [f"error: {each}" for each in error.errors]
-        return [*lines, f"{path}: {_count(len(lines), 'error')}"], len(lines)
-    lines = [*recipe.translations]
-    lines += [f"warning: {each}" for each in recipe.warnings]
-    # The data may be elsewhere: the recipe may be for another machine.
-    lines += [f"warning: {missing} (on this machine; `run` stops there)" for missing in file_errors(recipe)]
-    lines += [f"note: {path}: {line}" for line in all_rules.device_requirements(recipe)]
+def check(path: str, overrides: Sequence[str] = (), *, strict: bool = False) -> tuple[list[str], int]:
+    """The lines to print about one recipe, and the number of its errors. `strict`: each warning counts as one."""
+    document = examine(path, overrides)
+    faults, warnings, notes = list(document.errors), list(map(str, document.warnings)), []
+    recipe = next(readable_parts(document), None)
+    if recipe is not None:
+        faults = in_order([*faults, *column_errors(recipe, document.broken)], document.files)
+        if isinstance(recipe.get("dataset.path"), str):
+            # The data may be elsewhere: the recipe may be for another machine.
+            warnings += (f"{missing} (on this machine; `run` stops there)" for missing in file_errors(recipe))
+        notes = all_rules.device_requirements(recipe)
+    errors = list(map(str, faults))
+    if strict:
+        errors, warnings = errors + warnings, []
+    more = [f"... and {len(errors) - MOST_ERRORS} more errors"] if len(errors) > MOST_ERRORS else []
+    lines = [*document.translations, *(f"error: {each}" for each in errors[:MOST_ERRORS]), *more]
+    lines += [f"warning: {each}" for each in warnings]
+    if errors:
+        counts = [_count(len(errors), "error"), *([_count(len(warnings), "warning")] if warnings else [])]
+        return [*lines, f"{path}: {' and '.join(counts)}"], len(errors)
+    lines += [f"note: {path}: {line}" for line in notes]
     return [*lines, f"{path}: ok"], 0
 
 
@@ -35,8 +44,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
-    """Rewrite the file with today's keys, completely or not at all: the translations (dry: and the new text)."""
+def upgrade_file(path: str, *, dry_run: bool) -> tuple[list[str], str]:
+    """Rewrite the file with today's keys, completely or not at all: (the translations, dry: the new text)."""
     from hf_recipes.recipe.upgrade import upgrade_text
 
     data = read_bytes(path)
@@ -49,10 +58,10 @@ def upgrade_file(path: str, *, dry_run: bool) -> list[str]:
     new, lines = upgrade_text(text, path)
     lines = [mask_secrets(line) for line in lines]
     if dry_run:
-        return [*lines, mask_secrets(new)]
+        return lines, mask_secrets(new)
     if new != text:
         _replace(path, new)
-    return lines or [f"{path}: nothing to upgrade"]
+    return lines or [f"{path}: nothing to upgrade"], ""
 
 
 def _replace(path: str, text: str) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_recipes.errors import PlanError
+from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit import advice, show, write_recipe
 from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
@@ -18,6 +18,7 @@ from hf_recipes.plan.fit.verdict import CPU, FITS, OUT, UNSURE, choose_gpu, cpu_
 from hf_recipes.plan.lab_record import LabRecord
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import read_timed_records
+from hf_recipes.recipe.global_batch import find_errors, with_accumulation, without_derived
 from hf_recipes.recipe.read import read_recipe
 
 MEASURED = "recipes/results/measured"  # records of --measure, below the working directory
@@ -57,6 +58,10 @@ def command(
 
         recipe, _ = shrink(recipe)
     layout = read_layout(processes, config_file)
+    errors = list(find_errors(recipe, layout.processes))
+    if errors:
+        raise RecipeError(errors)
+    recipe = with_accumulation(recipe, layout.processes)
     found = plan_recipe(recipe, device, length=length, read_data=read_data, layout=layout)
     if svg is not None:
         write_text(svg, show.svg(found.fit), "argument '--svg'")
@@ -125,7 +130,7 @@ def _write(source: str, target: str, overrides: Sequence[str], found: frontier.F
         )
     eval_batch = planned.fit.trace.eval_batch
     values = frontier.override_values(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
-    return write_recipe.write_recipe(source, target, values)
+    return write_recipe.write_recipe(source, target, without_derived(found.recipe, values))
 
 
 def _lines(found: Plan, changes: advice.Advice | None) -> list[str]:

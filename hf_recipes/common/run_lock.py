@@ -32,7 +32,7 @@ except ImportError:  # Windows: no flock
 LOCK = ".lock"  # in output_dir; a name with a dot is no checkpoint and is never pushed
 INHERITED = "HF_RECIPES_LOCK"  # environment: the number of the open file that a supervisor gave this process
 NOT_SUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_RUN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # of a folder where none can be
 PATIENCE = 0.5  # seconds: whoever only asks whether a folder is in use holds its lock for a moment
 
 
@@ -90,14 +90,15 @@ def hold_folder(
     """Keeps every other run out of `folder`, which is made if it is missing. Raises OutputDirError, before anything is
     changed, if another process holds it, or if nothing can be written there.
 
-    `for_writing=False`: None for a folder that cannot be written, since no run can be in it. `where`: of output_dir.
+    `for_writing=False`: None for a folder that is missing or cannot be written, since no run can be in it.
+    `where`: of output_dir.
     """
     made = make_folder(folder, where) if for_writing else []
     try:
         lock = _acquire(folder, where, say)
     except OSError as problem:
         _remove_empty(made)
-        if not for_writing and problem.errno in READ_ONLY:
+        if not for_writing and problem.errno in NO_RUN:
             yield None
             return
         raise _not_writable(folder, where, problem) from None

@@ -50,16 +50,30 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as a message shows it: as Python writes it, in 60 characters at most, null and true as YAML does."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    """A value as a message shows it: as YAML writes it, strings in quotes, in 60 characters at most."""
+    text = repr(value) if isinstance(value, str) else as_yaml(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_KINDS = {
+    "NoneType": "null",
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "dict": "mapping",
+}
+
+
 def kind_of(value: Any) -> str:
-    """The name of a value's type in a recipe: bool, int, float, str, list, mapping, null."""
-    return {"dict": "mapping", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+    """What YAML calls a value's type: boolean, integer, number, string, list, mapping, null."""
+    return _KINDS.get(type(value).__name__, type(value).__name__)
+
+
+def a_kind_of(value: Any) -> str:
+    """The same with its article: "an integer"."""
+    kind = kind_of(value)
+    return kind if kind == "null" else f"an {kind}" if kind == "integer" else f"a {kind}"
 
 
 def as_yaml(value: Any) -> str:

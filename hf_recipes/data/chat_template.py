@@ -1,7 +1,7 @@
 """Where the answers stand in a conversation that a chat template rendered.
 
 A template with {% generation %} says it itself. For a template without it, marks are put into its loops over the
-messages, after it is parsed: one rendering then tells which text came from which message, whatever that text is.
+messages, after it is parsed: one rendering then shows which text came from which message, whatever that text is.
 What the template writes before an answer (its generation prompt) is no part of it, and neither are the line breaks
 after it. Where a message's text does not come from its own turn of the loop, the answers are found by rendering every
 prefix of the conversation; a template that rewrites earlier turns is then refused, since no mask would be right.
@@ -180,7 +180,7 @@ class AnswerTemplate:
         return pieces
 
     def _header(self, messages: list[Message], i: int, tools: Any, arguments: Mapping[str, Any]) -> _Header | None:
-        """What stands before the i-th message, an answer. It depends on the message before, not on its words."""
+        """What stands before the i-th message, an answer. It depends on the message before, not on its text."""
         before = messages[i - 1]["role"] if i else None
         key = json.dumps([before, bool(tools) if i else tools, arguments], sort_keys=True, default=str)
         if key not in self._headers:

@@ -205,12 +205,13 @@ def push_command(
 
     `diverged`: such a run, too. Raises HubError.
     """
-    folder, settings = Path(run_dir), _read_hub_settings(Path(run_dir))
-    files_to_push(folder)
-    record = find_record(folder)
-    if record is not None and record.diverged and not diverged:
-        raise HubError.at(run_dir, f"the run diverged: {record.diverged}", "push another run, or add --diverged")
-    with run_lock.hold_folder(folder, "argument RUN_DIR", for_writing=False):
+    folder = Path(run_dir)
+    with run_lock.hold_folder(folder, "argument RUN_DIR", for_writing=False):  # first: a run may be writing its files
+        settings = _read_hub_settings(folder)
+        files_to_push(folder)
+        record = find_record(folder)
+        if record is not None and record.diverged and not diverged:
+            raise HubError.at(run_dir, f"the run diverged: {record.diverged}", "push another run, or add --diverged")
         result = push(
             folder,
             repo_id=repo or settings.get("hub_model_id") or folder.resolve().name,

@@ -6,16 +6,18 @@ Each step can be made again, and the record remembers those that are done. Impor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import folders, manifest
 from hf_recipes.checkpoints.compatibility import is_free
+from hf_recipes.common.environment import timestamp
 from hf_recipes.common.files import put
 from hf_recipes.common.typed_json import to_json
 from hf_recipes.errors import CheckpointError, DivergedError
 from hf_recipes.pipeline import summary
-from hf_recipes.record import COMPLETE, EndStep, RunRecord, find_record
+from hf_recipes.record import COMPLETE, EndStep, RunRecord, Session, Stage, find_record, write_record
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -177,21 +179,20 @@ def finish_run(
             mark(EndStep.PUSH)
 
 
-def finish_earlier_run(recipe: Recipe, folder: Path, record: RunRecord, say: Callable[..., None]) -> None:
-    """What is left of a run that came to its end and was killed before all was written. Raises CheckpointError where
-    nothing is left."""
-    from dataclasses import replace
-
-    from hf_recipes.record import write_record
-
+def finish_earlier_run(recipe: Recipe, folder: Path, record: RunRecord, machine: str, say: Callable[..., None]) -> None:
+    """What is left of a run that came to its end and was killed before all was written. `machine`: this one's device.
+    Raises CheckpointError where nothing is left."""
     left = list_left(folder, record, recipe.training)
     if not left:
         refuse_nothing_left(recipe, folder, record)
     say(f"all {record.steps} steps are made; {describe_left(left)}" if record.steps else describe_left(left))
+    session = Session(started=timestamp(), resumed_at=record.steps, machine=machine, stage=Stage.END)
+    earlier = record.sessions
 
     def mark(step: EndStep) -> None:
         nonlocal record
-        record = replace(record, done=(*record.done, step))
+        so_far = replace(session, ended=timestamp(), status=record.status)
+        record = replace(record, done=(*record.done, step), sessions=(*earlier, so_far))
         write_record(folder, record)
 
     finish_run(recipe, folder, lambda: record, mark, say)

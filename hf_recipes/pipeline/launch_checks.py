@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.parent_watch import find_launcher
+from hf_recipes.common.text import join_words
 from hf_recipes.errors import Diagnostic, LaunchError
+from hf_recipes.recipe import global_batch
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device
     from hf_recipes.recipe.recipe import Recipe
 
 WHERE = "accelerate launch"
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # every launcher sets all of them
 
 
 def resume_command(path: str, overrides: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -55,12 +58,21 @@ def _program(name: str, otherwise: list[str]) -> list[str]:
 
 def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
     """Launches that would not do what was asked, and accelerate files that say otherwise than the recipe."""
-    errors = []
+    processes = int(environment.get("WORLD_SIZE", "1"))
+    errors = list(global_batch.find_errors(recipe, processes))
     if "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
         # accelerate's simple_launcher, taken for --cpu, exports these for MPI and then starts one process
         what = "several processes were asked for, but this launch starts only one"
         fix = "use: accelerate launch --config_file accelerate_configs/cpu_2.yaml -m hf_recipes.run " + recipe.path
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
+    left, missing = ([name for name in LAUNCHED if bool(environment.get(name)) is given] for given in (True, False))
+    if ("WORLD_SIZE" in left or "LOCAL_RANK" in left) and missing:
+        # SLURM, Kubernetes or an earlier shell: torch would wait for processes that nobody started, or refuse
+        what = (
+            f"{join_words(left)} set without {join_words(missing)}: left over, since no launcher started this process"
+        )
+        fix = "unset WORLD_SIZE RANK LOCAL_RANK, or use: accelerate launch -m hf_recipes.run " + recipe.path
+        errors.append(Diagnostic(location="environment", message=what, fix=fix))
     training, section = recipe.training, recipe.trainer
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     master = bool(recipe.get("master_weights"))
@@ -71,7 +83,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         fix = f"set mixed_precision: 'no' there and {precision}: true in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     accumulation = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulation.isdigit() and int(accumulation) not in (1, training.get("gradient_accumulation_steps", 1)):
+    if accumulation.isdigit() and int(accumulation) not in (1, global_batch.accumulation_of(recipe, processes)):
         what = f"accelerate's gradient_accumulation_steps is {accumulation}, which Trainer ignores"
         fix = f"set gradient_accumulation_steps in the recipe's {section}"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))

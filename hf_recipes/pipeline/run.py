@@ -29,7 +29,7 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.rules.device import missing_packages
-from hf_recipes.record import NAME, EndStep, Metrics, Stage, parse_forecast
+from hf_recipes.record import NAME, EndStep, Metrics, Stage, describe_machine, parse_forecast
 from hf_recipes.training.signals import Listener, Stopped
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ def _run_in(
     if earlier is not None and EndStep.EVALUATION in earlier.done:
         _refuse(list(find_foreign_files(recipe, folder)))
         if rank() == 0:
+            from hf_recipes.pipeline.facts import describe_device
+
+            machine = describe_machine(describe_device(device))
             with Listener(say).listening():
-                finish.finish_earlier_run(recipe, folder, earlier, say)
+                finish.finish_earlier_run(recipe, folder, earlier, machine, say)
         finish.refuse_diverged(recipe, earlier)
         return folder / NAME
     from hf_recipes.pipeline.recorder import RunRecorder, refuse_newer_record

@@ -22,10 +22,11 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     attention = f", attention: {model.attention}" if model.attention else ""
     splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
     steps = record.planned_steps or 0
+    asked = "as global_batch_size asks, " if recipe.get("global_batch_size") is not None else ""
     plan = [
         f"batch      {batch.per_device} per device x {batch.processes} device{'s' * (batch.processes > 1)} x "
         f"{batch.accumulation} accumulation = {batch.sequences_per_step} sequences, "
-        f"about {batch.tokens_per_step:,} tokens a step",
+        f"{asked}about {batch.tokens_per_step:,} tokens a step",
         f"steps      {steps:,}, about {steps * batch.tokens_per_step:,} tokens in all; {_value(args.optim)}, "
         f"learning rate {args.learning_rate:g}, {_value(args.lr_scheduler_type)}",
     ]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import as_yaml
+from hf_recipes.recipe.global_batch import derive_accumulation
+from hf_recipes.recipe.recipe import CHOSEN
 from hf_recipes.recipe.schema.installed import fields
 
 if TYPE_CHECKING:
@@ -26,9 +28,9 @@ DEFAULT_LENGTH = {"causal-lm": 1024, "chat": 1024, "text-classification": 512, "
 def choose(recipe: Recipe, device: Device) -> tuple[Recipe, list[str]]:
     """The recipe with every default that we or the device chose, and a line for each: `key: value (reason)`."""
     lines = []
-    for rule in (_places, _precision, _trainer, _adapter, _quantisation):
+    for rule in (_places, _batch, _precision, _trainer, _adapter, _quantisation):
         for dotted, value, reason in list(rule(recipe, device)):
-            recipe = recipe.with_values({dotted: value}, f"chosen: {reason}")
+            recipe = recipe.with_values({dotted: value}, CHOSEN + reason)
             lines.append(f"{dotted}: {as_yaml(value)} ({reason})")
     return recipe, lines
 
@@ -62,6 +64,12 @@ def _places(recipe: Recipe, device: Device) -> Iterator[Choice]:
         yield f"{section}.use_cpu", True, reason
     elif device.kind == "cpu" and recipe.training.get("bf16") and not recipe.training.get("use_cpu"):
         yield f"{section}.use_cpu", True, "without it TrainingArguments refuses bf16 on a CPU"
+
+
+def _batch(recipe: Recipe, device: Device) -> Iterator[Choice]:
+    derived = derive_accumulation(recipe, device.processes)
+    if derived is not None:
+        yield derived
 
 
 def _precision(recipe: Recipe, device: Device) -> Iterator[Choice]:

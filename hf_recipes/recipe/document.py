@@ -26,6 +26,7 @@ class Document:
     errors: tuple[Diagnostic, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     translations: tuple[str, ...] = ()  # one line for each key that has a new name today
+    renamed: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # location -> (old key, the new ones)
     files: tuple[str, ...] = ()  # the recipe's own file, then those that it extends, as far as they could be read
     complete: bool = True  # whether all of those files could be read
 

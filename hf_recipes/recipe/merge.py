@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from hf_recipes.common.secrets import SECRET_KEYS, find_secret, is_secret_name
-from hf_recipes.common.text import format_value, kind_of, nearest
+from hf_recipes.common.text import a_kind_of, format_value, kind_of, nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.deprecated_keys import OLD_TOP
 from hf_recipes.recipe.document import MOST_SUGGESTIONS, Document, under
-from hf_recipes.recipe.schema.own_keys import SECTIONS, TOP
+from hf_recipes.recipe.foreign_keys import is_accelerate_file, meaning_of_key, preference_method, tool_of
+from hf_recipes.recipe.schema.own_keys import SECTIONS, TOP, TRAINERS
 from hf_recipes.recipe.yaml_reader import read_file, read_text
 
 _HUB = "a Hub access token"
@@ -44,7 +45,7 @@ def file_documents(path: str) -> list[Document]:
         if document.values is None and document.errors:
             return [replace(document, complete=False), *documents]
         if not isinstance(document.values, dict):
-            what = f"is a {kind_of(document.values)}, not a recipe"
+            what = f"is {a_kind_of(document.values)}, not a recipe"
             fix = "a recipe is a mapping that begins with 'task:'"
             document = document.with_errors([Diagnostic(location=path, message=what, fix=fix)])
             return [replace(document, values=None, complete=False), *documents]
@@ -89,22 +90,50 @@ def clean(document: Document) -> Document:
         else:
             few = len(errors) < MOST_SUGGESTIONS
             what, fix = f"a recipe has no {format_value(name)}", _fix_of_section(str(name)) if few else ""
+            what, fix = preference_method(str(name)) or (what, fix)
             errors.append(Diagnostic(location=where, message=what, fix=fix))
             broken |= set() if not few else {near for near in (nearest(str(name), [*SECTIONS, *TOP]),) if near}
+            broken |= set(TRAINERS) if preference_method(str(name)) else set()
+    if other := _other_file(document):
+        errors.append(other)
+        broken |= {"task", "model", "dataset", *TRAINERS}
     document = replace(document, values=kept, broken=frozenset(broken))
     return document.with_errors(errors)
 
 
+def _other_file(document: Document) -> Diagnostic | None:
+    """One error for a file that is none of this package's, so that what a recipe must have is not asked of it."""
+    if not document.path:
+        return None
+    tool = tool_of(document.values)
+    if tool:
+        fix = f"`hf-recipes convert {document.path}` writes the recipe"
+        return Diagnostic(location=document.path, message=f"is a file of {tool}, not a recipe", fix=fix)
+    if is_accelerate_file(document.values):
+        fix = "give it to `accelerate launch --config_file` or to `plan --config_file`"
+        return Diagnostic(location=document.path, message="is an accelerate config file, not a recipe", fix=fix)
+    return None
+
+
 def _fix_of_section(name: str) -> str:
-    near = nearest(name, [*SECTIONS, *TOP])
-    if near:
-        return f"did you mean {near!r}?"
+    """Where an unknown key of the top belongs, or which one was meant."""
+    from hf_recipes.recipe.schema.installed import fields
     from hf_recipes.recipe.validate import sections_with
 
-    homes = sections_with(name)
+    homes, (_, meant) = sections_with(name), meaning_of_key("", name)
     if homes:
         return f"it is a key of {' and of '.join(homes)}: write it there"
-    return f"its sections are {', '.join(SECTIONS)}"
+    if meant:
+        return meant
+    near = nearest(name, [*SECTIONS, *TOP], cutoff=0.75)
+    if near:
+        return f"did you mean {near!r}?"
+    for section in SECTIONS:
+        near = nearest(name, fields(section), cutoff=0.8)
+        if near:
+            return f"did you mean {near!r} of {section}?"
+    near = nearest(name, [*SECTIONS, *TOP])
+    return f"did you mean {near!r}?" if near else f"its sections are {', '.join(SECTIONS)}"
 
 
 def _without_secrets(document: Document, errors: list[Diagnostic]) -> dict[Any, Any]:
@@ -249,6 +278,7 @@ def merge(path: str, documents: Sequence[Document]) -> Document:
         broken=frozenset(broken),
         errors=(*(error for document in documents for error in document.errors), *empty),
         translations=tuple(dict.fromkeys(line for document in documents for line in document.translations)),
+        renamed={where: keys for document in documents for where, keys in document.renamed.items()},
         files=tuple(dict.fromkeys([path, *reversed(files)])),
         complete=all(document.complete for document in documents),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -74,3 +75,14 @@ def known_config(recipe: Recipe) -> Mapping[str, Any]:
     model = recipe.section("model")
     config = model_facts(model).config
     return {**config, **{key: value for key, value in model.items() if key in config}}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the Hub could have a repository of this name (huggingface_hub's validate_repo_id)."""
+    fits = re.fullmatch(r"(?:[\w.-]+/)?[\w.-]{1,96}", name, re.ASCII)
+    return bool(fits) and not re.search(r"--|\.\.|\.git$|(^|/)[.-]|[.-](/|$)", name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a path: a Hub id is `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.endswith((".json", "/")) or name.count("/") > 1 or "\\" in name

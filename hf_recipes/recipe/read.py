@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,20 +26,41 @@ MOST_ERRORS = 200  # that are listed
 def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge, translate and validate a recipe. `overrides` are "Section.key=value" arguments, which win.
 
-    Raises RecipeError with every error of the file, of what it extends and of the overrides, in the order of the lines.
-    Nothing heavy is imported and nothing is written.
+    Raises RecipeError with every error of the file, of what it extends and of the overrides, in the order of the lines;
+    translations and warnings go with them. Nothing heavy is imported and nothing is written.
     """
-    document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
+    document = examine(path, overrides)
     if document.errors:
-        raise RecipeError(_first(_in_order(document.errors, document.files), path))
+        beside = (*document.translations, *(f"warning: {each}" for each in document.warnings))
+        raise RecipeError(_first(document.errors, path), beside)
     return _recipe_of(document)
 
 
-def _first(errors: list[Diagnostic], path: str) -> list[Diagnostic]:
+def examine(path: str, overrides: Sequence[str] = ()) -> Document:
+    """Everything that is found in a recipe, right or wrong: `errors` and `warnings` in the order of the lines."""
+    document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
+    errors, warnings = (
+        tuple(in_order(_with_old_keys(found, document.renamed), document.files))
+        for found in (document.errors, document.warnings)
+    )
+    return replace(document, errors=errors, warnings=warnings)
+
+
+def _with_old_keys(found: Iterable[Diagnostic], renamed: Mapping[str, tuple[str, str]]) -> Iterator[Diagnostic]:
+    """A message about a key that was translated names the key that the file has, too."""
+    for each in found:
+        old, news = renamed.get(each.location, ("", ""))
+        words = set(re.findall(r"\w+", each.message))
+        if old and old not in words and words & set(news.split()):
+            each = replace(each, message=f"{each.message} (written as {old})")
+        yield each
+
+
+def _first(errors: Sequence[Diagnostic], path: str) -> list[Diagnostic]:
     """A data file that is read as a recipe has thousands."""
     more = len(errors) - MOST_ERRORS
     if more <= 0:
-        return errors
+        return list(errors)
     rest = Diagnostic(location=path, message=f"{more} more errors like these", fix="is this a recipe?")
     return [*errors[:MOST_ERRORS], rest]
 
@@ -56,12 +77,9 @@ def _resolve(path: str, documents: Sequence[Document]) -> Document:
     document = validate_sections(_without_nulls(document))
     if document.complete:
         document = _with_output_dir(validate_required(document))
-        document = document.with_errors(_rule_errors(document))
-    if document.errors:
-        return document
-    from hf_recipes.recipe.rules.all_rules import warnings
-
-    return replace(document, warnings=(*document.warnings, *warnings(_recipe_of(document))))
+        errors, warnings = _rule_findings(document)
+        document = replace(document.with_errors(errors), warnings=(*document.warnings, *warnings))
+    return document
 
 
 def _recipe_of(document: Document) -> Recipe:
@@ -70,7 +88,7 @@ def _recipe_of(document: Document) -> Recipe:
         sections=document.values,
         locations=document.locations,
         translations=document.translations,
-        warnings=tuple(_in_order(document.warnings, document.files)),
+        warnings=document.warnings,
     )
 
 
@@ -99,17 +117,30 @@ def _with_output_dir(document: Document) -> Document:
     return replace(document, values=sections)
 
 
-def _rule_errors(document: Document) -> Iterator[Diagnostic]:
-    """What the rules find in the part of a recipe that is not broken: no error that only follows from another one.
+def _rule_findings(document: Document) -> tuple[list[Diagnostic], list[Diagnostic]]:
+    """(errors, warnings) that the rules find in the part of a recipe that is not broken: nothing that only follows from
+    another error. Of two trainers each is checked by itself, so that one error does not hide the others."""
+    from hf_recipes.recipe.rules.all_rules import errors, warnings
 
-    A task that is misspelled is taken as the nearest one, and of two trainers each is checked by itself, so that one
-    error does not hide the others.
+    names = {dotted.rpartition(".")[2] for dotted in document.broken if dotted not in TRAINERS}
+    found: tuple[list[Diagnostic], list[Diagnostic]] = [], []
+    for recipe in readable_parts(document):
+        for several, look in zip(found, (errors, warnings), strict=True):
+            several += [
+                each for each in look(recipe) if not names & set(re.findall(r"\w+", f"{each.message} {each.fix}"))
+            ]
+    return found
+
+
+def readable_parts(document: Document) -> Iterator[Recipe]:
+    """What is not broken of a document, as a Recipe for each trainer that it has: the recipe itself if it is right.
+
+    A task that is misspelled is taken as the nearest one; without any there is no recipe.
     """
     from hf_recipes.catalog.tasks import TASKS
     from hf_recipes.common.text import nearest
-    from hf_recipes.recipe.rules.all_rules import errors
 
-    sections = copy.deepcopy(dict(document.values))
+    sections = copy.deepcopy(dict(document.values or {}))
     task = sections.get("task")
     sections["task"] = task if isinstance(task, str) and task in TASKS else nearest(str(task), TASKS)
     if not sections["task"]:
@@ -121,15 +152,12 @@ def _rule_errors(document: Document) -> Iterator[Diagnostic]:
             holder = holder.get(parent) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and not (last in TRAINERS and not parents):
             holder.pop(last, None)
-    names = {dotted.rpartition(".")[2] for dotted in document.broken if dotted not in TRAINERS}
     for trainer in (name for name in TRAINERS if isinstance(sections.get(name), dict)):
         single = {name: value for name, value in sections.items() if name == trainer or name not in TRAINERS}
-        for error in errors(_recipe_of(replace(document, values=single))):
-            if not names & set(re.findall(r"\w+", f"{error.message} {error.fix}")):
-                yield error
+        yield _recipe_of(replace(document, values=single))
 
 
-def _in_order(errors: Iterable[Diagnostic], files: Sequence[str]) -> list[Diagnostic]:
+def in_order(errors: Iterable[Diagnostic], files: Sequence[str]) -> list[Diagnostic]:
     """Without repeats, by line: the recipe's own first, then those of what it extends, then the arguments."""
 
     def key(error: Diagnostic) -> tuple[int, int]:

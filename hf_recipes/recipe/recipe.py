@@ -11,6 +11,7 @@ from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import location_of
 from hf_recipes.recipe.schema.own_keys import SECTIONS, TRAINERS
 
+CHOSEN = "chosen: "  # how the location of a value that was chosen for the user begins
 GENERATED = "hf_recipes.smoke:"  # a dataset.path that begins so has no file: its rows are generated (run --smoke)
 
 
@@ -42,6 +43,12 @@ class Recipe:
     def max_length_key(self) -> str:
         """Where the length of a row is written: SFTConfig has its own max_length, else it is the dataset's."""
         return "SFTConfig.max_length" if self.trainer == "SFTConfig" else "dataset.max_length"
+
+    @property
+    def has_derived_accumulation(self) -> bool:
+        """Whether the accumulation follows from global_batch_size: another launch derives another."""
+        found = self.locations.get(f"{self.trainer}.gradient_accumulation_steps", "")
+        return self.sections.get("global_batch_size") is not None and found.startswith(CHOSEN)
 
     @property
     def is_generated(self) -> bool:
@@ -95,7 +102,8 @@ class Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML 1.2 that reads back to equal sections: every key, in the recipe's order, without comments or anchors."""
+    """YAML 1.2 that reads back to equal sections: every key, in the recipe's order, without comments or anchors; not
+    the accumulation that global_batch_size decides at each launch."""
     import io
 
     from ruamel.yaml import YAML
@@ -107,7 +115,11 @@ def dump_recipe(recipe: Recipe) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.representer.ignore_aliases = lambda *_: True
     text = io.StringIO()
+    sections = dict(recipe.sections)
+    if recipe.has_derived_accumulation:  # another number of processes derives another
+        kept = {key: value for key, value in recipe.training.items() if key != "gradient_accumulation_steps"}
+        sections[recipe.trainer] = kept
     first = ["task", *(n for n in recipe.sections if n not in SECTIONS and n != "task")]
     order = [n for n in dict.fromkeys([*first, *recipe.sections]) if n in recipe.sections]
-    yaml.dump({name: recipe.sections[name] for name in order}, text)
+    yaml.dump({name: sections[name] for name in order}, text)
     return text.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import format_value, nearest
 from hf_recipes.recipe.document import Document
+from hf_recipes.recipe.foreign_keys import preference_method
 from hf_recipes.recipe.schema.own_keys import SOURCES, TRAINERS
 from hf_recipes.recipe.validate import Validator
 
@@ -28,7 +29,7 @@ def _task(validator: Validator) -> None:
     elif not (isinstance(task, str) and task in TASKS):
         near = nearest(str(task), TASKS)
         fix = f"did you mean {near!r}?" if near else f"it must be one of {tasks}"
-        validator.error("task", f"there is no task {format_value(task)}", fix)
+        validator.error("task", *(preference_method(str(task)) or (f"there is no task {format_value(task)}", fix)))
 
 
 def _trainer(validator: Validator) -> None:
@@ -69,6 +70,8 @@ def _model(validator: Validator) -> None:
     if not isinstance(model, dict):
         return
     given = [key for key in SOURCES if key in model]
+    if not given and validator.is_broken(*(f"model.{key}" for key in SOURCES)):
+        return
     if not given:
         what = "model names no weights and no shape"
         validator.error("model", what, "write one of pretrained_model_name_or_path, preset, config")
@@ -84,7 +87,8 @@ def _tokenizer(validator: Validator, source: str) -> None:
     """A model from scratch has no tokenizer of its own."""
     tokenizer = validator.sections.get("tokenizer")
     named = isinstance(tokenizer, dict) and tokenizer.get("pretrained_model_name_or_path") is not None
-    if not named and "BpeTrainer" not in validator.sections and not validator.is_broken("tokenizer", "BpeTrainer"):
+    broken = validator.is_broken("tokenizer", "tokenizer.pretrained_model_name_or_path", "BpeTrainer")
+    if not named and "BpeTrainer" not in validator.sections and not broken:
         fix = "write `tokenizer:` with pretrained_model_name_or_path, or `BpeTrainer:` to train one on the data"
         validator.error(f"model.{source}", "a model from scratch needs a tokenizer", fix)
 
@@ -95,6 +99,6 @@ def _dataset(validator: Validator) -> None:
         if not validator.is_broken("dataset"):
             fix = "write `dataset:` with load_dataset's arguments, such as path: json"
             validator.error("dataset", "the recipe has no dataset", fix)
-    elif isinstance(dataset, dict) and dataset.get("path") is None:
+    elif isinstance(dataset, dict) and dataset.get("path") is None and not validator.is_broken("dataset.path"):
         fix = "write a format (json, csv, text, parquet), a folder or a Hub id"
         validator.error("dataset", "dataset has no path", fix)

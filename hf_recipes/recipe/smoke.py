@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.recipe.global_batch import KEY, accumulation_of
 from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.recipe import GENERATED
 from hf_recipes.recipe.schema.installed import config_fields
@@ -49,7 +50,7 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
         lines.append(line)
 
     replace("model", *_tiny_model(recipe, keep_precision))
-    dropped = ["tokenizer", *([] if keep_precision else ["master_weights"])]
+    dropped = ["tokenizer", KEY, *([] if keep_precision else ["master_weights"])]
     if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
         replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
     replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
@@ -64,7 +65,7 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     sizes = {
         "per_device_train_batch_size": min(training.get("per_device_train_batch_size", 8), ROWS),
         "per_device_eval_batch_size": min(training.get("per_device_eval_batch_size", 8), ROWS),
-        "gradient_accumulation_steps": min(training.get("gradient_accumulation_steps", 1), ACCUMULATION),
+        "gradient_accumulation_steps": min(accumulation_of(recipe), ACCUMULATION),
         "max_steps": STEPS,
     }
     if training.get("dataloader_num_workers"):

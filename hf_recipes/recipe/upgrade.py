@@ -182,8 +182,13 @@ def upgrade_document(document: Document) -> Document:
         return document
     edits, errors = _plan(document.values, document.locations)
     values, locations = _apply(document.values, document.locations, edits)
-    lines = tuple(edit.line for edit in edits if edit.line)
-    upgraded = replace(document, values=values, locations=locations, translations=(*document.translations, *lines))
+    upgraded = replace(
+        document,
+        values=values,
+        locations=locations,
+        translations=(*document.translations, *(edit.line for edit in edits if edit.line)),
+        renamed={document.location(edit.dotted): (edit.old, " ".join(edit.sets).replace(".", " ")) for edit in edits},
+    )
     return upgraded.with_errors(errors)
 
 

@@ -11,12 +11,16 @@ from typing import Any
 from hf_recipes.common.text import format_value, nearest
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.document import MOST_SUGGESTIONS, Document
-from hf_recipes.recipe.model_facts import model_facts
+from hf_recipes.recipe.foreign_keys import meaning_of_key
+from hf_recipes.recipe.model_facts import is_path, model_facts
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.schema.check_value import problem
 from hf_recipes.recipe.schema.fields import Field
 from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS, OPEN_SECTIONS, SECTIONS, TOP, TRAINERS
+from hf_recipes.recipe.schema.value_fixes import fix_of_value
 
+MISSPELLED = 0.75  # how alike an unknown key and a known one are that was meant (difflib)
+NO_FIX = "see `hf-recipes schema` for its keys"
 LONGEST_NAME, LONGEST_PATH = 255, 3_900  # bytes on Linux; a run adds the names of its files to output_dir
 PATH_KEYS = {
     *("output_dir", "resume_from_checkpoint", "deepspeed", "chat_template_path"),
@@ -53,7 +57,7 @@ class Validator:
         """One value against what its key takes."""
         wrong = problem(field, value)
         if wrong:
-            self.error(dotted, f"{dotted} {wrong[0]}", wrong[1])
+            self.error(dotted, f"{dotted} {wrong[0]}", fix_of_value(field.name, value) or wrong[1])
         elif field.deprecated and value is not None:
             package = installed_package(dotted.partition(".")[0])
             sentence = field.help.partition(". ")[0].rstrip(".")
@@ -104,9 +108,16 @@ def _leaves(value: Any, dotted: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _validate_keys(
-    section: str, values: Mapping[str, Any], validator: Validator, more: Mapping[str, Field] | None = None
+    section: str,
+    values: Mapping[str, Any],
+    validator: Validator,
+    more: Mapping[str, Field] | None = None,
+    closed: bool = False,
 ) -> None:
-    """The keys of one section against its fields and `more`; unknown keys of a closed section are errors."""
+    """The keys of one section against its fields and `more`; unknown keys of a closed section are errors.
+
+    `closed`: of an open section, whether these are all the names that its class has.
+    """
     known = {**(more or {}), **schema.fields(section)}
     for key, value in values.items():
         dotted = f"{section}.{key}"
@@ -118,13 +129,37 @@ def _validate_keys(
         elif key in known:
             validator.check_value(dotted, known[key], value)
         elif section in OPEN_SECTIONS:
-            near = nearest(key, known) if len(validator.warnings) < MOST_SUGGESTIONS else ""
-            what = f"{section}.{key} is not a known key ({installed_package(section)})"
-            validator.warning(dotted, what, f"did you mean {near!r}?" if near else "upstream gets it as it stands")
+            _validate_unknown(section, key, known, validator, closed)
         else:
             what = f"{section} has no {key!r} ({installed_package(section)})"
             few = len(validator.errors) < MOST_SUGGESTIONS
             validator.error(dotted, what, fix_of_key(section, key, known) if few else "")
+
+
+def _validate_unknown(section: str, key: str, known: Mapping[str, Field], validator: Validator, closed: bool) -> None:
+    """An unknown key of a section whose upstream function takes further keywords: an error if it is a known key of this
+    section misspelled, or one of another place or tool, else a warning.
+
+    `closed`: `known` has every key of this model's config, so that a name that only other models have is none.
+    """
+    dotted = f"{section}.{key}"
+    what = f"{section}.{key} is not a known key ({installed_package(section)})"
+    if len(validator.warnings) + len(validator.errors) >= MOST_SUGGESTIONS:
+        validator.warning(dotted, what, "")
+        return
+    target, meant = meaning_of_key(section, key)
+    homes = sections_with(key, but=section)
+    near = nearest(key, known, cutoff=MISSPELLED) if not (meant or homes) else ""
+    if near and not closed and schema.is_named_upstream(section, key):
+        near = ""
+    if not (meant or homes or near):
+        validator.warning(dotted, what, "upstream gets it as it stands")
+        return
+    validator.error(dotted, what, fix_of_key(section, key, known))
+    given = f"{section}.{near}" if near else target
+    home, _, name = given.partition(".")
+    if name and name not in (validator.sections.get(home) or ()):
+        validator.broken.add(given)  # it counts as given
 
 
 def fix_of_key(section: str, key: str, known: Mapping[str, Field]) -> str:
@@ -132,13 +167,16 @@ def fix_of_key(section: str, key: str, known: Mapping[str, Field]) -> str:
     homes, near = sections_with(key, but=section), nearest(key, known)
     if homes:
         return f"it is a key of {' and of '.join(homes)}" + (f"; or did you mean {near!r}?" if near else "")
+    _, meant = meaning_of_key(section, key)
+    if meant:
+        return meant
     if near:
         return f"did you mean {near!r}?"
     for other in (s for s in SECTIONS if s != section):
         near = nearest(key, schema.fields(other), cutoff=0.8)
         if near:
             return f"did you mean {near!r} of {other}?"
-    return "see `hf-recipes schema` for its keys"
+    return NO_FIX
 
 
 def sections_with(key: str, but: str = "") -> list[str]:
@@ -162,14 +200,16 @@ def _validate_model(model: Mapping[str, Any], validator: Validator) -> None:
         _validate_inline(inline, validator)
     known = schema.fields("model")
     config: Mapping[str, Field] = {}
+    closed = False
     facts = model_facts(model)
     if facts.problem:
         key = "pretrained_model_name_or_path" if model.get("pretrained_model_name_or_path") else "config"
         validator.warning(f"model.{key}", facts.problem, "is it a model's config.json?")
     if any(key not in known for key in model):  # the config's source is read only where a key asks for it
         model_type = facts.model_type
-        config = (schema.config_fields(model_type) if model_type else None) or schema.common_config_fields()
-    _validate_keys("model", model, validator, config)
+        own = schema.config_fields(model_type) if model_type else None
+        config, closed = own or schema.common_config_fields(), own is not None
+    _validate_keys("model", model, validator, config, closed)
     preset = model.get("preset")
     if isinstance(preset, str):
         from hf_recipes.catalog.presets import PRESETS
@@ -180,15 +220,10 @@ def _validate_model(model: Mapping[str, Any], validator: Validator) -> None:
             validator.error("model.preset", f"there is no preset {preset!r}", fix)
     for key in ("pretrained_model_name_or_path", "config"):
         value = model.get(key)
-        if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
+        if isinstance(value, str) and is_path(value) and not os.path.exists(value):
             validator.warning(
                 f"model.{key}", f"there is no {value!r} here", "paths are relative to the working directory"
             )
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name can only be a path: a Hub id is `name` or `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.endswith((".json", "/")) or name.count("/") > 1
 
 
 def _validate_inline(config: Mapping[str, Any], validator: Validator) -> None:
@@ -213,11 +248,11 @@ def _validate_inline(config: Mapping[str, Any], validator: Validator) -> None:
         if key in known:
             validator.check_value(dotted, known[key], value)
         else:
-            near = nearest(str(key), known) if len(validator.warnings) < MOST_SUGGESTIONS else ""
+            few = len(validator.warnings) + len(validator.errors) < MOST_SUGGESTIONS
+            near = nearest(str(key), known, cutoff=MISSPELLED) if few else ""
             fix = f"did you mean {near!r}?" if near else "the config keeps it, and no layer reads it"
-            validator.warning(
-                dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed_package('model')})", fix
-            )
+            report = validator.error if near else validator.warning
+            report(dotted, f"{schema.config_class(model_type)} has no {key!r} ({installed_package('model')})", fix)
 
 
 # dataset ------------------------------------------------------------------------------------------------------------
@@ -233,7 +268,7 @@ def _validate_dataset(dataset: Mapping[str, Any], validator: Validator) -> None:
         else:
             for builder in FILE_BUILDERS:  # a Hub id or a folder is read by one of these
                 more |= schema.builder_fields(builder) or {}
-    _validate_keys("dataset", dataset, validator, more)
+    _validate_keys("dataset", dataset, validator, more, closed=True)
     if isinstance(path, str) and "/" not in path and "data_files" in dataset and not os.path.exists(path):
         builders = schema.builders()
         near = nearest(path, builders) if path not in builders else ""

@@ -103,7 +103,9 @@ def test_a_run_that_was_killed_between_any_two_steps_of_its_end_is_finished_by_r
         assert (record.status, record.done) == (Status.FINISHED, ALL)
         assert final_state() == straight and is_finished(Path("out"), record)
         assert Path("out/README.md").is_file() and Path("out/report.html").is_file()
-        assert len(record.sessions) == (2 if step == EndStep.WEIGHTS else 1)
+        first, last = record.sessions
+        assert (first.steps, last.steps, last.resumed_at, last.status) == (4, 0, 4, Status.FINISHED)
+        assert last.started and last.ended and last.machine == first.machine
     assert hub.pushes == before + len(ALL) - 1  # by the resumed runs
     with pytest.raises(RecipeError, match="'out/checkpoint-4' has 4 steps and the recipe asks for 4: nothing is left"):
         run(recipe, resume=True)
@@ -171,6 +173,25 @@ def test_a_signal_while_the_end_is_written_leaves_a_finished_record_and_names_wh
     printed = capsys.readouterr().out
     assert "the run is complete in out, except for its end; left to do: report, push:\n" in printed
     assert printed.rstrip().endswith("--resume")
+
+
+def test_a_signal_while_resume_finishes_an_earlier_end_leaves_what_was_done_remembered(
+    recipe: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until_killed_after(recipe, EndStep.EVALUATION)
+
+    def stop(*arguments: Any) -> bool:
+        os.kill(os.getpid(), signal.SIGHUP)  # by default it would end the process without a word
+        return True
+
+    with monkeypatch.context() as while_reporting:
+        while_reporting.setattr("hf_recipes.report.of_run.write_report", stop)
+        with pytest.raises(KeyboardInterrupt, match="SIGHUP"):
+            run(recipe, resume=True)
+    record = read_record(RECORD)
+    assert (record.status, record.done, hub.pushes) == (Status.FINISHED, ALL[:3], 0)
+    run(recipe, resume=True)
+    assert (read_record(RECORD).done, len(read_record(RECORD).sessions), hub.pushes) == (ALL, 3, 1)
 
 
 def refuse(recipe: str, *words: str) -> None:

@@ -18,6 +18,8 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.forks import run_ranks
 
+RANK_0 = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}  # what a launcher sets, too
+
 TEXT = """
 task: causal-lm
 model:
@@ -105,7 +107,7 @@ def test_a_plain_start_has_no_error(recipe: Recipe) -> None:
     assert launch_checks.find_environment_errors(recipe, {}) == []
     assert (
         launch_checks.find_environment_errors(
-            recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+            recipe, {"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2", "MASTER_ADDR": "x", **RANK_0}
         )
         == []
     )

@@ -162,8 +162,7 @@ def test_whoever_asks_takes_nothing(folder: Path) -> None:
 
 def test_a_push_beside_a_living_run_is_refused_and_a_verify_says_whose_checkpoints_it_reads(folder: Path) -> None:
     Path("out/checkpoint-1").mkdir(parents=True)
-    Path("out/model.safetensors").write_bytes(b"")
-    with another_run() as process:
+    with another_run() as process:  # which has saved no weights yet
         with pytest.raises(RecipeError) as refused:
             push_command("out", "org/name")
         assert str(refused.value).startswith(f"argument RUN_DIR: 'out' is in use by process {process} (")

@@ -84,7 +84,7 @@ def test_an_error_of_the_parent_is_reported_there_unless_the_child_fixes_it(here
     path = here("extends: parent.yaml\nTrainingArguments: {seeed: 2}\n", "child.yaml")
     assert errors_of(path) == [
         f"child.yaml:2: TrainingArguments has no 'seeed' ({TRANSFORMERS}); did you mean 'seed'?",
-        "parent.yaml:11: TrainingArguments.learning_rate is 'abc' (str); it must be a number, such as 5e-05",
+        "parent.yaml:11: TrainingArguments.learning_rate is 'abc' (string); it must be a number, such as 5e-05",
         f"parent.yaml:12: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
     ]
     here(changed(line11="  learning_rate: abc"), "parent.yaml")
@@ -113,7 +113,7 @@ def test_a_circle_of_parents_is_reported_and_does_not_hang(here):
 
 def test_extends_names_one_file(here):
     assert errors_of(here("extends: [b.yaml]\n")) == [
-        "a.yaml:1: extends is ['b.yaml'] (list); it must be the path of one recipe, relative to this file"
+        "a.yaml:1: extends is [b.yaml] (list); it must be the path of one recipe, relative to this file"
     ]
 
 
@@ -145,7 +145,7 @@ def test_arguments_win_and_are_read_as_yaml(here):
     [
         (
             "TrainingArguments.learning_rate=abc",
-            "TrainingArguments.learning_rate is 'abc' (str); it must be a number, such as 5e-05",
+            "TrainingArguments.learning_rate is 'abc' (string); it must be a number, such as 5e-05",
         ),
         ("TrainingArguments.sed=1", f"TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?"),
         ("TrainingArgument.seed=1", "a recipe has no 'TrainingArgument'; did you mean 'TrainingArguments'?"),
@@ -160,7 +160,7 @@ def test_arguments_win_and_are_read_as_yaml(here):
             "extends=b.yaml",
             "extends belongs in a recipe, not in an argument; give the recipe that extends the other one",
         ),
-        ("LoraConfig=8", "LoraConfig is 8 (int); it must be a mapping: the keyword arguments of LoraConfig"),
+        ("LoraConfig=8", "LoraConfig is 8 (integer); it must be a mapping: the keyword arguments of LoraConfig"),
         (
             "metrics=[f1",
             "is not YAML: expected ',' or ']', but got '<stream end>'; "
@@ -176,7 +176,8 @@ def test_errors_of_the_file_and_of_the_arguments_are_reported_together(here):
     assert errors_of(here(changed(line11="  sed: 1")), "TrainingArguments.seed=x", "foo") == [
         f"a.yaml:11: TrainingArguments has no 'sed' ({TRANSFORMERS}); did you mean 'seed'?",
         "argument 'foo': a setting is written Section.key=value; such as TrainingArguments.seed=1",
-        "argument 'TrainingArguments.seed=x': TrainingArguments.seed is 'x' (str); it must be an int, such as 42",
+        "argument 'TrainingArguments.seed=x': "
+        "TrainingArguments.seed is 'x' (string); it must be an integer, such as 42",
     ]
 
 

@@ -97,12 +97,12 @@ Lora_Config: {r: 8}
 
 def test_a_dozen_planted_errors_are_reported_at_once_each_with_its_line(here):
     assert errors_of(here(TWELVE)) == [
-        "a.yaml:4: model.num_hidden_layers is 'two' (str); it must be an int, such as 12",
+        "a.yaml:4: model.num_hidden_layers is 'two' (string); it must be an integer, such as 12",
         "a.yaml:7: dataset.test_size is 1.5; it must be above 0, and whole above 1",
-        "a.yaml:9: TrainingArguments.per_device_train_batch_size is 8.5 (float); it must be an int, such as 8",
+        "a.yaml:9: TrainingArguments.per_device_train_batch_size is 8.5 (number); it must be an integer, such as 8",
         "a.yaml:10: TrainingArguments.per_device_eval_batch_size is [8] (list); write 8 without the brackets",
         "a.yaml:11: TrainingArguments.gradient_accumulation_steps is -4; it must be at least 1",
-        "a.yaml:12: TrainingArguments.learning_rate is 'abc' (str); it must be a number, such as 5e-05",
+        "a.yaml:12: TrainingArguments.learning_rate is 'abc' (string); it must be a number, such as 5e-05",
         "a.yaml:13: TrainingArguments.lr_scheduler_type is 'cosin'; did you mean 'cosine'?",
         "a.yaml:14: TrainingArguments.optim is 'adamw_bnb_8bits'; did you mean 'adamw_bnb_8bit'?",
         f"a.yaml:15: TrainingArguments has no 'max_lenght' ({TRANSFORMERS}); did you mean 'max_length' of dataset?",

@@ -99,7 +99,7 @@ def test_a_misspelled_format_is_a_warning_where_it_can_only_be_a_format(here, da
 
 
 @pytest.mark.parametrize(
-    ("key", "warned"), [("delimiter: ';'", False), ("field: rows", False), ("delimitor: ';'", True)]
+    ("key", "warned"), [("delimiter: ';'", False), ("field: rows", False), ("my_delimiting: ';'", True)]
 )
 def test_a_hub_id_takes_the_keys_of_every_file_format_and_warns_of_others(here, key: str, warned: bool) -> None:
     dataset = f"{{path: someone/rows, {key}}}"

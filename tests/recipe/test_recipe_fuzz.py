@@ -37,7 +37,8 @@ def test_upgrade_shows_no_token_of_an_old_key(monkeypatch, tmp_path):
     said = []
     for name in ("a.yaml", "b.yaml"):
         try:
-            said += upgrade_file(name, dry_run=True)
+            lines, text = upgrade_file(name, dry_run=True)
+            said += [*lines, text]
         except RecipeError as error:
             said += map(str, error.errors)
     assert SHOWN not in "\n".join(said) and "hf_***" in "\n".join(said)

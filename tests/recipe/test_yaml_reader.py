@@ -13,7 +13,7 @@ from tests.support.recipe_files import VALID, changed, errors_of
         (b"", "a.yaml: is empty; a recipe begins with 'task:'"),
         (b"# nothing\n", "a.yaml: is empty; a recipe begins with 'task:'"),
         (b"- a\n", "a.yaml: is a list, not a recipe; a recipe is a mapping that begins with 'task:'"),
-        (b"hello\n", "a.yaml: is a str, not a recipe; a recipe is a mapping that begins with 'task:'"),
+        (b"hello\n", "a.yaml: is a string, not a recipe; a recipe is a mapping that begins with 'task:'"),
         (b"PK\x03\x04\x00\x00", "a.yaml: is a binary file, not a recipe; give a YAML file"),
         (b"task: chat\nx: caf\xe9\n", "a.yaml:2: is not UTF-8 text (byte 0xe9); save the file as UTF-8"),
         (b"task: chat\nx: \x07\n", "a.yaml:2: holds a control character (U+0007); delete it"),

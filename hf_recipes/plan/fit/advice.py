@@ -18,6 +18,7 @@ from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.changes import BATCH, Option, batches, combined_changes, fixed_bytes, single_changes
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, Fit, check_fits
+from hf_recipes.recipe.global_batch import without_derived
 from hf_recipes.recipe.rules.all_rules import errors
 
 WANTED = 3
@@ -93,7 +94,7 @@ def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS) -> 
 
 def _change(option: Option, fit: Fit, fitting: Fit) -> Change:
     cost = _counted(option.cost, fit, fitting)
-    return Change(values=option.values, what=option.what, cost=cost, fit=fitting)
+    return Change(values=without_derived(fit.recipe, option.values), what=option.what, cost=cost, fit=fitting)
 
 
 def explain_no_fit(fit: Fit) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_recipes.plan.fit.verdict import MARGIN, Fit
-from hf_recipes.plan.trace.short_run import accumulation_of
+from hf_recipes.recipe.global_batch import accumulation_of
 from hf_recipes.recipe.schema.installed import checkpointing_key
 
 BATCH = frozenset({"batch"})

@@ -27,7 +27,7 @@ import numpy as np
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, TIGHT, Fit, check_fits
-from hf_recipes.plan.trace.short_run import accumulation_of
+from hf_recipes.recipe.global_batch import accumulation_of, global_batch_of
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 30.0  # no traces are begun that would end later than this, as long as the last ones took
@@ -106,7 +106,7 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
 def _is_near(point: Point, fit: Fit, effective: int) -> bool:
     """Whether the point may fit although the curve, which is some percent off, puts it beyond."""
     factor = MARGIN if point.verdict == FITS else 1.0
-    return point.micro_batch <= effective and point.reserved * factor <= NEAR * fit.usable
+    return point.micro_batch <= _most_rows(fit.recipe, effective) and point.reserved * factor <= NEAR * fit.usable
 
 
 def override_values(recipe: Recipe, micro_batch: int, length: int, effective: int, eval_batch: int) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def _largest_point(curve: MemoryCurve, length: int, fit: Fit, effective: int) ->
     best = Point(micro_batch=0, length=length, reserved=0, verified=False)
     for verdict, factor in ((FITS, MARGIN), (TIGHT, 1 / curve.slack)):
         rows = 1
-        while rows <= effective:
+        while rows <= _most_rows(fit.recipe, effective):
             if _predict_reserved(curve, rows, min(rows, fit.trace.eval_batch), length) * factor > fit.usable:
                 break
             best = _predict_point(curve, fit, rows, length, verdict)
@@ -251,6 +251,11 @@ def _largest_point(curve: MemoryCurve, length: int, fit: Fit, effective: int) ->
         if best.micro_batch:
             break
     return best
+
+
+def _most_rows(recipe: Recipe, effective: int) -> int:
+    """Of a micro-batch. A global batch that the recipe states has to be a multiple of it."""
+    return effective if global_batch_of(recipe) is None else effective & -effective
 
 
 def _predict_point(curve: MemoryCurve, fit: Fit, rows: int, length: int, verdict: str) -> Point:

@@ -17,7 +17,8 @@ from hf_recipes.common.text import format_duration
 from hf_recipes.plan.time.efficiency import find_slowdown
 from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.plan.trace.result import Lengths, Trace
-from hf_recipes.plan.trace.short_run import accumulation_of, is_padded
+from hf_recipes.plan.trace.short_run import is_padded
+from hf_recipes.recipe.global_batch import accumulation_of
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.record import RunRecord
 from hf_recipes.training.steps import count_steps

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.trace.field_effects import find_refusals, traced_arguments
+from hf_recipes.recipe.global_batch import KEY, accumulation_of
 from hf_recipes.recipe.recipe import Recipe
 
 MICRO_BATCHES = 2  # of one step: the peak of two is the peak of all
@@ -26,11 +27,8 @@ def shorten_recipe(recipe: Recipe, folder: str, micro_batch: int | None, steps: 
         arguments["fp16"] = False
     sections = {name: value for name, value in recipe.sections.items() if name not in ("EarlyStoppingCallback",)}
     sections.pop("sample_prompts", None)
+    sections.pop(KEY, None)  # its accumulation is in the arguments
     return replace(recipe, sections={**sections, recipe.trainer: arguments})
-
-
-def accumulation_of(recipe: Recipe) -> int:
-    return int(recipe.training.get("gradient_accumulation_steps") or 1)
 
 
 def is_uniform(recipe: Recipe, rows: int) -> bool:

@@ -30,12 +30,13 @@ from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_b
 from hf_recipes.plan.trace.module_paths import track_modules
 from hf_recipes.plan.trace.peak import summarize_peak
 from hf_recipes.plan.trace.result import Trace
-from hf_recipes.plan.trace.short_run import accumulation_of, is_padded, is_uniform, shorten_recipe
+from hf_recipes.plan.trace.short_run import is_padded, is_uniform, shorten_recipe
 from hf_recipes.plan.trace.stand_in_rows import LABELS, prepared_rows, stand_in_tokenizer
 from hf_recipes.plan.trace.tracker import Tracker, UntraceableError, work_of
 from hf_recipes.plan.trace.trainer_effects import describe_untraced, evaluate_once, list_evaluations, patch_trainer
 from hf_recipes.plan.trace.upstream_patches import patch_upstream_for_meta
 from hf_recipes.recipe.defaults import choose, choose_length
+from hf_recipes.recipe.global_batch import accumulation_of
 from hf_recipes.training import trainer as training
 
 if TYPE_CHECKING:

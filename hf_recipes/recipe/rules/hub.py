@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, is_given, is_true, report_argument, text_of
+from hf_recipes.recipe.model_facts import is_hub_name, is_path
+from hf_recipes.recipe.rules.rule import Rule, is_given, is_true, report_argument, report_key, text_of
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -33,6 +35,27 @@ def report_to_null(recipe: Recipe) -> Iterator[Diagnostic]:
     """5.23 training_args.py:1601: null becomes [None], which Trainer refuses as an integration."""
     if "report_to" in recipe.training and recipe.training["report_to"] is None:
         yield report_argument(recipe, "report_to", "report_to: null is not 'none' to upstream", "write report_to: none")
+
+
+def names_that_the_hub_refuses(recipe: Recipe) -> Iterator[Diagnostic]:
+    """huggingface_hub raises HFValidationError: once the model is loaded, or for hub_model_id after training."""
+    shape = "a name is letters, digits, '-', '_' and '.', after an owner and '/' perhaps"
+    target = text_of(recipe, "hub_model_id")
+    if target and not is_hub_name(target):
+        what = f"hub_model_id: {target!r} is no name of the Hub"
+        yield report_argument(recipe, "hub_model_id", what, f"{shape}, such as owner/{_possible_name(target)}")
+    for dotted in ("model.pretrained_model_name_or_path", "model.config", "tokenizer.pretrained_model_name_or_path",
+                   "dataset.path"):  # fmt: skip
+        name = recipe.get(dotted)
+        if not isinstance(name, str) or is_hub_name(name) or recipe.is_generated:
+            continue
+        if not (is_path(name) or os.path.exists(os.path.expanduser(name))):
+            what = f"{dotted}: {name!r} is no name of the Hub, and there is no such folder here"
+            yield report_key(recipe, dotted, what, f"{shape}; a folder is written ./{name}")
+
+
+def _possible_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name.rpartition("/")[2]).strip("-") or "name"
 
 
 def pushing_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -62,5 +85,5 @@ def pushing_when(recipe: Recipe) -> Iterator[Diagnostic]:
         yield report_argument(recipe, "hub_always_push", what, "leave it out")
 
 
-ERRORS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, pushing_nothing)
+ERRORS: tuple[Rule, ...] = (topology_in_a_recipe, report_to_null, names_that_the_hub_refuses, pushing_nothing)
 WARNINGS: tuple[Rule, ...] = (pushing_where, pushing_when)

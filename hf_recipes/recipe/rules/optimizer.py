@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hf_recipes.common.text import nearest
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules.rule import Rule, is_given, is_true, number_of, report_argument, text_of
+from hf_recipes.recipe.global_batch import ACCUMULATION, KEY, find_errors, global_batch_of, rows_per_device
+from hf_recipes.recipe.rules.rule import Rule, is_given, is_true, number_of, report_argument, report_key, text_of
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -171,7 +172,10 @@ def low_rank_optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
         yield report_argument(
             recipe, "optim", f"optim: {optim} needs optim_target_modules", "write optim_target_modules: all-linear"
         )
-    if optim.endswith("_layerwise") and (number_of(recipe, "gradient_accumulation_steps") or 1) > 1:
+    if optim.endswith("_layerwise") and recipe.get(KEY) is not None:
+        what = f"optim: {optim} steps inside backward, and {KEY} may ask for accumulation"
+        yield report_key(recipe, KEY, what, "state per_device_train_batch_size alone")
+    elif optim.endswith("_layerwise") and (number_of(recipe, "gradient_accumulation_steps") or 1) > 1:
         what = f"optim: {optim} steps inside backward, so it takes no gradient_accumulation_steps"
         yield report_argument(
             recipe, "gradient_accumulation_steps", what, "write 1, or take the optimizer without _layerwise"
@@ -185,6 +189,20 @@ def batch_size_that_changes_by_itself(recipe: Recipe) -> Iterator[Diagnostic]:
         what = "auto_find_batch_size changes the effective batch and restarts the schedule on trained weights"
         fix = "state per_device_train_batch_size and gradient_accumulation_steps"
         yield report_argument(recipe, "auto_find_batch_size", what, fix)
+
+
+def global_batch_that_no_launch_keeps(recipe: Recipe) -> Iterator[Diagnostic]:
+    """global_batch.py; the number of processes is known at the launch, which asks again (launch_checks.py)."""
+    yield from find_errors(recipe)
+
+
+def global_batch_of_one_launch(recipe: Recipe) -> Iterator[Diagnostic]:
+    """Both keys are right on one number of processes only."""
+    whole, steps = global_batch_of(recipe), recipe.training.get(ACCUMULATION)
+    unit = rows_per_device(recipe) * steps if isinstance(steps, int) and steps > 0 else 0
+    if whole and unit and whole % unit == 0 and whole > unit:
+        what = f"{KEY}: {whole} with {ACCUMULATION}: {steps} fits a launch of {whole // unit} processes only"
+        yield report_argument(recipe, ACCUMULATION, what, f"remove {ACCUMULATION}: {KEY} decides it")
 
 
 def epochs_that_are_ignored(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -228,5 +246,11 @@ ERRORS: tuple[Rule, ...] = (
     low_rank_optimizers,
     checkpointing_arguments,
     batch_size_that_changes_by_itself,
+    global_batch_that_no_launch_keeps,
 )
-WARNINGS: tuple[Rule, ...] = (warmup_without_end, epochs_that_are_ignored, compile_with_tf32)
+WARNINGS: tuple[Rule, ...] = (
+    warmup_without_end,
+    global_batch_of_one_launch,
+    epochs_that_are_ignored,
+    compile_with_tf32,
+)

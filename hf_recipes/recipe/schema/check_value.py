@@ -11,12 +11,21 @@ from hf_recipes.recipe.schema.fields import Field
 
 _ARTICLES = {
     "bool": "true or false",
-    "int": "an int",
+    "int": "an integer",
     "float": "a number",
     "str": "a string",
     "list": "a list",
     "dict": "a mapping",
 }
+_PLURALS = {
+    "bool": "booleans",
+    "int": "integers",
+    "float": "numbers",
+    "str": "strings",
+    "list": "lists",
+    "dict": "mappings",
+}
+LARGEST = 2**63  # an integer beyond it fits into no tensor and no counter of upstream
 
 
 def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
@@ -25,9 +34,10 @@ def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def wanted(field: Field) -> str:
-    """What a field takes: "an int or a list of str"."""
+    """What a field takes: "an integer or a list of strings"."""
     kinds = [k for k in field.kinds if not (k == "int" and "float" in field.kinds)]
-    kinds_text = [_ARTICLES[k] + (f" of {'/'.join(field.items)}" if k == "list" and field.items else "") for k in kinds]
+    items = " or ".join(_PLURALS.get(k, k) for k in field.items if not (k == "int" and "float" in field.items))
+    kinds_text = [_ARTICLES[k] + (f" of {items}" if k == "list" and items else "") for k in kinds]
     if field.choices and not field.open_choices and len(field.choices) <= 12 and "str" in kinds:
         kinds_text[kinds.index("str")] = "one of " + ", ".join(repr(c) for c in field.choices)
     return " or ".join(kinds_text)
@@ -55,6 +65,8 @@ def problem(field: Field, value: Any) -> tuple[str, str] | None:
         )
     if isinstance(value, list):
         return _list(field, value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return f"is {format_value(value)}", "it must fit into 64 bits"
     if isinstance(value, int | float) and not isinstance(value, bool) and field.limits and not field.limits.hold(value):
         return f"is {format_value(value)}", f"it must be {field.limits}"
     return None
@@ -94,7 +106,7 @@ def _type_fix(field: Field, value: Any) -> str:
             return (
                 f"write {value.strip()} without quotes" if not isinstance(bare, bool) else f"write {format_value(bare)}"
             )
-    if isinstance(value, float) and value == int(value) and "int" in field.kinds:
+    if isinstance(value, float) and value == int(value) and abs(value) < LARGEST and "int" in field.kinds:
         return f"write {int(value)}"
     if "str" in field.kinds and isinstance(value, int | float) and not isinstance(value, bool) and not field.choices:
         return f"it must be {wanted(field)}: quote it"

@@ -7,6 +7,7 @@ are read from the sources of the installed packages once, and then from this pac
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
@@ -118,6 +119,26 @@ def config_fields(model_type: str) -> Mapping[str, Field] | None:
         return read_config(model_type, name)
 
     return _fields(f"config-{model_type}", read)
+
+
+_CLASSES = {"model": "configuration_", "tokenizer": "tokenization_"}  # files of each model in transformers
+
+
+@cache
+def is_named_upstream(section: str, key: str) -> bool:
+    """Whether a config or a tokenizer of any model of transformers has this name: what a Hub name may stand for."""
+    beginning = _CLASSES.get(section)
+    if beginning is None or not key.isidentifier():
+        return False
+    word = re.compile(rb"\b%s\b" % key.encode())
+    models = os.path.join(package_folder("transformers"), "models")
+    for folder in (entry.path for entry in os.scandir(models) if entry.is_dir()):
+        for name in os.listdir(folder):
+            if name.startswith(beginning) and name.endswith(".py"):
+                with open(os.path.join(folder, name), "rb") as file:
+                    if word.search(file.read()):
+                        return True
+    return False
 
 
 def _fields(name: str, read: Callable[[], Mapping[str, Field]]) -> Mapping[str, Field]:

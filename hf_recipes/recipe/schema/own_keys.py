@@ -30,6 +30,12 @@ TOP = _table(
         "bool",
         "O2: 16-bit weights and gradients in the model, fp32 master weights in the optimizer. Needs fp16: true.",
     ),
+    _key(
+        "global_batch_size",
+        "int",
+        "Sequences of an optimizer step of all processes. gradient_accumulation_steps follows from it at each launch.",
+        limits=Limits(least=1),
+    ),
     _key("sample_prompts", "list", "Prompts that the model continues or answers at each evaluation.", items=("str",)),
     _key(
         "resume_allow",
