@@ -1,8 +1,8 @@
 """How long chat rows take from a file to labelled tokens, against TRL's own preparation of the same rows.
 
 Two kinds of rows: short plain ones (a question and an answer), and conversations of several turns with tools, through
-TRL's Qwen3 template. Both sides read the same file with load_dataset and are given the same tokenizer; their labels must
-be equal. Pairs run one after the other in alternating order; the ratio is of CPU seconds of the process. Writes
+TRL's Qwen3 template. Both sides read the same file with load_dataset and have the same tokenizer; their labels must be
+equal. Pairs run one after the other in alternating order; the ratio is of CPU seconds of the process. Writes
 benchmarks/results/chat_speed.json.
 
     python benchmarks/chat_speed.py              # 20,000 rows, 3 pairs
@@ -49,6 +49,7 @@ def words() -> list[str]:
 def tokenizer(template: str) -> Any:
     """A byte-level BPE of 8,000 tokens, trained on that text."""
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -150,7 +151,7 @@ def theirs(path: Path, tokenizer: Any, folder: Path) -> Callable[[], Any]:
         output_dir=str(folder / "out"), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False,
         assistant_only_loss=True, max_length=4096,
     )  # fmt: skip
-    one = Dataset.from_list(json.loads(line) for line in path.open(encoding="utf-8").readlines()[:1])
+    one = Dataset.from_list([json.loads(path.read_text(encoding="utf-8").split("\n", 1)[0])])
     trainer = SFTTrainer(str(folder / "model"), args, train_dataset=one, processing_class=tokenizer)
 
     def run() -> Any:
