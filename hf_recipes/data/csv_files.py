@@ -105,7 +105,7 @@ def _shown(delimiter: str) -> str:
 def check_lines(recipe: Recipe, arguments: Mapping[str, Any], files: Sequence[str], rows: int) -> list[str]:
     """Notes on texts that hold line breaks. Raises DataError where an unbalanced quote made rows of several lines.
 
-    `rows`: of all the files. A file of few lines than rows, and one that is read without quotes, is not looked at.
+    `rows`: of all the files. Files with no more lines than that, and those read with `quoting`, are not looked at.
     """
     if "quoting" in arguments or arguments.get("lineterminator") or _is_wide(arguments.get("encoding")):
         return []
@@ -113,8 +113,14 @@ def check_lines(recipe: Recipe, arguments: Mapping[str, Any], files: Sequence[st
     if sum(map(_count_lines, files)) - header <= rows:
         return []
     notes: list[str] = []
-    for name in files:
-        notes += _check_quotes(recipe, arguments, name)
+    limit = csv.field_size_limit(2**31 - 1)  # a document is longer than the 128 KB of Python's default
+    try:
+        for name in files:
+            notes += _check_quotes(recipe, arguments, name)
+    except UnicodeError:  # packed in a way that is not opened here
+        return []
+    finally:
+        csv.field_size_limit(limit)
     return notes
 
 
@@ -188,17 +194,17 @@ def with_types(parts: Mapping[str, Dataset], columns: Iterable[str], labels: Ite
     """The columns that are read, empty fields missing; labels as numbers where all splits write them so."""
     from datasets import Value
 
-    found = {
-        role: _without_empty(part, [name for name in columns if name in part.column_names])
-        for role, part in parts.items()
-    }
+    found = {}
+    for role, part in parts.items():
+        texts = [name for name in columns if part.features.get(name) == Value("string")]
+        found[role] = _without_empty(part, texts)
     for label in labels:
-        having = [part for part in found.values() if label in part.column_names]
-        values = {value for part in having for value in part.unique(label) if value is not None}
+        having = {role: part for role, part in found.items() if part.features.get(label) == Value("string")}
+        values = {value for part in having.values() for value in part.unique(label) if value is not None}
         whole = all(INTEGER.fullmatch(value) for value in values)
         if values and (whole or all(NUMBER.fullmatch(value) for value in values)):
             kind = Value("int64" if whole else "float64")
-            found = {r: p.cast_column(label, kind) if label in p.column_names else p for r, p in found.items()}
+            found |= {role: part.cast_column(label, kind) for role, part in having.items()}
     return found
 
 

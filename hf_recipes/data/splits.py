@@ -154,7 +154,8 @@ def load_splits(recipe: Recipe) -> Splits:
     path, needed = arguments.pop("path"), needed_columns(recipe)
     parts, read = load(recipe, path, arguments, needed)
     if path == "csv" and "features" not in arguments:
-        parts = with_types(parts, needed, [recipe.get("dataset.label_column", "label")])
+        label = recipe.get("dataset.label_column", "label")
+        parts = with_types(parts, needed, label if isinstance(label, list) else [label])
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
