@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.device import sharding
 from hf_recipes.common.text import join_words
-from hf_recipes.recipe.global_batch import ACCUMULATION
+from hf_recipes.recipe.global_batch import ACCUMULATION, PER_DEVICE
 from hf_recipes.recipe.global_batch import KEY as GLOBAL_BATCH
 
 if TYPE_CHECKING:
@@ -30,8 +30,11 @@ FREE = (
     *("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataset_num_proc", "local_rank"),
     *("ignore_data_skip", "warnings_*", "*token*"),
 )
+DIVISION = (PER_DEVICE, ACCUMULATION)  # of a step's rows
+ORDER = "train_sampling_strategy"
 SET_BY_RESUMING = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")
 ALLOW = "resume_allow"
+FLAG = "argument '--resume'"  # it begins where there is no checkpoint yet; the key in a recipe asks for one
 OPTIMIZER_KEYS, SCHEDULER_KEYS = ("optim", "master_weights"), ("lr_scheduler_type",)  # whose states are of another kind
 LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
 SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")
@@ -56,6 +59,7 @@ class Difference:
 
 
 ABSENT = "absent"
+NO_SHARDING = "none"
 UNKNOWN = "the checkpoint does not name the recipe, the data and the versions that wrote it"
 
 
@@ -84,6 +88,24 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
         if was != is_:
             found.append(Difference(key=key, then=was, now=is_, kind=_kind_of_section(key)))
     return sorted(found, key=lambda difference: KINDS.index(difference.kind))
+
+
+def has_same_steps(then: Mapping[str, Any], now: Mapping[str, Any], processes: int) -> bool:
+    """Whether each optimizer step takes the rows that it took when a checkpoint was written, however they are divided
+    into processes, rows per device and accumulation. `then`: its manifest; `now`: what this run's would say."""
+    before, after = then["recipe"].get("arguments") or {}, now["recipe"].get("arguments") or {}
+    if not all(key in arguments for key in (*DIVISION, ORDER) for arguments in (before, after)):
+        return bool(then["world_size"] == processes)
+    if before[ORDER] != after[ORDER] or (
+        after[ORDER] not in ("random", "sequential") and any(before[key] != after[key] for key in DIVISION)
+    ):
+        return False  # the order depends on the rows per device
+    return rows_of_step(before, then["world_size"]) == rows_of_step(after, processes)
+
+
+def rows_of_step(arguments: Mapping[str, Any], processes: int) -> int:
+    """Of all processes together."""
+    return int(arguments[PER_DEVICE] * arguments[ACCUMULATION] * processes)
 
 
 def _kind(key: str) -> str:
@@ -141,8 +163,8 @@ def list_inexact_reasons(
         found.append("ignore_data_skip: true restarts the epoch's rows")
     if not args.dataloader_in_order:
         found.append("dataloader_in_order: false takes rows in the order in which the workers finish")
-    for name in sharding(environment):
-        found.append(f"{name.upper()} saves shards, and no test compares a resumed sharded run")
+    if "deepspeed" in sharding(environment):
+        found.append("no test compares a resumed run of DeepSpeed")
     if args.save_only_model:
         found.append(
             "save_only_model: true saves weights only, without the optimizer, the schedule and the random state"
@@ -156,6 +178,7 @@ def describe_environment(device: Device, versions: Mapping[str, Any], threads: i
         "versions": {name: versions.get(name) for name in PACKAGES},
         "device": f"{device.name} ({device.kind})",
         "threads": threads,
+        "sharding": "".join(sharding()) or NO_SHARDING,
     }
 
 
@@ -169,6 +192,9 @@ def list_environment_changes(then: Mapping[str, Any], now: Mapping[str, Any]) ->
     for name in ("device", "threads"):
         if then.get(name) != now[name]:
             found.append(f"{name} was {then.get(name)}, is {now[name]}")
+    before, after = (facts.get("sharding", NO_SHARDING) for facts in (then, now))
+    if before != after:
+        found.append(f"sharding was {before}, is {after}")
     return found
 
 

@@ -21,8 +21,7 @@ from hf_recipes.checkpoints import manifest
 TRAINER_STATE = "trainer_state.json"  # upstream's
 PROGRESS = "progress.json"  # in every checkpoint: what upstream keeps in memory only (loop_state.py)
 
-SHARDED_PROGRESS = "sharded_progress.json"  # the same in a checkpoint that upstream writes in place
-
+OPTIMIZER_SHARDS = "optimizer_shards"  # a folder in a checkpoint of FSDP2 (sharded.py)
 NEVER = (-1, "")  # before every session
 STAGING, REMOVING = ".staging-", ".removing-"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")

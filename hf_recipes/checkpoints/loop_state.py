@@ -28,7 +28,7 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from hf_recipes.checkpoints import folders
-from hf_recipes.checkpoints.folders import PROGRESS, SHARDED_PROGRESS
+from hf_recipes.checkpoints.folders import PROGRESS
 from hf_recipes.common.worker_signals import WorkerStart, follow_loader
 
 COUNTERS = ("tr_loss", "total_loss", "last_logged")
@@ -173,12 +173,11 @@ def average_running_loss(trainer: LoopTrainer) -> None:
 
 def restore_counters(trainer: LoopTrainer, found: Mapping[str, Any]) -> None:
     """The inverse of `read_counters`, after upstream has set its counters to 0."""
-    if len(found["tr_loss"]) == trainer.args.world_size:
-        trainer.running_loss.fill_(found["tr_loss"][trainer.args.process_index])
-        trainer.last_logged_step = found["last_logged"]
-        trainer.total_loss = found["total_loss"]
-    else:  # another number of processes: the next log line is of the steps from here on
-        trainer.total_loss = found["total_loss"] + sum(found["tr_loss"]) / len(found["tr_loss"])
+    losses = found["tr_loss"]
+    same = len(losses) == trainer.args.world_size  # else each process has the mean, as a log line shows it
+    trainer.running_loss.fill_(losses[trainer.args.process_index] if same else sum(losses) / len(losses))
+    trainer.last_logged_step = found["last_logged"]
+    trainer.total_loss = found["total_loss"]
     if trainer.sft_tokens is not None and "sft_tokens" in found:
         trainer.sft_tokens = found["sft_tokens"]
         trainer.sft_metrics.update(found["sft_metrics"])
@@ -186,13 +185,13 @@ def restore_counters(trainer: LoopTrainer, found: Mapping[str, Any]) -> None:
 
 def read_progress(checkpoint: str | None) -> dict[str, Any] | None:
     """progress.json of a checkpoint; None where it has none (upstream wrote it)."""
-    for name in (PROGRESS, SHARDED_PROGRESS) if checkpoint is not None else ():
-        path = os.path.join(checkpoint or "", name)
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8") as text:
-                found = json.load(text)
-            work = found.get("work", WORK) if isinstance(found, dict) else None
-            if not isinstance(work, dict) or not {*COUNTERS} <= found.keys() or not WORK.keys() <= work.keys():
-                raise ValueError("it is no progress of a run")
-            return found
-    return None
+    path = os.path.join(checkpoint or "", PROGRESS)
+    if checkpoint is None or not os.path.isfile(path):
+        return None
+    with open(path, encoding="utf-8") as text:
+        found: Any = json.load(text)
+    work = found.get("work", WORK) if isinstance(found, dict) else None
+    if not isinstance(work, dict) or not {*COUNTERS} <= found.keys() or not WORK.keys() <= work.keys():
+        raise ValueError("it is no progress of a run")
+    progress: dict[str, Any] = found
+    return progress

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import compatibility, folders, manifest, select
 from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
-from hf_recipes.common.device import is_sharded
+from hf_recipes.common.device import sharding
 from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
 from hf_recipes.record import Resumption, RunRecord, Status, find_record
 
@@ -55,6 +55,8 @@ def _find_resume_point(
         say(line)
     chosen = resume_checkpoint(recipe, output_dir, environment)
     if chosen is None:
+        if recipe.training.get("resume_from_checkpoint"):
+            say(f"there is no checkpoint in {output_dir!r} yet: this run starts from the beginning")
         earlier = len(folders.list_checkpoints(Path(output_dir)))
         if earlier:
             many = f"{earlier} checkpoints" if earlier > 1 else "a checkpoint"
@@ -94,18 +96,19 @@ def _decide_on_rank_0(decide: Callable[[], ResumePoint | None]) -> ResumePoint |
 def resume_checkpoint(
     recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ
 ) -> ResumePoint | None:
-    """The checkpoint that the recipe asks for; None if it asks for none. Raises CheckpointError if none is complete."""
+    """The checkpoint that the recipe asks for; None if it asks for none, or `--resume` finds none yet. Raises
+    CheckpointError if none is complete."""
     asked = recipe.training.get("resume_from_checkpoint")
     if not asked:
         return None
     location = location_of(recipe)
-    without_state, sharded = "state" in allowed_differences(recipe), is_sharded(environment)
+    without_state, deepspeed = "state" in allowed_differences(recipe), "deepspeed" in sharding(environment)
     if asked is True:
-        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, sharded=sharded)
+        chosen, skipped = select.choose_checkpoint(Path(output_dir), without_state=without_state, deepspeed=deepspeed)
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
-        if chosen is None:
+        if chosen is None and location != compatibility.FLAG:
             what = f"there is no checkpoint in {output_dir!r} to resume from"
             raise CheckpointError.at(location, what, "start without it")
         return chosen
@@ -113,7 +116,7 @@ def resume_checkpoint(
     if not (path / folders.TRAINER_STATE).is_file() and not (path / manifest.MANIFEST).is_file():
         what = f"{str(asked)!r} is no checkpoint of a Trainer (it has no {folders.TRAINER_STATE})"
         raise CheckpointError.at(location, what)
-    errors = select.find_errors(path, without_state=without_state, sharded=sharded)
+    errors = select.find_errors(path, without_state=without_state, deepspeed=deepspeed)
     if errors:
         raise CheckpointError.at(location, f"{str(asked)!r} is not complete: {'; '.join(errors)}", OLDER)
     return ResumePoint(path=str(asked), manifest=manifest.read_manifest(path))
@@ -214,7 +217,13 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
             fix = f"{fix}, or write {compatibility.format_allowed(allowed, difference)}"
             errors.append(Diagnostic(location=location, message=what, fix=fix + MORE.get(difference, "")))
 
-    found = compatibility.compare_recipes(then["recipe"], now["recipe"])
+    same_steps = compatibility.has_same_steps(then, now, processes)
+    division = compatibility.DIVISION if same_steps else ()
+    found = [
+        difference
+        for difference in compatibility.compare_recipes(then["recipe"], now["recipe"])
+        if difference.key.rpartition(".")[2] not in division
+    ]
     scratch = "LoraConfig" in recipe.sections and recipe.get("model.pretrained_model_name_or_path") is None
     for difference in found:
         if scratch and difference.key == f"{recipe.trainer}.seed":  # no checkpoint of an adapter has its base model
@@ -240,9 +249,17 @@ def _compare(recipe: Recipe, chosen: ResumePoint, now: Mapping[str, Any], proces
         refuse("data", f"{chosen.path!r} was trained on other rows", RESTART)
     elif then["data"] != now["data"]:
         lines.append("the evaluation rows are not those of the interrupted run")
-    if then["world_size"] != processes:
-        what = f"{chosen.path!r} is of {then['world_size']} process(es), this run has {processes}: rows would come in "
-        refuse("processes", f"{what}another order, random states are missing", f"start {then['world_size']}")
+    if then["world_size"] != processes and same_steps:
+        lines.append(
+            f"{chosen.path} is of {then['world_size']} process(es), this run has {processes}: weights, optimizer and "
+            "place in the data are exact, the order of sums and random streams (dropout) are not"
+        )
+    elif then["world_size"] != processes:
+        what = f"{chosen.path!r} is of {then['world_size']} process(es), this run has {processes}: a step would have "
+        rows = compatibility.rows_of_step(now["recipe"]["arguments"], processes)
+        before = compatibility.rows_of_step(then["recipe"]["arguments"], then["world_size"])
+        what += f"{rows} rows instead of {before}" if rows != before else "rows in another order"
+        refuse("processes", what, f"start {then['world_size']}, or change gradient_accumulation_steps with them")
     if errors:
         raise CheckpointError(errors)
     return lines + [f"not bit for bit: {line}" for line in compatibility.list_environment_changes(then, now)]

@@ -5,7 +5,7 @@ killed meanwhile leaves a folder that the next one fails on. Here every rank wri
 each file is flushed, a manifest lists them, and one rename puts the folder in place. Only then are older checkpoints
 removed. All ranks agree on each of the three phases: where one fails, all raise, and the staging folder is removed.
 
-Sharded training (FSDP, DeepSpeed) is saved upstream's way, in place and without a manifest, and a line says so.
+A model that is spread over the processes is saved in the same way: checkpoints/sharded.py has what differs.
 
 `CheckpointWriter` needs no Trainer: training/overrides.py calls it, and a test gives it any object with the members of
 `SavingTrainer`.
@@ -27,7 +27,6 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest, values
-from hf_recipes.common.files import put
 from hf_recipes.common.ranks import largest_of_ranks
 from hf_recipes.common.write_failures import WriteFailure, find_failure
 from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
@@ -47,9 +46,6 @@ class SavingTrainer(Protocol):
     model: Any
     optimizer: Any
     callback_handler: Any
-
-    @property
-    def is_sharded(self) -> bool: ...
 
     def store_flos(self) -> None: ...
 
@@ -80,21 +76,11 @@ class CheckpointWriter:
         self._make_facts, self._describe_sessions = facts, sessions
         self._facts: Mapping[str, Any] | None = None
         self._last_bytes = 0
-        self._reported_sharded = False
 
     def facts(self, args: Any) -> Mapping[str, Any]:
         if self._facts is None:
             self._facts = self._make_facts(args)
         return self._facts
-
-    def add_to_sharded(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> None:
-        """The progress, to a checkpoint that upstream wrote in place."""
-        if not self._reported_sharded and trainer.args.process_index == 0:
-            self.say("checkpoints are sharded: upstream writes them in place, without a manifest")
-        self._reported_sharded = True
-        folder = output_dir / folders.checkpoint_name(trainer.state.global_step)
-        if trainer.args.should_save and folder.is_dir():
-            put(folder / folders.SHARDED_PROGRESS, json.dumps(progress) + "\n")
 
     def save(self, trainer: SavingTrainer, output_dir: Path, progress: Mapping[str, Any]) -> bool:
         """checkpoint-N of the trainer's step; whether it was written: a state that is not finite is not, since nothing
@@ -220,9 +206,6 @@ class CheckpointWriter:
 
         Raises OutputDirError for a full disk; the checkpoints are not touched.
         """
-        if trainer.is_sharded:
-            trainer.save_model()
-            return
         output_dir = Path(trainer.args.output_dir)
         staging = output_dir / f"{folders.STAGING}model"
 

@@ -54,7 +54,7 @@ def choose_checkpoint(
     output_dir: Path,
     *,
     without_state: bool = False,
-    sharded: bool = False,
+    deepspeed: bool = False,
     run: str | None = None,
     leave_out: Container[str] = (),
 ) -> tuple[ResumePoint | None, list[str]]:
@@ -64,7 +64,7 @@ def choose_checkpoint(
     for folder in folders.list_checkpoints(output_dir):
         if (run is not None and folders.run_of(folder) not in (run, None)) or str(folder) in leave_out:
             continue
-        errors = find_errors(folder, without_state=without_state, sharded=sharded)
+        errors = find_errors(folder, without_state=without_state, deepspeed=deepspeed)
         if not errors:
             body = manifest.read_manifest(folder)
             return ResumePoint(path=str(folder), manifest=body, skipped=tuple(skipped)), skipped
@@ -72,13 +72,15 @@ def choose_checkpoint(
     return None, skipped
 
 
-def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = False, values: bool = False) -> list[str]:
+def find_errors(
+    folder: Path, *, without_state: bool = False, deepspeed: bool = False, values: bool = False
+) -> list[str]:
     """What is wrong with a checkpoint, each error with its file's name; empty if it is complete and can be used.
 
     By its manifest, every size and every digest; without one by what upstream reads when it resumes. Then what is in
     the files: no code, and numbers that are finite (read again with `values`, and where nobody looked when they were
-    saved). `without_state`: weights alone are enough. `sharded`: FSDP and DeepSpeed have files of their own, which are
-    not checked.
+    saved). `without_state`: weights alone are enough. `deepspeed`: it has files of its own, which are not
+    checked.
     """
     try:
         body = manifest.read_manifest(folder)
@@ -87,7 +89,7 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
     if body is None and folders.is_ours(folder):
         return [f"{manifest.MANIFEST} is missing"]
     if body is None:
-        errors = list(_check_upstreams_files(folder, without_state=without_state, sharded=sharded))
+        errors = list(_check_upstreams_files(folder, without_state=without_state, deepspeed=deepspeed))
     else:
         errors = [*manifest.find_errors(folder, body), *_find_strays(folder, body)]
         errors += [] if errors else _check_state(folder, body)
@@ -95,7 +97,7 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
             errors.append(f"its weights were ruined: {body['ruined']}")
         if not body.get("state") and not without_state:
             errors.append(WEIGHTS_ONLY)
-    if errors or sharded:
+    if errors or deepspeed:
         return errors
     errors = list(_find_code(folder)) if values or not without_state else []
     if not errors and (values or body is None or not body.get("finite")):
@@ -105,9 +107,10 @@ def find_errors(folder: Path, *, without_state: bool = False, sharded: bool = Fa
 
 def _find_strays(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
     """Files that upstream would load and that the run did not write."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in LOADED and path.name not in body["files"]:
-            yield f"{path.name} was not written with the checkpoint"
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in LOADED and name not in body["files"]:
+            yield f"{name} was not written with the checkpoint"
 
 
 def _check_state(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
@@ -122,15 +125,16 @@ def _check_state(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_code(folder: Path) -> Iterator[str]:
-    for path in sorted((*folder.glob("*.pt"), *folder.glob("*.pth"))):
+    for path in sorted((*folder.rglob("*.pt"), *folder.rglob("*.pth"))):
         error = values.find_error_in_torch_file(path)
         if error:
             yield error
 
 
 def _find_not_finite(folder: Path, *, weights_only: bool) -> Iterator[str]:
-    for path in (*sorted(folder.glob("*.safetensors")), folder / "optimizer.pt"):
-        if not path.is_file() or (weights_only and path.suffix == ".pt"):
+    shards = folder / folders.OPTIMIZER_SHARDS
+    for path in (*sorted(folder.rglob("*.safetensors")), folder / "optimizer.pt"):
+        if not path.is_file() or (weights_only and (path.suffix == ".pt" or path.parent == shards)):
             continue
         try:
             if path.suffix == ".safetensors":
@@ -145,14 +149,17 @@ def _find_not_finite(folder: Path, *, weights_only: bool) -> Iterator[str]:
             yield f"{lost} ({path.name})"
 
 
-def _check_upstreams_files(folder: Path, *, without_state: bool, sharded: bool) -> Iterator[str]:
+def _check_upstreams_files(folder: Path, *, without_state: bool, deepspeed: bool) -> Iterator[str]:
     try:
         read_trainer_state(str(folder))
     except FileNotFoundError:
         yield f"{TRAINER_STATE} is missing"
     except (OSError, ValueError) as problem:
         yield f"{TRAINER_STATE} cannot be read ({problem})"
-    if sharded:
+    if deepspeed:
+        return
+    if any(folder.glob("pytorch_model_fsdp_*")):
+        yield "its weights are in upstream's own shards: `accelerate merge-weights` makes safetensors of them"
         return
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:

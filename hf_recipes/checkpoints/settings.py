@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, TrainerState
 
-from hf_recipes.checkpoints import compatibility, manifest
-from hf_recipes.checkpoints.folders import TRAINER_STATE
+from hf_recipes.checkpoints import compatibility, manifest, sharded
+from hf_recipes.checkpoints.folders import OPTIMIZER_SHARDS, TRAINER_STATE
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import CheckpointError, RecipeError
 
@@ -66,11 +67,12 @@ class RecipeSettings:
         self.location, self.allowed = location, tuple(allowed)
         self.then: Mapping[str, Any] = {}  # the arguments of the run that wrote the checkpoint
         self.changed: frozenset[str] | None = frozenset()  # keys without their section; None: not known
+        self.other_processes = False  # another number of them wrote the checkpoint
         self._patience: dict[type, tuple[Any, Any]] = {}
 
-    def begin_training(self, checkpoint: str | None, now: Mapping[str, Any]) -> None:
+    def begin_training(self, checkpoint: str | None, now: Mapping[str, Any], processes: int = 1) -> None:
         """`now`: `compatibility.describe_recipe` of this run."""
-        self.changed, self.then = frozenset(), {}
+        self.changed, self.then, self.other_processes = frozenset(), {}, False
         if checkpoint is None:
             return
         body = manifest.read_manifest(Path(checkpoint))
@@ -78,6 +80,7 @@ class RecipeSettings:
             self.changed = None
             return
         self.then = body.get("recipe", {}).get("arguments") or {}
+        self.other_processes = body.get("world_size", processes) != processes
         found = compatibility.compare_recipes(body["recipe"], now) if self.then else []
         self.changed = frozenset(one.key.rpartition(".")[2] for one in found)
 
@@ -88,13 +91,14 @@ class RecipeSettings:
     # --- the optimizer and the schedule ------------------------------------------------------------------------------
 
     def load_states(self, trainer: SettingsTrainer, checkpoint: str) -> None:
-        """As upstream's _load_optimizer_and_scheduler, of a run that is not sharded. Raises CheckpointError."""
+        """As upstream's _load_optimizer_and_scheduler, of any launch but DeepSpeed's. Raises CheckpointError."""
         folder = Path(checkpoint)
-        if not (folder / OPTIMIZER).is_file() or not (folder / SCHEDULER).is_file():
+        has_optimizer = (folder / OPTIMIZER).is_file() or (folder / OPTIMIZER_SHARDS).is_dir()
+        if not has_optimizer or not (folder / SCHEDULER).is_file():
             return  # weights alone (resume_allow: [state])
         with self.kept(trainer):
             if not ("optimizer" in self.allowed and self.has_changed(*compatibility.OPTIMIZER_KEYS)):
-                self._load_optimizer(trainer, folder / OPTIMIZER)
+                self._load_optimizer(trainer, folder)
             if not ("scheduler" in self.allowed and self.has_changed(*compatibility.SCHEDULER_KEYS)):
                 self._load(folder / SCHEDULER, trainer.lr_scheduler.load_state_dict)
 
@@ -151,11 +155,10 @@ class RecipeSettings:
             group["lr"] = rate
         scheduler._last_lr = rates
 
-    def _load_optimizer(self, trainer: SettingsTrainer, path: Path) -> None:
-        # As upstream: one GPU loads through the CPU, several each onto their own.
-        several = trainer.args.world_size > 1 and trainer.args.device.type != "cpu"
-        where = trainer.args.device if several else "cpu"
+    def _load_optimizer(self, trainer: SettingsTrainer, folder: Path) -> None:
+        """Of whichever launch: a process takes its part of what one process or several have written."""
         fresh = _settings_of(trainer.optimizer)
+        params = [param for group in trainer.optimizer.param_groups for param in group["params"]]
 
         def take(state: Any) -> None:
             if _trains_other_weights(trainer.optimizer, state):  # of an adapter on other modules, for one
@@ -170,7 +173,15 @@ class RecipeSettings:
             elif "optimizer" not in self.allowed:
                 raise ValueError(f"it is of another optimizer, without {', '.join(lacks)}")
 
-        self._load(path, take, map_location=where)
+        if (folder / OPTIMIZER_SHARDS).is_dir():
+            with self.naming_checkpoint(str(folder), OPTIMIZER_SHARDS):
+                take(sharded.read_optimizer(folder, params))
+        elif any(isinstance(param, DTensor) for param in params):
+            complete = folder / OPTIMIZER
+            self._load(complete, lambda state: take(sharded.spread_optimizer(state, params)), mmap=True)
+        else:  # as upstream: one GPU loads through the CPU, several each onto their own
+            several = trainer.args.world_size > 1 and trainer.args.device.type != "cpu"
+            self._load(folder / OPTIMIZER, take, map_location=trainer.args.device if several else "cpu")
 
     def _load(self, path: Path, take: Callable[[Any], Any], **arguments: Any) -> None:
         """Raises CheckpointError for a file that is not what `take` needs; code in it is not run."""

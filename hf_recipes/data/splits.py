@@ -145,17 +145,23 @@ def _suggest_path(path: str) -> str:
     return f"did you mean {os.path.join(os.path.dirname(path), name)!r}?" if name else ""
 
 
+def load_parts(recipe: Recipe) -> tuple[dict[str, Dataset], list[str]]:
+    """Split name -> rows of the `dataset` section, and notes on what was read. Raises DataError."""
+    arguments = loader_arguments(recipe)
+    path, needed = arguments.pop("path"), needed_columns(recipe)
+    parts, notes = load(recipe, path, arguments, needed)
+    if path == "csv" and "features" not in arguments:
+        label = recipe.get("dataset.label_column", "label")
+        parts = with_types(parts, needed, label if isinstance(label, list) else [label])
+    return parts, notes
+
+
 def load_splits(recipe: Recipe) -> Splits:
     """Loads the train, validation and test splits. Raises DataError with the location and the fix."""
     errors = file_errors(recipe)
     if errors:
         raise DataError(errors)
-    arguments = loader_arguments(recipe)
-    path, needed = arguments.pop("path"), needed_columns(recipe)
-    parts, read = load(recipe, path, arguments, needed)
-    if path == "csv" and "features" not in arguments:
-        label = recipe.get("dataset.label_column", "label")
-        parts = with_types(parts, needed, label if isinstance(label, list) else [label])
+    parts, read = load_parts(recipe)
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)

@@ -102,7 +102,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
 
 
 def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
-    """What needs the device's facts: nn.DataParallel without a launcher, sharding without an accelerator."""
+    """What needs the device's facts: nn.DataParallel without a launcher."""
     errors = []
     if device.kind == "cuda" and device.count > 1 and "WORLD_SIZE" not in environment:
         what = f"{device.count} GPUs are visible and no launcher is used: Trainer would take nn.DataParallel"
@@ -110,10 +110,6 @@ def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str,
             "use: accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
             f"-m hf_recipes.run {recipe.path}, or show one GPU with CUDA_VISIBLE_DEVICES=0"
         )
-        errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
-    if device.kind == "cpu" and "fsdp" in sharding(environment):
-        what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
-        fix = "use accelerate_configs/cpu_2.yaml on a CPU"
         errors.append(Diagnostic(location=WHERE, message=what, fix=fix))
     return errors
 
@@ -127,9 +123,18 @@ def assert_world(args: Any, environment: Mapping[str, str] = os.environ) -> None
     if state.num_processes != started:
         what = f"the launcher started {started} processes but this one sees {state.num_processes}: each would be rank 0"
         raise LaunchError.at(WHERE, what, "set use_cpu: true in the recipe, or launch on GPUs that this torch sees")
-    if "fsdp" in sharding(environment) and state.distributed_type != "FSDP":
-        raise LaunchError(
-            Diagnostic(location=WHERE, message="FSDP was asked for and is not on", fix="check the accelerate file")
-        )
     if getattr(args, "n_gpu", 0) > 1:
         raise LaunchError.at(WHERE, "Trainer would take nn.DataParallel", "use accelerate_configs/multi_gpu.yaml")
+
+
+def assert_sharding(state: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """What the accelerate file shards with is on, now that a trainer is built. `state`: its AcceleratorState. Raises
+    LaunchError."""
+    if "fsdp" not in sharding(environment):
+        return
+    if state.distributed_type != "FSDP":
+        what = "FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP"
+        raise LaunchError.at(WHERE, what, "use accelerate_configs/cpu_2.yaml on a CPU")
+    if state.fsdp_plugin.fsdp_version != 2:
+        what = "FSDP 1 is deprecated, and its checkpoints fit no other launch"
+        raise LaunchError.at(WHERE, what, "set fsdp_version: 2 in the accelerate file")

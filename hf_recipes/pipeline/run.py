@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.checkpoints.compatibility import FLAG
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
+from hf_recipes.common.rank_watch import watching_ranks
 from hf_recipes.common.ranks import explain_lost_rank
 from hf_recipes.common.worker_signals import workers_ended
 from hf_recipes.data.splits import file_errors, load_splits
@@ -57,7 +61,7 @@ def run(
     for line in (*recipe.translations, *warnings_of_recipe):
         say(line)
     if resume:
-        recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, "argument '--resume'")
+        recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, FLAG)
     if smoke:
         from hf_recipes.recipe.smoke import shrink
 
@@ -80,6 +84,7 @@ def _run_in(
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
+    _choose_deepspeeds_device(device)
     recipe, choices = choose(recipe, device)
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
@@ -99,6 +104,8 @@ def _run_in(
     from hf_recipes.training.trainer import build_arguments
 
     args = build_arguments(recipe)
+    if "disable_tqdm" not in recipe.training:
+        args.disable_tqdm = not sys.stderr.isatty()
     launch_checks.assert_world(args)
     _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
     if recipe.training.get("resume_from_checkpoint"):
@@ -112,7 +119,8 @@ def _run_in(
     if earlier is not None:
         recorder.continue_end(earlier)
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
-        with explain_lost_rank(), workers_ended(), listener.errors_first():
+        watching = watching_ranks(args.process_index, args.world_size)
+        with explain_lost_rank(), workers_ended(), listener.errors_first(), watching:
             recipe = _train(recipe, args, recorder, listener, until)
         recorder.finish()
         if rank() == 0 and until is None:
@@ -136,10 +144,23 @@ def _ask_plan(recipe: Recipe, device: Device, recorder: RunRecorder) -> dict[str
         worker.close()
 
 
+def _choose_deepspeeds_device(device: Device) -> None:
+    """Where DeepSpeed is installed, accelerate imports it in every run. It would take a GPU although the recipe has
+    use_cpu, and warn where there is none."""
+    if device.kind == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def _silence_upstream() -> None:
     """Lines of other packages about themselves, in every run on a CPU or with LoRA, that no recipe can fix."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # "Failed to load CPU gemm_4bit_forward"
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's call
+    if not sys.stderr.isatty():  # a bar would be one long line of carriage returns in a log file
+        import datasets
+        import transformers
+
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _refuse(errors: Sequence[Any]) -> None:
@@ -212,6 +233,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, compute_metrics, preprocess_logits, recorder.note, session
     )
+    launch_checks.assert_sharding(trainer.accelerator.state)
     recorder.record = facts.add_facts(recorder.record, recipe, args, trainer, model, tokenizer, prepared)
     _refuse_no_batch(recipe, args, trainer.train_dataset)
     provenance = trainer.parts.writer.facts(args)

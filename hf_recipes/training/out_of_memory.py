@@ -43,6 +43,7 @@ SMALLER = (
     "set a shorter max_length or activation_checkpointing: true, or take a smaller model; "
     "`hf-recipes plan` shows what fits"
 )
+HALVE = "halve per_device_train_batch_size, double gradient_accumulation_steps"
 
 
 class SplittingTrainer(Protocol):
@@ -104,6 +105,9 @@ class OutOfMemoryRetry:
             yield
         except torch.OutOfMemoryError as problem:
             step, reason = trainer.state.global_step + 1, first_line(problem)
+            if trainer.is_sharded:  # the others wait in the middle of this step
+                what = f"out of memory in step {step}, rank {trainer.args.process_index}: {reason}"
+                raise self._error(trainer, what, HALVE) from problem
             what = f"out of memory outside of forward and backward (the optimizer's step?) in step {step}: {reason}"
             fix = "take a smaller optimizer (optim: adamw_bnb_8bit, paged_adamw_8bit)"
             raise self._error(trainer, what, fix) from problem
@@ -178,7 +182,7 @@ class OutOfMemoryRetry:
         if trainer.args.world_size > 1 and self._passed_forward and reduces:
             rank = trainer.args.process_index
             what = f"out of memory in the backward that reduces gradients, step {step}, rank {rank}: {problem}"
-            raise self._error(trainer, what, "halve per_device_train_batch_size, double gradient_accumulation_steps")
+            raise self._error(trainer, what, HALVE)
         if self._pieces >= count_samples(inputs):
             what = f"one sample does not fit: out of memory in {phase}, step {step}: {problem}"
             raise self._error(trainer, what, SMALLER)

@@ -30,13 +30,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import set_seed
 
 from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
 from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
-from hf_recipes.checkpoints.settings import RecipeSettings
+from hf_recipes.checkpoints.settings import SCHEDULER, RecipeSettings
+from hf_recipes.checkpoints.sharded import find_missing, gather_weights, load_weights, save_optimizer
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluation
+from hf_recipes.training.even_ranks import build_train_loader
 from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
@@ -89,7 +92,8 @@ class Overrides(_Trainer):
         with parts.settings.naming_checkpoint(resume_from_checkpoint, "progress.json"):
             parts.loop.begin_training(resume_from_checkpoint)
         parts.settings.check_trainer_state(parts.loop.resumed)
-        parts.settings.begin_training(parts.loop.resumed, parts.writer.facts(self.args).get("recipe") or {})
+        now = parts.writer.facts(self.args).get("recipe") or {}
+        parts.settings.begin_training(parts.loop.resumed, now, self.args.world_size)
         if parts.guard is not None:
             parts.guard.begin_training(self.plain_model())
         with parts.retry.training(self):
@@ -118,7 +122,8 @@ class Overrides(_Trainer):
             return super().create_scheduler(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
-        return self.parts.loop.seed_loader(super().get_train_dataloader(), self.args)
+        loader = build_train_loader(self, super().get_train_dataloader)
+        return self.parts.loop.seed_loader(loader, self.args)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.parts.loop.seed_sampler(super()._get_train_sampler(train_dataset), self.args)
@@ -139,7 +144,7 @@ class Overrides(_Trainer):
         settings = self.parts.settings
         if checkpoint is None:
             return
-        if not self.is_sharded:
+        if not self.is_deepspeed_enabled:
             settings.load_states(self, checkpoint)
             return
         with settings.kept(self):
@@ -153,13 +158,33 @@ class Overrides(_Trainer):
         settings, work = self.parts.settings, self.parts.work
         if work.random_state is not None:  # the last step's work came after the checkpoint's
             restore_random_state(work.random_state, self.args.device)
+        elif settings.other_processes:  # no random state is of this process
+            set_seed(self.args.seed + self.state.global_step)
         elif not settings.has_changed("seed"):
             with settings.naming_checkpoint(checkpoint, "rng_state"):
                 super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with self.parts.settings.naming_checkpoint(resume_from_checkpoint, "its weights"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self._reads_weights_here(resume_from_checkpoint):
+                load_weights(self.saved_model(), resume_from_checkpoint)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = str(self.state.best_model_checkpoint)
+        if self._reads_weights_here(best):
+            self._load_from_checkpoint(best)
+        else:
+            super()._load_best_model()
+
+    def _reads_weights_here(self, checkpoint: str) -> bool:
+        """Upstream reads by names alone: experts, which are written one by one, would stay as they are; and under
+        FSDP it reads its own shards."""
+        model = self.saved_model()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "get_base_model"):
+            return bool(self.is_fsdp_enabled)
+        return bool(find_missing(model, checkpoint))
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -268,20 +293,20 @@ class Overrides(_Trainer):
     def _save_checkpoint(self, model: Any, trial: Any = None, *, extra: bool = False) -> None:
         if self.parts.guard is not None:
             self.parts.guard.refuse_changed_weights(self.plain_model())
-        if self.is_sharded:
-            progress = self._read_progress(extra=extra)
-            super()._save_checkpoint(model, trial)
-            self.parts.writer.add_to_sharded(self, Path(self._get_output_dir(trial)), progress)
-        else:
-            self.write_checkpoint(trial, extra=extra)
+        self.write_checkpoint(trial, extra=extra)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=gather_weights(self.saved_model()))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As upstream's, without training_args.bin: a pickle that holds hub_token in clear text."""
         folder = str(output_dir if output_dir is not None else self.args.output_dir)
         if not self.args.should_save:
             return
-        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        model.save_pretrained(folder, state_dict=state_dict)
+        self.saved_model().save_pretrained(folder, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -299,6 +324,10 @@ class Overrides(_Trainer):
     @property
     def is_sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def saved_model(self) -> Any:
+        """The model that save_pretrained is called on; its tensors may be spread over the processes."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def plain_model(self) -> Any:
         """The unwrapped model; None where its weights are spread over processes, and cannot be read here."""
@@ -359,7 +388,13 @@ class Overrides(_Trainer):
             self._load_optimizer_and_scheduler(checkpoint)
 
     def save_training_state(self, folder: str) -> None:
-        self._save_optimizer_and_scheduler(folder)
+        if self.is_fsdp_enabled:
+            save_optimizer(self.optimizer, Path(folder), self.args.process_index)
+            if self.args.should_save:
+                schedule: Any = self.lr_scheduler
+                torch.save(schedule.state_dict(), Path(folder, SCHEDULER))
+        else:
+            self._save_optimizer_and_scheduler(folder)
         self._save_scaler(folder)
         self._save_rng_state(folder)
 
@@ -388,8 +423,7 @@ class Overrides(_Trainer):
         self.parts.writer.save_final(self)
 
     def remove_all_but_best(self) -> None:
-        if not self.is_sharded:
-            self.parts.writer.remove_all_but_best(self)
+        self.parts.writer.remove_all_but_best(self)
 
     def load_final_model(self, steps: int, epochs: float | None) -> None:
         """The inverse of `save_final_model`: the model as a session left it that made all steps."""

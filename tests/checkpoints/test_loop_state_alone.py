@@ -73,14 +73,14 @@ def test_counters_come_back_as_they_were(sft: bool) -> None:
     assert (again.sft_tokens, again.sft_metrics) == (trainer.sft_tokens, trainer.sft_metrics)
 
 
-def test_each_rank_takes_its_own_part_of_the_loss_and_none_if_their_number_changed() -> None:
+def test_each_rank_takes_its_own_part_of_the_loss_and_the_mean_if_their_number_changed() -> None:
     saved = {"tr_loss": [1.0, 2.0], "total_loss": 3.0, "last_logged": 2}
     trainer = FakeTrainer(processes=2)
     restore_counters(trainer, saved)
     assert (trainer.running_loss.item(), trainer.last_logged_step) == (2.0, 2)
     alone = FakeTrainer()
     restore_counters(alone, saved)
-    assert (alone.running_loss.item(), alone.last_logged_step, alone.total_loss) == (0.0, 0, 3.0 + 1.5)
+    assert (alone.running_loss.item(), alone.last_logged_step, alone.total_loss) == (1.5, 2, 3.0)
 
 
 def test_the_training_loss_is_that_of_all_steps_whose_loss_is_known() -> None:

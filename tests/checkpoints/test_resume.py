@@ -124,8 +124,11 @@ def test_where_no_checkpoint_is_complete_each_is_named_with_why(recipe: str) -> 
 
 
 def test_a_missing_checkpoint_is_reported_before_anything_is_read_or_written(recipe: str) -> None:
-    assert refusal(recipe, "dataset.text_column=nowhere") == (
-        f"{LOCATION}there is no checkpoint in 'out' to resume from; start without it"
+    with pytest.raises(RecipeError) as caught:
+        run(recipe, ["dataset.text_column=nowhere", "TrainingArguments.resume_from_checkpoint=true"])
+    assert str(caught.value) == (
+        "argument 'TrainingArguments.resume_from_checkpoint=true': there is no checkpoint in 'out' to resume from; "
+        "start without it"
     )
     assert not Path("out").exists()
 
@@ -197,8 +200,8 @@ def test_other_rows_are_refused_and_another_number_of_processes(recipe: str) -> 
     assert body is not None
     manifest.write_manifest(folder, {**body, "world_size": 2}, body["files"])
     assert refusal(recipe, more) == (
-        f"{LOCATION}'out/checkpoint-4' is of 2 process(es), this run has 1: rows would come in another order, random "
-        "states are missing; start 2, or write resume_allow: [processes]"
+        f"{LOCATION}'out/checkpoint-4' is of 2 process(es), this run has 1: a step would have 8 rows instead of 16; "
+        "start 2, or change gradient_accumulation_steps with them, or write resume_allow: [processes]"
     )
 
 

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest, select
-from hf_recipes.checkpoints.loop_state import read_progress
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.errors import OutputDirError
 
@@ -237,23 +235,6 @@ def test_upstreams_last_rotation_is_switched_off_for_a_moment(folder: Path) -> N
         assert args.save_total_limit is None
         raise ValueError
     assert args.save_total_limit == 1
-
-
-def test_sharded_checkpoints_are_reported_once_and_the_final_model_is_upstreams(folder: Path) -> None:
-    lines: list[str] = []
-    writer, trainer = CheckpointWriter(say=lines.append), FakeTrainer(folder)
-    trainer.is_sharded = True
-    saved = folder / f"checkpoint-{trainer.state.global_step}"
-    saved.mkdir()
-    for _ in range(2):
-        writer.add_to_sharded(trainer, folder, {"tr_loss": [0.5], "total_loss": 9.5, "last_logged": 2})
-    assert read_progress(str(saved)) == {"tr_loss": [0.5], "total_loss": 9.5, "last_logged": 2} and not folders.is_ours(
-        saved
-    )
-    shutil.rmtree(saved)
-    assert lines == ["checkpoints are sharded: upstream writes them in place, without a manifest"]
-    writer.save_final(trainer)
-    assert names(folder) == ["model.safetensors"]
 
 
 def test_a_killed_runs_leftovers_are_no_checkpoints(folder: Path) -> None:

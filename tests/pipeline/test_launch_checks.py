@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hf_recipes.cli import main
 from hf_recipes.common.device import Device
+from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline import launch_checks
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
@@ -158,17 +160,24 @@ def test_several_gpus_without_a_launcher_are_refused_with_the_command_to_use(rec
     assert launch_checks.find_device_errors(recipe, cards, {"WORLD_SIZE": "4"}) == []
 
 
-def test_fsdp_on_a_cpu_is_refused(recipe: Recipe) -> None:
-    cpu = Device(kind="cpu", name="a CPU")
-    assert _lines(launch_checks.find_device_errors(recipe, cpu, {"ACCELERATE_USE_FSDP": "true"})) == [
+def test_fsdp_on_a_cpu_and_fsdp_1_are_refused() -> None:
+    def refusal(kind: str, version: int) -> str:
+        state = SimpleNamespace(distributed_type=kind, fsdp_plugin=SimpleNamespace(fsdp_version=version))
+        with pytest.raises(RecipeError) as caught:
+            launch_checks.assert_sharding(state, {"ACCELERATE_USE_FSDP": "true"})
+        return str(caught.value)
+
+    assert refusal("MULTI_CPU", 2) == (
         "accelerate launch: FSDP was asked for, and accelerate turns it off without a GPU: this would be plain DDP; "
         "use accelerate_configs/cpu_2.yaml on a CPU"
-    ]
+    )
+    assert refusal("FSDP", 1) == (
+        "accelerate launch: FSDP 1 is deprecated, and its checkpoints fit no other launch; "
+        "set fsdp_version: 2 in the accelerate file"
+    )
 
 
 def test_a_world_that_is_not_the_launched_one_is_refused() -> None:
-    from hf_recipes.errors import RecipeError
-
     with pytest.raises(RecipeError) as caught:
         launch_checks.assert_world(None, {"WORLD_SIZE": "2"})
     assert str(caught.value) == (

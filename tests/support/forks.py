@@ -64,11 +64,13 @@ def run_forked(arguments: list[str], number: int | None) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
 
 
-def run_ranks(work: Callable[[int], object], count: int = 2, output: str = "ranks.log") -> tuple[int, str]:
+def run_ranks(
+    work: Callable[[int], object], count: int = 2, output: str = "ranks.log", grace: float = 30
+) -> tuple[int, str]:
     """`work(rank)` in `count` forked processes with the variables that `accelerate launch` sets for a CPU file.
 
-    Where one fails the others get SIGTERM, as torchrun does. Returns the first failure's exit code (negative: a
-    signal), or 0, and the output of all.
+    Where one fails the others get SIGTERM, and SIGKILL after `grace` seconds, as torchrun does. Returns the first
+    failure's exit code (negative: a signal), or 0, and the output of all.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -99,7 +101,7 @@ def run_ranks(work: Callable[[int], object], count: int = 2, output: str = "rank
             running.discard(child)
             code = os.waitstatus_to_exitcode(status)
             if code and not first:
-                first, kill_at = code, time.monotonic() + 30
+                first, kill_at = code, time.monotonic() + grace
                 for other in running:
                     os.kill(other, signal.SIGTERM)
         if running and time.monotonic() > min(deadline, kill_at):

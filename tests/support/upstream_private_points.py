@@ -153,6 +153,37 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         until="#35525 is fixed by a write that is complete or not there, with a manifest of hashes",
     ),
     PrivatePoint(
+        name="transformers.trainer:Trainer._load_best_model",
+        used_by="training/overrides.py",
+        why="under FSDP upstream reads its own shards, through a pickle; here each rank reads its part of safetensors",
+        signature="(self) -> None",
+        lines=("load_result = load_fsdp_model(",),
+    ),
+    PrivatePoint(
+        name="transformers.trainer:Trainer.save_model",
+        used_by="training/overrides.py",
+        why="under FSDP upstream writes no weights with SHARDED_STATE_DICT",
+        lines=('if "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type):',),
+    ),
+    PrivatePoint(
+        name="torch.distributed.distributed_c10d:_get_default_store",
+        used_by="common/rank_watch.py",
+        why="ranks write their beats into the launch's own store, which needs no port or folder of ours",
+        signature="() -> torch.distributed.distributed_c10d.Store",
+    ),
+    PrivatePoint(
+        name="accelerate.data_loader:BatchSamplerShard",
+        used_by="training/even_ranks.py",
+        why="the sampler below is filled up with rows without labels, so that it repeats none",
+        lines=("self.batch_sampler = batch_sampler",),
+    ),
+    PrivatePoint(
+        name="torch.distributed.checkpoint.hf_storage:HuggingFaceStorageWriter",
+        used_by="checkpoints/sharded.py",
+        why="each rank writes its own parts as safetensors, and no metadata file, which would be a pickle",
+        lines=("if self.save_distributed and not self.enable_consolidation:",),
+    ),
+    PrivatePoint(
         name="transformers.trainer:Trainer._save_optimizer_and_scheduler",
         used_by="training/overrides.py",
         why="upstream's own writer, into the staging folder",

@@ -1,0 +1,108 @@
+"""A process of a run that is frozen: the others wait for it in a sum over all, for half an hour by torch's default.
+
+Each rank writes a beat into the launch's store from a thread, and reads those of the others. A rank whose beat stays
+away for FROZEN seconds, while its process is stopped or cannot be seen from here, ends this run: one line says which,
+and the launcher ends the rest. A process that is on this machine and runs is waited for, however long its beat is away:
+it may be busy outside of Python.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from hf_recipes.errors import LaunchError
+
+BEAT = 5.0  # seconds between two beats
+FROZEN = 35.0  # seconds without one
+KEY = "hf_recipes/beat/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a rank last wrote, and how many beats this one had made then: while both are stopped, neither counts."""
+
+    text: str  # "host process count"
+    seen: int
+
+
+@contextmanager
+def watching_ranks(rank: int, world_size: int) -> Iterator[None]:
+    """Ends this process with status 2 where another rank of the run is frozen. Nothing for one process."""
+    if world_size <= 1:
+        yield
+        return
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    ended = threading.Event()
+    connection: Any = _get_default_store()
+    store = connection.clone()  # a connection of its own: the other may be waiting for an answer
+    store.set_timeout(timedelta(seconds=FROZEN))
+    watch = threading.Thread(target=_watch, args=(store, rank, world_size, ended), daemon=True, name="rank-watch")
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(store: Any, rank: int, world_size: int, ended: threading.Event) -> None:
+    beats: dict[int, Beat] = {}
+    count = 0
+    while not ended.wait(BEAT):
+        count += 1
+        began = time.monotonic()
+        try:
+            store.set(f"{KEY}{rank}", f"{socket.gethostname()} {os.getpid()} {count}")
+            store.get(f"{KEY}{rank}")  # the only call that gives up after a time
+            found = {one: _read(store, one) for one in range(world_size) if one != rank}
+        except RuntimeError:  # torch's DistStoreError: rank 0, or its launcher, holds the store
+            if time.monotonic() - began >= FROZEN and not ended.is_set():
+                _end(rank, [], "the process that holds the launch's store (rank 0, or its launcher) does not answer")
+            return  # else its end is reported by what waits for it
+        for one, text in found.items():
+            if text and (one not in beats or beats[one].text != text):
+                beats[one] = Beat(text=text, seen=count)
+        silent = [one for one, beat in beats.items() if (count - beat.seen) * BEAT >= FROZEN]
+        frozen = [one for one in silent if _is_frozen(beats[one].text)]
+        if frozen and not ended.is_set():
+            host, process, _ = beats[frozen[0]].text.split()
+            what = f"rank {frozen[0]} (process {process} on {host}) has not answered for {FROZEN:.0f} s"
+            _end(rank, [one for one in beats if one not in silent], what)
+
+
+def _read(store: Any, rank: int) -> str:
+    key = f"{KEY}{rank}"
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _is_frozen(text: str) -> bool:
+    """Whether a process is stopped, or cannot be looked at from here."""
+    import psutil  # accelerate's
+
+    host, process, _ = text.split()
+    if host != socket.gethostname():
+        return True
+    try:
+        return bool(psutil.Process(int(process)).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    except psutil.Error:
+        return False  # it ended: whoever waits for it sees that
+
+
+def _end(rank: int, answering: list[int], what: str) -> None:
+    """Says it on the lowest rank that answers, and ends: the main thread cannot be reached inside a sum over all."""
+    if rank <= min(answering, default=rank):
+        fix = "continue or end that process; --resume continues from the latest checkpoint"
+        error = LaunchError.at("accelerate launch", f"{what}: this run waits for it and is ended", fix)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(1)  # its line first
+    os._exit(2)
