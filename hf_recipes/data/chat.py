@@ -36,7 +36,7 @@ PLAIN_TEMPLATE = (
 )
 
 
-def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
+def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
     """Rows (see data/chat_rows.py) to `input_ids` and `labels` (-100 except on answers), cut to `max_length` tokens.
 
     Of conversations the loss is on the assistant's messages (`assistant_only_loss: false`: on every token), of rows of

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.columns import needed_columns
+from hf_recipes.data.conll import load_conll
 from hf_recipes.data.csv_files import with_types
 from hf_recipes.data.files import file_names, literal_names
 from hf_recipes.data.load import load
@@ -149,6 +150,8 @@ def load_parts(recipe: Recipe) -> tuple[dict[str, Dataset], list[str]]:
     """Split name -> rows of the `dataset` section, and notes on what was read. Raises DataError."""
     arguments = loader_arguments(recipe)
     path, needed = arguments.pop("path"), needed_columns(recipe)
+    if recipe.get("dataset.format") == "conll":
+        return load_conll(recipe, arguments), []
     parts, notes = load(recipe, path, arguments, needed)
     if path == "csv" and "features" not in arguments:
         label = recipe.get("dataset.label_column", "label")
