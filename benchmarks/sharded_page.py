@@ -37,9 +37,10 @@ def _kills(found: dict[str, Any]) -> str:
     if "kills" in found:
         chain = found["kills"]["found"]["chain"]
         lines.append(
-            f"FSDP2 on two processes, killed {found['kills']['found']['kills']} times (one rank or both; at any moment, "
-            f"in saves, in rotation, at the end): {chain['half']} partial checkpoints, {chain['lost']} steps lost beyond "
-            f"a save, {chain['equal_ends']} of {chain['ends']} ends equal to the uninterrupted run bit for bit. "
+            f"FSDP2 on two processes, killed {found['kills']['found']['kills']} times (one rank or both; at any "
+            f"moment, in saves, in rotation, at the end): {chain['half']} partial checkpoints, {chain['lost']} steps "
+            f"lost beyond a save, {chain['equal_ends']} of {chain['ends']} ends equal to the uninterrupted run bit "
+            "for bit. "
             f"{_source(found['kills'])}"
         )
     return "\n\n".join(lines)
