@@ -277,6 +277,13 @@ class Overrides(_Trainer):
             loader = super().get_test_dataloader(test_dataset)
         return self.parts.loop.seed_loader(loader, self.args)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled and not self.accelerator._models:  # no training came before
+            unused = torch.optim.SGD(list(self.model.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2
+            self.model, _ = self.accelerator.prepare(self.model, unused)
+            self.model_wrapped = self.model
+        return super().evaluation_loop(*args, **kwargs)
+
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         step = super().prediction_step
 

@@ -228,3 +228,14 @@ def test_experts_that_are_written_one_by_one_are_resumed(
     assert code == 0, output[-3000:]
     assert losses("again") == losses("out")
     assert all(torch.equal(tensor, weights("out")[name]) for name, tensor in weights("again").items())
+
+
+@pytest.mark.slow
+def test_samples_are_written_and_a_model_is_only_evaluated_under_fsdp(launch: Callable[..., str], folder: Path) -> None:
+    prompts = ["sample_prompts=[the]", "GenerationConfig={max_new_tokens: 4}"]
+    output = launch("fsdp", "full", "trained", *prompts)
+    assert output.count("sample at step 2: 'the' -> ") == 1
+    again = ["TrainingArguments.do_train=false", "model={pretrained_model_name_or_path: trained}"]
+    launch("fsdp", "full", "evaluated", *again)
+    ours, theirs = (record(out)["metrics"]["eval"]["eval_loss"] for out in ("evaluated", "trained"))
+    assert ours == pytest.approx(theirs, rel=1e-6)

@@ -172,6 +172,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="() -> torch.distributed.distributed_c10d.Store",
     ),
     PrivatePoint(
+        name="accelerate.accelerator:Accelerator.prepare",
+        used_by="training/overrides.py",
+        why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells whether one came",
+        lines=("When using FSDP2, a model and optimizer must be passed together to `Accelerator.prepare()`",),
+    ),
+    PrivatePoint(
         name="accelerate.data_loader:BatchSamplerShard",
         used_by="training/even_ranks.py",
         why="the sampler below is filled up with rows without labels, so that it repeats none",
