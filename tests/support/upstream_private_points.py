@@ -174,7 +174,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="accelerate.accelerator:Accelerator.prepare",
         used_by="training/overrides.py",
-        why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells whether one came",
+        why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells if one came",
         lines=("When using FSDP2, a model and optimizer must be passed together to `Accelerator.prepare()`",),
     ),
     PrivatePoint(
