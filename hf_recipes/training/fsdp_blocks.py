@@ -1,4 +1,4 @@
-"""Which parts of a model FSDP2 spreads each by itself. Imports neither torch nor transformers."""
+"""What FSDP2 needs of a model before accelerate spreads it. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -19,3 +19,23 @@ def choose_blocks(plugin: Any, model: Any) -> None:
     holders = {type(part).__name__ for part in blocks if any(inner is embedding for inner in part.modules())}
     if holders:
         plugin.transformer_cls_names_to_wrap = sorted({type(part).__name__ for part in blocks} - holders)
+
+
+def give_addresses(model: Any) -> None:
+    """Room on the CPU for weights that only rank 0 has loaded (fsdp_cpu_ram_efficient_loading), which it sends later.
+
+    accelerate (1.15, fsdp2_switch_optimizer_parameters) finds the optimizer's weights by their addresses, and weights
+    on the meta device have none: on all ranks but the first, the optimizer would have one weight instead of all. Room
+    that nobody writes to takes no memory. Tied weights stay tied.
+    """
+    import torch
+
+    known: dict[int, Any] = {}
+    for part in model.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            if not weight.is_meta:
+                continue
+            if id(weight) not in known:
+                room = torch.empty_like(weight, device="cpu")
+                known[id(weight)] = torch.nn.Parameter(room, requires_grad=weight.requires_grad)
+            setattr(part, name, known[id(weight)])

@@ -40,7 +40,7 @@ from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluation
 from hf_recipes.training.even_ranks import build_train_loader
-from hf_recipes.training.fsdp_blocks import choose_blocks
+from hf_recipes.training.fsdp_blocks import choose_blocks, give_addresses
 from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
@@ -85,6 +85,7 @@ class Overrides(_Trainer):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled:
             choose_blocks(self.accelerator.state.fsdp_plugin, self.model)
+            give_addresses(self.model)
         if self.parts.masters is not None:
             self.add_callback(FollowModel())
 

@@ -51,6 +51,7 @@ KINDS = {
     "sft": {"section": "SFTConfig", "length": "", "more": "max_length: 32\n  packing: false", "lora": ""},
 }
 LAUNCHES = ("one", "ddp", "fsdp")
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 @pytest.fixture
@@ -239,3 +240,34 @@ def test_samples_are_written_and_a_model_is_only_evaluated_under_fsdp(launch: Ca
     launch("fsdp", "full", "evaluated", *again)
     ours, theirs = (record(out)["metrics"]["eval"]["eval_loss"] for out in ("evaluated", "trained"))
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_pretrained_classifier_of_which_only_rank_0_loads_the_weights_is_trained_as_on_one_process(
+    folder: Path,
+) -> None:
+    from tests.support.tiny_models import TEXTS, save_bert, wordpiece, write_rows
+
+    def prepare() -> None:
+        save_bert("model", wordpiece(sorted({word for text in TEXTS for word in text.split()})))
+
+    assert run_ranks(lambda rank: prepare(), 1)[0] == 0
+    write_rows("rows.jsonl", [{"text": TEXTS[n % 4][n % 3 :], "label": ("no", "yes")[n % 2]} for n in range(11)])
+    arguments = {"output_dir": "one", "max_steps": 6, "per_device_train_batch_size": 2, "save_steps": 2}
+    recipe = {
+        "task": "text-classification",
+        "model": {
+            "pretrained_model_name_or_path": "model",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        "dataset": {"path": "json", "data_files": {"train": "rows.jsonl", "validation": "rows.jsonl"}},
+        "disable_guards": ["overlap"],
+        "TrainingArguments": {**arguments, "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    code, output = run_forked(["run", "recipe.yaml", "TrainingArguments.gradient_accumulation_steps=2"], None)
+    assert code == 0, output[-3000:]
+    code, output = run_fsdp(lambda rank: main(["run", "recipe.yaml", "TrainingArguments.output_dir=fsdp"]))
+    assert code == 0, output[-3000:]
+    assert_near("fsdp", "one")

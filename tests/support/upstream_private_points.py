@@ -172,6 +172,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="() -> torch.distributed.distributed_c10d.Store",
     ),
     PrivatePoint(
+        name="accelerate.accelerator:Accelerator._prepare_fsdp2",
+        used_by="training/fsdp_blocks.py",
+        why="an optimizer's weights are found by their addresses: weights on the meta device get one before",
+        lines=("p._local_tensor.data_ptr() if isinstance(p, DTensor) else p.data_ptr()",),
+    ),
+    PrivatePoint(
         name="accelerate.accelerator:Accelerator.prepare",
         used_by="training/overrides.py",
         why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells if one came",
