@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hf_recipes import __version__
-from hf_recipes.commands.arguments import PATH, PATH_TO_WRITE, Number, check_text, whole
+from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECIPE, Number, check_text, whole
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
@@ -37,10 +37,10 @@ def commands() -> None:
 
 
 @commands.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--smoke", is_flag=True, help="Run two real steps on the CPU with a narrow model and generated rows.")
-@click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint in output_dir.")
+@click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint, if there is one.")
 @click.option("--restart", default=0, type=whole(0, 10_000), metavar="N", help="Restart up to N times after a crash.")
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
@@ -51,7 +51,7 @@ def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, rest
 
 
 @commands.command()
-@click.argument("recipes", nargs=-1, required=True, type=PATH, metavar="RECIPE...")
+@click.argument("recipes", nargs=-1, required=True, type=RECIPE, metavar="RECIPE...")
 @click.option("--set", "overrides", multiple=True, metavar="Section.key=value", help="Override one value, as in `run`.")
 @click.option("--strict", is_flag=True, help="Count warnings as errors.")
 def check(recipes: tuple[str, ...], overrides: tuple[str, ...], strict: bool) -> None:
@@ -83,7 +83,7 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 
 
 @commands.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.toml, such as rtx-3070.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or any GPU with this much memory.")
@@ -97,7 +97,11 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 @click.option("--measure", is_flag=True, help="Run real steps on this machine's GPU (or --cpu) and compare.")
 @click.option("--processes", default=None, type=whole(1, 10**6), help="Number of GPUs that train together (DDP).")
 @click.option(
-    "--config_file", default=None, type=PATH, metavar="FILE", help="An accelerate config file: DDP, FSDP or DeepSpeed."
+    "--config_file",
+    default=None,
+    type=LAUNCH_FILE,
+    metavar="FILE",
+    help="An accelerate config file: DDP, FSDP or DeepSpeed.",
 )
 @click.option("--price", default=None, type=Number(min=0), help="GPU price per hour; prints the estimated cost.")
 @click.option("--search", is_flag=True, help="Find the largest micro-batch that fits, for several lengths.")
@@ -190,7 +194,73 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("recipe", type=PATH)
+@click.argument("run_dir", type=PATH, metavar="RUN")
+@click.option("--data", required=True, type=PATH, metavar="FILE", help="A data file, a data set's folder or Hub id.")
+@click.option("--output", default=None, type=PATH, metavar="DIR", help="Default: RUN/evaluations/NAME_OF_FILE.")
+@click.option("--batch-size", default=None, type=whole(1, 100_000), help="Default: the run's own.")
+@click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
+@click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
+@click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+def evaluate(run_dir: str, data: str, **options: Any) -> None:
+    """Evaluate the model of RUN on other data. Writes a record and per-example scores that `compare` reads."""
+    from hf_recipes.commands.evaluate import command
+
+    command(run_dir, data, **options, say=click.echo)
+
+
+@commands.command()
+@click.argument("run_dir", type=PATH, metavar="RUN")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("--file", default=None, type=PATH, metavar="FILE", help="Rows of a .txt, .jsonl, .csv or .parquet file.")
+@click.option("--output", default=None, type=PATH, metavar="FILE", help="Write the JSON lines there.")
+@click.option("--batch-size", default=32, type=whole(1, 100_000), help="Rows that are computed together.")
+@click.option("--max-new-tokens", default=None, type=whole(1, 10**6), help="The longest continuation, in tokens.")
+@click.option("--set", "overrides", multiple=True, metavar="GenerationConfig.key=value", help="How text is generated.")
+@click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
+@click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
+@click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+def predict(run_dir: str, texts: tuple[str, ...], **options: Any) -> None:
+    """Print what the model of RUN says of each text, as JSON lines. Texts are arguments, lines of stdin, or --file.
+
+    Labels with probabilities, entities with their characters, or continuations.
+    """
+    from hf_recipes.commands.predict import command
+
+    command(run_dir, texts, **options)
+
+
+@commands.command()
+@click.argument("run_dir", type=PATH, metavar="RUN")
+@click.option("--system", default=None, metavar="TEXT", help="A system prompt.")
+@click.option("--beside", default=None, type=click.Choice(["base"]), help="Print the base model's answer, too.")
+@click.option("--max-new-tokens", default=None, type=whole(1, 10**6), help="The longest answer, in tokens.")
+@click.option("--set", "overrides", multiple=True, metavar="GenerationConfig.key=value", help="How text is generated.")
+@click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
+@click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
+@click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+def chat(run_dir: str, **options: Any) -> None:
+    """Talk to the model of RUN. Prompts are rendered by the template that it was trained with."""
+    from hf_recipes.commands.chat import command
+
+    command(run_dir, **options)
+
+
+@commands.command()
+@click.argument("run_dir", type=PATH, metavar="RUN")
+@click.option("--output", default=None, type=PATH, metavar="DIR", help="Default: RUN-merged.")
+@click.option("--dtype", default=None, type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the weights.")
+@click.option("--data", default=None, type=PATH, metavar="FILE", help="Evaluate before and after on these rows.")
+@click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
+@click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+def merge(run_dir: str, **options: Any) -> None:
+    """Add the adapter of RUN to its base model's full-precision weights. Reads the result back and compares."""
+    from hf_recipes.commands.merge import command
+
+    command(run_dir, **options, say=click.echo)
+
+
+@commands.command()
+@click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
 @click.option("--set", "sets", multiple=True, required=True, metavar="Section.key=a,b", help="A key and its values.")
 @click.option("--seeds", default=1, type=whole(1, 10_000), help="Runs per setting, each with the next seed.")
@@ -201,7 +271,9 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
     metavar="DIR",
     help="Folder of the runs and the report; default: output_dir-sweep.",
 )
-@click.option("--config_file", default=None, type=PATH, metavar="FILE", help="An accelerate config file for every run.")
+@click.option(
+    "--config_file", default=None, type=LAUNCH_FILE, metavar="FILE", help="An accelerate config file for every run."
+)
 @click.option("--dry-run", is_flag=True, help="List the runs and the state of each.")
 def sweep(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Run RECIPE with every combination of values, and compare. Run it again to continue."""
@@ -238,6 +310,58 @@ def push(run_dir: str, repo: str | None, private: bool, diverged: bool, base_mod
     from hf_recipes.hub.push import push_command
 
     click.echo(push_command(run_dir, repo, private, diverged, base_model))
+
+
+@commands.command()
+@click.option(
+    "--data", required=True, type=PATH, metavar="FILE", help="A csv, tsv, json, jsonl, parquet, txt or CoNLL."
+)
+@click.option("--output", default="recipe.yaml", type=PATH, metavar="FILE", help="The recipe; default: recipe.yaml.")
+@click.option("--task", default=None, metavar="TASK", help="If the data do not say it.")
+@click.option("--model", default=None, metavar="NAME", help="A Hub id or a folder; default: a small one for the task.")
+@click.option("--gpu", default=None, metavar="NAME", help="Choose a batch that fits this GPU, by plan.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+def init(data: str, **options: Any) -> None:
+    """Write a first recipe for the data in FILE. Looks at the rows, says what it takes them for."""
+    from hf_recipes.commands.init import command
+
+    def ask(what: str, answers: Sequence[str]) -> str:
+        return str(click.prompt(what, type=click.Choice(list(answers))))
+
+    command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None)
+
+
+@commands.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """List the recipes that come with the package, with what was measured. `recipes cp NAME` copies one."""
+    if context.invoked_subcommand is None:
+        from hf_recipes.commands.recipes import list_recipes
+
+        click.echo("\n".join(list_recipes()))
+
+
+@recipes.command("cp")
+@click.argument("name")
+@click.argument("target", default=None, required=False, type=PATH, metavar="[FILE]")
+def copy_recipe(name: str, target: str | None) -> None:
+    """Copy the recipe NAME into FILE, or into this folder, with the data that came with it."""
+    from hf_recipes.commands.recipes import copy
+
+    for line in copy(name, target):
+        click.echo(line)
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Show versions, GPU, memory, disk, caches and tokens (not their values), and what is wrong with them."""
+    from hf_recipes.commands.doctor import command
+
+    lines, wrong = command(as_json=as_json)
+    click.echo("\n".join(lines))
+    if wrong:
+        sys.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -136,6 +136,7 @@ class DataFacts:
     lost_words: int | None = None  # tagged words beyond max_length
     bytes: int | None = None  # UTF-8 bytes of the text that is predicted
     fingerprint: str = ""  # hash of the columns that were used
+    columns: Mapping[str, str] = field(default_factory=dict)  # those columns, each with the kind of its values
 
 
 @dataclass(frozen=True, kw_only=True)

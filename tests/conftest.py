@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores: more threads only wait for each other
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as a run on a CPU sets it
 os.environ.pop("HF_TOKEN", None)
 
 import pytest

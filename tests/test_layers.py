@@ -13,9 +13,10 @@ import pytest
 # Top to bottom. An entry imports entries of lower layers only; entries on one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "run"),
-    ("cli",),
+    ("cli", "api"),
     ("commands",),
     ("pipeline",),
+    ("inference",),
     ("plan",),
     ("report", "training"),
     ("compare", "models"),
@@ -27,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("__init__",),
 )
-MOST_ENTRIES = 20
+MOST_ENTRIES = 22
 # The folders of `plan`, in the same way.
 PLAN_LAYERS: tuple[tuple[str, ...], ...] = (("measure", "preflight"), ("fit",), ("time",), ("trace",))
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "evaluate", "bitsandbytes", "sklearn"}
@@ -106,7 +107,7 @@ def upward_imports(modules: Mapping[str, ast.Module]) -> list[str]:
     return wrong
 
 
-def test_the_package_has_at_most_twenty_entries_each_on_a_layer(root: Path) -> None:
+def test_the_package_has_few_entries_each_on_a_layer(root: Path) -> None:
     entries = {
         path.stem for path in (root / "hf_recipes").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }

@@ -34,6 +34,7 @@ DIVISION = (PER_DEVICE, ACCUMULATION)  # of a step's rows
 ORDER = "train_sampling_strategy"
 SET_BY_RESUMING = ("restore_callback_states_from_checkpoint", "eval_on_start", "resume_from_checkpoint")
 ALLOW = "resume_allow"
+FLAG = "argument '--resume'"  # it begins where there is no checkpoint yet; the key in a recipe asks for one
 OPTIMIZER_KEYS, SCHEDULER_KEYS = ("optim", "master_weights"), ("lr_scheduler_type",)  # whose states are of another kind
 LENGTH = ("max_steps", "num_train_epochs")  # a longer schedule is what a resumption may be for
 SECTIONS = ("model", "tokenizer", "BpeTrainer", "LoraConfig", "BitsAndBytesConfig", "master_weights", "task")

@@ -55,6 +55,8 @@ def _find_resume_point(
         say(line)
     chosen = resume_checkpoint(recipe, output_dir, environment)
     if chosen is None:
+        if recipe.training.get("resume_from_checkpoint"):
+            say(f"there is no checkpoint in {output_dir!r} yet: this run starts from the beginning")
         earlier = len(folders.list_checkpoints(Path(output_dir)))
         if earlier:
             many = f"{earlier} checkpoints" if earlier > 1 else "a checkpoint"
@@ -94,7 +96,8 @@ def _decide_on_rank_0(decide: Callable[[], ResumePoint | None]) -> ResumePoint |
 def resume_checkpoint(
     recipe: Recipe, output_dir: str, environment: Mapping[str, str] = os.environ
 ) -> ResumePoint | None:
-    """The checkpoint that the recipe asks for; None if it asks for none. Raises CheckpointError if none is complete."""
+    """The checkpoint that the recipe asks for; None if it asks for none, or `--resume` finds none yet. Raises
+    CheckpointError if none is complete."""
     asked = recipe.training.get("resume_from_checkpoint")
     if not asked:
         return None
@@ -105,7 +108,7 @@ def resume_checkpoint(
         if chosen is None and skipped:
             what = f"no checkpoint in {output_dir!r} is complete: " + "; ".join(skipped)
             raise CheckpointError.at(location, what, "start without it")
-        if chosen is None:
+        if chosen is None and location != compatibility.FLAG:
             what = f"there is no checkpoint in {output_dir!r} to resume from"
             raise CheckpointError.at(location, what, "start without it")
         return chosen

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hf_recipes.common.files import describe_special_file
+from hf_recipes.common.shipped import find
 from hf_recipes.errors import RecipeError
 
 
@@ -30,6 +31,17 @@ class PathText(click.ParamType):
         if special and not (self.written and special.startswith("is a device")):
             raise RecipeError.at(path, special, "name another path")
         return path
+
+
+class ShippedPath(PathText):
+    """A path, or the name of a recipe or launch file that came with the package: `quickstart`, `fsdp2`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return find(super().convert(value, param, ctx), self.kind)
 
 
 class Number(click.FloatRange):
@@ -58,3 +70,4 @@ def check_text(argument: str) -> None:
 
 
 PATH, PATH_TO_WRITE = PathText(), PathText(written=True)
+RECIPE, LAUNCH_FILE = ShippedPath("recipe"), ShippedPath("launch file")

@@ -65,9 +65,18 @@ def describe_model(recipe: Recipe, model: Any, prepared: Prepared) -> ModelFacts
 def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
     """Counts and fingerprint of each split."""
     return {
-        split: DataFacts(**asdict(prepared.stats[split]), fingerprint=fingerprint(source.rows, source.columns))
+        split: DataFacts(
+            **asdict(prepared.stats[split]),
+            fingerprint=fingerprint(source.rows, source.columns),
+            columns={name: _kind_of_column(source.rows.features[name]) for name in source.columns},
+        )
         for split, source in prepared.sources.items()
     }
+
+
+def _kind_of_column(feature: Any) -> str:
+    """ "string", "int64", "ClassLabel", "List", ..."""
+    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
 def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.checkpoints import folders, manifest
-from hf_recipes.checkpoints.compatibility import is_free
+from hf_recipes.checkpoints.compatibility import FLAG, is_free
 from hf_recipes.common.environment import timestamp
 from hf_recipes.common.files import put
 from hf_recipes.common.typed_json import to_json
@@ -107,12 +107,12 @@ def _settings(sections: Mapping[str, Any], unstated: str) -> dict[str, Any]:
 
 def refuse_no_checkpoint(recipe: Recipe, folder: Path) -> None:
     """Before anything heavy is imported. Raises CheckpointError where there is nothing that could be resumed."""
-    if recipe.training.get("resume_from_checkpoint") is not True:
+    where = recipe.location(f"{recipe.trainer}.resume_from_checkpoint")
+    if recipe.training.get("resume_from_checkpoint") is not True or where == FLAG:
         return
     record = find_record(folder)
     done = record is not None and _has_weights(record)
     if not (done or folders.list_checkpoints(folder) or folders.list_leftovers(folder)):
-        where = recipe.location(f"{recipe.trainer}.resume_from_checkpoint")
         what = f"there is no checkpoint in {str(recipe.training['output_dir'])!r} to resume from"
         raise CheckpointError.at(where, what, "start without it")
 

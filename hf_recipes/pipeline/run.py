@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import time
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.checkpoints.compatibility import FLAG
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
 from hf_recipes.common.rank_watch import watching_ranks
@@ -58,7 +60,7 @@ def run(
     for line in (*recipe.translations, *warnings_of_recipe):
         say(line)
     if resume:
-        recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, "argument '--resume'")
+        recipe = recipe.with_values({f"{recipe.trainer}.resume_from_checkpoint": True}, FLAG)
     if smoke:
         from hf_recipes.recipe.smoke import shrink
 
@@ -81,6 +83,7 @@ def _run_in(
     from hf_recipes.common.device import this_device  # torch is imported from here on
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
+    _choose_deepspeeds_device(device)
     recipe, choices = choose(recipe, device)
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
     for line in choices:
@@ -136,6 +139,13 @@ def _ask_plan(recipe: Recipe, device: Device, recorder: RunRecorder) -> dict[str
         return ask_plan(recipe, device, torch.cuda.mem_get_info()[0], recorder.note)
     finally:
         worker.close()
+
+
+def _choose_deepspeeds_device(device: Device) -> None:
+    """Where DeepSpeed is installed, accelerate imports it in every run. It would take a GPU although the recipe has
+    use_cpu, and warn where there is none."""
+    if device.kind == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _silence_upstream() -> None:

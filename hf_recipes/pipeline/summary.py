@@ -91,9 +91,19 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
     if trained:
         weights = "adapter" if record.model and record.model.adapter else "weights"
         lines.append(f"model    {folder} ({weights}, tokenizer, model card, scores)")
+        if not record.diverged:
+            lines += [f"{'try' if not n else '':<8} {line}" for n, line in enumerate(describe_use(recipe, folder))]
         if not recipe.training.get("push_to_hub") and not record.diverged:
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-.") or "model"
             repo = recipe.training.get("hub_model_id") or f"YOU/{name}"
             push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])
             lines.append(f"next     {push}    put it on the Hub")
     return lines
+
+
+def describe_use(recipe: Recipe, folder: Path) -> list[str]:
+    """The commands that use the model of a run."""
+    run = shlex.quote(str(folder))
+    text = {"causal-lm": "Once upon a time", "chat": ""}.get(recipe.task, "a text")
+    talk = f"hf-recipes chat {run}" if recipe.task == "chat" else f"hf-recipes predict {run} {shlex.quote(text)}"
+    return [talk, f"hf-recipes evaluate {run} --data FILE"]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hf_recipes.common.shipped import is_ours, place_files
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.document import Document
 from hf_recipes.recipe.merge import arguments_document, file_documents, merge
@@ -36,6 +37,17 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return _recipe_of(document)
 
 
+def _with_shipped_files(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that came with the package finds the data that came with it, in any working directory."""
+    kept = {"data_files", "chat_template_path"}
+    return {
+        name: {key: place_files(value) if key in kept else value for key, value in part.items()}
+        if isinstance(part, Mapping)
+        else part
+        for name, part in sections.items()
+    }
+
+
 def examine(path: str, overrides: Sequence[str] = ()) -> Document:
     """Everything that is found in a recipe, right or wrong: `errors` and `warnings` in the order of the lines."""
     document = _resolve(path, [*file_documents(path), arguments_document(overrides)])
@@ -43,7 +55,8 @@ def examine(path: str, overrides: Sequence[str] = ()) -> Document:
         tuple(in_order(_with_old_keys(found, document.renamed), document.files))
         for found in (document.errors, document.warnings)
     )
-    return replace(document, errors=errors, warnings=warnings)
+    values = _with_shipped_files(document.values) if document.values and is_ours(path) else document.values
+    return replace(document, values=values, errors=errors, warnings=warnings)
 
 
 def _with_old_keys(found: Iterable[Diagnostic], renamed: Mapping[str, tuple[str, str]]) -> Iterator[Diagnostic]:

@@ -217,7 +217,7 @@ def _incidents(record: RunRecord) -> Iterator[Block]:
 def _data(record: RunRecord) -> Iterator[Block]:
     if not record.data:
         return
-    counts = {split: {k: v for k, v in to_json(part).items() if v is not None and k != "fingerprint"}
+    counts = {split: {k: v for k, v in to_json(part).items() if isinstance(v, int)}
               for split, part in record.data.items()}  # fmt: skip
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
     rows = [

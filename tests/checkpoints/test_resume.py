@@ -124,8 +124,11 @@ def test_where_no_checkpoint_is_complete_each_is_named_with_why(recipe: str) -> 
 
 
 def test_a_missing_checkpoint_is_reported_before_anything_is_read_or_written(recipe: str) -> None:
-    assert refusal(recipe, "dataset.text_column=nowhere") == (
-        f"{LOCATION}there is no checkpoint in 'out' to resume from; start without it"
+    with pytest.raises(RecipeError) as caught:
+        run(recipe, ["dataset.text_column=nowhere", "TrainingArguments.resume_from_checkpoint=true"])
+    assert str(caught.value) == (
+        "argument 'TrainingArguments.resume_from_checkpoint=true': there is no checkpoint in 'out' to resume from; "
+        "start without it"
     )
     assert not Path("out").exists()
 

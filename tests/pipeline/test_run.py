@@ -122,13 +122,16 @@ def test_a_resumed_run_ends_where_the_straight_one_does(recipe: str) -> None:
     assert record["steps"] == 10
 
 
-def test_resuming_where_there_is_no_checkpoint_is_one_message(recipe: str) -> None:
+def test_resume_begins_where_there_is_no_checkpoint_yet_and_the_recipes_key_asks_for_one(recipe: str, capsys) -> None:
+    key = "TrainingArguments.resume_from_checkpoint=true"
     with pytest.raises(RecipeError) as caught:
-        run(recipe, resume=True)
-    assert str(caught.value) == (
-        "argument '--resume': there is no checkpoint in 'out' to resume from; start without it"
-    )
+        run(recipe, [key])
+    assert str(caught.value) == f"argument '{key}': there is no checkpoint in 'out' to resume from; start without it"
     assert not Path("out").exists()
+    run(recipe, ["TrainingArguments.max_steps=2"], resume=True)
+    assert "there is no checkpoint in 'out' yet: this run starts from the beginning" in capsys.readouterr().out
+    record = json.loads(Path("out/record.json").read_text())
+    assert (record["status"], record["steps"], record["resumed"]) == ("finished", 2, None)
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(recipe: str) -> None:

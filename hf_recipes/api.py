@@ -1,0 +1,219 @@
+"""The commands from Python, with typed results that show themselves in a notebook. Importing this loads no torch.
+
+    from hf_recipes.api import check, compare, evaluate, plan, predict, run
+
+A recipe is a path, the name of one that came with the package, or a dict of its sections. Everything raises
+RecipeError (hf_recipes.errors) for what its caller can fix.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_recipes.common import shipped
+from hf_recipes.errors import RecipeError
+from hf_recipes.record import MetricInterval, RunRecord, read_record
+
+__all__ = [
+    "Checked",
+    "Compared",
+    "Evaluated",
+    "Planned",
+    "Ran",
+    "check",
+    "compare",
+    "evaluate",
+    "plan",
+    "predict",
+    "run",
+]
+
+RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
+Overrides = Mapping[str, Any]  # {"TrainingArguments.learning_rate": 1e-4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Lines for a reader; in a notebook they stand in a block of their own."""
+
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked(Shown):
+    """What `check` found."""
+
+    errors: int
+
+    @property
+    def ok(self) -> bool:
+        return self.errors == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Shown):
+    """What `plan` predicts."""
+
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A record and its metrics, without the prefix "eval_"."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        found = {key.removeprefix("eval_"): value for key, value in self.record.metrics.of("eval").items()}
+        return {key: value for key, value in found.items() if key not in _SPEED}
+
+    @property
+    def intervals(self) -> dict[str, MetricInterval]:
+        """95 % intervals by metric."""
+        return dict((self.record.intervals or {}).get("eval", {}))
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, value in self.metrics.items():
+            one = self.intervals.get(name)
+            span = f"{one.low:.4g} to {one.high:.4g}" if one else ""
+            rows.append(f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td><td>{span}</td></tr>")
+        title = html.escape(f"{self.folder}: {self.record.status.value}")
+        head = "<tr><th>metric</th><th>value</th><th>95 % interval</th></tr>"
+        return f"<table><caption>{title}</caption>{head}{''.join(rows)}</table>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran(Scored):
+    """A run that came to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Scored):
+    """A model on other data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Shown):
+    """A comparison of runs; `values` is what `compare --json` prints."""
+
+    values: Mapping[str, Any]
+
+
+_SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
+
+
+def check(recipe: RecipeLike, overrides: Overrides | None = None) -> Checked:
+    """Every error and warning in a recipe. Needs neither data nor a GPU, and imports no torch."""
+    from hf_recipes.commands.check import check as check_recipe
+
+    with _as_file(recipe) as path:
+        lines, errors = check_recipe(path, _arguments(overrides))
+    return Checked(lines=tuple(lines), errors=errors)
+
+
+def plan(recipe: RecipeLike, gpu: str | None = None, overrides: Overrides | None = None, **options: Any) -> Planned:
+    """Peak memory and time of a recipe on a GPU that need not be here. `options`: those of `hf-recipes plan`."""
+    from hf_recipes.commands.plan import command
+
+    with _as_file(recipe) as path:
+        lines, fits = command(path, _arguments(overrides), gpu=gpu, **options)
+    return Planned(lines=tuple(lines), fits=fits)
+
+
+def run(
+    recipe: RecipeLike,
+    overrides: Overrides | None = None,
+    *,
+    smoke: bool = False,
+    resume: bool = False,
+    plan_first: bool = True,
+) -> Ran:
+    """Trains, evaluates and writes the record; the recipe's output_dir has the model."""
+    from hf_recipes.pipeline.run import run as run_recipe
+
+    with _as_file(recipe) as path:
+        record = run_recipe(path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first)
+    return Ran(folder=record.parent, record=read_record(record))
+
+
+def evaluate(
+    trained: str | os.PathLike[str] | Scored, data: str, output: str | None = None, **options: Any
+) -> Evaluated:
+    """A run, or a model folder, on other data. `options`: batch_size, base_model, cpu."""
+    from hf_recipes.inference.evaluate import evaluate as evaluate_model
+    from hf_recipes.inference.trained import find_trained
+
+    one = evaluate_model(find_trained(_folder(trained)), data, output, say=lambda line: None, **options)
+    return Evaluated(folder=one.folder, record=one.record)
+
+
+def predict(
+    trained: str | os.PathLike[str] | Scored,
+    texts: Iterable[str | Mapping[str, Any]],
+    *,
+    batch_size: int = 32,
+    generation: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """What a run's model says of each text or row, in their order: the objects that `hf-recipes predict` prints.
+    `generation`: arguments of GenerationConfig; `options`: base_model, cpu."""
+    from hf_recipes.commands.predict import predict as predict_rows
+    from hf_recipes.inference.trained import find_trained
+
+    if isinstance(texts, str):
+        raise RecipeError.at("predict", "texts is one text", "give a list of texts")
+    rows = ({"text": one} if isinstance(one, str) else one for one in texts)
+    found = find_trained(_folder(trained))
+    return list(predict_rows(found, rows, batch_size=batch_size, given=generation, **options))
+
+
+def compare(*runs: str | os.PathLike[str] | Scored, **options: Any) -> Compared:
+    """Is the second better than the first? `options`: metric, split, common, group, resamples, seed."""
+    import json
+
+    from hf_recipes.commands.compare import command
+
+    paths = [_folder(one) for one in runs]
+    lines = command(paths, **options)
+    values = json.loads(command(paths, as_json=True, **options)[0])
+    return Compared(lines=tuple(lines), values=values)
+
+
+def _folder(trained: str | os.PathLike[str] | Scored) -> str:
+    return str(trained.folder) if isinstance(trained, Scored) else os.fspath(trained)
+
+
+def _arguments(overrides: Overrides | None) -> list[str]:
+    from hf_recipes.common.text import as_yaml
+
+    return [f"{key}={as_yaml(value)}" for key, value in (overrides or {}).items()]
+
+
+@contextmanager
+def _as_file(recipe: RecipeLike) -> Iterator[str]:
+    """The path of a recipe; one that is a dict is written for as long as it is needed. Errors name its lines there."""
+    if not isinstance(recipe, Mapping):
+        yield shipped.find(os.fspath(recipe), "recipe")
+        return
+    from hf_recipes.recipe.recipe import Recipe, dump_recipe
+
+    with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(dump_recipe(Recipe(path="", sections=recipe, locations={})), encoding="utf-8")
+        yield str(path)

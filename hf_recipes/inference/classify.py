@@ -1,0 +1,215 @@
+"""Labels of texts and entities in texts, as transformers' pipelines give them, in batches of similar length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
+from typing import Any
+
+import numpy as np
+
+from hf_recipes.errors import DataError
+from hf_recipes.inference.inputs import Row
+from hf_recipes.inference.trained import Trained
+
+WINDOW = 32  # batches that are sorted by length together; results keep the order of the rows
+OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
+LIKELY = 0.5  # from this probability on a label of several is given
+
+
+def in_order(
+    rows: Iterable[Row], batch_size: int, length: Callable[[Row], int], predict: Callable[[list[Row]], Sequence[Any]]
+) -> Iterator[tuple[Row, Any]]:
+    """(row, what `predict` makes of it) in the order of the rows; batches hold rows of similar length."""
+    left = iter(rows)
+    while window := list(islice(left, WINDOW * batch_size)):
+        order = sorted(range(len(window)), key=lambda i: length(window[i]), reverse=True)
+        found: list[Any] = [None] * len(window)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            for place, result in zip(chosen, predict([window[i] for i in chosen]), strict=True):
+                found[place] = result
+        yield from zip(window, found, strict=True)
+
+
+def text_of(row: Row, column: str, number: int) -> str:
+    """The row's text. Raises DataError with the row's number."""
+    text = row.get(column, row.get("text"))
+    if not isinstance(text, str) or not text.strip():
+        what = f"has no text in {column!r}" if column in row else f"has no {column!r} (it has {', '.join(row)})"
+        raise DataError.at(f"row {number}", what, "give a text in every row")
+    return text
+
+
+def classify_texts(trained: Trained, rows: Iterable[Row], batch_size: int) -> Iterator[dict[str, Any]]:
+    """{"text", "label", "score", "probabilities": {label: float}} of each row, texts cut at training's max_length.
+
+    A multi-label model gives "labels", those of a probability of 0.5 and more; a regression model "value". A row of
+    texts in pairs has "text_pair" beside "text".
+    """
+    column = str(trained.recipe.get("dataset.text_column", "text"))
+    pair = trained.recipe.get("dataset.text_pair_column", "text_pair")
+
+    def checked() -> Iterator[Row]:
+        for number, row in enumerate(rows):
+            second = row.get(pair, row.get("text_pair"))
+            yield {"text": text_of(row, column, number), **({"text_pair": second} if isinstance(second, str) else {})}
+
+    def predict(batch: list[Row]) -> list[np.ndarray]:
+        pairs = [row["text_pair"] for row in batch if "text_pair" in row]
+        return list(_scores(trained, [row["text"] for row in batch], pairs or None))
+
+    for row, scores in in_order(checked(), batch_size, lambda row: len(row["text"]), predict):
+        yield {**row, **_describe_scores(trained.model.config, scores)}
+
+
+def _scores(trained: Trained, texts: list[str], pairs: list[str] | None) -> np.ndarray:
+    """(N, C) as the pipeline gives them: softmax over the labels, sigmoid of each of a multi-label model, or plain."""
+    import torch
+
+    encoded = trained.tokenizer(
+        texts, pairs, truncation=True, max_length=trained.max_length, padding=True, return_tensors="pt"
+    ).to(trained.model.device)
+    with torch.inference_mode():
+        logits = trained.model(**encoded).logits.float()
+    kind = trained.model.config.problem_type
+    if kind == "multi_label_classification" or (logits.shape[-1] == 1 and kind != "regression"):
+        logits = logits.sigmoid()
+    elif kind != "regression":
+        logits = logits.softmax(dim=-1)
+    scores: np.ndarray = logits.cpu().numpy()
+    return scores
+
+
+def _describe_scores(config: Any, scores: np.ndarray) -> dict[str, Any]:
+    names = config.id2label
+    if config.problem_type == "regression":
+        values = [float(value) for value in scores]
+        return {"value": values[0] if len(values) == 1 else values}
+    probabilities = {names[i]: float(score) for i, score in enumerate(scores)}
+    if config.problem_type == "multi_label_classification":
+        labels = [name for name, score in probabilities.items() if score >= LIKELY]
+        return {"labels": labels, "probabilities": probabilities}
+    best = int(scores.argmax())
+    return {"label": names[best], "score": float(scores[best]), "probabilities": probabilities}
+
+
+def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Iterator[dict[str, Any]]:
+    """{"text", "entities": [{"entity_group", "score", "word", "start", "end"}]} of each row; start and end count the
+    characters of the text. A row of words has them joined by blanks. A word's tag is its first token's, as in training.
+
+    A text longer than training's max_length is read in parts that overlap.
+    """
+    column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
+    tag = _tagger(trained)
+
+    def checked() -> Iterator[Row]:
+        for number, row in enumerate(rows):
+            words = row.get(column)
+            if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+                yield {"text": " ".join(words), "words": words}
+            else:
+                yield {"text": text_of(row, "text", number), "words": None}
+
+    def predict(batch: list[Row]) -> list[list[dict[str, Any]]]:
+        pieces = [_cut(trained, row) for row in batch]
+        found = iter(tag([piece for parts in pieces for piece in parts]))
+        return [_join([(piece, next(found)) for piece in parts]) for parts in pieces]
+
+    for row, entities in in_order(checked(), batch_size, lambda row: len(row["text"]), predict):
+        yield {"text": row["text"], "entities": entities}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A part of a text that the model reads at once. `owns`: of its entities those count that begin there."""
+
+    text: str
+    words: Sequence[str] | None  # where the row has words
+    start: int  # character of the whole text
+    owns: tuple[int, int]  # characters of the whole text
+
+
+def _cut(trained: Trained, row: Row) -> list[_Piece]:
+    """One piece for a text that the model reads at once, else several that begin and end between words."""
+    text, words, tokenizer = row["text"], row["words"], trained.tokenizer
+    length = len(tokenizer(words or text, is_split_into_words=words is not None, verbose=False)["input_ids"])
+    if length <= trained.max_length:
+        return [_Piece(text=text, words=words, start=0, owns=(0, len(text)))]
+    spans = [match.span() for match in re.finditer(r"\S+", text)] if words is None else _spans(words)
+    sizes = [len(tokenizer(f" {text[a:b]}", add_special_tokens=False, verbose=False)["input_ids"]) for a, b in spans]
+    room = trained.max_length - tokenizer.num_special_tokens_to_add()
+    ranges = list(_ranges(sizes, room, int(OVERLAP * room)))
+    middles = [0, *((spans[b][0] + spans[a - 1][1]) // 2 for (_, a), (b, _) in pairwise(ranges)), len(text)]
+    return [
+        _Piece(
+            text=text[spans[first][0] : spans[stop - 1][1]],
+            words=None if words is None else words[first:stop],
+            start=spans[first][0],
+            owns=(middles[i], middles[i + 1]),
+        )
+        for i, (first, stop) in enumerate(ranges)
+    ]
+
+
+def _spans(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the words stand in a text that joins them by blanks."""
+    ends = list(accumulate(len(word) + 1 for word in words))
+    return [(end - 1 - len(word), end - 1) for end, word in zip(ends, words, strict=True)]
+
+
+def _ranges(sizes: Sequence[int], room: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """(first word, word after the last) of pieces of `room` tokens that share about `overlap` of them."""
+    first = 0
+    while True:
+        stop, used = first, 0
+        while stop < len(sizes) and (used + sizes[stop] <= room or stop == first):
+            used += sizes[stop]
+            stop += 1
+        yield first, stop
+        if stop == len(sizes):
+            return
+        back, shared = stop, 0
+        while back - 1 > first and shared + sizes[back - 1] <= overlap:
+            back -= 1
+            shared += sizes[back]
+        first = back
+
+
+def _tagger(trained: Trained) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
+    """The entities of pieces by transformers' pipeline, their characters those of the piece."""
+    from transformers import TokenClassificationPipeline
+
+    tokenizer, model = trained.tokenizer, trained.model
+    tokenizer.model_max_length = trained.max_length
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    pipe = TokenClassificationPipeline(
+        model=inner, tokenizer=tokenizer, aggregation_strategy="first", device=model.device
+    )
+
+    def tag(pieces: Sequence[_Piece]) -> list[list[dict[str, Any]]]:
+        found: list[Any] = [None] * len(pieces)
+        for split in (False, True):
+            places = [i for i, piece in enumerate(pieces) if (piece.words is not None) == split]
+            if not places:
+                continue
+            more = {"is_split_into_words": True, "delimiter": " "} if split else {}
+            inputs: Any = [list(pieces[i].words or ()) if split else pieces[i].text for i in places]
+            for place, result in zip(places, pipe(inputs, batch_size=len(inputs), **more), strict=True):
+                found[place] = result
+        return found
+
+    return tag
+
+
+def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The entities of all pieces of a text, each once."""
+    found: list[dict[str, Any]] = []
+    for piece, entities in parts:
+        for one in entities:
+            start, end = int(one["start"]) + piece.start, int(one["end"]) + piece.start
+            if piece.owns[0] <= start < piece.owns[1] and (not found or start >= found[-1]["end"]):
+                found.append({**one, "score": float(one["score"]), "start": start, "end": end})
+    return found

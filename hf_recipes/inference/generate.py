@@ -1,0 +1,145 @@
+"""Continuations and answers: prompts as training rendered them, in batches padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hf_recipes.common.text import first_line
+from hf_recipes.errors import DataError, RecipeError
+from hf_recipes.inference.classify import in_order, text_of
+from hf_recipes.inference.inputs import Row
+from hf_recipes.inference.trained import Trained
+from hf_recipes.record import DataFacts
+
+NEW_TOKENS = 128  # of an answer, where GenerationConfig names no length
+
+
+def generation_arguments(recipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's GenerationConfig with what the user gave; without either the likeliest continuation."""
+    arguments = {"do_sample": False, **recipe.section("GenerationConfig"), **given}
+    if "max_length" not in arguments:
+        arguments.setdefault("max_new_tokens", NEW_TOKENS)
+    return arguments
+
+
+def template_arguments(recipe: Any) -> dict[str, Any]:
+    """What the recipe gives the chat template beside the messages."""
+    return dict(recipe.training.get("chat_template_kwargs") or recipe.get("dataset.chat_template_kwargs") or {})
+
+
+def is_plain_prompt(trained: Trained) -> bool:
+    """Whether training joined a prompt's text and its completion without the chat template."""
+    if trained.task != "chat" or trained.found.record is None:
+        return trained.task == "causal-lm"
+    columns = trained.found.record.data.get("train", DataFacts()).columns
+    if columns:
+        return len(columns) == 2 and set(columns.values()) <= {"string", "large_string"}
+    named = trained.recipe.section("dataset")
+    return "prompt_column" in named and "messages_column" not in named
+
+
+def render(tokenizer: Any, messages: list[dict[str, Any]], arguments: Mapping[str, Any], **more: Any) -> str:
+    """The conversation and the beginning of the next answer, as text."""
+    kwargs = {**arguments, **more}
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs))
+
+
+def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
+    """Token ids that training had before the answer. The row has messages, a prompt (text or messages), or a text.
+
+    Raises DataError for a row without one, and for what the chat template rejects.
+    """
+    recipe, tokenizer = trained.recipe, trained.tokenizer
+    messages = row.get(str(recipe.get("dataset.messages_column", "messages")))
+    prompt = row.get(str(recipe.get("dataset.prompt_column", "prompt")))
+    chat = messages if isinstance(messages, list) else prompt if isinstance(prompt, list) else None
+    if chat is None:
+        text = prompt if isinstance(prompt, str) and prompt else None
+        if text is None:
+            text = text_of(row, str(recipe.get("dataset.text_column", "text")), number)
+        if is_plain_prompt(trained):
+            ids = tokenizer(text, verbose=False)["input_ids"]
+            end = tokenizer.sep_token_id or tokenizer.eos_token_id
+            return list(
+                ids[:-1] if len(ids) > 1 and ids[-1] == end and not text.endswith(str(tokenizer.eos_token)) else ids
+            )
+        chat = [{"role": "user", "content": text}]
+    if chat and chat[-1].get("role") == "assistant":
+        chat = chat[:-1]  # the answer of a row that was made for training
+    try:
+        shown = render(tokenizer, chat, template_arguments(recipe))
+    except Exception as problem:  # templates are programs and may raise anything
+        what = f"the chat template rejects it: {first_line(problem)}"
+        raise DataError.at(f"row {number}", what, "give a list of {role, content}") from problem
+    return list(tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def generate(
+    trained: Trained, rows: Iterable[Row], batch_size: int, given: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The row with "generated_text": what the model writes after it. `given`: arguments of GenerationConfig.
+
+    Raises RecipeError for what GenerationConfig refuses, DataError for a prompt longer than the model reads.
+    """
+    import torch
+
+    tokenizer, model = trained.tokenizer, trained.model
+    arguments = generation_arguments(trained.recipe, given or {})
+    config = generation_config(trained, arguments)
+
+    def checked() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            ids = prompt_ids(trained, row, number)
+            if not ids:
+                raise DataError.at(f"row {number}", "gives no token to continue", "write some text")
+            if trained.positions is not None and len(ids) >= trained.positions:
+                what = f"has {len(ids)} tokens; the model reads {trained.positions} with its answer"
+                raise DataError.at(f"row {number}", what, "shorten it")
+            yield {"row": row, "ids": ids}
+
+    def predict(batch: list[Row]) -> list[str]:
+        width = max(len(one["ids"]) for one in batch)
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(one["ids"])) + one["ids"] for one in batch])
+        mask = torch.tensor([[0] * (width - len(one["ids"])) + [1] * len(one["ids"]) for one in batch])
+        with torch.inference_mode():
+            tokens = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=limited(config, trained.positions, width),
+            )
+        return list(tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True))
+
+    for one, text in in_order(checked(), batch_size, lambda one: len(one["ids"]), predict):
+        yield {**one["row"], "generated_text": text}
+
+
+def generation_config(trained: Trained, arguments: Mapping[str, Any]) -> Any:
+    """transformers' GenerationConfig. The model's own gives what is not stated: its end tokens, not its sampling.
+    Raises RecipeError for what it refuses."""
+    from transformers import GenerationConfig
+
+    own = getattr(trained.model, "generation_config", None)
+    ends = {trained.tokenizer.eos_token_id}
+    stated = getattr(own, "eos_token_id", None)
+    ends |= set(stated if isinstance(stated, list) else [stated])
+    named = {"eos_token_id": sorted(ends - {None}) or None, "pad_token_id": trained.tokenizer.pad_token_id}
+    try:
+        config = GenerationConfig(**{"use_cache": True, **named, **arguments})
+        config.validate(strict=False)
+    except (ValueError, TypeError) as problem:
+        raise RecipeError.at("GenerationConfig", f"GenerationConfig refuses: {first_line(problem)}") from problem
+    return config
+
+
+def limited(config: Any, positions: int | None, read: int) -> Any:
+    """`config` with no more new tokens than the model has positions for after `read` tokens."""
+    import copy
+
+    if positions is None:
+        return config
+    config = copy.deepcopy(config)
+    if isinstance(config.max_new_tokens, int):
+        config.max_new_tokens = max(1, min(config.max_new_tokens, positions - read))
+    return config

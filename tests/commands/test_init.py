@@ -1,0 +1,108 @@
+"""`hf-recipes init`: what it takes a file for, and a recipe that passes `check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_recipes.commands.check import check
+from hf_recipes.commands.init import command, look
+from hf_recipes.errors import RecipeError
+from hf_recipes.recipe.read import read_recipe
+from tests.support.tiny_models import write_rows
+
+CONLL = "Anne B-PER\nElliot I-PER\nsmiled O\n\nThe O\nsea O\n\n" * 3
+FILES = {
+    "a.csv": "review,stars\n" + "a good film,5\na bad film,1\n" * 5,
+    "a.tsv": "text\tlabel\n" + "good\tyes\nbad\tno\n" * 5,
+    "b.csv": "label;text\n" + "yes;a good film, really\nno;bad\n" * 5,
+    "chat.jsonl": json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+    "share.json": json.dumps([{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3),
+    "pairs.jsonl": json.dumps({"prompt": "1 + 1 =", "completion": " 2"}),
+    "words.jsonl": json.dumps({"tokens": ["Anne", "smiled"], "ner_tags": ["B-PER", "O"]}),
+    "a.conll": CONLL,
+    "b.txt": CONLL,
+    "book.txt": "It is a truth.\nUniversally acknowledged.\n\nA second paragraph.\n" * 3,
+    "lines.txt": "one sentence\nanother one\n" * 3,
+}
+EXPECTED = {
+    "a.csv": ("text-classification", {"text_column": "review", "label_column": "stars"}),
+    "a.tsv": ("text-classification", {"delimiter": "\t"}),
+    "b.csv": ("text-classification", {"delimiter": ";", "text_column": "text"}),
+    "chat.jsonl": ("chat", {"path": "json"}),
+    "share.json": ("chat", {"path": "json"}),
+    "pairs.jsonl": ("chat", {"path": "json"}),
+    "words.jsonl": ("token-classification", {"tokens_column": "tokens", "tags_column": "ner_tags"}),
+    "a.conll": ("token-classification", {"path": "text", "format": "conll"}),
+    "b.txt": ("token-classification", {"path": "text", "format": "conll"}),
+    "book.txt": ("causal-lm", {"sample_by": "paragraph"}),
+    "lines.txt": ("causal-lm", {"path": "text"}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_taken_for_what_it_is(folder: Path, name: str) -> None:
+    Path(name).write_text(FILES[name])
+    seen = look(name)
+    task, section = EXPECTED[name]
+    assert seen.task == task
+    assert section.items() <= seen.dataset.items()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "chat.jsonl", "words.jsonl", "book.txt"])
+def test_the_recipe_passes_check_and_reads_back(folder: Path, name: str) -> None:
+    Path(name).write_text(FILES[name])
+    lines: list[str] = []
+    command(name, yes=True, say=lines.append)
+    assert check("recipe.yaml")[1] == 0
+    recipe = read_recipe("recipe.yaml")
+    assert recipe.task == EXPECTED[name][0]
+    assert recipe.get("dataset.data_files") == {"train": name}
+    assert lines[-1].startswith("written: recipe.yaml\nnext     hf-recipes run recipe.yaml")
+    assert lines[0].startswith(f"{name}: ")
+
+
+def test_what_cannot_be_told_is_asked_and_with_yes_refused(folder: Path) -> None:
+    write_rows("odd.jsonl", [{"a": 1.5, "b": 2.5}, {"a": 3.5, "b": 1.0}])
+    with pytest.raises(RecipeError) as raised:
+        command("odd.jsonl", yes=True, say=lambda line: None)
+    assert str(raised.value) == (
+        "odd.jsonl: it is not clear what is to be learned from it: its columns are a, b; "
+        "name it with --task: causal-lm, chat, text-classification, token-classification"
+    )
+    asked: list[str] = []
+
+    def answer(what: str, answers: object) -> str:
+        asked.append(what)
+        return "causal-lm"
+
+    command("odd.jsonl", say=lambda line: None, ask=answer)
+    assert asked == ["task"]
+
+
+def test_files_that_cannot_be_read_are_refused(folder: Path) -> None:
+    Path("empty.csv").write_text("")
+    Path("bad.json").write_text("{")
+    Path("latin.csv").write_bytes("text,label\ncaf\xe9,1\n".encode("latin-1"))
+    messages = []
+    for name in ("empty.csv", "bad.json", "latin.csv", "emtpy.csv", "a.docx"):
+        Path("a.docx").write_text("x")
+        with pytest.raises(RecipeError) as raised:
+            command(name, yes=True, say=lambda line: None)
+        messages.append(str(raised.value))
+    assert messages[0] == "empty.csv: there are no rows in it; name a file with some"
+    assert messages[1].startswith("bad.json: cannot be read as json: ")
+    assert messages[2] == "latin.csv: is not UTF-8 text; convert it to UTF-8"
+    assert messages[3] == "emtpy.csv: no such file; did you mean 'empty.csv'?"
+    assert messages[4].startswith("a.docx: is no data file that is known; the formats are json, ")
+    assert not Path("recipe.yaml").exists()
+
+
+def test_a_recipe_that_is_there_is_not_replaced(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    Path("recipe.yaml").write_text("task: chat\n")
+    with pytest.raises(RecipeError) as raised:
+        command("a.csv", yes=True, say=lambda line: None)
+    assert str(raised.value) == "recipe.yaml: is there already; name another file with --output"
