@@ -283,8 +283,9 @@ class Overrides(_Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_fsdp_enabled and not self.accelerator._models:  # no training came before
-            unused = torch.optim.SGD(list(self.model.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2
-            self.model, _ = self.accelerator.prepare(self.model, unused)
+            whole: Any = self.model
+            unused = torch.optim.SGD(list(whole.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2
+            self.model, _ = self.accelerator.prepare(whole, unused)
             self.model_wrapped = self.model
         return super().evaluation_loop(*args, **kwargs)
 
