@@ -99,7 +99,7 @@ def assert_near(out: str, other: str, within: float = 1e-5) -> None:
         assert torch.allclose(tensor, theirs[name], atol=1e-5), name
 
 
-def test_a_model_spread_over_two_processes_ends_as_on_one_and_either_resumes_the_other(
+def test_a_model_spread_over_two_processes_ends_as_on_one_and_resumes_its_checkpoint(
     launch: Callable[..., str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,11 +113,10 @@ def test_a_model_spread_over_two_processes_ends_as_on_one_and_either_resumes_the
     ours, theirs = (AutoModelForCausalLM.from_pretrained(out)(**rows).logits for out in ("fsdp", "one"))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
-    for began, ends in (("one", "fsdp"), ("fsdp", "one")):
-        shutil.copytree(f"{began}/checkpoint-2", f"{began}-{ends}/checkpoint-2")
-        output = launch(ends, "full", f"{began}-{ends}", "--resume")
-        assert "weights, optimizer and place in the data are exact, the order of sums and random streams" in output
-        assert_near(f"{began}-{ends}", began)
+    shutil.copytree("one/checkpoint-2", "one-fsdp/checkpoint-2")
+    output = launch("fsdp", "full", "one-fsdp", "--resume")
+    assert "weights, optimizer and place in the data are exact, the order of sums and random streams" in output
+    assert_near("one-fsdp", "one")
     assert main(["verify", "fsdp"]) in (0, None)
     assert "checkpoint-4: " in capsys.readouterr().out
 
@@ -131,7 +130,7 @@ def test_every_launch_resumes_the_checkpoint_of_every_other(
         launch(how, kind, how)
         assert_near(how, "one")
     for began, ends in itertools.product(LAUNCHES, LAUNCHES):
-        if (kind, began) == ("full", "one") or "one" == began == ends:
+        if (kind, began, ends) == ("full", "one", "fsdp") or "one" == began == ends:
             continue
         out = f"{began}-{ends}"
         shutil.copytree(f"{began}/checkpoint-2", f"{out}/checkpoint-2")
