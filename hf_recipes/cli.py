@@ -14,6 +14,7 @@ from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECI
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
+TOOLS = ("TRL", "axolotl", "LLaMA-Factory")  # of catalog/other_tools.py
 SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of commands/runs.py
 
 
@@ -43,11 +44,13 @@ def commands() -> None:
 @click.option("--resume", is_flag=True, help="Resume from the latest complete checkpoint, if there is one.")
 @click.option("--restart", default=0, type=whole(0, 10_000), metavar="N", help="Restart up to N times after a crash.")
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
-def run(recipe: str, overrides: tuple[str, ...], smoke: bool, resume: bool, restart: int, no_plan: bool) -> None:
+@click.option("--log-file", default=None, type=PATH, metavar="FILE", help="Append what is printed to this file.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def run(recipe: str, overrides: tuple[str, ...], no_plan: bool, **options: Any) -> None:
     """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
     from hf_recipes.commands.run import command
 
-    command(recipe, overrides, smoke=smoke, resume=resume, restart=restart, plan_first=not no_plan)
+    command(recipe, overrides, plan_first=not no_plan, **options)
 
 
 @commands.command()
@@ -80,6 +83,20 @@ def upgrade(recipe: str, dry_run: bool) -> None:
         click.echo(line, err=dry_run)  # what is printed on stdout is the new text alone
     if dry_run:
         click.echo(text, nl=False)
+
+
+@commands.command()
+@click.argument("file", type=PATH)
+@click.option("--from", "tool", default=None, type=click.Choice(TOOLS), help="The file's tool; default: by its keys.")
+@click.option(
+    "--output", default=None, type=PATH_TO_WRITE, metavar="FILE", help="The recipe to write; default: NAME-recipe.yaml."
+)
+def convert(file: str, tool: str | None, output: str | None) -> None:
+    """Write the recipe that FILE of another tool asks for: TRL and alignment-handbook, axolotl, LLaMA-Factory."""
+    from hf_recipes.commands.convert import command
+
+    for line in command(file, tool or "", output):
+        click.echo(line)
 
 
 @commands.command()

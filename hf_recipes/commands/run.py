@@ -9,19 +9,32 @@ import click
 
 
 def command(
-    recipe: str, overrides: Sequence[str], *, smoke: bool, resume: bool, restart: int, plan_first: bool
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    smoke: bool,
+    resume: bool,
+    restart: int,
+    plan_first: bool,
+    log_file: str | None = None,
+    quiet: bool = False,
 ) -> None:
     """Trains what the recipe says. `restart`: how often a crashed run is started again; 0 runs it in this process.
+    `log_file`: what is printed, appended there; `quiet`: nothing but errors is printed.
 
     Raises RecipeError for what the user can fix; with `restart`, ends the process with the last run's exit status.
     """
     if restart:
         from hf_recipes.commands.restart import supervise
 
-        flags = {"--smoke": smoke, "--resume": resume, "--no-plan": not plan_first}
-        sys.exit(supervise(recipe, overrides, [flag for flag, on in flags.items() if on], restart, say=click.echo))
+        flags = {"--smoke": smoke, "--resume": resume, "--no-plan": not plan_first, "--quiet": quiet}
+        given = [flag for flag, on in flags.items() if on] + (["--log-file", log_file] if log_file else [])
+        sys.exit(supervise(recipe, overrides, given, restart, say=click.echo))
+    from hf_recipes.common.device import rank
+    from hf_recipes.common.log_file import printing_to
     from hf_recipes.common.parent_watch import watch_parent
     from hf_recipes.pipeline.run import run
 
     watch_parent()
-    run(recipe, overrides, smoke=smoke, resume=resume, planned=plan_first)
+    with printing_to(log_file if rank() == 0 else None, quiet=quiet):
+        run(recipe, overrides, smoke=smoke, resume=resume, planned=plan_first)

@@ -18,6 +18,7 @@ from hf_recipes.record import RunRecord
 SHOWN = 20  # examples of each side that a report lists
 BINS = 10  # of a reliability diagram: equally wide
 NOT_SET = "(not set)"
+OF_TERMINAL = "disable_tqdm"  # a run has no progress bar where its output is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def recipe_differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
         {f"upstream.{name}": value for name, value in run.record.upstream_defaults.items()} for run in (first, second)
     ]
     for flat in defaults:
-        for name in [name for name in flat if name.rpartition(".")[2] in (*names, *RUN_KEYS)]:
+        for name in [name for name in flat if name.rpartition(".")[2] in (*names, *RUN_KEYS, OF_TERMINAL)]:
             del flat[name]
     return _list_differences(a, b) + _list_differences(*defaults)
 

@@ -203,7 +203,7 @@ def _recipe_of_evaluation(trained: Trained, data: str, target: Path, batch_size:
 
 def label_names(trained: Trained) -> tuple[str, ...]:
     """Of a classifier, in the order of its outputs."""
-    if TASKS[trained.task].generates:
+    if TASKS[trained.task].generates or trained.model.config.problem_type == "regression":
         return ()
     names = trained.model.config.id2label
     return tuple(str(names[i]) for i in range(len(names)))

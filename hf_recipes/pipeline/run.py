@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ def _run_in(
     from hf_recipes.training.trainer import build_arguments
 
     args = build_arguments(recipe)
+    if "disable_tqdm" not in recipe.training:
+        args.disable_tqdm = not sys.stderr.isatty()
     launch_checks.assert_world(args)
     _refuse([] if smoke else list(find_foreign_files(recipe, folder)))
     if recipe.training.get("resume_from_checkpoint"):
@@ -152,6 +155,12 @@ def _silence_upstream() -> None:
     """Lines of other packages about themselves, in every run on a CPU or with LoRA, that no recipe can fix."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # "Failed to load CPU gemm_4bit_forward"
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's call
+    if not sys.stderr.isatty():  # a bar would be one long line of carriage returns in a log file
+        import datasets
+        import transformers
+
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _refuse(errors: Sequence[Any]) -> None:

@@ -94,7 +94,8 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
         if not record.diverged:
             lines += [f"{'try' if not n else '':<8} {line}" for n, line in enumerate(describe_use(recipe, folder))]
         if not recipe.training.get("push_to_hub") and not record.diverged:
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip("-.") or "model"
+            named = folder.parent if re.fullmatch(r"seed=\d+", folder.name) else folder  # of a sweep
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", named.name).strip("-.") or "model"
             repo = recipe.training.get("hub_model_id") or f"YOU/{name}"
             push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])
             lines.append(f"next     {push}    put it on the Hub")
