@@ -172,6 +172,18 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="() -> torch.distributed.distributed_c10d.Store",
     ),
     PrivatePoint(
+        name="accelerate.accelerator:Accelerator._prepare_fsdp2",
+        used_by="training/fsdp_blocks.py",
+        why="an optimizer's weights are found by their addresses: weights on the meta device get one before",
+        lines=("p._local_tensor.data_ptr() if isinstance(p, DTensor) else p.data_ptr()",),
+    ),
+    PrivatePoint(
+        name="accelerate.accelerator:Accelerator.prepare",
+        used_by="training/overrides.py",
+        why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells if one came",
+        lines=("When using FSDP2, a model and optimizer must be passed together to `Accelerator.prepare()`",),
+    ),
+    PrivatePoint(
         name="accelerate.data_loader:BatchSamplerShard",
         used_by="training/even_ranks.py",
         why="the sampler below is filled up with rows without labels, so that it repeats none",
@@ -326,8 +338,23 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="torch.utils._python_dispatch:_disable_current_modes",
         used_by="plan/trace/upstream_patches.py",
-        why="makes a tensor that the tracker does not see: a paged state",
+        why="makes a tensor that the tracker does not see: a paged state (and load.py looks at weights unseen)",
         signature="()",
+    ),
+    PrivatePoint(
+        name="transformers.core_model_loading:convert_and_load_state_dict_in_model",
+        used_by="plan/trace/load.py",
+        why="weights that are quantised as they are read come one after another, in the order of their names",
+        lines=(
+            "has_on_the_fly_quantization = hf_quantizer is not None and not hf_quantizer.pre_quantized",
+            "sorted(state_dict.items(), key=lambda kv: dot_natural_key(kv[0]))",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_utils:caching_allocator_warmup",
+        used_by="plan/trace/load.py",
+        why="takes one block of the model's size before the weights, and gives it back",
+        lines=("torch.empty(int(byte_count // 2), dtype=torch.float16",),
     ),
     PrivatePoint(
         name="accelerate.state:AcceleratorState._reset_state",
@@ -434,5 +461,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         used_by="common/worker_signals.py",
         why="_iterator holds the persistent workers",
         lines=("self._iterator = self._get_iterator()",),
+    ),
+    PrivatePoint(
+        name="transformers.utils.chat_template_utils:_compile_jinja_template",
+        used_by="data/chat_template.py",
+        why="the environment in which templates run: calls are put into a template's loops after it is parsed there",
+        signature="(chat_template)",
+        until="transformers says which text came from which message without {% generation %}",
     ),
 )
