@@ -21,6 +21,7 @@ import record_page
 import torture_page
 
 from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
+from hf_recipes.recipe.convert import LOST, NEEDLESS, TRANSLATED, convert_file
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 from hf_recipes.record import ModelFacts, RunRecord, read_record
@@ -173,6 +174,17 @@ def recipes_page() -> str:
     )
 
 
+def converted() -> str:
+    """What `convert` makes of real files of other tools (tests/data/other_tools), each of which then passes `check`."""
+    rows = []
+    for path in sorted((ROOT / "tests/data/other_tools").glob("*/*.y*ml")):
+        made = convert_file(str(path))
+        lost = [f"`{key}`" for key, (fate, line) in made.fates.items() if fate == LOST or "not translated: " in line]
+        counts = [str(made.count(fate)) for fate in (TRANSLATED, NEEDLESS)]
+        rows.append([made.tool, path.name, str(len(made.fates)), *counts, ", ".join(lost) or "-"])
+    return table(["tool", "file", "keys", "translated", "left out", "not translated, or in part"], rows)
+
+
 def keys_page() -> str:
     """docs/recipe.md's tables of sections and of the keys that upstream lacks."""
     rows = []
@@ -317,7 +329,7 @@ def pages() -> dict[Path, str]:
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches()},
-        "docs/recipe.md": {"keys": keys_page()},
+        "docs/recipe.md": {"keys": keys_page(), "converted": converted()},
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),

@@ -14,6 +14,7 @@ from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECI
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
+TOOLS = ("TRL", "axolotl", "LLaMA-Factory")  # of catalog/other_tools.py
 SORTS = ("age", "name", "status", "task", "model", "metric", "memory", "speed")  # of commands/runs.py
 
 
@@ -82,6 +83,20 @@ def upgrade(recipe: str, dry_run: bool) -> None:
         click.echo(line, err=dry_run)  # what is printed on stdout is the new text alone
     if dry_run:
         click.echo(text, nl=False)
+
+
+@commands.command()
+@click.argument("file", type=PATH)
+@click.option("--from", "tool", default=None, type=click.Choice(TOOLS), help="The file's tool; default: by its keys.")
+@click.option(
+    "--output", default=None, type=PATH_TO_WRITE, metavar="FILE", help="The recipe to write; default: NAME-recipe.yaml."
+)
+def convert(file: str, tool: str | None, output: str | None) -> None:
+    """Write the recipe that FILE of another tool asks for: TRL and alignment-handbook, axolotl, LLaMA-Factory."""
+    from hf_recipes.commands.convert import command
+
+    for line in command(file, tool or "", output):
+        click.echo(line)
 
 
 @commands.command()

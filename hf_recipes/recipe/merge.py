@@ -78,7 +78,7 @@ def clean(document: Document) -> Document:
     kept: dict[str, Any] = {}
     errors: list[Diagnostic] = []
     broken = {dotted.partition(".")[0] for dotted in document.broken}
-    for name, value in _without_secrets(document, errors).items():
+    for name, value in without_secrets(document, errors).items():
         where = document.locations.get(str(name), document.path)
         if name in SECTIONS and not (value is None or isinstance(value, dict)):
             what = f"{name} is {format_value(value)} ({kind_of(value)})"
@@ -136,7 +136,7 @@ def _fix_of_section(name: str) -> str:
     return f"did you mean {near!r}?" if near else f"its sections are {', '.join(SECTIONS)}"
 
 
-def _without_secrets(document: Document, errors: list[Diagnostic]) -> dict[Any, Any]:
+def without_secrets(document: Document, errors: list[Diagnostic]) -> dict[Any, Any]:
     """The values without tokens, keys and passwords, and an error for each: before any message could show one."""
 
     def refuse(dotted: str, kind: str) -> Any:

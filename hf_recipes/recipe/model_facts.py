@@ -48,7 +48,7 @@ def model_facts(model: Mapping[str, Any]) -> ModelFacts:
 
     if isinstance(preset, str) and preset in PRESETS:
         return ModelFacts(config=PRESETS[preset].config, source="of the preset")
-    name = model.get("pretrained_model_name_or_path") or inline
+    name = inline or model.get("pretrained_model_name_or_path")
     if not isinstance(name, str):
         return ModelFacts()
     path = os.path.join(name, "config.json") if os.path.isdir(name) else name

@@ -17,9 +17,10 @@ from typing import Any
 from hf_recipes.common.shipped import is_ours, place_files
 from hf_recipes.errors import Diagnostic, RecipeError
 from hf_recipes.recipe.document import Document
-from hf_recipes.recipe.merge import arguments_document, file_documents, merge
+from hf_recipes.recipe.merge import arguments_document, clean, file_documents, merge
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.own_keys import DATASET, SOURCES, TOP, TRAINERS
+from hf_recipes.recipe.yaml_reader import read_text
 
 MOST_ERRORS = 200  # that are listed
 
@@ -57,6 +58,13 @@ def examine(path: str, overrides: Sequence[str] = ()) -> Document:
     )
     values = _with_shipped_files(document.values) if document.values and is_ours(path) else document.values
     return replace(document, values=values, errors=errors, warnings=warnings)
+
+
+def examine_text(text: str, path: str) -> Document:
+    """The same of a recipe's text that is in no file; locations are "path:line"."""
+    document = replace(read_text(text, lambda line: f"{path}:{line}", path), path=path)
+    document = _resolve(path, [clean(document)])
+    return replace(document, errors=tuple(in_order(document.errors, document.files)))
 
 
 def _with_old_keys(found: Iterable[Diagnostic], renamed: Mapping[str, tuple[str, str]]) -> Iterator[Diagnostic]:

@@ -76,7 +76,9 @@ def _model(validator: Validator) -> None:
         what = "model names no weights and no shape"
         validator.error("model", what, "write one of pretrained_model_name_or_path, preset, config")
         return
-    if len(given) > 1:
+    if len(given) > 1 and not (
+        given == ["pretrained_model_name_or_path", "config"] and isinstance(model["config"], str)
+    ):
         fix = f"keep one of them (`{given[0]}: null` takes a parent's away)"
         validator.error(f"model.{given[-1]}", f"model has {' and '.join(given)}", fix)
     if given[0] != SOURCES[0]:

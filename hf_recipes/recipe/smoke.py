@@ -4,12 +4,14 @@ model        two narrow layers of the same class, random weights (no pretrained 
 tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
 dataset      generated rows with the recipe's columns
 length       at most 32 tokens; at most 2 rows a device, 2 accumulation steps, 2 steps; one process's share
-device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`), no quantised weights
+device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`); the attention, kernels and
+             optimizer of a CPU, where the recipe's need a GPU or a package that is not here
 places       output_dir gets "-smoke"; nothing is pushed, reported or resumed; at most 4 generated tokens a sample
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.recipe.global_batch import KEY, accumulation_of
 from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.recipe import GENERATED
+from hf_recipes.recipe.rules.device import optimizer_package
 from hf_recipes.recipe.schema.installed import config_fields
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ LOCATION = "argument '--smoke'"
 STEPS, ROWS, LENGTH, ACCUMULATION = 2, 2, 32, 2
 VOCABULARY = 384
 DECIDED = ("vocab_size", "layer_types", "num_labels", "id2label", "label2id")  # by the narrow model, or the rows
+CPU_ATTENTION = ("eager", "sdpa")
+CPU_OPTIMIZER = "adamw_torch"
+CPU_PACKAGES = ("bitsandbytes",)  # whose optimizers run on a CPU
+OF_A_GPU = ("attn_implementation", "use_kernels", "experts_implementation", "device_map")
 WIDTH = {  # every layer's input is a multiple of 64: bitsandbytes quantises in blocks of that many weights
     **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
@@ -76,12 +83,15 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
         if name in training:
             values[f"{section}.{name}"] = 1
     off: dict[str, Any] = {"use_cpu": True, "tf32": None, "torch_compile": False, "report_to": "none"}
-    off |= {"push_to_hub": False, "resume_from_checkpoint": None}
+    off |= {"push_to_hub": False, "resume_from_checkpoint": None, "use_liger_kernel": False}
+    off |= {"torch_compile_backend": None, "torch_compile_mode": None, "activation_offloading": False}
     if not keep_precision:
-        off |= {"fp16": False, "bf16": False}
+        off |= {"fp16": False, "bf16": False, "fp16_full_eval": False, "bf16_full_eval": False}
     for name, value in off.items():
         if training.get(name) != value and (name in training or name in ("use_cpu", "bf16")):
             replace(f"{section}.{name}", value, f"{name}: {'none' if value is None else str(value).lower()}")
+    if "optim" in training and not _runs_here(str(training["optim"])):
+        replace(f"{section}.optim", CPU_OPTIMIZER, f"optim: {CPU_OPTIMIZER} (not {training['optim']})")
     output = f"{training.get('output_dir') or 'runs/' + Path(recipe.path).stem}-smoke"
     replace(f"{section}.output_dir", output, f"output_dir: {output}")
     if recipe.get("sample_prompts"):
@@ -118,14 +128,24 @@ def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], s
     if "layer_types" in known and "sliding_window" in known:
         fields["layer_types"] = ["sliding_attention", "full_attention"]
     model = recipe.section("model")
-    rest = {k: v for k, v in model.items() if k in known and k not in WIDTH and k not in DECIDED}
+    rest = {k: v for k, v in model.items() if k in known and k not in (*WIDTH, *DECIDED, *OF_A_GPU)}
     tiny: dict[str, Any] = {"config": {**fields, **rest}}
-    if model.get("attn_implementation") in ("eager", "sdpa"):
-        tiny["attn_implementation"] = model["attn_implementation"]
+    attention = model.get("attn_implementation")
+    if attention in CPU_ATTENTION:
+        tiny["attn_implementation"] = attention
     tiny["dtype"] = model.get("dtype", "float32") if keep_precision else "float32"
     if tiny["dtype"] == "float32" and keep_precision and recipe.get("master_weights"):
         del tiny["dtype"]
-    return tiny, f"model: two narrow {kind} layers ({how}), random weights"
+    line = f"model: two narrow {kind} layers ({how}), random weights"
+    if attention is not None and attention not in CPU_ATTENTION:
+        line += f"; its attention on a CPU is sdpa or eager, not {attention}"
+    return tiny, line
+
+
+def _runs_here(optim: str) -> bool:
+    """Whether an optimizer runs on a CPU with the packages of this machine."""
+    package = optimizer_package(optim)
+    return package is None or (find_spec(package[0]) is not None and package[0] in CPU_PACKAGES)
 
 
 def _columns(recipe: Recipe) -> dict[str, Any]:

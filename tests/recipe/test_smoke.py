@@ -158,3 +158,35 @@ def test_generated_rows_have_the_recipes_columns_and_train(
     record = json.loads(run(path, smoke=True).read_text())
     assert (record["status"], record["steps"]) == ("finished", 2)
     assert set(record["metrics"]) == {"before", "eval", "test"}
+
+
+FOR_A_GPU = """
+task: chat
+model:
+  pretrained_model_name_or_path: mistralai/Mistral-7B-v0.1
+  attn_implementation: flash_attention_2
+dataset: {path: json, data_files: {train: data/train.jsonl, validation: data/validation.jsonl}}
+SFTConfig:
+  output_dir: runs/out
+  learning_rate: 1e-3
+  optim: adamw_torch_8bit
+  use_liger_kernel: true
+  activation_offloading: true
+  torch_compile_backend: inductor
+"""
+
+
+def test_what_a_cpu_cannot_do_is_replaced_and_printed(write_recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads(run(write_recipe(FOR_A_GPU), smoke=True).read_text())
+    assert (record["status"], record["steps"]) == ("finished", 2)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("smoke run")]
+    for part in (
+        "its attention on a CPU is sdpa or eager, not flash_attention_2",
+        "optim: adamw_torch (not adamw_torch_8bit)",
+        "use_liger_kernel: false",
+        "activation_offloading: false",
+        "torch_compile_backend: none",
+    ):
+        assert part in line
+    kernel = read_recipe(write_recipe(FOR_A_GPU), ["model.attn_implementation=kernels-community/flash-attn2"])
+    assert "attn_implementation" not in json.dumps(shrink(kernel)[0].sections["model"])

@@ -35,13 +35,13 @@ def config_values(recipe: Recipe) -> dict[str, Any]:
     facts = model_facts(model)
     if facts.model_type:
         return {**facts.config, **config_fields(recipe)}
-    dotted = "pretrained_model_name_or_path" if "pretrained_model_name_or_path" in model else "config"
+    dotted = "config" if isinstance(model.get("config"), str) else "pretrained_model_name_or_path"
     name = str(model[dotted])
     cached = _cached(name)
     if cached is not None:
         return {**cached, **config_fields(recipe)}
     what = f"the shape of {name!r} is not known without the Hub"
-    fix = "give model.config: a path to its config.json (plan reads nothing else), or a local folder"
+    fix = "add model.config=PATH, its config.json (plan reads nothing else), or name a local folder"
     near = difflib.get_close_matches(name, SHAPES, n=3, cutoff=0.75)
     if near:
         fix += f"; known here: {', '.join(near)}"

@@ -140,6 +140,8 @@ def quantised_without_adapter(recipe: Recipe) -> Iterator[Diagnostic]:
 
 def quantised_from_scratch(recipe: Recipe) -> Iterator[Diagnostic]:
     """from_config takes no quantization_config: there are no weights yet that could be quantised."""
+    if recipe.get("model.pretrained_model_name_or_path") is not None:
+        return
     for source in ("preset", "config"):
         if has_section(recipe, "BitsAndBytesConfig") and recipe.get(f"model.{source}") is not None:
             what = f"BitsAndBytesConfig with model.{source}: a model from scratch has no weights to quantise"
@@ -201,7 +203,8 @@ def vocabulary_of_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
 
 def adapter_without_a_base(recipe: Recipe) -> Iterator[Diagnostic]:
     """peft saves the adapter alone; random weights stand in no file that it could be loaded onto."""
-    scratch = next((s for s in ("preset", "config") if recipe.get(f"model.{s}") is not None), None)
+    pretrained = recipe.get("model.pretrained_model_name_or_path") is not None
+    scratch = next((s for s in ("preset", "config") if recipe.get(f"model.{s}") is not None and not pretrained), None)
     if has_section(recipe, "LoraConfig") and scratch:
         what = f"LoraConfig with model.{scratch}: the adapter is saved without the random weights that it belongs to"
         yield report_key(recipe, "LoraConfig", what, "leave LoraConfig out, or start from a pretrained model")

@@ -74,7 +74,8 @@ MODEL = _table(
     _key(
         "config",
         "str|dict",
-        "Start from scratch: a config.json, its folder, a Hub id, or the config's arguments inline with model_type.",
+        "Start from scratch: a config.json, its folder, a Hub id, or the config's arguments inline with model_type. "
+        "Beside pretrained_model_name_or_path: a config.json that gives plan the model's shape without the Hub.",
     ),
 )
 

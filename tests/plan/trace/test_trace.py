@@ -97,8 +97,8 @@ def test_an_unknown_shape_is_refused_with_what_to_give():
     with pytest.raises(ModelError) as refusal:
         trace_recipe(type(recipe)(path="a.yaml", sections=sections, locations={}))
     assert str(refusal.value) == (
-        "a.yaml: the shape of 'somebody/private' is not known without the Hub; give model.config: a path to its "
-        "config.json (plan reads nothing else), or a local folder"
+        "a.yaml: the shape of 'somebody/private' is not known without the Hub; add model.config=PATH, its "
+        "config.json (plan reads nothing else), or name a local folder"
     )
 
 
