@@ -37,36 +37,22 @@ def _opening(found: dict[str, Any]) -> str:
     total, versions = found["totals"], found["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hf_recipes")
     lost = total["seconds_lost"] / max(1, total["kills"] + total["signals"])
-    compared, more, repeats = _beyond_kills(found)
+    parts, minutes = f"{found['of']} parts at once, each" if found["of"] > 1 else "it", found["seconds"] / 60
     return (
         "<!-- Written by benchmarks/tables.py from benchmarks/results/torture.json and saving.json; do not edit. -->\n"
         "# Kills, signals, damaged files, full disks\n\n"
         f"Runs were killed {total['kills']:,} times by SIGKILL and got {total['signals']:,} signals; they were resumed "
         f"{total['resumes']:,} times. {total['ends']:,} finished, **{total['equal_ends']:,} of them equal to the "
-        f"uninterrupted run bit for bit**: weights, {compared}. Partial checkpoints: {total['half_checkpoints']}. "
-        f"Steps lost beyond the last save: {total['steps_lost_beyond_a_save']}.{more} Time lost: {lost:.1f} s an "
-        "interruption (repeated steps and starts).\n\n"
-        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. {repeats}. How it works: "
+        f"uninterrupted run bit for bit**: weights, every logged loss, train_loss, the final evaluation, steps and "
+        f"tokens. Partial checkpoints: {total['half_checkpoints']}. Steps lost beyond the last save: "
+        f"{total['steps_lost_beyond_a_save']}. Processes that were left after ten seconds: {total['orphans']}. Second "
+        f"runs in the folder of a running one: {total['second_runs']}, refused: {total['second_runs_refused']}. "
+        f"Anything else that must not happen: {total['failures']}. Time lost: {lost:.1f} s an interruption (repeated "
+        "steps and starts).\n\n"
+        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. `python benchmarks/torture` repeats "
+        f"{parts} in {minutes:.0f} minutes. How it works: "
         "[resuming.md](resuming.md) and [methods/checkpoints.md](methods/checkpoints.md)."
     )
-
-
-def _beyond_kills(found: dict[str, Any]) -> tuple[str, str, str]:
-    """What was compared, what else was counted, and how to repeat it. A record of before 2026-11-27 has kills only."""
-    total, minutes = found["totals"], f"{found['seconds'] / 60:.0f} minutes"
-    if total["orphans"] is None:
-        later = (
-            "Signals, killed launchers and second runs, which `python benchmarks/torture` has, too, have no record yet"
-        )
-        return "every logged loss, train_loss and the final evaluation", "", f"It took {minutes}. {later}"
-    counted = (
-        f" Processes that were left after ten seconds: {total['orphans']}. Second runs in the folder of a running one: "
-        f"{total['second_runs']}, refused: {total['second_runs_refused']}. Anything else that must not happen: "
-        f"{total['failures']}."
-    )
-    parts = f"{found['of']} parts at once, each" if found["of"] > 1 else "it"
-    compared = "every logged loss, train_loss, the final evaluation, steps and tokens"
-    return compared, counted, f"`python benchmarks/torture` repeats {parts} in {minutes}"
 
 
 def _kills(found: dict[str, Any]) -> str:
@@ -78,12 +64,11 @@ def _kills(found: dict[str, Any]) -> str:
         rows[-1] += [resumes, f"{run['equal_ends']} of {run['ends']}", half, lost, staging]
     head = ["run", *WAYS.values(), "signals", "resumed", "equal to the uninterrupted run"]
     head += ["partial checkpoints", "steps lost", "staging folders cleaned"]
-    longest = "four" if found["totals"]["orphans"] is None else "six"
     return (
         "## What if the process is killed?\n\n"
         f"Runs of about {found['steps']} steps in two and a half epochs, a checkpoint every {found['save_steps']} "
         "steps, two kept, with dropout, shuffling and 2 accumulation steps, where the run's name does not say "
-        f'otherwise. A run is interrupted up to {longest} times in a row, each time after it was resumed. "At the end" '
+        f'otherwise. A run is interrupted up to six times in a row, each time after it was resumed. "At the end" '
         "is a file operation after training: while the final weights, the evaluation, the record, the model card or "
         "the report are made. Of two processes both are killed at once, or only one.\n\n" + _table(head, rows)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from hf_recipes import __version__
 from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECIPE, Number, check_text, whole
+from hf_recipes.common.output import lost_output, protect_output
 from hf_recipes.errors import RecipeError
 
 USER_ERROR = 2
@@ -60,13 +60,14 @@ def run(recipe: str, overrides: tuple[str, ...], no_plan: bool, **options: Any) 
 def check(recipes: tuple[str, ...], overrides: tuple[str, ...], strict: bool) -> None:
     """Show every error and warning in RECIPE, with its line and its fix. Takes under a second, needs no GPU."""
     from hf_recipes.commands.check import check as check_recipe
+    from hf_recipes.common.secrets import mask_secrets
 
     errors = 0
     for path in recipes:
         lines, count = check_recipe(path, overrides, strict=strict)
         errors += count
         for line in lines:
-            click.echo(line)
+            click.echo(mask_secrets(line))
     if errors:
         sys.exit(USER_ERROR)
 
@@ -386,13 +387,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import os
 
     prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can print
+    protect_output()
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         for argument in given:
             check_text(argument)
         commands.main(args=given, prog_name="hf-recipes", standalone_mode=False)
+        if lost_output() and given[:1] != ["run"]:  # a run is worth more than its log
+            sys.exit(USER_ERROR)
     except RecipeError as error:
         from hf_recipes.common.secrets import mask_secrets
 
@@ -400,7 +402,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             click.echo(f"{prefix}{mask_secrets(line)}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
-        error.show()
+        from hf_recipes.common.secrets import mask_secrets
+
+        shown: Any = error
+        shown.message = mask_secrets(error.message)
+        shown.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as problem:
         if isinstance(problem.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt; here it is a file cut off

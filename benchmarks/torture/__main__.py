@@ -3,6 +3,7 @@
     python benchmarks/torture                          all of it, into benchmarks/results/torture.json
     python benchmarks/torture --part 1/2               a half of it, into runs/torture; in another terminal 2/2
     python benchmarks/torture --merge                  the parts of runs/torture, into benchmarks/results/torture.json
+    python benchmarks/torture --again TEXT --part 1/2   of an earlier part, what has TEXT in its name: measured again
     python benchmarks/torture --kills 12 --signals 4   a short one, printed only
     python benchmarks/torture --repeat "KIND:CHAIN"    one chain again, as a recorded failure names it (--seed, and
                                                        --kills and --signals of a short one), printed only
@@ -50,12 +51,12 @@ def torture(
     kills: int, signals: int, seed: int, part: tuple[int, int], *, parents: tuple[int, int, int], damage: bool,
     only: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """`part`: (1, 2) is the first half. `parents`: kills of supervisors, launchers' stand-ins, real launchers."""
+    """`part`: (1, 2) is the first half. `parents`: kills of supervisors, launchers' stand-ins, real launchers. `only`:
+    what has this in its name."""
     processes.preload()
     began = time.monotonic()
     found: dict[str, Any] = {"runs": {}, "parents": {}, "files": [], "disks": [], "seed": seed}
     found |= {"part": part[0], "of": part[1], "steps": kinds.STEPS, "save_steps": kinds.SAVES, **record.provenance()}
-    path = PARTS / f"{part[0]}-of-{part[1]}.json"
     for i, (name, run) in enumerate(kinds.RUNS.items()):
         many = [share_of(number, part, i) for number in (kills, signals)]
         if any(many) and only in name:
@@ -75,7 +76,7 @@ def torture(
         "accelerate launch (2 processes)": (supervised.real_launcher, parents[2], two),
     }
     for name, (begin, count, run) in starts.items():
-        if count:
+        if count and only in name:
             found["parents"][name] = chains.in_scratch(
                 run,
                 lambda name=name, begin=begin, count=count: supervised.kill_parents(name, begin, count, seed, part),
@@ -84,8 +85,17 @@ def torture(
             _say(name, found["parents"][name])
     found["seconds"] = time.monotonic() - began
     found["totals"] = record.totals(found)
-    record.write(found, path)
     return found
+
+
+def replace_groups(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """An earlier part with the groups that were measured again, e.g. since this program counted them wrong."""
+    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    names = [*found["runs"], *found["parents"]]
+    for group in ("runs", "parents"):
+        earlier[group] |= found[group]
+    earlier["again"] = [*earlier.get("again", ()), {"names": names, "commit": found["commit"], "when": found["when"]}]
+    return {**earlier, "totals": record.totals(earlier)}
 
 
 def share_of(number: int, part: tuple[int, int], kind: int) -> int:
@@ -122,6 +132,7 @@ def main() -> None:
     words.add_argument(
         "--only", default="", metavar="TEXT", help="runs whose name contains it; with --kills, --signals"
     )
+    words.add_argument("--again", default="", metavar="TEXT", help="of an earlier part, what has TEXT in its name")
     words.add_argument("--merge", action="store_true", help="join the parts")
     words.add_argument("--repeat", metavar="KIND:CHAIN")
     given = words.parse_args()
@@ -138,9 +149,13 @@ def main() -> None:
     short = given.kills + given.signals + given.parents > 0
     many = (given.kills, given.signals) if short else (KILLS, SIGNALS)
     parents = (given.parents, given.parents, 0) if short else (SUPERVISORS, LAUNCHERS, REAL)
-    only = given.only if short else ""
-    found = torture(*many, given.seed, (part[0], part[1]), parents=parents, damage=not short, only=only)
+    only, path = given.again or (given.only if short else ""), PARTS / f"{part[0]}-of-{part[1]}.json"
+    found = torture(*many, given.seed, (part[0], part[1]), parents=parents, damage=not short and not only, only=only)
+    if given.again:
+        found = replace_groups(found, path)
     print(json.dumps(found["totals"], indent=1))
+    if not short:
+        record.write(found, path)
     if not short and part[1] == 1:
         record.write(record.merge([found]), record.RESULT)
 

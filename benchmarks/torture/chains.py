@@ -141,12 +141,14 @@ def _try_second(child: int, draw: random.Random, seconds: float, found: dict[str
 
         main(["run", "recipe.yaml", *words])
 
-    if _lock_holder() != child:
-        return
-    status = wait(start(work, "second.log"), 60)
+    os.kill(child, signal.SIGSTOP)  # else it may end meanwhile, and the second run rightly begins in its folder
+    try:
+        if _lock_holder() != child or not is_alive(child) or not Path("out/.lock").exists():
+            return
+        status = wait(start(work, "second.log"), 60)
+    finally:
+        os.kill(child, signal.SIGCONT)
     said = look.tail("second.log")
-    if not is_alive(child):  # it ended meanwhile: nothing was in the folder
-        return
     found["second_runs"] += 1
     refused = status == 2 and f"is in use by process {child}" in said
     found["second_runs_refused"] += refused

@@ -65,6 +65,7 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             found[group][name] = _join([part[group][name] for part in parts if name in part[group]])
     for name in ("files", "disks"):
         found[name] = [row for part in parts for row in part[name]]
+    found["again"] = [one for part in parts for one in part.get("again", ())]
     found["seconds"] = max(part["seconds"] for part in parts)
     del found["part"]
     found["totals"] = totals(found)

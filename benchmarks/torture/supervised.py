@@ -16,7 +16,7 @@ from typing import Any
 from torture import look
 from torture.chains import Failure, clean, members, run_straight, wait_for_none
 from torture.child import Session, train, train_rank
-from torture.processes import LIMIT, ended, free_port, rank_environment, start, sweep, wait
+from torture.processes import LIMIT, ended, free_port, is_alive, rank_environment, start, sweep, wait
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
@@ -50,12 +50,15 @@ def _kill_parent(
     time.sleep(draw.uniform(0, 0.6 * seconds))
     if ended(parent) is not None:  # it was at its end before the moment came
         return
+    ranks = descendants(parent)  # torchrun starts each in a group of its own
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     found["parents"] += 1
-    left = wait_for_none(lambda: members(parent))
+    left = wait_for_none(lambda: [*members(parent), *filter(is_alive, ranks)])
     found["orphans"] += len(left)
     sweep(parent)
+    for rank in filter(is_alive, ranks):
+        os.kill(rank, signal.SIGKILL)
     if left:
         raise Failure(f"{len(left)} processes were left ten seconds after their parent was killed")
     state = look.after_an_end()
@@ -71,6 +74,20 @@ def _kill_parent(
     found["equal_ends"] += not differ
     if differ:
         raise Failure(f"the end is not the straight run's: {', '.join(differ)}")
+
+
+def descendants(parent: int) -> list[int]:
+    """Processes below this one."""
+    below: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                above = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                below.setdefault(above, []).append(int(path.name))
+    found = list(below.get(parent, ()))
+    for one in found:
+        found += below.get(one, ())
+    return found
 
 
 # --- parents ---------------------------------------------------------------------------------------------------------

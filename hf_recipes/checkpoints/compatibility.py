@@ -79,9 +79,9 @@ def compare_recipes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Dif
         if key == ACCUMULATION and None not in whole:
             continue  # it follows from the global batch, which is compared, and the number of processes
         if key not in SET_BY_RESUMING and key in then["arguments"] and then["arguments"][key] != value:
-            found.append(
-                Difference(key=f"{now['trainer']}.{key}", then=then["arguments"][key], now=value, kind=_kind(key))
-            )
+            was = then["arguments"][key]
+            kind = "matters" if key == "optim" and _is_same_optimizer(was, value) else _kind(key)
+            found.append(Difference(key=f"{now['trainer']}.{key}", then=was, now=value, kind=kind))
     before, after = dict(_leaves(then["sections"])), dict(_leaves(now["sections"]))
     for key in dict.fromkeys((*before, *after)):
         was, is_ = before.get(key, ABSENT), after.get(key, ABSENT)
@@ -106,6 +106,11 @@ def has_same_steps(then: Mapping[str, Any], now: Mapping[str, Any], processes: i
 def rows_of_step(arguments: Mapping[str, Any], processes: int) -> int:
     """Of all processes together."""
     return int(arguments[PER_DEVICE] * arguments[ACCUMULATION] * processes)
+
+
+def _is_same_optimizer(then: Any, now: Any) -> bool:
+    """adamw_torch and adamw_torch_fused compute the same from the same states; only the kernel differs."""
+    return str(then).removesuffix("_fused") == str(now).removesuffix("_fused")
 
 
 def _kind(key: str) -> str:

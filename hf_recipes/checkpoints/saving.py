@@ -28,6 +28,7 @@ from transformers.trainer_callback import ExportableState
 
 from hf_recipes.checkpoints import disk_space, folders, manifest, values
 from hf_recipes.common.ranks import largest_of_ranks
+from hf_recipes.common.run_lock import keep_folder
 from hf_recipes.common.write_failures import WriteFailure, find_failure
 from hf_recipes.errors import CheckpointError, OutputDirError, RecipeError
 
@@ -117,6 +118,7 @@ class CheckpointWriter:
         """On the rank that writes: checks the free space, makes an empty folder."""
         if not trainer.args.should_save:
             return
+        keep_folder(staging.parent, self.location, self.say)
         shutil.rmtree(staging, ignore_errors=True)
         missing = disk_space.find_shortage(staging.parent, max(self._last_bytes, _expected_bytes(trainer)))
         if missing:
@@ -211,6 +213,7 @@ class CheckpointWriter:
 
         def write() -> None:
             if trainer.args.should_save:
+                keep_folder(output_dir, self.location, self.say)
                 shutil.rmtree(staging, ignore_errors=True)
             trainer.save_model(str(staging), _internal_call=True)
             if trainer.args.should_save:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -73,5 +74,6 @@ def _replace(path: str, text: str) -> None:
         shutil.copymode(file, draft)
         os.replace(draft, file)
     except OSError as problem:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise RecipeError.at(path, f"cannot be written: {problem.strerror}", "check its folder's permissions") from None

@@ -97,8 +97,10 @@ def _run_cells(
     _compare(cells, folder, grouped, say)
     if failed:
         names = ", ".join(failed)
-        say(f"\nsweep: {len(failed)} of {len(cells)} failed: {names}; run the same command to try them again")
-        if any(_status(cell) == Status.DIVERGED for cell in cells):
+        diverged = [cell.name for cell in cells if _status(cell) == Status.DIVERGED]
+        again = "; run the same command to try them again" if set(failed) - set(diverged) else ""
+        say(f"\nsweep: {len(failed)} of {len(cells)} failed: {names}{again}")
+        if diverged:
             say("sweep: a run that diverged is not tried again; remove its folder to do so")
     return not failed
 

@@ -69,6 +69,7 @@ class FolderLock:
 
 
 _held: dict[tuple[int, int], int] = {}  # (device, inode) of a lock's file -> its open file
+_locks: dict[str, FolderLock] = {}  # of hold_folder, by the folder's absolute path
 
 
 def _forget_in_child() -> None:
@@ -77,6 +78,7 @@ def _forget_in_child() -> None:
         with contextlib.suppress(OSError):
             os.close(file)
     _held.clear()
+    _locks.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -105,11 +107,25 @@ def hold_folder(
     except OutputDirError:
         _remove_empty(made)
         raise
+    name = os.path.abspath(folder)
+    if lock.file is not None:
+        _locks[name] = lock
     try:
         yield lock
     finally:
-        _release(lock)
+        _release(_locks.pop(name, lock))
         _remove_empty(made)
+
+
+def keep_folder(folder: Path, where: str, say: Callable[[str], None] = print) -> None:
+    """Before this process writes into a folder that it holds: the lock is taken again where somebody removed it, or the
+    whole folder, and made another. Raises OutputDirError if another run is in it by now, OSError if it is gone."""
+    name = os.path.abspath(folder)
+    lock = _locks.get(name)
+    if lock is None or lock.file is None or _is_at(lock.file, lock.path):
+        return
+    _locks[name] = _acquire(folder, where, say)
+    _release(lock)
 
 
 def find_holder(folder: Path) -> Holder | None:

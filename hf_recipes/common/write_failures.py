@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_recipes.common.text import format_bytes
+from hf_recipes.common.text import first_line, format_bytes
 
 RESERVE = 2**20  # bytes below which a disk is full to torch.save
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,6 +33,9 @@ IN_WORDS = {  # what libraries write without a number
     "Read-only file system": errno.EROFS,
 }
 NUMBER = re.compile(r"(?:os error|[Ee]rrno) (\d+)")
+TORCH_SAVE = re.compile(  # how torch.save reports any failure of a disk
+    r"write|unexpected pos \d+ vs|iostream error|Parent directory .* does not exist|inline_container|file in archive"
+)
 SHARED_MEMORY = re.compile(r"out of shared memory|shared memory\(shm\)|</?torch_\d+")
 LOST_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|Bus error)")
 SHARED = Path("/dev/shm")
@@ -50,8 +53,12 @@ class WriteFailure:
 def find_failure(problem: BaseException, folder: Path) -> WriteFailure | None:
     """Why something in `folder` could not be written; None for a problem of another kind."""
     number = next(filter(None, map(_number_of, chain_of(problem))), None)
-    if number is None and any(_is_failed_write(each) for each in chain_of(problem)):
+    unwritten = next(filter(_is_failed_write, chain_of(problem)), None) if number is None else None
+    if unwritten is not None:
         number = _ask(folder)
+        if number is None and "write" not in str(unwritten):
+            what = f"a file could not be written completely ({first_line(unwritten)})"
+            return WriteFailure(what=what, fix="check the disk and its limits")
     if number in FULL:
         if _has_no_inodes(folder):
             return WriteFailure(what="its disk has no inodes left (df -i)", fix="remove some files there")
@@ -138,7 +145,7 @@ def _number_of(problem: BaseException) -> int | None:
 
 
 def _is_failed_write(problem: BaseException) -> bool:
-    return isinstance(problem, RuntimeError) and "write" in str(problem)
+    return isinstance(problem, RuntimeError) and TORCH_SAVE.search(str(problem)) is not None
 
 
 def _ask(folder: Path) -> int | None:

@@ -17,8 +17,9 @@ from hf_recipes.common.device import is_sharded, rank
 from hf_recipes.common.device import say as print_line
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
 from hf_recipes.common.files import identify
+from hf_recipes.common.run_lock import keep_folder
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import OutOfMemoryError, RecordError
+from hf_recipes.errors import OutOfMemoryError, OutputDirError, RecordError
 from hf_recipes.pipeline.facts import describe_device, describe_recipe
 from hf_recipes.pipeline.finish import describe_left, list_left
 from hf_recipes.pipeline.sessions import describe_sessions, earlier_sessions, sum_sessions
@@ -58,6 +59,7 @@ class RunRecorder:
 
     def __init__(self, recipe: Recipe, device: Device, folder: Path, say: Callable[[str], None] = print_line) -> None:
         self.folder, self.device, self.say = folder, device, say
+        self._where = recipe.location(f"{recipe.trainer}.output_dir")
         self._add_progress: Callable[[RunRecord], RunRecord] | None = None  # while training
         self._began = time.perf_counter()
         started = timestamp()
@@ -194,6 +196,8 @@ class RunRecorder:
                 if not complete and rank() == 0:
                     left = describe_left(list_left(self.folder, record))
                     self.say(f"the run is complete in {self.folder}, except for its end; {left}:\n  {resume_command}")
+            elif self._lost_folder():
+                pass
             elif alone or (rank() == 0 and not another_rank_recorded(self.folder, before)):
                 path = write_record(self.folder, record, file_name_of(self.folder, record))
                 if record.status == Status.STOPPED:
@@ -202,6 +206,17 @@ class RunRecorder:
                     from hf_recipes.report.of_run import write_report
 
                     write_report(self.folder, record, self.say)
+
+    def _lost_folder(self) -> bool:
+        """Whether another run has the folder by now, since this one's lock was removed: the record there is its."""
+        try:
+            keep_folder(self.folder, self._where, self.say)
+        except OutputDirError as lost:
+            self.say(f"warning: {lost}; this run's record is not written")
+            return True
+        except OSError:
+            return False  # the write says why
+        return False
 
     def finish(self) -> None:
         """The run is evaluated: from here on nothing changes in its record but which steps of its end are done."""
@@ -237,6 +252,7 @@ class RunRecorder:
 
     def _write(self, record: RunRecord) -> None:
         if rank() == 0:
+            keep_folder(self.folder, self._where, self.say)
             write_record(self.folder, record)
             (self.folder / FAILED_NAME).unlink(missing_ok=True)
 

@@ -260,10 +260,12 @@ class _Walk:
 
     def scalar(self, node: Any, kind: str) -> Any:
         text = node.value
-        if kind == "null":
-            return None
-        if kind == "bool":
-            return text.lower() == "true"
+        words = _WORDS.get(kind)
+        if words is not None:
+            if text.lower() in words:
+                return words[text.lower()]
+            self.error(node, f"{text[:40]!r} does not fit its tag '!!{kind}'", "write a plain value without a tag")
+            return _LEFT_OUT
         try:
             if kind == "int":
                 return _integer(text)
@@ -273,7 +275,7 @@ class _Walk:
             self.error(node, f"{text[:20]}... is a number of too many digits", "write a number that upstream can use")
             return _LEFT_OUT
         except (ValueError, OverflowError):
-            if node.style is None and any(c.isdigit() for c in text):
+            if node.style is None and any(c.isalnum() for c in text):
                 self.error(node, f"{text[:40]!r} is not a number", "write a number, or quote it")
         if "\0" in text:
             self.error(node, "a string holds a NUL character", "delete it")
@@ -285,6 +287,12 @@ class _Walk:
             if text.encode("utf-16-le") != units:
                 self.error(node, "a string holds half of a surrogate pair", "write the character itself")
         return text
+
+
+_WORDS: dict[str, dict[str, bool | None]] = {  # with other words only where a tag is written out
+    "bool": {"true": True, "false": False},
+    "null": {"null": None, "~": None, "": None},
+}
 
 
 def _is_seq(node: Any) -> bool:

@@ -292,6 +292,8 @@ class Overrides(_Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any = None, *, extra: bool = False) -> None:
         if self.parts.guard is not None:
+            if self.parts.guard.has_old_weights:
+                return
             self.parts.guard.refuse_changed_weights(self.plain_model())
         self.write_checkpoint(trial, extra=extra)
 
@@ -381,6 +383,17 @@ class Overrides(_Trainer):
         inputs = {key: value for key, value in self._prepare_inputs(dict(batch)).items() if key != "labels"}
         with torch.no_grad(), self.compute_loss_context_manager():
             self.plain_model()(**inputs)
+
+    def read_other_batches(self) -> list[Any]:
+        """Of the first rows, and of those in the middle; none where rows cannot be read at will."""
+        loader = self.callback_handler.train_dataloader
+        try:
+            rows = len(loader.dataset)
+            size = min(self.args.per_device_train_batch_size, rows)
+            starts = (0, (rows - size) // 2)
+            return [loader.collate_fn([loader.dataset[start + i] for i in range(size)]) for start in starts]
+        except (AttributeError, TypeError, KeyError, IndexError):  # a stream
+            return []
 
     def load_weights_and_optimizer(self, checkpoint: str) -> None:
         self._load_from_checkpoint(checkpoint)

@@ -23,7 +23,7 @@ from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import TrainingError
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.trainable_parts import frozen_sums, gradients
-from hf_recipes.training.window import StepSums, Window, restore_random_state
+from hf_recipes.training.window import StepSums, Window, read_random_state, restore_random_state
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
@@ -55,6 +55,8 @@ class GuardedTrainer(Protocol):
 
     def run_forward(self, batch: Any) -> None: ...  # of one micro-batch, without labels and without gradients
 
+    def read_other_batches(self) -> list[Any]: ...  # micro-batches of rows from all over the training data
+
     def load_weights_and_optimizer(self, checkpoint: str) -> None: ...  # settings and schedule stay
 
     def restore_sums(self, sums: StepSums) -> None: ...
@@ -83,7 +85,8 @@ class StepGuard:
         self.checked = 0  # steps of this session
         self._frozen: dict[str, int] = {}  # checksums of the weights that must not change
         self._with_gradient: set[str] = set()  # adapters and heads
-        self._last_good: Any = None  # a micro-batch of the step before
+        self._last_good: Any = None  # a micro-batch of the step before; None in a session's first step
+        self._rolled_back_to = ""  # the checkpoint whose weights these are, until a step changes them
         self._zeros = 0  # steps in a row with nothing to learn
         self._skipped_in_a_row = 0
         self._skip_marked = False  # in the optimizer, for upstream's schedule
@@ -126,6 +129,7 @@ class StepGuard:
             self._handle_not_finite(trainer, window, loss, size)
             return
         self._skipped_in_a_row = 0
+        self._rolled_back_to = ""
         self._last_good = window.batches[0] if window.batches else None
         if overflow and not math.isfinite(size):
             self.overflows.append(trainer.state.global_step + 1)
@@ -153,6 +157,11 @@ class StepGuard:
         first = next((step for step in range(1, steps + 1) if step not in overflows), steps + 1)
         counted = overflows if first > steps else {step for step in overflows if step > first}
         return len(skipped | counted)
+
+    @property
+    def has_old_weights(self) -> bool:
+        """Whether the weights are those of a checkpoint that was rolled back to: another one would be a copy of it."""
+        return bool(self._rolled_back_to)
 
     def refuse_changed_weights(self, model: Any) -> None:
         """Before a checkpoint, and when training ends."""
@@ -200,6 +209,10 @@ class StepGuard:
     def _roll_back(self, trainer: GuardedTrainer, window: Window, what: str) -> None:
         """Weights and optimizer of the latest complete checkpoint; data and schedule continue behind this step."""
         folder = Path(str(trainer.args.output_dir))
+        if self._are_weights_ruined(trainer, window):
+            latest = folder / folders.checkpoint_name(trainer.state.global_step)
+            _mark_ruined(trainer, Path(self._rolled_back_to) if self._rolled_back_to else latest)
+            largest_of_ranks(0, args=trainer.args)  # the others wait for the mark
         used_up = [path for path, times in self.rolled_back.items() if times >= ROLLBACKS]
         chosen, unusable = select.choose_checkpoint(folder, run=trainer.run_id, leave_out=used_up)
         for line in unusable:
@@ -210,6 +223,7 @@ class StepGuard:
             raise self._error("nonfinite", what, _fix_not_finite(trainer), trainer, window)
         self.rolled_back[chosen.path] = self.rolled_back.get(chosen.path, 0) + 1
         trainer.load_weights_and_optimizer(chosen.path)
+        self._rolled_back_to = str(chosen.path)
         what += f": rolled back to the weights of {chosen.path} (on_nonfinite: rollback)"
         self.say(f"{what}; the rows since then are skipped")
 
@@ -243,16 +257,20 @@ class StepGuard:
     ) -> TrainingError:
         """What ends the run; given a trainer, the state before the step is saved first."""
         if trainer is not None and window is not None:
-            ruined = name == "nonfinite" and self._are_weights_ruined(trainer)
+            ruined = name == "nonfinite" and self._are_weights_ruined(trainer, window)
             what += _save_state_before(trainer, window, ruined=ruined)
         return TrainingError.at(self._location(name), what, fix)
 
-    def _are_weights_ruined(self, trainer: GuardedTrainer) -> bool:
-        """Whether weights are not finite, or the rows of the step before, whose loss was finite then, give no finite
-        output now: it was the update that ruined the weights, not this step's rows. Every rank must call it."""
+    def _are_weights_ruined(self, trainer: GuardedTrainer, window: Window) -> bool:
+        """Whether weights are not finite, or rows that are known to be good give no finite output now: it was an update
+        that ruined the weights, not this step's rows. Good are those of the step before, whose loss was finite; in a
+        session's first step, rows from all over the data, if all fail. Every rank must call it."""
         ruined = bool(_find_lost_parameter(trainer.plain_model()))
-        if not ruined and self._last_good is not None:
-            ruined = not _gives_finite_output(trainer, self._last_good)
+        if not ruined:
+            batches = [self._last_good] if self._last_good is not None else trainer.read_other_batches()
+            before = read_random_state(trainer.args.device)
+            ruined = bool(batches) and not any(_gives_finite_output(trainer, batch) for batch in batches)
+            restore_random_state(before, trainer.args.device)
         return bool(largest_of_ranks(ruined, args=trainer.args)[0])
 
     def _location(self, name: str) -> str:
@@ -284,8 +302,8 @@ def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool)
     folder = Path(str(trainer.args.output_dir))
     path = folder / folders.checkpoint_name(step)
     written = folders.is_complete(path) and folders.run_of(path) == trainer.run_id
-    if written and ruined and trainer.args.process_index == 0:
-        manifest.mark_ruined(path, f"the loss of step {step + 1} is not finite, whatever the rows")
+    if written and ruined:
+        _mark_ruined(trainer, path)
     if not written and not ruined:
         restore_random_state(window.random_states[0], trainer.args.device)
         if window.before is not None:
@@ -294,8 +312,21 @@ def _save_state_before(trainer: GuardedTrainer, window: Window, *, ruined: bool)
     if written and not ruined:
         return f" (the weights are unchanged and saved in {path.name})"
     earlier = (one for one in folders.list_checkpoints(folder) if folders.run_of(one) == trainer.run_id and one != path)
-    name = next((one.name for one in earlier if folders.is_complete(one)), "no checkpoint")
-    return f" (the step before has ruined the weights; {name} is from before)"
+    good = [
+        one.name
+        for one in earlier
+        if folders.is_complete(one) and not (manifest.read_manifest(one) or {}).get("ruined")
+    ]
+    if not good:
+        return " (the weights were ruined before this step, and no checkpoint is from before: start without --resume)"
+    return f" (the step before has ruined the weights; {good[0]} is from before)"
+
+
+def _mark_ruined(trainer: GuardedTrainer, path: Path) -> None:
+    """If it is a checkpoint of this run."""
+    if trainer.args.process_index == 0 and folders.is_complete(path) and folders.run_of(path) == trainer.run_id:
+        after = trainer.state.global_step + 1
+        manifest.mark_ruined(path, f"the loss of step {after} is not finite, whatever the rows")
 
 
 def _gives_finite_output(trainer: GuardedTrainer, batch: Any) -> bool:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hf_recipes.cli import main
 from hf_recipes.commands.verify import verify
 from hf_recipes.common import run_lock
-from hf_recipes.common.run_lock import LOCK, find_holder, hold_folder
+from hf_recipes.common.run_lock import LOCK, find_holder, hold_folder, keep_folder
 from hf_recipes.errors import RecipeError
 from hf_recipes.hub.push import push_command
 from hf_recipes.pipeline.run import run
@@ -119,6 +121,40 @@ def test_a_run_that_ends_leaves_no_lock_and_one_that_is_refused_no_folder(recipe
     with pytest.raises(RecipeError):
         run(recipe, ["TrainingArguments.optim=no_such"])
     assert not Path("out").exists()
+
+
+def test_a_lock_that_somebody_removed_is_taken_again_before_the_next_write(folder: Path) -> None:
+    with hold_folder(Path("out"), "a.yaml:1"):
+        Path("out/.lock").unlink()
+        keep_folder(Path("out"), "a.yaml:1")
+        assert json.loads(Path("out/.lock").read_text())["pid"] == os.getpid()
+    assert not Path("out").exists()
+
+
+def test_a_run_whose_folder_another_run_took_meanwhile_writes_nothing_more(
+    recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[Any] = []
+
+    def lose(*arguments: Any) -> None:
+        """After this run's first step its folder is made anew, and another run begins there."""
+        if not others:
+            shutil.rmtree("out")
+            others.append(another_run())
+            others.append(others[0].__enter__())
+            others.append(everything("out"))
+        return keep(*arguments)
+
+    keep = run_lock.keep_folder
+    monkeypatch.setattr("hf_recipes.checkpoints.saving.keep_folder", lose)
+    with pytest.raises(RecipeError) as refused:
+        run(recipe, ["disable_guards=[overlap]"])
+    try:
+        assert str(refused.value).startswith(f"recipe.yaml:7: 'out' is in use by process {others[1]} (")
+        assert "this run's record is not written" in capsys.readouterr().out
+        assert everything("out") == others[2]
+    finally:
+        others[0].__exit__(None, None, None)
 
 
 def test_a_lock_that_another_machine_left_is_explained(folder: Path) -> None:

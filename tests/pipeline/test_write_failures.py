@@ -101,6 +101,10 @@ def test_a_limit_on_the_size_of_files_is_named(recipe: str) -> None:
         (OSError(errno.ESTALE, "Stale file handle"), "its disk fails (Stale file handle)"),
         (RuntimeError("I/O error: Input/output error (os error 5)"), "its disk fails (Input/output error)"),
         (FileNotFoundError(errno.ENOENT, "No such file", "out/x"), "the folder is gone: moved, removed or unmounted"),
+        (
+            RuntimeError("[fail at inline_container.cc:664] . unexpected pos 97 vs 96"),
+            "a file could not be written completely ([fail at inline_container.cc:664] . unexpected pos 97 vs 96)",
+        ),
         (KeyError("loss"), None),
         (RuntimeError("shapes cannot be multiplied"), None),
     ],

@@ -17,7 +17,7 @@ from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import Overrides, TrainerParts, trainer_class
 
 # evaluation/scoring.py gives the test split's metrics for one prediction and puts the other ones back.
-SET_OUTSIDE = {("evaluation/scoring.py", "compute_metrics")}
+SET_OUTSIDE = {("evaluation/scoring.py", "compute_metrics"), ("training/even_ranks.py", "train_dataset")}
 
 
 @functools.cache
@@ -82,7 +82,8 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
     known = set(dir(trl.SFTTrainer))
     ours = {name for name, value in vars(Overrides).items() if callable(value) and not name.startswith("__")}
     services = {
-        *("plain_model", "run_forward", "load_weights_and_optimizer", "save_training_state", "write_checkpoint"),
+        *("plain_model", "saved_model", "run_forward", "read_other_batches", "load_weights_and_optimizer"),
+        *("save_training_state", "write_checkpoint", "_reads_weights_here"),
         *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
         *("_finish_last_step", "describe_divergence", "_read_progress", "remove_all_but_best", "load_final_model"),
     }
@@ -110,7 +111,7 @@ def test_a_step_goes_through_the_guard_the_retry_and_upstream_in_this_order(tmp_
     notes: list[str] = []
 
     class Guard:
-        stop_signal, listener = 0, None
+        stop_signal, listener, has_old_weights = 0, None, False
 
         def state_dict(self) -> dict[str, Any]:
             return {}

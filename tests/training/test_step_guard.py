@@ -173,6 +173,26 @@ def test_weights_that_one_update_ruins_are_not_kept_and_the_run_resumes_from_bef
     assert record()["status"] == "finished"
 
 
+RUIN = [f"TrainingArguments.{word}" for word in ("learning_rate=1e6", "max_grad_norm=0", "lr_scheduler_type=constant")]
+
+
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
+def test_weights_that_are_finite_and_ruined_are_neither_resumed_nor_rolled_back_to_for_ever(
+    classes: str, policy: str
+) -> None:
+    words = [f"on_nonfinite={policy}", "resume_allow=[recipe]", "TrainingArguments.save_steps=1"]
+    run(classes, [*words, "TrainingArguments.max_steps=3"])
+    with pytest.raises(RecipeError):
+        run(classes, [*words, *RUIN, "TrainingArguments.save_total_limit=4"], resume=True)
+    for _ in range(6):  # each may find that one more checkpoint is ruined
+        try:
+            run(classes, [*words, "TrainingArguments.learning_rate=1e-4"], resume=True)
+        except RecipeError:
+            continue
+        break
+    assert record()["status"] == "finished"
+
+
 def test_a_run_whose_last_update_ruins_the_weights_has_diverged(classes: str) -> None:
     words = [f"TrainingArguments.{word}" for word in ("learning_rate=1e38", "max_grad_norm=0", "max_steps=1")]
     with pytest.raises(DivergedError) as caught:

@@ -51,6 +51,9 @@ class FakeTrainer:
     def run_forward(self, batch: Any) -> None:
         self.model(batch)
 
+    def read_other_batches(self) -> list[Any]:
+        return [torch.ones(1, 2), torch.zeros(1, 2)]
+
     def write_checkpoint(self) -> bool:
         self.asked.append(("checkpoint", random.random()))
         return True
@@ -224,6 +227,42 @@ def test_weights_that_the_step_before_ruined_are_not_kept_and_their_checkpoint_i
     assert trainer.asked == []
     body = manifest.read_manifest(tmp_path / "checkpoint-2")
     assert body is not None and body["ruined"].startswith("the loss of step 3 is not finite")
+
+
+def test_ruined_weights_are_known_in_a_sessions_first_step_too_and_without_an_older_checkpoint_the_run_starts_anew(
+    tmp_path: Path,
+) -> None:
+    window = Window(batches=[torch.ones(1, 2)], random_states=[read_random_state(CPU)])
+    guard, trainer = guard_of(), FakeTrainer(output_dir=tmp_path)
+    trainer.state.global_step = 1  # resumed
+    path = tmp_path / "checkpoint-1"
+    path.mkdir()
+    manifest.write_manifest(path, {"run": "r", "session": 1, "saved": "", "state": ["optimizer"]}, {})
+    with torch.no_grad():
+        trainer.model.weight.fill_(3e38)  # finite: the rows of zeros give a finite output
+    assert "(the weights are unchanged and saved in checkpoint-1)" in error_of(
+        guard, trainer, math.nan, math.nan, window=window
+    )
+    trainer.read_other_batches = lambda: [torch.ones(1, 2), 2 * torch.ones(1, 2)]  # type: ignore[method-assign]
+    trainer.state.global_step = 1
+    new = "(the weights were ruined before this step, and no checkpoint is from before: start without --resume)"
+    assert new in error_of(guard_of(), trainer, math.nan, math.nan, window=window)
+    assert (manifest.read_manifest(path) or {})["ruined"].startswith("the loss of step 2 is not finite")
+
+
+def test_after_a_rollback_nothing_is_saved_until_a_step_has_changed_the_weights(tmp_path: Path) -> None:
+    guard, trainer = guard_of("rollback"), FakeTrainer(output_dir=tmp_path)
+    path = tmp_path / "checkpoint-1"
+    path.mkdir()
+    facts = {"run": "r", "session": 1, "saved": "", "state": ["optimizer"], "finite": True}
+    (path / "trainer_state.json").write_text('{"global_step": 1}')
+    manifest.write_manifest(path, facts, manifest.flush_files(path))
+    step(guard, trainer, 1.0, 1.0)
+    assert not guard.has_old_weights
+    step(guard, trainer, math.nan, 1.0)
+    assert guard.has_old_weights and trainer.asked == [("load", str(path))]
+    step(guard, trainer, 1.0, 1.0)
+    assert not guard.has_old_weights
 
 
 def test_a_rollback_takes_an_older_checkpoint_after_three_times_and_none_of_another_run(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from hf_recipes.catalog.gpus import Gpu, find_gpu, recognise_gpu
 from hf_recipes.common.environment import package_versions
 from hf_recipes.common.files import put
+from hf_recipes.common.run_lock import make_folder
 from hf_recipes.common.text import GIB, format_bytes
 from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.verdict import CPU, FITS, TIGHT, Fit, cpu_as_gpu, custom_gpu
@@ -62,7 +63,7 @@ def run_lab(
             say(f"  {cell.name}")
         return 0, len(every)
     over = time.monotonic() + 60 * minutes * 0.95
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target, "argument '--output'")
     if predict is not None:
         gpu = find_gpu(predict)
         path, known = _file(target, gpu.title, PREDICTED), dict[str, LabRecord]()
