@@ -3,6 +3,7 @@
     python benchmarks/comparison.py                 all of it
     python benchmarks/comparison.py --only few      pairs of runs over 5 to 50 examples
     python benchmarks/comparison.py --only seeds    two recipes over 2 to 5 seeds each
+    python benchmarks/comparison.py --only kinds    several labels an example, and scores
 
 Writes benchmarks/results/comparison.json. Coverage: how often the 95 % interval holds the true value, with and without
 a difference. False positives: how often a test at 5 % sees a difference where there is none. Fixed seed.
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_recipes.compare import measures, statistics
+from hf_recipes.compare import correlations, measures, statistics
 from hf_recipes.compare.intervals import intervals_of_pair
 
 RESULTS = Path(__file__).resolve().parent / "results" / "comparison.json"
@@ -152,13 +153,61 @@ FEW_CASES: dict[str, tuple[measures.Measure, Callable[..., tuple[Array, Array]],
 }
 
 
-def simulate_few(draws: int = FEW_DRAWS, resamples: int = FEW_RESAMPLES) -> dict[str, Any]:
+def several_labels(rng: np.random.Generator, n: int, right: tuple[float, float]) -> tuple[Array, Array]:
+    """Two runs over examples with any of four labels, some rare; an example that is hard for one is hard for the
+    other, with all its labels."""
+    gold = rng.random((n, 4)) < np.array(MIXES[4])
+    hard, rows = rng.random((n, 1)), []
+    for chance in right:
+        draw = np.where(rng.random((n, 4)) < 0.5, hard, rng.random((n, 4)))
+        predicted = np.where(draw < chance, gold, rng.random((n, 4)) < 0.5)
+        rows.append(np.stack([gold & predicted, predicted, gold], axis=1).reshape(n, -1).astype(float))
+    return rows[0], rows[1]
+
+
+def _micro(make: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    def rows(*given: Any) -> tuple[Array, Array]:
+        return tuple(one.reshape(len(one), 3, -1).sum(axis=2) for one in make(*given))  # type: ignore[return-value]
+
+    return rows
+
+
+def _scored(to_rows: Callable[[Array, Array], Array]) -> Callable[..., tuple[Array, Array]]:
+    """Two runs that predict a skewed score, with normal errors that share a part."""
+
+    def make(rng: np.random.Generator, n: int, noise: tuple[float, float]) -> tuple[Array, Array]:
+        gold, shared = rng.gamma(4.0, 0.5, n), rng.normal(0, 0.3, n)
+        a, b = (to_rows(gold, gold + shared + rng.normal(0, spread, n)) for spread in noise)
+        return a, b
+
+    return make
+
+
+NOISES = ((0.5, 0.5), (0.5, 0.6))
+KIND_EXAMPLES = (50, 200)
+KIND_CASES: dict[str, tuple[measures.Measure, Callable[..., tuple[Array, Array]], tuple[Any, ...]]] = {
+    "macro F1, several labels": (measures.F1_OF_ALL, several_labels, LEVELS[1:]),
+    "micro F1, several labels": (measures.F1_MICRO, _micro(several_labels), LEVELS[1:]),
+    "mean squared error": (measures.MSE, _scored(correlations.squared_errors), NOISES),
+    "Pearson's correlation": (measures.PEARSON, _scored(correlations.pearson_rows), NOISES),
+    "Spearman's correlation": (measures.SPEARMAN, _scored(correlations.spearman_rows), NOISES),
+}
+
+
+def simulate_kinds(draws: int = FEW_DRAWS // 2, resamples: int = FEW_RESAMPLES) -> dict[str, Any]:
+    """As simulate_few, of multi-label and regression runs."""
+    return simulate_few(draws, resamples, KIND_CASES, KIND_EXAMPLES)
+
+
+def simulate_few(
+    draws: int = FEW_DRAWS, resamples: int = FEW_RESAMPLES, cases: Any = None, sizes: tuple[int, ...] = EXAMPLES
+) -> dict[str, Any]:
     """How often the interval of the first run, and that of the difference, hold the truth."""
     found: dict[str, Any] = {"draws": draws, "resamples": resamples, "seed": SEED, "rows": []}
-    for name, (measure, make, levels) in FEW_CASES.items():
+    for name, (measure, make, levels) in (cases or FEW_CASES).items():
         for level in levels:
             truths = _truths(make, level, measure.value)
-            for n in EXAMPLES:
+            for n in sizes:
                 rng, held = np.random.default_rng(SEED), np.zeros(3)
                 for draw in range(draws):
                     a, b = make(rng, n, level)
@@ -218,9 +267,10 @@ def simulate_seeds(draws: int = GROUP_DRAWS) -> dict[str, Any]:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--only", choices=("many", "few", "seeds"))
+    words.add_argument("--only", choices=("many", "few", "seeds", "kinds"))
     only = words.parse_args().only
-    for name, simulation in (("many", simulate), ("few", simulate_few), ("seeds", simulate_seeds)):
+    parts = (("many", simulate), ("few", simulate_few), ("seeds", simulate_seeds), ("kinds", simulate_kinds))
+    for name, simulation in parts:
         if only in (None, name):
             made = simulation()
             found = json.loads(RESULTS.read_text(encoding="utf-8"))  # other parts may have been made meanwhile

@@ -208,10 +208,11 @@ def simulated() -> str:
     return table(head, rows)
 
 
-def simulated_few() -> str:
-    """docs/methods/statistics.md's table of few examples: the least and the greatest coverage over the levels."""
+def simulated_few(part: str = "few") -> str:
+    """docs/methods/statistics.md's table of few examples (and of other kinds of scores): the least and the greatest
+    coverage over the levels."""
     rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in results("comparison")["few"]["rows"]:
+    for row in results("comparison")[part]["rows"]:
         rows.setdefault((row["metric"], row["examples"]), []).append(row)
 
     def ends(found: list[dict[str, Any]], key: str) -> str:
@@ -323,6 +324,7 @@ def pages() -> dict[Path, str]:
         "docs/methods/statistics.md": {
             "comparison": simulated(),
             "few_examples": simulated_few(),
+            "kinds": simulated_few("kinds"),
             "over_seeds": simulated_seeds(),
             "compare_cost": compare_cost(),
         },

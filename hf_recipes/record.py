@@ -134,6 +134,8 @@ class DataFacts:
     label_tokens: int | None = None  # tokens that carry the loss
     lost_label_tokens: int | None = None  # such tokens beyond max_length
     lost_words: int | None = None  # tagged words beyond max_length
+    blank_words: int | None = None  # tagged words without a sub-token, such as blanks
+    labels: Mapping[str, int] | None = None  # rows, or tags, of each label
     bytes: int | None = None  # UTF-8 bytes of the text that is predicted
     fingerprint: str = ""  # hash of the columns that were used
     columns: Mapping[str, str] = field(default_factory=dict)  # those columns, each with the kind of its values
@@ -312,6 +314,7 @@ class RunRecord:
     data_source: str | None = None  # local or hub
     data: Mapping[str, DataFacts] = field(default_factory=dict)  # by split: train, eval, test
     label_names: tuple[str, ...] = ()  # of a classifier, in the order of their numbers
+    label_order: str = ""  # whose order that is: the recipe's, the checkpoint's head's, ...
     batch: Batch | None = None  # what one step trains on
     seed: int | None = None  # of the run
     planned_steps: int | None = None  # optimizer steps that the recipe asks for

@@ -30,6 +30,15 @@ METRICS: Mapping[str, MetricEntry] = MappingProxyType(
             class_name="SpanF1",
             keys=("span_f1", "span_precision", "span_recall", "span_f1_strict"),
         ),
+        "mse": MetricEntry(
+            module="hf_recipes.evaluation.metrics.mse", class_name="Mse", keys=("mse",), lower_is_better=True
+        ),
+        "pearsonr": MetricEntry(
+            module="hf_recipes.evaluation.metrics.pearsonr", class_name="Pearsonr", keys=("pearsonr",)
+        ),
+        "spearmanr": MetricEntry(
+            module="hf_recipes.evaluation.metrics.spearmanr", class_name="Spearmanr", keys=("spearmanr",)
+        ),
         "perplexity": MetricEntry(
             module="hf_recipes.evaluation.metrics.perplexity",
             class_name="Perplexity",

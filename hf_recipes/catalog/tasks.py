@@ -1,13 +1,14 @@
 """The four tasks as plain facts. Imports neither torch nor transformers.
 
 Adding a task is one entry in `TASKS` and one file in `data/` with
-`prepare(splits, tokenizer, recipe, max_length) -> Prepared`.
+`prepare(splits, tokenizer, recipe, max_length, config) -> Prepared`. How its examples are scored is `scored_as`, a key
+of the tables in evaluation/scoring.py, evaluation/scores.py and compare/measures.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,7 @@ class Task:
     default_metrics: tuple[str, ...]
     generates: bool  # whether sample_prompts apply
     module: str  # where prepare() lives
+    scored_as: str  # what is predicted of an example: key of the tables of metrics, scores and measures
     pipeline_tag: str  # of the Hub, for the model card
 
 
@@ -48,6 +50,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 default_metrics=("perplexity", "bits_per_byte"),
                 generates=True,
                 module="hf_recipes.data.causal_lm",
+                scored_as="causal-lm",
                 pipeline_tag="text-generation",
             ),
             _task(
@@ -65,6 +68,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 default_metrics=("perplexity", "bits_per_byte"),
                 generates=True,
                 module="hf_recipes.data.chat",
+                scored_as="chat",
                 pipeline_tag="text-generation",
             ),
             _task(
@@ -73,11 +77,12 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 auto_class="AutoModelForSequenceClassification",
                 peft_task_type="SEQ_CLS",
                 trainers=("TrainingArguments",),
-                columns={"text_column": "text", "label_column": "label"},
+                columns={"text_column": "text", "text_pair_column": "text_pair", "label_column": "label"},
                 metrics=("f1", "accuracy"),
                 default_metrics=("f1", "accuracy"),
                 generates=False,
                 module="hf_recipes.data.text_classification",
+                scored_as="text-classification",
                 pipeline_tag="text-classification",
             ),
             _task(
@@ -86,13 +91,50 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 auto_class="AutoModelForTokenClassification",
                 peft_task_type="TOKEN_CLS",
                 trainers=("TrainingArguments",),
-                columns={"tokens_column": "tokens", "tags_column": "tags"},
+                columns={
+                    "tokens_column": "tokens",
+                    "tags_column": "tags",
+                    "text_column": "text",
+                    "entities_column": "entities",
+                },
                 metrics=("span_f1", "accuracy"),
                 default_metrics=("span_f1", "accuracy"),
                 generates=False,
                 module="hf_recipes.data.token_classification",
+                scored_as="token-classification",
                 pipeline_tag="token-classification",
             ),
         )
     }
 )
+
+# What `model.problem_type` makes of text classification, by transformers' names.
+PROBLEM_TYPES: Mapping[str, Task] = MappingProxyType(
+    {
+        "single_label_classification": TASKS["text-classification"],
+        "multi_label_classification": replace(
+            TASKS["text-classification"],
+            title="multi-label text classification",
+            scored_as="multi-label-classification",
+        ),
+        "regression": replace(
+            TASKS["text-classification"],
+            title="text regression",
+            scored_as="text-regression",
+            metrics=("mse", "pearsonr", "spearmanr"),
+            default_metrics=("mse", "pearsonr", "spearmanr"),
+        ),
+    }
+)
+
+
+def find_task(name: str, model: Any) -> Task | None:
+    """The row of a task as the `model` section of its recipe makes it; None for an unknown name."""
+    stated = model.get("problem_type") if isinstance(model, Mapping) else None
+    variant = PROBLEM_TYPES.get(stated) if isinstance(stated, str) else None
+    return variant if variant is not None and variant.name == name else TASKS.get(name)
+
+
+def task_of(recipe: Any) -> Task:
+    """The row of a recipe's task, as its `model` section makes it. Raises KeyError for an unknown one."""
+    return find_task(recipe.task, recipe.section("model")) or TASKS[recipe.task]

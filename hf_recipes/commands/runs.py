@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import find_task
 from hf_recipes.common import run_lock
 from hf_recipes.common.text import GIB, join_words
 from hf_recipes.compare.runs import find_scores
@@ -107,7 +107,7 @@ def _find_interval(folder: Path, record: RunRecord) -> MetricInterval | None:
 
 def _main_metric(record: RunRecord) -> str:
     """The first of the task's metrics that the run reports; "" if it reports none."""
-    task, reported = TASKS.get(record.task), record.metrics.of("eval")
+    task, reported = find_task(record.task, record.recipe.sections.get("model")), record.metrics.of("eval")
     names = task.metrics if task else ()
     return next((name for name in names if math.isfinite(reported.get(f"eval_{name}", math.nan))), "")
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hf_recipes.common.typed_json import to_json
-from hf_recipes.compare.measures import label_rows
+from hf_recipes.compare.measures import F1_OF_ALL, SPAN_F1, available, entities, label_rows
 from hf_recipes.compare.runs import RUN_KEYS, Run
+from hf_recipes.data.tag_schemes import type_of
 from hf_recipes.evaluation.metrics.functions import IGNORED
 from hf_recipes.evaluation.scores import Scores
 from hf_recipes.record import RunRecord
@@ -51,7 +52,16 @@ class ChangedExamples:
 def find_changed_examples(first: Scores, second: Scores) -> ChangedExamples:
     """What the second run gets right that the first does not, and the other way round. Rows are aligned."""
     ids = first.table["id"].to_pylist()
-    if first.task == "text-classification":
+    if first.task == "multi-label-classification":
+        correct = [scores.table["correct"].to_numpy(zero_copy_only=False) for scores in (first, second)]
+        up, down = np.flatnonzero(~correct[0] & correct[1]), np.flatnonzero(correct[0] & ~correct[1])
+        gold, a, b = (t[c].to_pylist() for t, c in ((first.table, "gold"), (first.table, "predicted"),
+                                                    (second.table, "predicted")))  # fmt: skip
+
+        def describe(i: int) -> str:
+            shown = [", ".join(first.label_names[n] for n in one[i]) or "none" for one in (gold, a, b)]
+            return f"{shown[0]}: {shown[1]} -> {shown[2]}"
+    elif first.task == "text-classification":
         names = first.label_names
         gold, a, b = (
             t[c].to_numpy() for t, c in ((first.table, "gold"), (first.table, "predicted"), (second.table, "predicted"))
@@ -63,6 +73,9 @@ def find_changed_examples(first: Scores, second: Scores) -> ChangedExamples:
     else:
         if first.task == "token-classification":
             change, unit = _right_tags(second) - _right_tags(first), "tags"
+        elif first.task == "text-regression":
+            change = _absolute_errors(first) - _absolute_errors(second)
+            unit = "of error"
         else:
             # a token is another piece of text in another tokenizer: then by the bytes
             same = first.table["n_tokens"].equals(second.table["n_tokens"])
@@ -92,12 +105,23 @@ def _right_tags(scores: Scores) -> np.ndarray:
     return np.array([sum(g == p for g, p in zip(*row, strict=True)) for row in zip(gold, predicted, strict=True)])
 
 
+def _absolute_errors(scores: Scores) -> np.ndarray:
+    gold, predicted = (scores.table[name].to_numpy() for name in ("gold", "predicted"))
+    found: np.ndarray = np.abs(predicted - gold)
+    return found
+
+
 def score_labels(*every: Scores) -> tuple[LabelRow, ...]:
-    """Each label's precision, recall and F1 in every run; () for language models."""
+    """Each label's precision, recall and F1 in every run, of tags with prefixes each entity type's (over entities, as
+    span_f1 counts them); () for language models."""
     names = every[0].label_names
     if not names:
         return ()
-    tables = [_counts(scores, len(names)) for scores in every]
+    if has_entities(every[0]):
+        names = tuple(sorted({type_of(tag) for tag in names} - {"O"}))
+        tables = [_count_entities(scores, names) for scores in every]
+    else:
+        tables = [_counts(scores, len(names)) for scores in every]
     return tuple(
         LabelRow(
             label=name,
@@ -108,8 +132,27 @@ def score_labels(*every: Scores) -> tuple[LabelRow, ...]:
     )
 
 
+def has_entities(scores: Scores) -> bool:
+    """Whether its labels are tags of entities."""
+    return scores.task == "token-classification" and SPAN_F1 in available(scores.task, [scores])
+
+
+def _count_entities(scores: Scores, types: Sequence[str]) -> np.ndarray:
+    """(3, K): entities of each type that are found, predicted, there."""
+    place = {name: i for i, name in enumerate(types)}
+    found = np.zeros((3, len(types)))
+    for there, said in entities(scores):
+        for row, some in enumerate((there & said, said, there)):
+            for name, _, _ in some:
+                found[row, place[name]] += 1
+    return found
+
+
 def _counts(scores: Scores, labels: int) -> np.ndarray:
     """(3, K): true positives, predicted, gold."""
+    if scores.task == "multi-label-classification":
+        summed: np.ndarray = F1_OF_ALL.rows(scores).sum(axis=0).reshape(3, labels)
+        return summed
     gold, predicted = _arrays(scores)
     found: np.ndarray = label_rows([gold], [predicted], labels).reshape(3, labels)
     return found
@@ -129,20 +172,32 @@ def _rates(hits: float, predicted: float, gold: float) -> tuple[float, float, fl
     return float(precision), float(recall), float(2 * hits / both if both else 0.0)
 
 
+def confusion_labels(scores: Scores) -> tuple[str, ...]:
+    """Rows and columns of `count_confusions`: the labels; of tags with prefixes O and the entity types."""
+    if not has_entities(scores):
+        return scores.label_names
+    return tuple(dict.fromkeys(["O", *sorted({type_of(tag) for tag in scores.label_names} - {"O"})]))
+
+
 def count_confusions(scores: Scores) -> np.ndarray | None:
-    """(K, K) counts, rows gold, columns predicted; None for language models."""
-    if not scores.label_names:
+    """(K, K) counts, rows gold, columns predicted; None for language models and where an example has several labels."""
+    if not scores.label_names or scores.task == "multi-label-classification":
         return None
-    count = len(scores.label_names)
+    names = confusion_labels(scores)
+    count = len(names)
     gold, predicted = _arrays(scores)
+    if names != scores.label_names:
+        numbers = np.array([names.index(type_of(tag)) for tag in scores.label_names])
+        predicted = numbers[predicted]
+        gold = np.where(gold == IGNORED, IGNORED, numbers[gold])
     kept = gold != IGNORED
     found = np.bincount(gold[kept] * count + predicted[kept], minlength=count * count)
     return found.reshape(count, count)
 
 
 def measure_calibration(scores: Scores) -> Calibration | None:
-    """Confidence against accuracy of a text classifier in BINS bins of confidence (Guo et al. 2017)."""
-    if "probabilities" not in scores.table.column_names:
+    """Confidence against accuracy of a text classifier of one label in BINS bins of confidence (Guo et al. 2017)."""
+    if scores.task != "text-classification":
         return None
     column = scores.table["probabilities"].combine_chunks()
     probabilities = column.flatten().to_numpy(zero_copy_only=False).reshape(len(scores.table), -1)

@@ -34,7 +34,13 @@ def compute_interval(measure: Measure, rows: np.ndarray, draws: np.ndarray) -> I
     value = float(measure.value(rows.sum(axis=0)))
     if measure.units is not None and small_samples.has_few(value, len(rows)):
         return small_samples.wilson(value, measure.units(rows), draws)
-    if measure.slope is not None and len(rows) < small_samples.FEW:
+    return _interval_by_size(measure, rows, value, draws)
+
+
+def _interval_by_size(measure: Measure, rows: np.ndarray, value: float, draws: np.ndarray) -> Interval:
+    if measure.positive:
+        return small_samples.jackknife_of_logarithm(rows)
+    if measure.linear or (measure.slope is not None and len(rows) < small_samples.FEW):
         return small_samples.jackknife(rows, measure.value)
     return interval(value, draws)
 
@@ -55,8 +61,8 @@ def intervals_of_pair(
 ) -> tuple[tuple[Interval, Interval], Interval]:
     """Of each run's value, and of their difference. `draws`: resampled sums of both, if they are drawn already."""
     value, slope = measure.value, measure.slope
-    if slope is not None and len(a) < small_samples.FEW:
-        ends = (small_samples.jackknife(a, value), small_samples.jackknife(b, value))
+    if measure.linear or (slope is not None and len(a) < small_samples.FEW):
+        ends = (_interval_by_size(measure, a, 0.0, np.zeros(0)), _interval_by_size(measure, b, 0.0, np.zeros(0)))
         return ends, small_samples.jackknife_difference(a, b, value)
     middle = float(value(b.sum(axis=0)) - value(a.sum(axis=0)))
     if slope is not None:

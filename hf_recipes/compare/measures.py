@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
+from hf_recipes.compare import correlations
+from hf_recipes.data.tag_schemes import Span, find_scheme, spans
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation.metrics.functions import IGNORED, scheme_of
+from hf_recipes.evaluation.metrics.functions import IGNORED
 from hf_recipes.evaluation.scores import Scores
 
 Array = np.ndarray
@@ -29,6 +31,8 @@ class Measure:
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array] | None = None  # of a value of the ratio of two sums: its derivative by the ratio
     units: Callable[[Array], Array] | None = None  # of a share: rows -> (N, L), things that each example has of a label
+    linear: bool = False  # rows are each example's share of the value: the jackknife holds at any number of examples
+    positive: bool = False  # a mean of values that are never negative: a run's interval is that of its logarithm
     extremes: Callable[[Array], tuple[Array, Array]] | None = None  # of a share: rows -> examples all right, all wrong
 
     @property
@@ -73,6 +77,14 @@ def macro_f1(sums: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         each = np.where(both > 0, 2 * hits / np.where(both > 0, both, 1), 0.0)
         found: Array = each.sum(axis=-1) / (both > 0).sum(axis=-1)
+    return found
+
+
+def macro_f1_of_all(sums: Array) -> Array:
+    """As macro_f1, over all K labels: scikit-learn's of multi-label indicators."""
+    hits, predicted, gold = np.split(sums, 3, axis=-1)
+    both = predicted + gold
+    found: Array = np.where(both > 0, 2 * hits / np.where(both > 0, both, 1), 0.0).mean(axis=-1)
     return found
 
 
@@ -168,7 +180,9 @@ def _lists(column: Any) -> list[Array]:
 
 
 def _class_rows(scores: Scores) -> Array:
-    """label_rows of one label an example, without a loop."""
+    """label_rows of one label an example, or of any number, without a loop."""
+    if scores.task == "multi-label-classification":
+        return _indicator_rows(scores)
     if scores.task != "text-classification":
         return label_rows(*_columns(scores), len(scores.label_names))
     gold, predicted = (scores.table[name].to_numpy() for name in ("gold", "predicted"))
@@ -182,8 +196,19 @@ def _class_rows(scores: Scores) -> Array:
     return found.reshape(n, 3 * labels)
 
 
+def _indicator_rows(scores: Scores) -> Array:
+    """(N, 3K) of examples that have several labels."""
+    n, labels = len(scores.table), len(scores.label_names)
+    found = np.zeros((n, 3, labels))
+    for place, lists in zip((2, 1), _columns(scores), strict=True):
+        owner = np.repeat(np.arange(n), [len(one) for one in lists])
+        found[owner, place, np.concatenate(lists)] = 1
+    found[:, 0] = found[:, 1] * found[:, 2]
+    return found.reshape(n, 3 * labels)
+
+
 def _correct_rows(scores: Scores) -> Array:
-    if scores.task == "text-classification":
+    if "correct" in scores.table.column_names:
         correct = scores.table["correct"].to_numpy()
         return np.stack([correct, np.ones(len(correct))], axis=1).astype(float)
     gold, predicted = _columns(scores)
@@ -196,26 +221,21 @@ def _micro_rows(scores: Scores) -> Array:
     return found
 
 
+def entities(scores: Scores, strict: bool = False) -> list[tuple[set[Span], set[Span]]]:
+    """Of each example, the entities that are there and those that are predicted."""
+    names, columns = scores.label_names, _columns(scores)
+    gold, predicted = ([[names[tag] for tag in tags] for tags in column] for column in columns)
+    scheme = scores.scheme or find_scheme(gold, names).name
+    return [
+        (spans(there, scheme, strict=strict), spans(said, scheme, strict=strict))
+        for there, said in zip(gold, predicted, strict=True)
+    ]
+
+
 def _span_rows(scores: Scores, strict: bool) -> Array:
     """(N, 3): spans found, spans predicted, spans there."""
-    from seqeval import scheme as schemes
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    names = scores.label_names
-    name, letters = scheme_of(set(names))
-
-    def spans(tags: Array) -> set[Any]:
-        read = [letters.get(names[tag][0], names[tag][0]) + names[tag][1:] for tag in tags]
-        if not strict:
-            return set(get_entities(read))
-        kept = schemes.Entities([read], getattr(schemes, name)).entities[0]
-        return {entity.to_tuple()[1:] for entity in kept}
-
-    found = np.zeros((len(scores.table), 3))
-    for i, (gold, predicted) in enumerate(zip(*_columns(scores), strict=True)):
-        there, said = spans(gold), spans(predicted)
-        found[i] = len(there & said), len(said), len(there)
-    return found
+    found = [(len(there & said), len(said), len(there)) for there, said in entities(scores, strict)]
+    return np.array(found, float).reshape(-1, 3)
 
 
 def _pair(first: str, second: str) -> Callable[[Scores], Array]:
@@ -224,6 +244,20 @@ def _pair(first: str, second: str) -> Callable[[Scores], Array]:
         return np.stack(parts, axis=1)
 
     return rows
+
+
+def _score_rows(rows: Callable[[Array, Array], Array]) -> Callable[[Scores], Array]:
+    """Of gold and predicted scores."""
+
+    def of(scores: Scores) -> Array:
+        return rows(scores.table["gold"].to_numpy(), scores.table["predicted"].to_numpy())
+
+    return of
+
+
+def one(sums: Array) -> Array:
+    """The derivative of a ratio by itself."""
+    return np.ones(sums.shape[:-1])
 
 
 ACCURACY = Measure(name="accuracy", rows=_correct_rows, value=ratio, units=_ratio_units, extremes=_ratio_extremes)
@@ -246,6 +280,22 @@ SPAN_F1_STRICT = Measure(
     units=_micro_units,
     extremes=_micro_extremes,
 )
+F1_OF_ALL = Measure(name="f1", rows=_class_rows, value=macro_f1_of_all, units=_label_units, extremes=_label_extremes)
+MSE = Measure(name="mse", rows=_score_rows(correlations.squared_errors), value=ratio, slope=one, positive=True)
+PEARSON = Measure(
+    name="pearsonr",
+    rows=_score_rows(correlations.pearson_rows),
+    value=correlations.tanh_of_mean,
+    slope=correlations.tanh_slope,
+    linear=True,
+)
+SPEARMAN = Measure(
+    name="spearmanr",
+    rows=_score_rows(correlations.spearman_rows),
+    value=correlations.tanh_of_mean,
+    slope=correlations.tanh_slope,
+    linear=True,
+)
 PERPLEXITY = Measure(
     name="perplexity",
     rows=_pair("nll_sum", "n_tokens"),
@@ -256,6 +306,8 @@ BITS_PER_BYTE = Measure(name="bits_per_byte", rows=_pair("nll_sum", "n_bytes"), 
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "text-classification": (F1, ACCURACY, F1_MICRO, F1_WEIGHTED),
+    "multi-label-classification": (F1_OF_ALL, ACCURACY, F1_MICRO, F1_WEIGHTED),
+    "text-regression": (MSE, PEARSON, SPEARMAN),
     "token-classification": (SPAN_F1, SPAN_F1_STRICT, ACCURACY, F1),
     "causal-lm": (PERPLEXITY, BITS_PER_BYTE),
     "chat": (PERPLEXITY, BITS_PER_BYTE),
@@ -274,9 +326,9 @@ def available(task: str, every: Sequence[Scores]) -> list[Measure]:
 
 
 def _are_spans(tags: Sequence[str]) -> bool:
-    """Whether seqeval has a scheme for the tags."""
+    """Whether the tags belong to a scheme."""
     try:
-        scheme_of(set(tags))
+        find_scheme([], tags)
     except RecipeError:
         return False
     return True

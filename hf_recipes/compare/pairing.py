@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False,
 
     common: compare over the examples that all runs have, where their evaluation data differ.
     """
-    tasks = sorted({run.task for run in runs})
+    tasks = sorted({run.scored_as for run in runs})
     if len(tasks) > 1:
         raise RecipeError.at(WHERE, f"runs of different tasks cannot be compared: {', '.join(tasks)}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -59,7 +59,7 @@ def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False,
     notes = [f"{run.name} diverged: {run.record.diverged}" for run in runs if run.record.diverged]
     stretched = _pair_stretches(runs, every, split, notes)
     every = stretched or _align_examples(runs, every, common, notes)
-    measures = available(runs[0].task, every)
+    measures = available(runs[0].scored_as, every)
     if PERPLEXITY in measures and (stretched or not _same_tokens(every)):
         measures.remove(PERPLEXITY)
         notes.append("perplexity is left out: the runs have different tokens, or predict different ones")
@@ -69,7 +69,7 @@ def pair_runs(runs: Sequence[Run], *, split: str = "eval", common: bool = False,
                 "perplexity cannot be compared across tokenizers, and the number of bytes of the text is not known",
             )
     if metric is not None:
-        measures = [_choose_measure(metric, measures, runs[0].task)]
+        measures = [_choose_measure(metric, measures, runs[0].scored_as)]
     return Paired(runs=tuple(runs), split=split, scores=tuple(every), measures=tuple(measures), notes=tuple(notes))
 
 
@@ -166,7 +166,7 @@ def _reorder(scores: Scores, order: dict[str, int]) -> Scores:
         if name in order:
             places[order[name]] = row
     table = scores.table.take(places)
-    return Scores(task=scores.task, label_names=scores.label_names, table=table)
+    return replace(scores, table=table)
 
 
 def _same_tokens(every: Sequence[Scores]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.catalog.tasks import find_task
 from hf_recipes.common.files import describe_special_file
 from hf_recipes.common.text import format_value
 from hf_recipes.errors import Diagnostic, RecordError
@@ -36,6 +37,12 @@ class Run:
     @property
     def task(self) -> str:
         return self.record.task
+
+    @property
+    def scored_as(self) -> str:
+        """What is predicted of its examples: key of the tables of measures and scores."""
+        task = find_task(self.record.task, self.sections.get("model"))
+        return task.scored_as if task is not None else self.record.task
 
     @property
     def sections(self) -> Mapping[str, Any]:

@@ -120,6 +120,16 @@ def jackknife(rows: Array, value: Value, level: float = LEVEL) -> Interval:
     return Interval(value=middle, low=low, high=high, error=_jackknife_error(value(ratios)))
 
 
+def jackknife_of_logarithm(rows: Array, level: float = LEVEL) -> Interval:
+    """As `jackknife`, of a mean of values that are never negative, rows (N, 2) of [value, 1]: on the logarithm's scale,
+    where their skewness does least harm (squared errors have a chi-square's)."""
+    mean = float(rows[:, 0].sum() / max(rows[:, 1].sum(), 1e-300))
+    if not mean > 0:
+        return Interval(value=mean, low=mean, high=mean, error=0.0)
+    shares = np.stack([np.log(mean) + (rows[:, 0] - mean) / mean, rows[:, 1]], axis=1)
+    return jackknife(shares, lambda sums: np.exp(sums[..., 0] / sums[..., 1]), level)
+
+
 def jackknife_difference(first: Array, second: Array, value: Value, level: float = LEVEL) -> Interval:
     """As `jackknife`, of value(second) - value(first)."""
     from scipy.special import stdtrit

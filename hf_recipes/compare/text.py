@@ -65,7 +65,7 @@ def _say_what_disagrees(finding: Finding) -> str:
 def describe_comparison(comparison: Comparison) -> list[str]:
     """What the terminal shows."""
     paired, first = comparison.paired, comparison.sides[0]
-    shown = [f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by content"]
+    shown = [f"{paired.runs[0].scored_as}, {paired.examples:,} examples of the {paired.split} split, paired by content"]
     for side, findings in zip(comparison.sides[1:], comparison.findings, strict=True):
         shown += ["", f"{side.name} against {first.name}"]
         shown += [f"  {describe_finding(finding, first.name, side.name)}" for finding in findings[:SHOWN]]
@@ -78,7 +78,7 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     """The whole comparison as JSON values."""
     paired = comparison.paired
-    found: dict[str, Any] = {"task": paired.runs[0].task, "split": paired.split, "examples": paired.examples}
+    found: dict[str, Any] = {"task": paired.runs[0].scored_as, "split": paired.split, "examples": paired.examples}
     found |= {
         "resamples": comparison.resamples,
         "seed": comparison.seed,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOKENS_AT_ONCE = 1_000_000
 
 
-def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
+def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
     """Rows of text (or of `input_ids`, already tokenized) to rows of `input_ids` and `labels` of at most `max_length`.
 
     Empty documents are left out and counted. Evaluation rows carry `bytes`: the UTF-8 bytes of the tokens that are

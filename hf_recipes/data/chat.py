@@ -30,7 +30,7 @@ PLAIN_TEMPLATE = (
 )
 
 
-def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int) -> Prepared:
+def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
     """Rows (messages, or prompt and completion) to `input_ids` and `labels` (-100 except on answers), cut to
     `max_length` tokens.
 

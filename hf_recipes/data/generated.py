@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 
 if TYPE_CHECKING:
     from hf_recipes.data.splits import Splits
@@ -16,6 +16,13 @@ FIRST = ("the", "a", "of", "and", "to")  # the vocabulary of generated rows; tho
 SECOND = ("in", "time", "man", "day")
 THIRD = ("sea", "house", "light", "water", "long", "good", "new", "little", "great", "old", "small")
 WORDS = (*FIRST, *SECOND, *THIRD)
+
+
+LABELS: dict[str, Any] = {  # of text classification, by what is predicted
+    "text-classification": lambda count: [("no", "yes")[i % 2] for i in range(count)],
+    "multi-label-classification": lambda count: [(["no"], ["yes"], ["no", "yes"])[i % 3] for i in range(count)],
+    "text-regression": lambda count: [i % 7 / 2 for i in range(count)],
+}
 
 
 def generate_splits(recipe: Recipe) -> Splits:
@@ -39,10 +46,18 @@ def generate_splits(recipe: Recipe) -> Splits:
                 columns[names["input_ids_column"]] = [draw.choices(range(1, 257), k=len(text)) for text in texts]
         elif recipe.task == "text-classification":
             columns[names["text_column"]] = [" ".join(text) for text in texts]
-            columns[names["label_column"]] = [("no", "yes")[i % 2] for i in range(count)]
+            if recipe.get("dataset.text_pair_column"):
+                columns[names["text_pair_column"]] = [" ".join(sentence()) for _ in range(count)]
+            columns[names["label_column"]] = LABELS[task_of(recipe).scored_as](count)
         elif recipe.task == "token-classification":
-            columns[names["tokens_column"]] = texts
-            columns[names["tags_column"]] = [["B-X" if word in SECOND else "O" for word in text] for text in texts]
+            if recipe.get("dataset.entities_column"):
+                columns[names["text_column"]] = [" ".join(text) for text in texts]
+                columns[names["entities_column"]] = [
+                    [{"start": 0, "end": len(text[0]), "label": "X"}] for text in texts
+                ]
+            else:
+                columns[names["tokens_column"]] = texts
+                columns[names["tags_column"]] = [["B-X" if word in SECOND else "O" for word in text] for text in texts]
         elif recipe.get("dataset.prompt_column"):
             columns[names["prompt_column"]] = [" ".join(text[:3]) for text in texts]
             columns[names["completion_column"]] = [" " + text[-1] for text in texts]

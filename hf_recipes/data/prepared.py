@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,12 +22,10 @@ class SplitStats:
     bytes: int | None = None  # UTF-8 bytes of the text that is predicted
     label_tokens: int | None = None  # tokens that carry the loss
     lost_label_tokens: int | None = None  # chat: answer tokens beyond max_length
-    lost_words: int | None = None  # token-classification: words beyond max_length, or without a sub-token
+    lost_words: int | None = None  # token-classification: words beyond max_length
+    blank_words: int | None = None  # token-classification: words without a sub-token, such as blanks
     cut_rows: int | None = None  # text-classification: texts longer than max_length
-
-    def counts(self) -> dict[str, int]:
-        """The counts that this task has, by name."""
-        return {name: count for name, count in asdict(self).items() if count is not None}
+    labels: Mapping[str, int] | None = None  # classifiers: rows, or tags, of each label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,9 @@ class Prepared:
     collator: Callable[..., Any]
     config: Mapping[str, Any]  # fields of the model's config that the data decides: num_labels, id2label, label2id
     label_names: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None  # of the loss, one a label
+    tag_scheme: str = ""  # of entities, by the train split's tags: a name of data/tag_schemes.py
+    label_order: str = ""  # whose order it is: "the checkpoint's head's"
     stats: Mapping[str, SplitStats]  # "train" | "eval" | "test"
     ids: Mapping[str, list[str]]  # "eval" | "test" -> one content id a row, in order
     row_bytes: Mapping[str, list[int]]  # "eval" | "test" -> UTF-8 bytes that each row predicts; {} for classifiers

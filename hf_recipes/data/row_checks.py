@@ -109,7 +109,7 @@ def _check_overlap(recipe: Recipe, prepared: Prepared, say: Callable[[str], None
     rows, columns = source.rows, list(source.columns)
     if rows.num_rows > COMPARED:
         rows = rows.select(range(COMPARED))
-    inputs = columns[:1] if not TASKS[recipe.task].generates else columns  # another label does not make another text
+    inputs = columns[:-1] if not TASKS[recipe.task].generates else columns  # another label does not make another text
     trained = set(row_ids(rows, inputs))
     for split, other in prepared.sources.items():
         if split == "train":

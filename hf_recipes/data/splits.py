@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line, nearest
+from hf_recipes.data.conll import load_conll
 from hf_recipes.data.load import file_names, load
 from hf_recipes.errors import DataError, Diagnostic
 from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
@@ -138,7 +139,9 @@ def load_splits(recipe: Recipe) -> Splits:
     if errors:
         raise DataError(errors)
     arguments = loader_arguments(recipe)
-    parts = load(recipe, arguments.pop("path"), arguments)
+    path = arguments.pop("path")
+    conll = recipe.get("dataset.format") == "conll"
+    parts = load_conll(recipe, arguments) if conll else load(recipe, path, arguments)
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)

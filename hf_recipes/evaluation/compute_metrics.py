@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_recipes.errors import DataError, ModelError
 from hf_recipes.evaluation import metrics
-from hf_recipes.evaluation.metrics.functions import IGNORED, mean_nll
+from hf_recipes.evaluation.metrics.functions import IGNORED, mean_nll, probabilities
 
 Metrics = dict[str, float]
 ComputeMetrics = Callable[[Any], Metrics]  # transformers.EvalPrediction -> names without the prefix "eval_"
@@ -71,16 +71,51 @@ def classification_compute_metrics(names: Sequence[str], label_names: Sequence[s
     return compute
 
 
+def multi_label_compute_metrics(
+    names: Sequence[str], label_names: Sequence[str], threshold: float = 0.5
+) -> ComputeMetrics:
+    """For (N, L) logits and (N, L) labels of 0 and 1: {"loss"}, the mean of the binary cross-entropy over examples and
+    labels, and the metrics `names`. A label counts as predicted from the probability `threshold` on. L is
+    len(label_names); raises ModelError for another L."""
+
+    def compute(prediction: Any) -> Metrics:
+        logits, gold = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
+        if logits.shape[-1] != len(label_names):
+            _check_labels(np.zeros(0, int), logits.shape[-1], label_names)
+        nll = np.logaddexp(0, logits) - logits * gold
+        found = {"loss": float(nll.mean())}
+        for name in names:
+            predicted = probabilities(logits) >= threshold
+            found.update(metrics.compute(name, predictions=predicted, references=gold, multilabel=True))
+        return found
+
+    return compute
+
+
+def regression_compute_metrics(names: Sequence[str]) -> ComputeMetrics:
+    """For (N, 1) predicted and (N,) true scores: {"loss"}, the mean squared error, and the metrics `names`."""
+
+    def compute(prediction: Any) -> Metrics:
+        scores = {"predictions": prediction.predictions, "references": prediction.label_ids}
+        found = {"loss": metrics.compute("mse", **scores)["mse"]}
+        for name in names:
+            found.update(metrics.compute(name, **scores))
+        return found
+
+    return compute
+
+
 def tags_and_rows(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """preprocess_logits_for_metrics of token classification: (B, S) predicted tags and (B, 2) rows, no (B, S, C)."""
     logits = keep_logits(logits, labels)
     return logits.argmax(dim=-1), _nll_rows(logits, labels)
 
 
-def token_compute_metrics(names: Sequence[str], label_names: Sequence[str]) -> ComputeMetrics:
+def token_compute_metrics(names: Sequence[str], label_names: Sequence[str], scheme: str = "") -> ComputeMetrics:
     """For what `tags_and_rows` gives and (N, S) labels: {"loss"} as the exact mean over tags, and the metrics `names`.
 
-    span_f1 reads tags (label_names[i]), accuracy and f1 the integers; -100 is left out. Raises DataError for a label
+    span_f1 reads tags (label_names[i]) by `scheme` (that of the labels where it is
+    ""), accuracy and f1 the integers; -100 is left out. Raises DataError for a label
     outside 0..len(label_names)-1.
     """
 
@@ -89,9 +124,10 @@ def token_compute_metrics(names: Sequence[str], label_names: Sequence[str]) -> C
         _check_labels(gold, len(label_names), label_names)
         found = {"loss": mean_nll(rows)}
         for name in names:
-            inputs = {"predictions": predicted, "references": gold}
+            inputs: dict[str, Any] = {"predictions": predicted, "references": gold}
             if name == "span_f1":
                 inputs = {key: tag_names(ids, gold, label_names) for key, ids in inputs.items()}
+                inputs["scheme"] = scheme
             found.update(metrics.compute(name, **inputs))
         return found
 

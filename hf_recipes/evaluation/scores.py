@@ -2,6 +2,9 @@
 
 Columns by task, after `id` (string, fingerprint of the example's content):
   text-classification   gold, predicted (int32, index into label_names), correct (bool), probabilities (list of float32)
+  multi-label-classification  gold, predicted (lists of int32, index into label_names), correct (bool: all of them),
+                        probabilities (list of float32, one a label)
+  text-regression       gold, predicted (float64)
   token-classification  gold, predicted (lists of int32, index into label_names), nll_sum (nats), n_tokens
   causal-lm, chat       nll_sum (float64, nats), n_tokens, n_bytes (UTF-8 bytes of the predicted text; null if unknown)
 The texts of the examples are in another file (`write_examples`: id, text), since scores are pushed and texts are not.
@@ -20,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_recipes.common.text import first_line
+from hf_recipes.data.tag_schemes import SEQEVAL
 from hf_recipes.errors import DataError, RecordError
-from hf_recipes.evaluation.metrics.functions import IGNORED
+from hf_recipes.evaluation.metrics.functions import IGNORED, probabilities
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +44,7 @@ class Scores:
     task: str
     label_names: tuple[str, ...]
     table: pa.Table
+    scheme: str = ""  # of tags; "" for other tasks, and in files written before it was stored
 
 
 def score_batches(
@@ -49,18 +54,21 @@ def score_batches(
     predictions: Any,
     label_ids: Any = None,
     n_bytes: Sequence[int] | None = None,
+    threshold: float = 0.5,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
     """An evaluation's arrays as batches for `write_scores`; converts batch_rows examples at a time.
 
-    predictions: what Trainer gives compute_metrics: (N, C) logits for text-classification; ((N, S) tags, (N, 2) rows)
-    for token-classification; (N, 2) [nll_sum, n_tokens] for causal-lm and chat. label_ids: (N,) or (N, S), -100 is left
-    out; not needed for causal-lm and chat. Raises DataError if ids and rows differ in number, KeyError for a task
-    without scores.
+    task: a Task's `scored_as`. predictions: what Trainer gives compute_metrics: (N, C) logits for text-classification,
+    (N, L) for multi-label-classification (predicted from `threshold` on), (N, 1) for text-regression; ((N, S) tags,
+    (N, 2) rows) for token-classification; (N, 2) [nll_sum, n_tokens] for causal-lm and chat. label_ids: (N,), (N, L) or
+    (N, S), -100 is left out; not needed for causal-lm and chat. Raises DataError if ids and rows differ in number,
+    KeyError for a task without scores.
     """
     convert = _CONVERT[task]
+    more = {"threshold": threshold} if convert is _multi_label else {}
     arrays = [np.asarray(part) for part in (predictions if isinstance(predictions, tuple) else (predictions,))]
-    if task in ("text-classification", "token-classification"):
+    if label_ids is not None and convert is not _causal_lm:
         arrays.append(np.asarray(label_ids))
     elif n_bytes is not None:
         arrays.append(np.asarray(n_bytes))
@@ -69,11 +77,16 @@ def score_batches(
         raise DataError.at("per-example scores", f"{len(ids)} ids for arrays of {counts} rows")
     for start in range(0, len(ids), batch_rows):
         stop = start + batch_rows
-        yield convert(list(ids[start:stop]), *(part[start:stop] for part in arrays))
+        yield convert(list(ids[start:stop]), *(part[start:stop] for part in arrays), **more)
 
 
 def write_scores(
-    path: str | os.PathLike[str], task: str, batches: Iterable[pa.RecordBatch], *, label_names: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    task: str,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    label_names: Sequence[str] = (),
+    scheme: str = "",
 ) -> int:
     """Stream batches into one Parquet file, which is complete or absent; returns the number of rows.
 
@@ -81,7 +94,7 @@ def write_scores(
     """
     import pyarrow.parquet as pq
 
-    about = {"version": VERSION, "task": task, "label_names": list(label_names)}
+    about = {"version": VERSION, "task": task, "label_names": list(label_names), "scheme": scheme}
     part, writer, rows = f"{os.fspath(path)}.part", None, 0
     try:
         for batch in batches:
@@ -120,6 +133,8 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
         raise RecordError.at(name, "a Parquet file, but not one of per-example scores")
     try:
         about = json.loads(written)
+        scheme = about.get("scheme", "")
+        scheme = scheme if scheme in SEQEVAL else ""
         version, task, labels = int(about["version"]), str(about["task"]), tuple(map(str, about["label_names"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RecordError.at(name, "a Parquet file, but not one of per-example scores") from None
@@ -127,7 +142,7 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
         raise RecordError.at(
             name, f"scores of version {version}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
-    return Scores(task=task, label_names=labels, table=table)
+    return Scores(task=task, label_names=labels, table=table, scheme=scheme)
 
 
 def write_examples(path: str | os.PathLike[str], ids: Sequence[str], texts: Iterable[str]) -> None:
@@ -183,6 +198,36 @@ def _text_classification(ids: list[str], logits: np.ndarray, gold: np.ndarray) -
     )
 
 
+def _multi_label(ids: list[str], logits: np.ndarray, gold: np.ndarray, threshold: float) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    exact = probabilities(logits)
+    predicted, there = exact >= threshold, gold > 0.5
+
+    def lists(chosen: np.ndarray) -> pa.ListArray:
+        starts = pa.array(np.concatenate([[0], chosen.sum(axis=1).cumsum()]).astype(np.int32))
+        return pa.ListArray.from_arrays(starts, pa.array(np.nonzero(chosen)[1].astype(np.int32)))
+
+    flat = pa.array(exact.astype(np.float32).ravel())
+    return pa.record_batch(
+        {
+            "id": ids,
+            "gold": lists(there),
+            "predicted": lists(predicted),
+            "correct": (predicted == there).all(axis=1),
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+        }
+    )
+
+
+def _text_regression(ids: list[str], scores: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.record_batch(
+        {"id": ids, "gold": gold.astype(np.float64), "predicted": scores.astype(np.float64).reshape(-1)}
+    )
+
+
 def _token_classification(ids: list[str], tags: np.ndarray, rows: np.ndarray, gold: np.ndarray) -> pa.RecordBatch:
     import pyarrow as pa
 
@@ -208,6 +253,8 @@ def _nll(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 _CONVERT: dict[str, Any] = {
     "text-classification": _text_classification,
+    "multi-label-classification": _multi_label,
+    "text-regression": _text_regression,
     "token-classification": _token_classification,
     "causal-lm": _causal_lm,
     "chat": _causal_lm,

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import Task
+from hf_recipes.data.tag_schemes import is_prefixed
 from hf_recipes.errors import DataError
 from hf_recipes.evaluation import compute_metrics as of_trainer
-from hf_recipes.evaluation.compute_metrics import RecordingMetrics
+from hf_recipes.evaluation.compute_metrics import ComputeMetrics, RecordingMetrics
 from hf_recipes.evaluation.scores import EXAMPLES, score_batches, write_examples, write_scores
 
 if TYPE_CHECKING:
@@ -24,13 +25,17 @@ DECODED = 100  # tokens: more than a report shows
 class Scoring:
     """The metrics of one run's evaluation splits ("eval", and "test" if there is one), and their per-example rows."""
 
-    def __init__(self, task: str, prepared: Prepared, names: Sequence[str], location: str = "metrics"):
-        """`location`: of `metrics` in the recipe. Raises DataError for a metric that these labels cannot have."""
+    def __init__(
+        self, task: Task, prepared: Prepared, names: Sequence[str], location: str = "metrics", threshold: float = 0.5
+    ):
+        """`location`: of `metrics` in the recipe; `threshold`: probability from which on a label of a multi-label task
+        counts as predicted. Raises DataError for a metric that these labels cannot have."""
         if "span_f1" in names:
             _check_span_tags(prepared.label_names, location)
-        self.task, self.prepared = task, prepared
+        self.task, self.prepared, self.threshold = task, prepared, threshold
         self.of_split = {
-            split: RecordingMetrics(compute=_compute(task, prepared, split, names)) for split in prepared.evals
+            split: RecordingMetrics(compute=_COMPUTE[task.scored_as](prepared, split, names, threshold))
+            for split in prepared.evals
         }
 
     @property
@@ -41,10 +46,9 @@ class Scoring:
     @property
     def preprocess_logits(self) -> Callable[..., Any] | None:
         """Reduces the logits during an evaluation; causal LMs need none (evaluation/exact.py)."""
-        return {
-            "text-classification": of_trainer.keep_logits,
-            "token-classification": of_trainer.tags_and_rows,
-        }.get(self.task)
+        if self.task.generates:
+            return None
+        return of_trainer.tags_and_rows if self.task.name == "token-classification" else of_trainer.keep_logits
 
     def evaluate(self, trainer: Trainer) -> dict[str, dict[str, float] | None]:
         """{"before", "eval", "test"}: metrics before training (if the recipe has eval_on_start), and at its end.
@@ -85,13 +89,20 @@ class Scoring:
                 continue
             name = "scores.parquet" if split == "eval" else f"scores-{split}.parquet"
             batches = score_batches(
-                self.task,
+                self.task.scored_as,
                 ids=self.prepared.ids[split],
                 predictions=recorded.last.predictions,
                 label_ids=recorded.last.label_ids,
                 n_bytes=self.prepared.row_bytes.get(split),
+                threshold=self.threshold,
             )
-            write_scores(folder / name, self.task, batches, label_names=self.prepared.label_names)
+            write_scores(
+                folder / name,
+                self.task.scored_as,
+                batches,
+                label_names=self.prepared.label_names,
+                scheme=self.prepared.tag_scheme,
+            )
             texts = self._texts(split, trainer.processing_class)
             write_examples(folder / name.replace("scores", EXAMPLES), self.prepared.ids[split], texts)
             written[split] = name
@@ -99,30 +110,44 @@ class Scoring:
 
     def _texts(self, split: str, tokenizer: Any) -> Iterator[str]:
         """The text of each evaluated row, for reports."""
-        if TASKS[self.task].generates:
+        if self.task.generates:
             for batch in self.prepared.evals[split].select_columns(["input_ids"]).iter(1000):
                 yield from (tokenizer.decode(ids[:DECODED]) for ids in batch["input_ids"])
             return
         source = self.prepared.sources[split]
-        column = source.columns[0]
-        for batch in source.rows.select_columns([column]).iter(1000):
-            yield from (one if isinstance(one, str) else " ".join(map(str, one)) for one in batch[column])
+        columns = list(source.columns[:-1])  # without the label's
+        for batch in source.rows.select_columns(columns).iter(1000):
+            for parts in zip(*(batch[column] for column in columns), strict=True):
+                yield " | ".join(one if isinstance(one, str) else " ".join(map(str, one)) for one in parts)
 
 
 def _check_span_tags(names: Sequence[str], location: str) -> None:
     """Before training, because seqeval would report it only after it."""
     for name in names:
-        if name != "O" and (len(name) < 3 or name[0] not in "BILOUES" or name[1] != "-"):
+        if not is_prefixed(name):
             what = f"span_f1 reads tags such as B-PER, I-PER and O, and the data has {name!r}"
             raise DataError.at(location, what, "write metrics: [accuracy], or add the prefixes to the tags")
 
 
-def _compute(task: str, prepared: Prepared, split: str, names: Sequence[str]) -> Callable[[Any], dict[str, float]]:
-    if task == "text-classification":
-        return of_trainer.classification_compute_metrics(names, prepared.label_names)
-    if task == "token-classification":
-        return of_trainer.token_compute_metrics(names, prepared.label_names)
+def _of_language_models(prepared: Prepared, split: str, names: Sequence[str], threshold: float) -> ComputeMetrics:
     return of_trainer.lm_compute_metrics(prepared.stats[split].bytes, names)
+
+
+# What is predicted of an example (Task.scored_as) -> its compute_metrics, of (prepared, split, metrics, threshold).
+_COMPUTE: dict[str, Callable[[Prepared, str, Sequence[str], float], ComputeMetrics]] = {
+    "causal-lm": _of_language_models,
+    "chat": _of_language_models,
+    "text-classification": lambda prepared, _, names, __: of_trainer.classification_compute_metrics(
+        names, prepared.label_names
+    ),
+    "multi-label-classification": lambda prepared, _, names, threshold: of_trainer.multi_label_compute_metrics(
+        names, prepared.label_names, threshold
+    ),
+    "text-regression": lambda prepared, _, names, __: of_trainer.regression_compute_metrics(names),
+    "token-classification": lambda prepared, _, names, __: of_trainer.token_compute_metrics(
+        names, prepared.label_names, prepared.tag_scheme
+    ),
+}
 
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, find_task
 from hf_recipes.common import secrets
 from hf_recipes.common.text import join_words
 from hf_recipes.hub.card_text import escape_inline, format_code, format_gib, format_number, format_seconds, format_table
@@ -79,7 +79,7 @@ class _Facts:
     ) -> None:
         self.record, self.license, self.is_local = record, license, is_local
         self.model = record.model or ModelFacts()
-        task = TASKS.get(record.task)
+        task = find_task(record.task, record.recipe.sections.get("model"))
         self.pipeline_tag = task.pipeline_tag if task else ""
         self.auto_class = task.auto_class if task else ""
         self.task_title = task.title if task else record.task

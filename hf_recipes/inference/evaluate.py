@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
 from hf_recipes.errors import OutputDirError
 from hf_recipes.inference.inputs import load_file
@@ -47,7 +47,8 @@ OF_TRAINING = ("resume_from_checkpoint", "push_to_hub", "load_best_model_at_end"
                "eval_on_start", "packing", "save_strategy", "eval_strategy", "torch_compile", "report_to",
                "deepspeed", "fsdp", "fsdp_config", "include_num_input_tokens_seen")  # fmt: skip
 SECTIONS_OF_TRAINING = ("EarlyStoppingCallback", "sample_prompts", "GenerationConfig", "BpeTrainer", "resume_allow",
-                        "on_nonfinite", "disable_guards", "master_weights", "global_batch_size")  # fmt: skip
+                        "on_nonfinite", "disable_guards", "master_weights", "global_batch_size",
+                        "class_weights")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,8 @@ def score(
     for line in prepared.notes:
         if line.startswith("eval: "):
             say(line)
-    scoring = Scoring(trained.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
+    names, threshold = tuple(recipe.get("metrics")), float(recipe.get("threshold") or 0.5)
+    scoring = Scoring(task_of(recipe), prepared, names, recipe.location("metrics"), threshold)
     args = build_arguments(recipe)
     trainer = build_trainer(
         recipe, args, trained.model, trained.tokenizer, prepared, scoring.compute_metrics,

@@ -37,15 +37,10 @@ def build_model(
     arguments["dtype"] = "auto" if dtype == "auto" else getattr(torch, dtype)
     stated = recipe.get("model.num_labels")
     if stated is not None and stated != fields.get("num_labels", stated):
-        what = f"model.num_labels is {stated}, and the train split has {fields['num_labels']} labels"
+        what = f"model.num_labels is {stated}, and there are {fields['num_labels']} labels"
         raise ModelError.at(recipe.location("model.num_labels"), what, "leave it out")
-    for name in ("problem_type", "id2label", "label2id"):
-        stated = recipe.get(f"model.{name}")
-        if stated is not None and name in fields and stated != fields[name]:
-            what = (
-                f"model.{name} is set from the data (task {TASKS[recipe.task].name}), and the recipe has another value"
-            )
-            raise ModelError.at(recipe.location(f"model.{name}"), what, "leave it out")
+    for name in ("id2label", "label2id"):
+        arguments.pop(name, None)  # `fields` has them, as numbers and text
     transformers.set_seed(recipe.training.get("seed", 42))
     if not from_scratch(recipe):
         model, new = _pretrained(recipe, auto, recipe.section("model")[SOURCES[0]], {**arguments, **fields}, say)

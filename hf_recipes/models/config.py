@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.presets import PRESETS
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.errors import ModelError
@@ -80,9 +81,11 @@ def build_config(recipe: Recipe) -> Any:
         location = recipe.location("model.pretrained_model_name_or_path")
         check_folder(location, "model", str(name))
         try:
-            return AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
         except Exception as problem:  # a stranger's file: upstream may raise anything
             raise load_error(location, "model", name, problem) from problem
+        check_architecture(recipe, config, location)
+        return config
     if "preset" in model:
         fields = dict(PRESETS[model["preset"]].config)
     elif isinstance(model["config"], Mapping):
@@ -95,9 +98,53 @@ def build_config(recipe: Recipe) -> Any:
             raise load_error(recipe.location("model.config"), "config", model["config"], problem) from problem
     fields.update(config_fields(recipe))
     try:
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError, KeyError) as problem:
         raise ModelError.at(recipe.location("model"), f"no model can be built from this config: {problem}") from problem
+    check_architecture(recipe, config, recipe.location("model"))
+    return config
+
+
+def check_architecture(recipe: Recipe, config: Any, location: str) -> None:
+    """Raises ModelError for an architecture that cannot do the task: upstream has no class of it for the task, or has
+    one that would see the tokens that it is to predict."""
+    from transformers.models.auto import modeling_auto
+
+    task, kind = TASKS[recipe.task], str(config.model_type)
+    classes = {name: getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in CLASSES.values()}
+    name = CLASSES[task.auto_class]
+    decodes = kind in classes["CAUSAL_LM"]
+    encodes = kind in classes["MASKED_LM"]
+    what = "an encoder-decoder" if config.is_encoder_decoder else "an encoder" if encodes else "a decoder" * decodes
+    if kind not in classes[name]:
+        if not (what or kind in classes["SEQUENCE_CLASSIFICATION"] or kind in classes["TOKEN_CLASSIFICATION"]):
+            return  # of images or sound, or unknown: upstream's message says more
+        others = [one for one, other in TASKS.items() if kind in classes[CLASSES[other.auto_class]] and one != "chat"]
+        line = f"a {kind} model{f' ({what})' if what else ''} cannot do task {task.name}: transformers has no "
+        fix = f"it can do {', '.join(others)}" if others else NEEDED[name]
+        raise ModelError.at(location, f"{line}{task.auto_class} of it", f"{fix}; or take another architecture")
+    sees_all = encodes and not config.is_encoder_decoder
+    if (
+        name == "CAUSAL_LM"
+        and sees_all
+        and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
+    ):
+        line = f"a {kind} model is an encoder: it sees the tokens that task {task.name} has it predict"
+        raise ModelError.at(location, line, f"{NEEDED[name]}, or another task")
+
+
+# Auto class -> the middle of the name of transformers' table of its classes.
+CLASSES = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForMaskedLM": "MASKED_LM",
+    "AutoModelForSequenceClassification": "SEQUENCE_CLASSIFICATION",
+    "AutoModelForTokenClassification": "TOKEN_CLASSIFICATION",
+}
+NEEDED = {
+    "CAUSAL_LM": "take a decoder, such as llama, qwen3 or gpt2",
+    "SEQUENCE_CLASSIFICATION": "take an encoder, such as bert, roberta or modernbert",
+    "TOKEN_CLASSIFICATION": "take an encoder, such as bert, roberta or modernbert",
+}
 
 
 def config_fields(recipe: Recipe) -> dict[str, Any]:

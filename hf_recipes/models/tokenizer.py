@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 END_TOKEN = "<|endoftext|>"  # of tokenizers trained here; the same as GPT-2's
-LABEL_KEYS = ("label_column", "tags_column")  # columns that no tokenizer is trained on
+LABEL_KEYS = ("entities_column", "label_column", "tags_column")  # columns that no tokenizer is trained on
 
 
 def build_tokenizer(recipe: Recipe, train: Dataset | None, say: Callable[[str], None]) -> Any:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.checkpoints.compatibility import FLAG
 from hf_recipes.common.device import is_sharded, rank, say
 from hf_recipes.common.files import put
@@ -197,7 +197,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     recorder.record = replace(recorder.record, recipe=facts.describe_recipe(recipe))
     recorder.choose(lines)
     with args.main_process_first(desc="rows"):
-        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
+        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     for line in lines:
         say(line)
     for line in prepared.notes:
@@ -210,7 +210,8 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         from hf_recipes.models.half_precision import prepare_model
 
         model = prepare_model(model)
-    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")), recipe.location("metrics"))
+    metrics, threshold = tuple(recipe.get("metrics")), float(recipe.get("threshold") or 0.5)
+    scoring = Scoring(task_of(recipe), prepared, metrics, recipe.location("metrics"), threshold)
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
 
     def write_recipe() -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.data.labels import describe_counts
 from hf_recipes.record import NAME, Batch, ModelFacts, RunRecord
 
 if TYPE_CHECKING:
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
     from hf_recipes.recipe.recipe import Recipe
 
-SHOWN = ("perplexity", "bits_per_byte", "f1", "span_f1", "accuracy", "loss")
+SHOWN = (
+    *("perplexity", "bits_per_byte"),
+    *("f1", "f1_micro", "span_f1", "span_f1_strict", "accuracy"),
+    *("mse", "pearsonr", "spearmanr", "loss"),
+)
 
 
 def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
@@ -21,6 +26,8 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     model, batch, device = record.model or ModelFacts(), record.batch or Batch(), record.device
     attention = f", attention: {model.attention}" if model.attention else ""
     splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
+    counts = record.data["train"].labels
+    labels = [f"labels     {describe_counts(counts)} ({record.label_order} order)"] if counts else []
     steps = record.planned_steps or 0
     asked = "as global_batch_size asks, " if recipe.get("global_batch_size") is not None else ""
     plan = [
@@ -39,6 +46,7 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
         f"{model.parameters:,} parameters, {model.trainable_parameters:,} trainable "
         f"({model.trainable_parameters / model.parameters:.1%}), {model.dtype}{attention}",
         f"data       {splits}; longest training row {record.data['train'].longest} tokens",
+        *labels,
         f"precision  {describe_precision(recipe, args)}",
         f"device     {device.name} ({device.kind}) x {args.world_size}",
         *plan,

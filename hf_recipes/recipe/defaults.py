@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.common.text import as_yaml
 from hf_recipes.recipe.global_batch import derive_accumulation
 from hf_recipes.recipe.recipe import CHOSEN
@@ -115,7 +115,7 @@ def _trainer(recipe: Recipe, device: Device) -> Iterator[Choice]:
     ):
         yield f"{section}.activation_checkpointing", True, "SFTConfig's default, under its new name"
     if "metrics" not in recipe.sections:
-        yield "metrics", list(TASKS[recipe.task].default_metrics), "the task's own"
+        yield "metrics", list(task_of(recipe).default_metrics), "the task's own"
 
 
 def _adapter(recipe: Recipe, device: Device) -> Iterator[Choice]:

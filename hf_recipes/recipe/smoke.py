@@ -61,6 +61,8 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
         replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
     replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
+    if isinstance(recipe.get("class_weights"), list):  # of labels that generated rows do not have
+        replace("class_weights", "balanced", "class_weights: balanced")
     replace("dataset", {**_columns(recipe), "path": GENERATED + recipe.task}, "dataset: generated rows")
     dotted = recipe.max_length_key
     length = recipe.get(dotted)

@@ -22,7 +22,8 @@ def build_report(comparison: Comparison) -> Document:
     paired, sides = comparison.paired, comparison.sides
     blocks: list[Block] = [
         Paragraph(
-            text=f"{paired.runs[0].task}, {paired.examples:,} examples of the {paired.split} split, paired by content. "
+            text=f"{paired.runs[0].scored_as}, {paired.examples:,} examples of the {paired.split} split, "
+            "paired by content. "
             f"{LEVEL:.0%} confidence intervals; {comparison.resamples:,} resamples, seed "
             f"{comparison.seed}."
         )
@@ -93,7 +94,7 @@ def _classes(runs: Sequence[Run], scores: Sequence[Scores], number: str) -> Iter
         return
     yield Heading(text="Labels", level=3)
     yield table
-    if len(scores[0].label_names) <= LABELS:
+    if len(differences.confusion_labels(scores[0])) <= LABELS and differences.count_confusions(scores[0]) is not None:
         for i, (name, of_run) in enumerate(zip(names, scores, strict=True)):
             yield confusion_figure(name, of_run, f"confusion-{number}-{i + 1}")
     calibrated = {name: differences.measure_calibration(of_run) for name, of_run in zip(names, scores, strict=True)}
@@ -105,7 +106,7 @@ def label_table(names: Sequence[str], scores: Sequence[Scores]) -> Table | None:
     rows = differences.score_labels(*scores)
     if not rows:
         return None
-    head = ["label", "gold"]
+    head = ["entity" if differences.has_entities(scores[0]) else "label", "gold"]
     for measure in ("precision", "recall", "F1"):
         head += [f"{measure}, {name}" if len(names) > 1 else measure for name in names]
     table: list[list[str | Cell]] = []
@@ -121,7 +122,9 @@ def confusion_figure(run: str, scores: Scores, name: str) -> Figure:
     """Of one run."""
     counts = differences.count_confusions(scores)
     assert counts is not None
-    return Figure(name=name, svg=plots.confusion(counts, scores.label_names), caption=f"{run}: confusion matrix")
+    return Figure(
+        name=name, svg=plots.confusion(counts, differences.confusion_labels(scores)), caption=f"{run}: confusion matrix"
+    )
 
 
 def calibration_blocks(calibrated: dict[str, differences.Calibration], name: str) -> Iterator[Block]:

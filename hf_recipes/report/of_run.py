@@ -48,7 +48,7 @@ def write_report(folder: Path, record: RunRecord, say: Callable[[str], None]) ->
 def build_report(run: Run) -> Document:
     """The whole report of a record; what the record lacks is left out."""
     record = run.record
-    blocks: list[Block] = [Paragraph(text=_describe_run(record))]
+    blocks: list[Block] = [Paragraph(text=_describe_run(run))]
     if record.diverged:
         blocks.append(Note(text=f"diverged: {record.diverged}"))
     elif record.status != Status.FINISHED:
@@ -60,9 +60,10 @@ def build_report(run: Run) -> Document:
     return Document(title=run.name, blocks=blocks)
 
 
-def _describe_run(record: RunRecord) -> str:
+def _describe_run(run: Run) -> str:
     """Task, model, steps, device, seed and day in one line."""
-    parts, model = [record.task], record.model
+    record = run.record
+    parts, model = [run.scored_as], record.model
     if model is not None and model.parameters:
         trained = model.trainable_parameters / model.parameters
         share = "" if trained == 1 else f", {trained:.1%} trained"
@@ -77,7 +78,7 @@ def _describe_run(record: RunRecord) -> str:
 
 def _metrics(run: Run) -> Iterator[Block]:
     """The value of each metric, before and after, with its interval over the examples."""
-    known = {measure.name: measure for measure in MEASURES.get(run.task, ())}
+    known = {measure.name: measure for measure in MEASURES.get(run.scored_as, ())}
     metrics, intervals = run.record.metrics, (run.record.intervals or {}).get("eval") or {}
     rows = []
     for key, value in metrics.of("eval").items():
@@ -124,8 +125,9 @@ def _curves(run: Run) -> Iterator[Block]:
     if not any(len(points) > 1 for points in loss.values()):
         return
     yield Heading(text="Curves")
-    yield Figure(name="loss", svg=plots.curves(loss, "nats"), caption="Loss")
-    main = MEASURES[run.task][0].name if run.task in MEASURES else ""
+    unit = "squared error" if run.scored_as == "text-regression" else "nats"
+    yield Figure(name="loss", svg=plots.curves(loss, unit), caption="Loss")
+    main = MEASURES[run.scored_as][0].name if run.scored_as in MEASURES else ""
     points = differences.read_curve(run, f"eval_{main}")
     if len(points) > 1:
         yield Figure(name="metric", svg=plots.curves({main: points}, main), caption=f"{main} during training")
@@ -146,7 +148,7 @@ def _labels(run: Run) -> Iterator[Block]:
         return
     yield Heading(text="Labels")
     yield table
-    if len(scores.label_names) <= LABELS:
+    if len(differences.confusion_labels(scores)) <= LABELS and differences.count_confusions(scores) is not None:
         yield confusion_figure(run.name, scores, "confusion")
     calibrated = differences.measure_calibration(scores)
     yield from calibration_blocks({run.name: calibrated} if calibrated else {}, "reliability")

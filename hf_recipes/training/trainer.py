@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.checkpoints.resume import allowed_differences, location_of
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
+from hf_recipes.training.classification_loss import classification_loss
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import TrainerParts, trainer_class
@@ -113,7 +113,8 @@ def build_trainer(
         arguments["data_collator"] = prepared.collator
         arguments["preprocess_logits_for_metrics"] = preprocess_logits
     if not TASKS[recipe.task].generates:
-        arguments["compute_loss_func"] = classification_loss(args.label_smoothing_factor)
+        kind, weights = task_of(recipe).scored_as, prepared.class_weights
+        arguments["compute_loss_func"] = classification_loss(kind, args.label_smoothing_factor, weights)
     try:
         trainer = trainer_class(_upstream_class(recipe))(**arguments)
     except (ValueError, TypeError, ImportError) as problem:
@@ -129,24 +130,6 @@ def build_trainer(
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))
     return trainer
-
-
-def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
-    """Cross-entropy summed over a micro-batch, divided by the labels of the whole step (all devices, all accumulation).
-
-    The models' own loss is too large by the number of accumulation steps and of devices: their heads take **kwargs, so
-    Trainer 5.23 believes that they divide by num_items_in_batch, and they drop it (transformers #47688). This may go
-    when BertForSequenceClassification gives the same loss for 16 x 1 as for 8 x 2.
-    """
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        total = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="sum", label_smoothing=label_smoothing
-        )
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
-
-    return loss
 
 
 def _upstream_class(recipe: Recipe) -> type[Trainer]:

@@ -93,9 +93,9 @@ def test_tags_that_are_no_spans_are_listed_by_their_accuracy(folder: Path) -> No
     assert "accuracy 0.75" in command("runs", now=NOW)[1]
 
 
-def test_less_is_better_of_losses_perplexity_and_bits_per_byte_only() -> None:
+def test_less_is_better_of_losses_errors_perplexity_and_bits_per_byte_only() -> None:
     compared = {measure.name: measure for measures in MEASURES.values() for measure in measures}
-    assert {"loss", "perplexity", "bits_per_byte"} == LOWER_IS_BETTER
+    assert {"loss", "mse", "perplexity", "bits_per_byte"} == LOWER_IS_BETTER
     assert {name for name, measure in compared.items() if not measure.higher_is_better} == LOWER_IS_BETTER - {"loss"}
     assert {name for task in TASKS.values() for name in task.metrics} <= set(compared)
 

@@ -88,7 +88,7 @@ ROWS = {"text": "the sea", "label": "a"}
         (
             [{"text": "the sea", "label": "c"}],
             "data_files: {train: a.jsonl, validation: b.jsonl}",
-            "row 0 of the eval split has the label 'c', outside the train split's set; the labels are a, b",
+            "row 0 of the eval split has the label 'c', which is none of the model's; the labels are a, b",
         ),
         (
             [ROWS],
@@ -202,7 +202,7 @@ def test_a_hub_name_that_cannot_be_reached_is_reported(refused: Refused) -> None
 
 def test_a_head_of_other_labels_and_a_wrong_num_labels_are_reported(refused: Refused) -> None:
     assert refused("data_files: a.jsonl", model="./broken, num_labels: 5") == [
-        "recipe.yaml:2: model.num_labels is 5, and the train split has 2 labels; leave it out"
+        "recipe.yaml:2: model.num_labels is 5, and there are 2 labels; leave it out"
     ]
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, List
 
-from hf_recipes.data.text_classification import label_id
+from hf_recipes.data.labels import label_id
 from hf_recipes.recipe.recipe import Recipe
 from tests.support.tiny_models import bpe, prepare, refusal, wordpiece
 
@@ -27,7 +27,6 @@ def labelled(*labels: Any) -> list[dict]:
         (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
         ([10, 2, 10], ("2", "10"), [1, 0, 1]),
         ([True, False, True], ("False", "True"), [1, 0, 1]),
-        ([1.0, 0.5, 1.0], ("0.5", "1.0"), [1, 0, 1]),
     ],
 )
 def test_labels_of_every_kind_get_numbers_in_order(make: Make, labels: list, names: tuple, ids: list) -> None:
@@ -65,7 +64,7 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
         (
             labelled("a", "b"),
             labelled("a", "c"),
-            "row 1 of the eval split has the label 'c', outside the train split's set; the labels are a, b",
+            "row 1 of the eval split has the label 'c', which is none of the model's; the labels are a, b",
         ),
         (
             labelled("a", "b", None),
@@ -84,7 +83,25 @@ def test_texts_longer_than_max_length_are_counted(make: Make) -> None:
         (
             labelled(["a"], ["b"]),
             None,
-            "the column 'label' holds List, not one label a row; name another with dataset.label_column",
+            "the column 'label' holds lists: several labels a row; write model.problem_type: "
+            "multi_label_classification",
+        ),
+        (
+            labelled(0.5, 1.0),
+            None,
+            "the column 'label' holds floats, such as 0.5: scores, not classes; write model.problem_type: regression",
+        ),
+        (
+            labelled(0.0, 1.0),
+            None,
+            "the column 'label' holds floats, such as 0.0: scores, not classes; write model.problem_type: "
+            "regression, or give the classes as whole numbers or text",
+        ),
+        (
+            labelled(0.0, 1.0, None),
+            None,
+            "row 2 of the train split has no label (None); remove such rows, or leave the split out with "
+            "split: {train: ..., validation: ...}",
         ),
         (
             [*labelled("a", "b"), {"text": " ", "label": "a"}],
@@ -119,11 +136,12 @@ def test_a_text_of_exactly_max_length_tokens_is_not_cut(make: Make) -> None:
     tokenizer = bpe()
     length = len(tokenizer("the sea")["input_ids"])
     found = prepare(make("text-classification"), labelled("a", "b"), tokenizer, length=length)
-    assert (found.stats["train"].cut_rows, found.notes) == (0, ())
+    assert found.stats["train"].cut_rows == 0
+    assert not any("cut" in note for note in found.notes)
 
 
 def test_a_column_of_too_many_values_is_refused_as_labels(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_recipes.data.text_classification.MOST_LABELS", 3)
+    monkeypatch.setattr("hf_recipes.data.labels.MOST_LABELS", 3)
     assert prepare(make("text-classification"), labelled("a", "b", "c"), bpe()).label_names == ("a", "b", "c")
     assert refusal(make("text-classification"), labelled("a", "b", "c", "d"), bpe()) == (
         "recipe.yaml:3: the column 'label' has 4 distinct values: these are not labels; "
@@ -192,7 +210,7 @@ def test_a_words_tag_stands_on_its_first_sub_token_only(make: Make) -> None:
 def test_words_beyond_max_length_are_counted_and_not_scored(make: Make) -> None:
     tokenizer = wordpiece(["anna", "went", "to", "."])
     found = prepare(make("token-classification"), [{"tokens": WORDS, "tags": TAGS}], tokenizer, length=6)
-    assert found.notes[0] == "train: 2 words are beyond 6 sub-tokens or have none, and are not scored"
+    assert "train: 2 words are beyond 6 sub-tokens, and are not scored" in found.notes
     assert found.stats["train"].label_tokens == 4
 
 
@@ -225,7 +243,7 @@ def test_plain_numbers_as_tags_are_sorted_by_size(make: Make) -> None:
         ),
         (
             {"tokens": ["a"], "tags": [None]},
-            "row 1 of the train split has the tag None, outside the train split's set; the tags are O, B-X",
+            "row 1 of the train split has the tag None, which is none of the model's; the tags are O, B-X",
         ),
     ],
 )
@@ -238,7 +256,7 @@ def test_token_classification_refuses_tags_outside_the_set_and_text_that_is_not_
     recipe, tokenizer = make("token-classification"), wordpiece(["a", "b"])
     rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
     assert refusal(recipe, rows, tokenizer, held_out=[{"tokens": ["a"], "tags": ["B-Y"]}]) == (
-        "recipe.yaml:3: row 0 of the eval split has the tag 'B-Y', outside the train split's set; the tags are O, B-X"
+        "recipe.yaml:3: row 0 of the eval split has the tag 'B-Y', which is none of the model's; the tags are O, B-X"
     )
     assert refusal(recipe, [{"tokens": "a b", "tags": "O B-X"}], tokenizer) == (
         "recipe.yaml:3: the column 'tokens' holds string, not lists: each row needs a list of words and a list of "

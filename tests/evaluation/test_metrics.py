@@ -51,7 +51,7 @@ def test_span_f1_is_seqevals_in_both_modes_on_valid_and_invalid_sequences(seed: 
     rng = np.random.default_rng(seed)
     gold = [list(rng.choice(TAGS, size=size)) for size in rng.integers(1, 12, size=15)]
     predicted = [[tag if rng.random() < 0.7 else str(rng.choice(TAGS)) for tag in row] for row in gold]
-    found = metrics.compute("span_f1", predictions=predicted, references=gold)
+    found = metrics.compute("span_f1", predictions=predicted, references=gold, scheme="IOB2")
     strict = {"mode": "strict", "scheme": seqeval.scheme.IOB2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -143,7 +143,8 @@ def test_an_empty_split_is_refused_with_the_metrics_name(name: str, inputs: dict
         (
             "span_f1",
             {"predictions": [["B-A", "E-A"]], "references": [["B-A", "L-A"]]},
-            "metric span_f1: the tags' prefixes B, E, L, O do not belong to one scheme (IOB2, IOBES, BILOU)",
+            "metric span_f1: the tags' prefixes B, E, L, O do not belong to one scheme (IO, IOB1, IOB2, IOE1, IOE2, "
+            "IOBES, BILOU, BMES)",
         ),
         (
             "bits_per_byte",
@@ -162,6 +163,9 @@ INPUTS: dict[str, dict[str, Any]] = {
     "f1": {"predictions": [0, 1, 1, 5], "references": [0, 1, -100, 1]},
     "accuracy": {"predictions": [0, 1, 1, 5], "references": [0, 1, -100, 1]},
     "span_f1": {"predictions": [["B-A", "O"], ["O"]], "references": [["B-A", "B-A"], ["O"]]},
+    "mse": {"predictions": [0.5, 1.0, 2.5], "references": [1.0, 1.5, 2.0]},
+    "pearsonr": {"predictions": [0.5, 1.0, 2.5], "references": [1.0, 1.5, 2.0]},
+    "spearmanr": {"predictions": [0.5, 1.0, 2.5], "references": [1.0, 2.0, 2.0]},
     "perplexity": {"predictions": [[1.5, 2], [3.25, 4]]},
     "bits_per_byte": {"predictions": [[1.5, 2], [3.25, 4]], "total_bytes": 11},
 }

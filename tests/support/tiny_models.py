@@ -66,7 +66,11 @@ def wordpiece(words: Sequence[str]) -> Any:
     vocabulary = {name: i for i, name in enumerate(dict.fromkeys(names))}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    frame = {"single": "[CLS] $A [SEP]", "special_tokens": [("[CLS]", 2), ("[SEP]", 3)]}
+    frame = {
+        "single": "[CLS] $A [SEP]",
+        "pair": "[CLS] $A [SEP] $B:1 [SEP]:1",
+        "special_tokens": [("[CLS]", 2), ("[SEP]", 3)],
+    }
     backend.post_processor = processors.TemplateProcessing(**frame)
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **special)

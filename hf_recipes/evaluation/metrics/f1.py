@@ -13,15 +13,20 @@ from hf_recipes.evaluation.metrics import functions
 
 
 class F1(evaluate.Metric):
-    """The function `f1` of functions.py as an `evaluate.Metric`; same inputs, same keys."""
+    """The function `f1` of functions.py as an `evaluate.Metric`; same inputs, same keys.
+
+    Its configuration "multilabel" takes (N, L) indicators.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
+        one = datasets.Value("int64")
+        kind = datasets.Sequence(one) if self.config_name == "multilabel" else one
         return evaluate.MetricInfo(
             description=functions.f1.__doc__ or "",
             citation="",
             inputs_description="See the description.",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+            features=datasets.Features({"predictions": kind, "references": kind}),
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return functions.f1(predictions, references)
+        return functions.f1(predictions, references, multilabel=self.config_name == "multilabel")

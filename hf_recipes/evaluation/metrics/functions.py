@@ -10,26 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from hf_recipes.data.tag_schemes import SEQEVAL, as_seqeval, find_scheme
 from hf_recipes.errors import DataError
 
 IGNORED = -100
-# Tag schemes by the prefixes in use: seqeval's strict mode needs the scheme's name. (Source: seqeval.scheme.)
-# BILOU is IOBES with other letters (last = end, unit = single), which seqeval's default mode does not know.
-SCHEMES = (("IOB2", frozenset("BIO")), ("IOBES", frozenset("BIOES")), ("BILOU", frozenset("BILOU")))
-BILOU = {"L": "E", "U": "S"}
 
 
-def f1(predictions: Any, references: Any) -> dict[str, float]:
+def f1(predictions: Any, references: Any, multilabel: bool = False) -> dict[str, float]:
     """Macro (`f1`), micro and weighted F1, each in [0, 1].
 
     predictions, references: integers of one shape, (N,) or padded (N, S); -100 in references is left out. The label set
     is scikit-learn's default: the labels that occur in the references or in the predictions. So a label of the model
     that the split lacks and that is never predicted does not count, and one that is wrongly predicted counts as 0.
+    multilabel: both are (N, L) indicators, 0 or 1; the label set is then all L, as scikit-learn's.
     Raises DataError if nothing is left to score. Source: sklearn.metrics.f1_score with zero_division=0.
     """
     from sklearn.metrics import f1_score
 
-    predicted, gold = _scored("f1", predictions, references)
+    read = _indicators if multilabel else _scored
+    predicted, gold = read("f1", predictions, references)
     scores = {average: f1_score(gold, predicted, average=average, zero_division=0) for average in _AVERAGES}
     return {"f1": float(scores["macro"]), "f1_micro": float(scores["micro"]), "f1_weighted": float(scores["weighted"])}
 
@@ -37,18 +36,59 @@ def f1(predictions: Any, references: Any) -> dict[str, float]:
 _AVERAGES = ("macro", "micro", "weighted")
 
 
-def accuracy(predictions: Any, references: Any) -> dict[str, float]:
-    """Share of right predictions in [0, 1]; shapes, -100 and errors as in `f1`."""
+def accuracy(predictions: Any, references: Any, multilabel: bool = False) -> dict[str, float]:
+    """Share of right predictions in [0, 1]; shapes, -100 and errors as in `f1`. multilabel: an example is right if all
+    its labels are (scikit-learn's accuracy_score)."""
+    if multilabel:
+        predicted, gold = _indicators("accuracy", predictions, references)
+        return {"accuracy": float((predicted == gold).all(axis=1).mean())}
     predicted, gold = _scored("accuracy", predictions, references)
     return {"accuracy": float(np.mean(predicted == gold))}
 
 
-def span_f1(predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]]) -> dict[str, float]:
+def mse(predictions: Any, references: Any) -> dict[str, float]:
+    """Mean squared error, in the square of the score's unit. predictions, references: (N,) numbers. Raises DataError if
+    there are none. Source: sklearn.metrics.mean_squared_error."""
+    predicted, gold = _numbers("mse", predictions, references)
+    return {"mse": float(np.mean((predicted - gold) ** 2))}
+
+
+def pearsonr(predictions: Any, references: Any) -> dict[str, float]:
+    """Pearson's correlation in [-1, 1]; NaN where either side is constant. Shapes and errors as in `mse`. Source:
+    scipy.stats.pearsonr."""
+    return {"pearsonr": correlation(*_numbers("pearsonr", predictions, references))}
+
+
+def spearmanr(predictions: Any, references: Any) -> dict[str, float]:
+    """Spearman's rank correlation, ties at their mean rank; else as `pearsonr`. Source: scipy.stats.spearmanr."""
+    from scipy.stats import rankdata
+
+    predicted, gold = _numbers("spearmanr", predictions, references)
+    return {"spearmanr": correlation(rankdata(predicted), rankdata(gold))}
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The logistic function in float64, without overflow."""
+    found: np.ndarray = np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))
+    return found
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation of two (N,) arrays; NaN where either is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    if not (np.ptp(first) > 0 and np.ptp(second) > 0):
+        return float("nan")
+    return float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
+
+
+def span_f1(
+    predictions: Iterable[Sequence[str]], references: Iterable[Sequence[str]], scheme: str = ""
+) -> dict[str, float]:
     """Entity-level F1, precision and recall (micro, seqeval's default mode: conlleval's) and `span_f1_strict`.
 
     predictions, references: one list of tags (`B-PER`, `I-PER`, `O`) a sentence, of equal length in both; positions
-    labelled -100 are already gone. Strict mode counts only spans that are well formed in the tags' scheme, which is
-    read off the prefixes (IOB2, IOBES or BILOU). No span at all gives 0.
+    labelled -100 are already gone. Strict mode counts only spans that are well formed in the scheme: a name of
+    tag_schemes.SEQEVAL, else that of the references. No span at all gives 0.
     Raises DataError for tags without prefixes, lengths that differ, or no tag at all. Source: seqeval 1.2.
     """
     from seqeval import scheme as schemes
@@ -58,20 +98,13 @@ def span_f1(predictions: Iterable[Sequence[str]], references: Iterable[Sequence[
     predicted, gold = [list(tags) for tags in predictions], [list(tags) for tags in references]
     if [len(tags) for tags in predicted] != [len(tags) for tags in gold]:
         raise DataError.at("metric span_f1", "predictions and references differ in length")
-    tags = {tag for sentences in (gold, predicted) for sentence in sentences for tag in sentence}
-    if not tags:
+    if not any(gold):
         raise DataError.at("metric span_f1", "no tag is left to score", "is the split empty, or every label -100?")
-    name = _scheme(tags)
-    if name == "BILOU":
-        name, gold, predicted = (
-            "IOBES",
-            *(
-                [[BILOU.get(tag[0], tag[0]) + tag[1:] for tag in sentence] for sentence in sentences]
-                for sentences in (gold, predicted)
-            ),
-        )
+    name = scheme or find_scheme(gold, {tag for tags in predicted for tag in tags}).name
+    gold, predicted = as_seqeval(gold, name), as_seqeval(predicted, name)
+    strictly = getattr(schemes, SEQEVAL[name][0])
     precision, recall, score, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
-    strict = f1_score(gold, predicted, mode="strict", scheme=getattr(schemes, name), average="micro", zero_division=0)
+    strict = f1_score(gold, predicted, mode="strict", scheme=strictly, average="micro", zero_division=0)
     return {
         "span_f1": float(score),
         "span_precision": float(precision),
@@ -126,23 +159,18 @@ def _scored(metric: str, predictions: Any, references: Any) -> tuple[np.ndarray,
     return predicted[keep], gold[keep]
 
 
-def scheme_of(tags: set[str]) -> tuple[str, dict[str, str]]:
-    """The scheme in which seqeval reads these tags, and the letters to replace in them first."""
-    name = _scheme(tags)
-    return ("IOBES", BILOU) if name == "BILOU" else (name, {})
+def _numbers(metric: str, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+    predicted, gold = (np.asarray(one, dtype=np.float64).reshape(-1) for one in (predictions, references))
+    if predicted.shape != gold.shape:
+        raise DataError.at(f"metric {metric}", f"{len(predicted)} predictions for {len(gold)} references")
+    if not len(gold):
+        raise DataError.at(f"metric {metric}", "no score is left to compare", "is the split empty?")
+    return predicted, gold
 
 
-def _scheme(tags: set[str]) -> str:
-    for tag in sorted(tags):
-        if tag != "O" and (len(tag) < 3 or tag[0] not in "BILOUES" or tag[1] != "-"):
-            raise DataError.at(
-                "metric span_f1",
-                f"the tag {tag!r} has no prefix such as 'B-'",
-                "use accuracy for tags without spans",
-            )
-    prefixes = {tag[0] for tag in tags} | {"O"}
-    for name, allowed in SCHEMES:
-        if prefixes <= allowed:
-            return name
-    found = ", ".join(sorted(prefixes))
-    raise DataError.at("metric span_f1", f"the tags' prefixes {found} do not belong to one scheme (IOB2, IOBES, BILOU)")
+def _indicators(metric: str, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+    predicted, gold = (np.asarray(one).astype(np.int8) for one in (predictions, references))
+    if predicted.ndim != 2 or predicted.shape != gold.shape or not gold.size:
+        what = f"predictions have shape {predicted.shape}, references {gold.shape}"
+        raise DataError.at(f"metric {metric}", f"{what}: both must be (examples, labels)")
+    return predicted, gold

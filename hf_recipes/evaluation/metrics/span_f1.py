@@ -28,5 +28,5 @@ class SpanF1(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return functions.span_f1(predictions, references)
+    def _compute(self, predictions: Any, references: Any, scheme: str = "") -> dict[str, float]:
+        return functions.span_f1(predictions, references, scheme)

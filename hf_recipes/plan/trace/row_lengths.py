@@ -32,7 +32,7 @@ def read_row_lengths(recipe: Recipe) -> Lengths:
     tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)
     recipe, length, _ = choose_length(recipe, positions, tokenizer.model_max_length)
-    prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length)
+    prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     train, evaluated = _counts(prepared.train), _counts(prepared.evals["eval"])
     return Lengths(
         rows=sum(train.values()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import PROBLEM_TYPES, TASKS, task_of
 from hf_recipes.data.prepared import Prepared, SplitStats
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def prepared_rows(
     `token_types`: a classifier's tokenizer gives token_type_ids; `padded`: every second row is a token shorter."""
     from transformers import DataCollatorForSeq2Seq, DataCollatorForTokenClassification, DataCollatorWithPadding
 
-    task = recipe.task
+    task, kind = recipe.task, task_of(recipe).scored_as
+    labels = 1 if kind == "text-regression" else labels
     if TASKS[task].generates:
         collator: Any = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
     elif task == "token-classification":
@@ -58,8 +59,8 @@ def prepared_rows(
     if not TASKS[task].generates:
         config = {"num_labels": labels, "id2label": named, "label2id": {name: i for i, name in named.items()}}
     if task == "text-classification":
-        config["problem_type"] = "single_label_classification"
-    data = _rows(task, length, rows, token_types, padded)
+        config["problem_type"] = next(name for name, row in PROBLEM_TYPES.items() if row.scored_as == kind)
+    data = _rows(task, length, rows, token_types, padded, LABEL[kind](labels) if kind in LABEL else None)
     return Prepared(
         train=data,
         evals={"eval": data},
@@ -76,13 +77,21 @@ def prepared_rows(
     )
 
 
-def _rows(task: str, length: int, rows: int, token_types: bool, padded: bool) -> Dataset:
+# What a row of text classification learns, of so many labels.
+LABEL: dict[str, Any] = {
+    "text-classification": lambda labels: 0,
+    "multi-label-classification": lambda labels: [1.0] * labels,
+    "text-regression": lambda labels: 0.5,
+}
+
+
+def _rows(task: str, length: int, rows: int, token_types: bool, padded: bool, label: Any) -> Dataset:
     from datasets import Dataset
 
     lengths = [length - (i % 2 if padded and length > 1 else 0) for i in range(rows)]
     columns: dict[str, list[Any]] = {"input_ids": [[TOKEN] * n for n in lengths]}
     if task == "text-classification":
-        columns["labels"] = [0] * rows
+        columns["labels"] = [label] * rows
     else:
         columns["labels"] = [[0 if task == "token-classification" else TOKEN] * n for n in lengths]
     if not TASKS[task].generates:

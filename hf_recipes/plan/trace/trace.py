@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.common.device import Device
 from hf_recipes.errors import PlanError
 from hf_recipes.evaluation.scoring import Scoring
@@ -134,7 +134,8 @@ def stand_in_trainer(
 ) -> Any:
     """pipeline/run.py's order of work with rows and a tokenizer that stand in."""
     args = training.build_arguments(recipe)
-    labels = int(recipe.get("model.num_labels", getattr(config, "num_labels", LABELS)))
+    stated = recipe.get("model.num_labels") or len(recipe.get("model.id2label") or recipe.get("model.label2id") or ())
+    labels = int(stated or getattr(config, "num_labels", LABELS))
     rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
     prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe))
     model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
@@ -143,7 +144,7 @@ def stand_in_trainer(
 
         with Tracker(device=device):  # it looks at the weights, and a tracker answers for meta ones
             model = prepare_model(model)
-    scoring = Scoring(recipe.task, prepared, tuple(recipe.get("metrics")))
+    scoring = Scoring(task_of(recipe), prepared, tuple(recipe.get("metrics")))
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )

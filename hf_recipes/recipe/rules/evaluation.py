@@ -96,9 +96,9 @@ def early_stopping_ends_with_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
 
 def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     """A metric must be one that the task has."""
-    from hf_recipes.catalog.tasks import TASKS
+    from hf_recipes.catalog.tasks import task_of
 
-    allowed = TASKS[recipe.task].metrics
+    allowed = task_of(recipe).metrics
     given = recipe.get("metrics")
     for name in given if isinstance(given, list) else []:
         if isinstance(name, str) and name not in allowed:
@@ -110,9 +110,9 @@ def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
 def _measured(recipe: Recipe) -> dict[str, str]:
     """Names for metric_for_best_model -> the entry that `metrics` lacks for it ("" where it is measured)."""
     from hf_recipes.catalog.metrics import METRICS
-    from hf_recipes.catalog.tasks import TASKS
+    from hf_recipes.catalog.tasks import task_of
 
-    task = TASKS[recipe.task]
+    task = task_of(recipe)
     given = recipe.get("metrics")
     chosen = strings_in(given) if isinstance(given, list) else list(task.default_metrics)
     found = {"loss": ""}
