@@ -138,7 +138,9 @@ def _cut(trained: Trained, rows: Sequence[Row]) -> Iterator[list[_Piece]]:
     """Of each row one piece, if the model reads it at once, else several that begin and end between words."""
     tokenizer, lengths = trained.tokenizer, [0] * len(rows)
     for split in (False, True):
-        places = [i for i, row in enumerate(rows) if (row["words"] is not None) == split]
+        room = trained.max_length - tokenizer.num_special_tokens_to_add()  # a token has a byte or more
+        long = [i for i, row in enumerate(rows) if len(row["text"].encode()) > room]
+        places = [i for i in long if (rows[i]["words"] is not None) == split]
         if places:
             inputs = [rows[i]["words"] or rows[i]["text"] for i in places]
             ids = tokenizer(inputs, is_split_into_words=split, verbose=False)["input_ids"]
