@@ -47,7 +47,7 @@ OF_TRAINING = ("resume_from_checkpoint", "push_to_hub", "load_best_model_at_end"
                "eval_on_start", "packing", "save_strategy", "eval_strategy", "torch_compile", "report_to",
                "deepspeed", "fsdp", "fsdp_config", "include_num_input_tokens_seen")  # fmt: skip
 SECTIONS_OF_TRAINING = ("EarlyStoppingCallback", "sample_prompts", "GenerationConfig", "BpeTrainer", "resume_allow",
-                        "on_nonfinite", "disable_guards", "master_weights", "class_weights", "global_batch_size",
+                        "on_nonfinite", "disable_guards", "master_weights", "global_batch_size",
                         "class_weights")  # fmt: skip
 
 
@@ -137,9 +137,7 @@ def score(
     recipe, _ = choose(recipe, device)
     recipe, length, _ = choose_length(recipe, trained.positions, trained.tokenizer.model_max_length)
     splits = Splits(train=_stand_in(trained, recipe, rows), validation=rows, test=None)
-    prepared: Prepared = import_module(TASKS[trained.task].module).prepare(
-        splits, trained.tokenizer, recipe, length, trained.model.config
-    )
+    prepared: Prepared = import_module(TASKS[trained.task].module).prepare(splits, trained.tokenizer, recipe, length)
     for line in prepared.notes:
         if line.startswith("eval: "):
             say(line)
