@@ -101,9 +101,9 @@ def convert(file: str, tool: str | None, output: str | None) -> None:
 
 
 @commands.command()
-@click.argument("recipe", type=RECIPE)
-@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
-@click.option("--gpu", default=None, metavar="NAME", help="A GPU of hf_recipes/catalog/gpus.toml, such as rtx-3070.")
+@click.argument("recipe", type=RECIPE, required=False)
+@click.argument("overrides", nargs=-1, metavar="[RECIPE]... [Section.key=value]...")
+@click.option("--gpu", default=None, metavar="NAME", help="A GPU such as rtx-3070; `list` shows all.")
 @click.option("--memory", default=None, metavar="8GiB", help="Or any GPU with this much memory.")
 @click.option(
     "--compute-capability", "capability", default=None, metavar="8.9", help="Of the GPU given by --memory; default 8.6."
@@ -137,13 +137,24 @@ def convert(file: str, tool: str | None, output: str | None) -> None:
     type=Number(min=1),
     help="Time limit for --search, or for finding changes that would fit.",
 )
-@click.option("--svg", default=None, type=PATH_TO_WRITE, metavar="FILE", help="Write an SVG chart of memory use.")
+@click.option(
+    "--svg",
+    default=None,
+    type=PATH_TO_WRITE,
+    metavar="FILE",
+    help="Write an SVG chart of memory use; with --search, a map of batch and length.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(recipe: str, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def plan(recipe: str | None, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Predict peak GPU memory and time of RECIPE. Needs no GPU and no weights; exit status 1 if it does not fit."""
-    from hf_recipes.commands.plan import command
+    from hf_recipes.commands.plan import command_for_each, list_gpus
 
-    lines, fits = command(recipe, overrides, as_json=as_json, **options)
+    if options["gpu"] == "list":
+        click.echo("\n".join(list_gpus()))
+        return
+    if recipe is None:
+        raise click.MissingParameter(param_type="argument", param_hint="'RECIPE'")
+    lines, fits = command_for_each(recipe, overrides, as_json=as_json, **options)
     click.echo("\n".join(lines))
     if not fits:
         sys.exit(1)

@@ -16,7 +16,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from hf_recipes.common.text import GIB
+from hf_recipes.common.text import GIB, format_bytes
 from hf_recipes.errors import PlanError
 
 TABLE = "gpus.toml"
@@ -92,9 +92,12 @@ def _gpu(
     )
 
 
-CONTEXT_BYTES = 461 * 2**20  # CUDA 12.2 and later with lazy loading: an assumption, not measured (docs/plan.md)
-# Measured in use: an H100 with torch 2.11, CUDA 13 and driver 580 (recipes/results/lab; 619 MiB when nothing has run).
+# CUDA contexts in use, each measured. By compute capability: an H100 with torch 2.11, CUDA 13 and driver 580
+# (recipes/results/lab; 619 MiB when nothing has run). By name, since a context grows with the multiprocessors: a T4
+# with torch 2.10 (fitcheck-llm 0.2.0, context_bytes of every row).
 MEASURED_CONTEXT = {(9, 0): 771 * 2**20}
+CONTEXT_OF = {"t4": 141 * 2**20}
+CONTEXT_BYTES = 461 * 2**20  # of others: CUDA 12.2 and later with lazy loading, assumed, between those two
 DESKTOP_BYTES = 614 * 2**20  # of a laptop's GPU that draws the desktop too: an assumption
 UNIFIED_SHARE = 0.25  # of Apple's unified memory kept by the system: macOS's default limit is 3/4 of it
 SAME_GPU = 0.10  # a present GPU whose memory differs by more than this from a row's is another one
@@ -111,16 +114,21 @@ def usable_bytes(gpu: Gpu) -> int:
 
 def context_bytes(gpu: Gpu) -> int:
     """What CUDA takes for itself in each process."""
-    return MEASURED_CONTEXT.get(gpu.capability or (0, 0), CONTEXT_BYTES)
+    return CONTEXT_OF.get(gpu.name) or MEASURED_CONTEXT.get(gpu.capability or (0, 0), CONTEXT_BYTES)
 
 
 def find_gpu(name: str, location: str = "argument '--gpu'") -> Gpu:
     """The GPU that a user names. Raises PlanError with the nearest names for an unknown one."""
     known = known_gpus()
+    spelled = {_spelling(one): one for one in known} | {
+        _spelling(gpu.title): gpu.name for gpu in reversed([*known.values()])
+    }
     if name.lower() in known:
         return known[name.lower()]
+    if _spelling(name) in spelled:
+        return known[spelled[_spelling(name)]]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    names = f"nearest: {', '.join(near)}" if near else f"known GPUs: {', '.join(sorted(known))}"
+    names = f"nearest: {', '.join(near)}; all: --gpu list" if near else "--gpu list shows all that are known"
     raise PlanError.at(location, f"unknown GPU {name!r}", f"{names}; or give --memory 12GiB")
 
 
@@ -133,6 +141,21 @@ def recognise_gpu(driver_name: str, memory_bytes: int | None = None) -> Gpu | No
         return fitting[0] if fitting else None
     best = min(fitting, key=lambda gpu: abs(gpu.seen_bytes - memory_bytes))
     return best if abs(best.seen_bytes - memory_bytes) <= SAME_GPU * best.seen_bytes else None
+
+
+def _spelling(name: str) -> str:
+    """ "RTX 3070", "rtx3070" and "rtx_3070" are rtx-3070."""
+    return re.sub(r"[^a-z0-9]", "", _plain(name).removeprefix("geforce "))
+
+
+def format_gpus() -> list[str]:
+    """Every GPU that is known, one a line: its name, memory, what a run can use of it, compute capability."""
+    lines = [f"{'name':<20} {'memory':>10} {'usable':>10} {'capability':>11}  full name"]
+    for gpu in known_gpus().values():
+        capability = "-" if gpu.capability is None else "{}.{}".format(*gpu.capability)
+        sizes = f"{format_bytes(gpu.memory_bytes):>10} {format_bytes(usable_bytes(gpu)):>10}"
+        lines.append(f"{gpu.name:<20} {sizes} {capability:>11}  {gpu.title}")
+    return lines
 
 
 def _plain(driver_name: str) -> str:

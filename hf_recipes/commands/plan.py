@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hf_recipes.catalog.gpus import format_gpus
+from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import PlanError, RecipeError
-from hf_recipes.plan.fit import advice, show, write_recipe
+from hf_recipes.plan.fit import advice, heat_map, show, write_recipe
 from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
 from hf_recipes.plan.fit.plan import Plan, plan_recipe
@@ -22,6 +25,35 @@ from hf_recipes.recipe.global_batch import find_errors, with_accumulation, witho
 from hf_recipes.recipe.read import read_recipe
 
 MEASURED = "recipes/results/measured"  # records of --measure, below the working directory
+
+
+def list_gpus() -> list[str]:
+    """`--gpu list`: the GPUs that are known."""
+    return format_gpus()
+
+
+def command_for_each(
+    path: str, words: Sequence[str], *, as_json: bool = False, **options: Any
+) -> tuple[list[str], bool]:
+    """`command` of `path` and of every word that names another recipe: what to print of all, and whether all fit.
+    Imports and the tracing child are shared. Raises RecipeError."""
+    paths = [path, *(word for word in words if is_recipe(word))]
+    overrides = [word for word in words if not is_recipe(word)]
+    if len(paths) == 1:
+        return command(path, overrides, as_json=as_json, **options)
+    for name in ("svg", "write"):
+        if options.get(name) is not None:
+            raise PlanError.at(f"argument '--{name}'", f"one file, and {len(paths)} recipes", "plan them one by one")
+    found = [command(one, overrides, as_json=as_json, **options) for one in paths]
+    if as_json:
+        return ["[", ",\n".join("\n".join(lines) for lines, _ in found), "]"], all(fits for _, fits in found)
+    every = [line for lines, _ in found for line in (*lines, "")]
+    return every[:-1], all(fits for _, fits in found)
+
+
+def is_recipe(word: str) -> bool:
+    """Whether a word behind the first recipe is another one, and no override."""
+    return "=" not in word and word.endswith((".yaml", ".yml"))
 
 
 def command(
@@ -63,12 +95,15 @@ def command(
         raise RecipeError(errors)
     recipe = with_accumulation(recipe, layout.processes)
     found = plan_recipe(recipe, device, length=length, read_data=read_data, layout=layout)
-    if svg is not None:
+    if svg is not None and not search:
         write_text(svg, show.svg(found.fit), "argument '--svg'")
     fits = found.fit.verdict != OUT
     frontier_found, written = None, []
     if search:
         frontier_found = frontier.search(found.fit, seconds=seconds or frontier.SECONDS)
+        if svg is not None and frontier_found.heat_map is not None:
+            title = f"{path} on {found.fit.gpu.name}: rows x tokens"
+            write_text(svg, heat_map.svg(frontier_found.heat_map, title), "argument '--svg'")
         if write is not None:
             written = [_write(path, write, overrides, frontier_found, found)]
     changes = None
@@ -134,7 +169,12 @@ def _write(source: str, target: str, overrides: Sequence[str], found: frontier.F
 
 
 def _lines(found: Plan, changes: advice.Advice | None) -> list[str]:
+    """The answer first: what is needed, and the cheapest change with which it fits."""
     result = show.format_plan(found.fit)
+    if changes is not None and changes.changes:
+        cheapest = changes.changes[0]
+        needed = format_bytes(cheapest.fit.reserved.peak)
+        result[0] += f"; with {cheapest.overrides} it needs {needed}"
     result += [f"  {found.length_note}"] if found.length_note else []
     return result if changes is None else [*result, *advice.format_advice(changes, found.fit)]
 

@@ -140,6 +140,9 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, arguments: dict[str, Any],
     if recipe.section("BitsAndBytesConfig"):
         from transformers import BitsAndBytesConfig
 
+        # Older releases load ahead of the quantizer in four threads: how many originals lie on the GPU at once is a
+        # race then, and so is what stays reserved (core_model_loading.py).
+        os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
         arguments["quantization_config"] = BitsAndBytesConfig(**recipe.section("BitsAndBytesConfig"))
         arguments.setdefault("device_map", _one_device(recipe))
     location = recipe.location(f"model.{SOURCES[0]}")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from hf_recipes.catalog.gpus import CONTEXT_BYTES, GIB, find_gpu, known_gpus, parse_bytes, recognise_gpu, usable_bytes
+from hf_recipes.catalog.gpus import (
+    GIB,
+    context_bytes,
+    find_gpu,
+    format_gpus,
+    known_gpus,
+    parse_bytes,
+    recognise_gpu,
+    usable_bytes,
+)
 from hf_recipes.errors import RecipeError
 
 CUDA = [gpu for gpu in known_gpus().values() if not gpu.unified]
@@ -16,7 +25,23 @@ def test_a_gpu_is_called_full_before_its_sold_size_is() -> None:
     for gpu in CUDA:
         assert gpu.visible_bytes is not None and gpu.visible_source, gpu.name
         assert 0.90 * gpu.memory_bytes < gpu.visible_bytes < gpu.memory_bytes, gpu.name
-        assert usable_bytes(gpu) <= gpu.visible_bytes - CONTEXT_BYTES, gpu.name
+        assert usable_bytes(gpu) <= gpu.visible_bytes - context_bytes(gpu), gpu.name
+
+
+def test_a_context_that_was_measured_counts_and_any_other_is_assumed_between_those() -> None:
+    t4, h100, other = (context_bytes(find_gpu(name)) for name in ("t4", "h100", "rtx-2080-ti"))
+    assert (t4, h100) == (141 * 2**20, 771 * 2**20) and t4 < other < h100
+
+
+@pytest.mark.parametrize("typed", ["rtx3070", "RTX 3070", "rtx_3070", "GeForce RTX 3070", "NVIDIA GeForce RTX 3070"])
+def test_a_gpu_is_found_however_its_name_is_spelled(typed: str) -> None:
+    assert find_gpu(typed) is known_gpus()["rtx-3070"]
+
+
+def test_the_list_has_every_gpu_under_the_name_that_gpu_takes() -> None:
+    head, *lines = format_gpus()
+    assert head.split()[:2] == ["name", "memory"]
+    assert [find_gpu(line.split()[0]).title in line for line in lines] == [True] * len(known_gpus())
 
 
 def test_an_assumed_size_is_never_more_than_the_gpu_that_it_is_taken_from() -> None:

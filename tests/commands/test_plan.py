@@ -11,17 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hf_recipes import cli
 from hf_recipes.commands import plan as plan_command
-from hf_recipes.commands.plan import command
+from hf_recipes.commands.plan import command, command_for_each
 from hf_recipes.common.device import Device
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import preflight
 from hf_recipes.plan.fit import plan
 from hf_recipes.plan.fit.plan import Plan
-from hf_recipes.plan.fit.verdict import choose_gpu
+from hf_recipes.plan.fit.verdict import OUT, choose_gpu
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.smoke import shrink
 from tests.support.tiny_models import TEXTS, save_bert, wordpiece, write_rows
 from tests.support.tiny_recipes import traces_in_this_process  # noqa: F401
@@ -103,16 +106,46 @@ def test_the_table_sums_to_the_gpu_and_the_drawing_shows_it(
     here = replace(small_gpt, fit=replace(small_gpt.fit, recipe=read_recipe(path)))
     monkeypatch.setattr(plan_command, "plan_recipe", lambda *_, **__: here)
     lines, fits = command(path, (), memory="8GiB", svg="memory.svg")
-    assert fits and lines[0] == "recipe.yaml: fits on a GPU of 8GiB"
+    assert fits and re.fullmatch(r"fits: [\d.]+ of [\d.]+ GiB on a GPU of 8GiB \(recipe.yaml\)", lines[0])
     found = json.loads(command(path, (), memory="8GiB", as_json=True)[0][0])
     assert sum(found["card"].values()) == found["card_bytes"] == 8 * GIB
     named = {"weights", "optimizer", "logits and loss", "allocator's slack", "CUDA context", "free"}
     assert named <= set(found["card"])
     drawing = Path("memory.svg").read_text(encoding="utf-8")
-    assert drawing.startswith("<svg") and "recipe.yaml: fits on a GPU of 8GiB" in drawing
+    assert drawing.startswith("<svg") and lines[0] in drawing
+    assert "limit: 8.00 GiB" in drawing
     assert drawing.count("<rect") == 1 + 2 * (len(found["card"]) - 1)  # all but what is free, in the bar and the legend
     with pytest.raises(RecipeError, match=r"^argument '--svg': 'none/memory.svg' cannot be written"):
         command(path, (), memory="8GiB", svg="none/memory.svg")
+
+
+def test_several_recipes_are_planned_in_one_call_and_one_that_does_not_fit_decides(
+    write_recipe: Write, small_gpt: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_recipe(GPT), "second.yaml"]
+    Path("second.yaml").write_text(GPT, encoding="utf-8")
+    seen = []
+
+    def planned(recipe: Recipe, *_: object, **__: object) -> Plan:
+        seen.append(recipe.path)
+        return replace(small_gpt, fit=replace(small_gpt.fit, recipe=recipe, verdict=OUT if len(seen) == 2 else "fits"))
+
+    monkeypatch.setattr(plan_command, "plan_recipe", planned)
+    words = ["second.yaml", "TrainingArguments.seed=3"]
+    lines, fits = command_for_each(paths[0], words, memory="8GiB", with_advice=False)
+    assert seen == paths and not fits
+    assert [line.split(":")[0] for line in lines if "GiB on a GPU of 8GiB" in line] == ["fits", "does not fit"]
+    found = json.loads("\n".join(command_for_each(paths[0], words, memory="8GiB", with_advice=False, as_json=True)[0]))
+    assert [one["recipe"] for one in found] == paths
+    with pytest.raises(RecipeError, match=r"^argument '--svg': one file, and 2 recipes; plan them one by one$"):
+        command_for_each(paths[0], words, memory="8GiB", svg="one.svg")
+
+
+def test_gpu_list_needs_no_recipe_and_a_plan_without_one_says_so() -> None:
+    done = CliRunner().invoke(cli.plan, ["--gpu", "list"])
+    assert done.exit_code == 0 and "rtx-3070" in done.stdout
+    missing = CliRunner().invoke(cli.plan, ["--gpu", "t4"])
+    assert missing.exit_code == 2 and "Missing argument 'RECIPE'" in missing.output
 
 
 def test_two_devices_at_once_are_refused(write_recipe: Write) -> None:

@@ -14,7 +14,7 @@ RESULTS = json.loads((BENCHMARKS / "results" / "peaks.json").read_text(encoding=
 def _benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("peaks", "peaks_kernels", "peaks_bert", "peaks_peft", "peaks_lab"):
+    for name in ("peaks", "peaks_kernels", "peaks_bert", "peaks_peft", "peaks_lab", "peaks_t4"):
         sys.modules.pop(name, None)
 
 
@@ -57,6 +57,8 @@ def test_the_errors_are_what_was_promised():
     assert found["bert"]["worst"] <= 0.05
     assert found["lab_allocated"]["rows"] >= 13 and found["lab_allocated"]["worst"] <= 0.005
     assert found["lab_reserved"]["median"] <= 0.005 and found["lab_reserved"]["worst"] <= 0.02
+    assert found["t4_allocated"]["rows"] == 5 and found["t4_allocated"]["worst"] <= 0.001  # eager attention, too
+    assert found["t4_reserved"]["median"] <= 0.001 and found["t4_reserved"]["worst"] <= 0.062
     assert found["peft"]["rows"] >= 28
     assert found["peft"]["median"] <= 0.01 and found["peft"]["ninth_decile"] <= 0.02
 

@@ -326,8 +326,23 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     PrivatePoint(
         name="torch.utils._python_dispatch:_disable_current_modes",
         used_by="plan/trace/upstream_patches.py",
-        why="makes a tensor that the tracker does not see: a paged state",
+        why="makes a tensor that the tracker does not see: a paged state (and load.py looks at weights unseen)",
         signature="()",
+    ),
+    PrivatePoint(
+        name="transformers.core_model_loading:convert_and_load_state_dict_in_model",
+        used_by="plan/trace/load.py",
+        why="weights that are quantised as they are read come one after another, in the order of their names",
+        lines=(
+            "has_on_the_fly_quantization = hf_quantizer is not None and not hf_quantizer.pre_quantized",
+            "sorted(state_dict.items(), key=lambda kv: dot_natural_key(kv[0]))",
+        ),
+    ),
+    PrivatePoint(
+        name="transformers.modeling_utils:caching_allocator_warmup",
+        used_by="plan/trace/load.py",
+        why="takes one block of the model's size before the weights, and gives it back",
+        lines=("torch.empty(int(byte_count // 2), dtype=torch.float16",),
     ),
     PrivatePoint(
         name="accelerate.state:AcceleratorState._reset_state",

@@ -91,30 +91,57 @@ def _ddp(trace: Trace, layout: Layout) -> Trace:
 
 
 def _sharded(trace: Trace, layout: Layout) -> Trace:
-    """Each rank keeps its share of the split parts; what is gathered for a moment is added."""
-    n = layout.processes
-    parts = dict(trace.parts)
-    split = ("gradients", "optimizer") if layout.kind == "zero2" else ("weights", "gradients", "optimizer")
-    weights = parts.get("weights", 0)
-    for part in split:
-        parts[part] = -(-parts.get(part, 0) // n)
-    if layout.kind == "zero2":
-        parts[BUCKETS] = int(2 * min(2 * ZERO_BUCKET, trace.trainable_bytes))
-    else:  # a block's weights are gathered while it runs and the next one's before it: two blocks, with their gradients
-        parts[GATHERED] = int(3 * weights / max(1, trace.blocks))
+    """Each rank keeps its share of the split parts; what is gathered for a moment is added. Each phase has its own sum,
+    and the largest counts: in the optimizer's step nothing is gathered, and its temporaries are split, too."""
+    sums = {phase: _rank_parts(trace, layout, phase) for phase in trace.phases}
+    phase = max(sums, key=lambda name: sum(sums[name].values()))
+    parts = dict(sums[phase])
     allocated = sum(parts.values())
-    change = allocated - trace.allocated
     name = {"fsdp2": "FSDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}[layout.kind]
-    mark = f"{name} over {n} processes: a closed form of what is split, not traced and not verified"
+    mark = f"{name} over {layout.processes} processes: a closed form of what is split, not traced and not verified"
+    shares = {one: sum(parts.values()) / max(1, trace.phases[one]) for one, parts in sums.items()}
     return replace(
         trace,
         allocated=allocated,
         parts=parts,
-        phases={phase: max(0, size + change) for phase, size in trace.phases.items()},
-        module_peaks={module: max(0, size + change) for module, size in trace.module_peaks.items()},
+        phase=phase,
+        at=trace.at if phase == trace.phase else f"the {phase} pass",
+        phases={one: sum(sums[one].values()) for one in sums},
+        module_peaks={
+            module: round(size * shares.get(module.partition(" ")[0], 1.0))
+            for module, size in trace.module_peaks.items()
+        },
         events=((0, allocated),),
         estimate=(*trace.estimate, mark),
     )
+
+
+def _rank_parts(trace: Trace, layout: Layout, phase: str) -> dict[str, int]:
+    """One rank's bytes at the phase's own peak."""
+    n, two = layout.processes, layout.kind == "zero2"
+    weights, states = trace.parts.get("weights", 0), trace.parts.get("optimizer", 0)
+    if two:
+        gathered = {BUCKETS: int(2 * min(2 * ZERO_BUCKET, trace.trainable_bytes))}
+    else:  # a block's weights while it runs, and the next one's before it: two blocks, with their gradients
+        gathered = {GATHERED: int(3 * weights / max(1, trace.blocks))}
+    if phase == trace.phase:
+        parts = dict(trace.parts)
+    else:  # the parts of this phase's peak are not known: what stands, and the rest as temporaries
+        gradients = phase in ("backward", "optimizer") or (phase == "forward" and trace.accumulation > 1)
+        left, parts = trace.phases[phase], dict[str, int]()
+        for part, size in (
+            ("weights", weights),
+            ("optimizer", states),
+            ("gradients", trace.trainable_bytes * gradients),
+        ):
+            parts[part] = min(left, size)
+            left -= parts[part]
+        parts["temporaries"] = left
+    if phase == "optimizer":
+        split = [part for part in parts if not (two and part == "weights")]
+        return {part: -(-size // n) if part in split else size for part, size in parts.items()}
+    split = ["gradients", "optimizer", *([] if two else ["weights"])]
+    return {part: -(-size // n) if part in split else size for part, size in parts.items()} | gathered
 
 
 def _read(path: str) -> Mapping[str, Any]:

@@ -26,13 +26,15 @@ import numpy as np
 
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.fit.verdict import FITS, MARGIN, TIGHT, Fit, check_fits
+from hf_recipes.plan.fit.heat_map import HeatMap, format_heat_map
+from hf_recipes.plan.fit.verdict import FITS, MARGIN, OUT, TIGHT, Fit, check_fits
 from hf_recipes.recipe.global_batch import accumulation_of, global_batch_of
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 30.0  # no traces are begun that would end later than this, as long as the last ones took
 LOCATION = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
+MOST_ROWS = 2**16  # where the curve ends
 NEAR = 1.1  # of the usable memory: what the curve puts beyond this is not traced
 FEW, MANY = 2, 8  # rows of the traces that give the curve; the recipe's own instead of MANY, if they are 4 or more
 
@@ -47,6 +49,7 @@ class Point:
     reserved: int  # bytes
     verified: bool
     verdict: str = FITS
+    largest: int = 0  # rows at most at any effective batch, a power of two: by the curve, beyond micro_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class Frontier:
     points: tuple[Point, ...]
     chosen: Point | None
     why: str
+    heat_map: HeatMap | None = None
 
 
 def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
@@ -90,7 +94,7 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
             elif point.verified and _is_near(more, fit, effective) and (more.length, more.micro_batch) not in tried:
                 order.insert(0 if more.length == wanted else len(order), more)
         took = time.monotonic() - started
-    found = tuple(points[length] for length in lengths)
+    found = tuple(_with_largest(points[length], curve, fit, effective) for length in lengths)
     chosen, why = _choose_point(found, wanted)
     return Frontier(
         recipe=recipe,
@@ -100,6 +104,35 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
         points=found,
         chosen=chosen,
         why=why,
+        heat_map=_map_verdicts(curve, fit, found),
+    )
+
+
+def _with_largest(point: Point, curve: MemoryCurve, fit: Fit, effective: int) -> Point:
+    """Where the effective batch is the limit, the curve tells how many rows would fit."""
+    if point.micro_batch < effective:
+        return replace(point, largest=point.micro_batch)
+    free = _largest_point(curve, point.length, fit, MOST_ROWS)
+    return replace(point, largest=max(point.micro_batch, free.micro_batch if free.verdict == point.verdict else 0))
+
+
+def _map_verdicts(curve: MemoryCurve, fit: Fit, points: Sequence[Point]) -> HeatMap:
+    """Powers of two up to twice the most rows that fit anywhere; what was traced as the trace has it."""
+    most = 2 * max(1, *(point.largest for point in points))
+    batches = tuple(2**i for i in range(most.bit_length()) if 2**i <= most)
+
+    def verdict(rows: int, point: Point) -> str:
+        if point.verified and rows == point.micro_batch:
+            return point.verdict
+        predicted = _predict_reserved(curve, rows, min(rows, fit.trace.eval_batch), point.length)
+        if predicted * MARGIN <= fit.usable:
+            return FITS
+        return TIGHT if predicted / curve.slack <= fit.usable else OUT
+
+    return HeatMap(
+        batches=batches,
+        lengths=tuple(point.length for point in points),
+        verdicts=tuple(tuple(verdict(rows, point) for point in points) for rows in batches),
     )
 
 
@@ -125,11 +158,11 @@ def override_values(recipe: Recipe, micro_batch: int, length: int, effective: in
 def format_frontier(found: Frontier) -> list[str]:
     """The table, as the guides have it, and the choice."""
     lines = [
-        f"  {'batch':>6} {'length':>7} {'tokens/batch':>13} {'effective':>10} {'memory':>7}  ",
+        f"  {'batch':>6} {'largest':>8} {'length':>7} {'tokens/batch':>13} {'effective':>10} {'memory':>7}  ",
     ]
     for point in found.points:
         if not point.micro_batch:
-            lines.append(f"  {'-':>6} {point.length:>7} {'':>13} {'':>10} {'':>7}  not one row fits")
+            lines.append(f"  {'-':>6} {'-':>8} {point.length:>7} {'':>13} {'':>10} {'':>7}  not one row fits")
             continue
         share = point.reserved / found.usable
         effective = point.micro_batch * max(1, round(found.effective / point.micro_batch))
@@ -137,9 +170,15 @@ def format_frontier(found: Frontier) -> list[str]:
         mark += "<- recommended" if point == found.chosen else "" if point.verified else "predicted, not traced"
         tokens = point.micro_batch * point.length
         lines.append(
-            f"  {point.micro_batch:>6} {point.length:>7} {tokens:>13,} {effective:>10,} {share:>7.0%}  {mark}".rstrip()
+            f"  {point.micro_batch:>6} {_largest(point):>8} {point.length:>7} {tokens:>13,} {effective:>10,} "
+            f"{share:>7.0%}  {mark}".rstrip()
         )
-    return [*lines, f"  {found.why}"]
+    return [*lines, f"  {found.why}", *([] if found.heat_map is None else format_heat_map(found.heat_map))]
+
+
+def _largest(point: Point) -> str:
+    """ "64", "~512" where the effective batch ends before the memory does: then it is predicted."""
+    return f"~{point.largest}" if point.largest > point.micro_batch else str(point.micro_batch)
 
 
 def as_json(found: Frontier) -> dict[str, Any]:
@@ -147,7 +186,7 @@ def as_json(found: Frontier) -> dict[str, Any]:
 
     def plain(point: Point) -> dict[str, Any]:
         values = {"micro_batch": point.micro_batch, "length": point.length, "reserved_bytes": point.reserved}
-        return {**values, "verified": point.verified, "verdict": point.verdict}
+        return {**values, "verified": point.verified, "verdict": point.verdict, "largest_batch": point.largest}
 
     return {
         "effective_batch": found.effective,

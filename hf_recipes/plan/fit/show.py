@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_bytes
 from hf_recipes.common.text import format_bytes
-from hf_recipes.plan.fit.verdict import CPU, TIGHT, Fit
+from hf_recipes.plan.fit.verdict import CPU, OUT, TIGHT, Fit
 from hf_recipes.plan.trace.result import PARTS
 
 WIDTH = 40  # characters of the longest bar
@@ -45,13 +45,25 @@ def rows(fit: Fit) -> list[tuple[str, int]]:
     return [*found, ("free", fit.usable - reserved.peak)]
 
 
+def headline(fit: Fit) -> str:
+    """ "fits: 4.25 of 7.31 GiB on rtx-3070 (recipes/rtx3070.yaml)": the answer in one line."""
+    answer = "does not fit" if fit.verdict == OUT else fit.verdict
+    return f"{answer}: {_of(fit.reserved.peak, fit.usable)} on {fit.gpu.name} ({fit.recipe.path})"
+
+
+def _of(needed: int, usable: int) -> str:
+    """ "4.25 of 7.31 GiB": the unit once where both have it."""
+    first, last = format_bytes(needed), format_bytes(usable)
+    number, _, unit = first.partition(" ")
+    return f"{number if last.endswith(f' {unit}') else first} of {last}"
+
+
 def format_plan(fit: Fit) -> list[str]:
     """The verdict, where the bytes of the peak are, and what was assumed."""
-    trace, gpu = fit.trace, fit.gpu
-    table = rows(fit)
+    trace, table = fit.trace, rows(fit)
     widest = max(size for name, size in table if name != "free")
     lines = [
-        f"{fit.recipe.path}: {fit.verdict} on {gpu.name}",
+        headline(fit),
         f"  {_counted(trace.micro_batch, 'row')} of {trace.length} tokens a device, {trace.eval_batch} in evaluation; "
         f"the peak is in the {trace.phase} pass,",
         f"  at {trace.at}",
@@ -138,13 +150,12 @@ def as_json(fit: Fit) -> dict[str, Any]:
 
 def svg(fit: Fit) -> str:
     """The GPU's memory at the peak as an SVG chart."""
-    title = f"{fit.recipe.path}: {fit.verdict} on {fit.gpu.name}"
-    return memory_chart(title, rows(fit), fit.gpu.memory_bytes)
+    return memory_chart(headline(fit), rows(fit), fit.gpu.memory_bytes)
 
 
 def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int) -> str:
-    """The memory as one bar from left to right, a colour a part, with a legend; a red line where the GPU's memory ends.
-    `parts`: names and bytes, as `rows` gives them. Self-contained, readable in light and dark."""
+    """The memory as one bar from left to right, a colour a part, with a legend; a labelled line where the GPU's memory
+    ends. `parts`: names and bytes, as `rows` gives them. Self-contained, readable in light and dark."""
     table = [(name, size) for name, size in parts if name != "free" and size > 0]
     needed = sum(size for _, size in table)
     scale = 700 / max(needed, memory_bytes)
@@ -153,12 +164,12 @@ def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int
         colour = COLOURS[index % len(COLOURS)]
         width = size * scale
         bars.append(f'<rect x="{left:.1f}" y="34" width="{width:.1f}" height="36" fill="{colour}"/>')
-        x, y = 10 + 240 * (index % 3), 96 + 20 * (index // 3)
+        x, y = 10 + 240 * (index % 3), 116 + 20 * (index // 3)
         legend.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
         legend.append(f'<text x="{x + 18}" y="{y}">{escape(name)}: {format_bytes(size)}</text>')
         left += width
     edge = 10 + memory_bytes * scale
-    height = 110 + 20 * ((len(table) - 1) // 3)
+    height = 130 + 20 * ((len(table) - 1) // 3)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 730 {height}" font-family="sans-serif"',
@@ -167,7 +178,8 @@ def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int
             f'<text x="10" y="20">{escape(title)}</text>',
             f'<rect x="10" y="34" width="{memory_bytes * scale:.1f}" height="36" fill="#8884"/>',
             *bars,
-            f'<line x1="{edge:.1f}" x2="{edge:.1f}" y1="30" y2="74" stroke="#c00" stroke-width="2"/>',
+            f'<line x1="{edge:.1f}" x2="{edge:.1f}" y1="30" y2="78" stroke="#c00" stroke-width="2"/>',
+            f'<text x="{edge:.1f}" y="92" text-anchor="end">limit: {format_bytes(memory_bytes)}</text>',
             *legend,
             "</svg>",
             "",

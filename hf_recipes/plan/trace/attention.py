@@ -40,9 +40,9 @@ def run_attention(
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **arguments)  # type: ignore[arg-type]
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     if capability is None:
-        chosen = _cpu_choice(query, key, value, attn_mask, dropout_p)
+        chosen = _cpu_choice(query, key, value, attn_mask, dropout_p, enable_gqa)
     else:
-        chosen = cuda_choice(capability, query, key, value, attn_mask, dropout_p, is_causal, grad)
+        chosen = cuda_choice(capability, query, key, value, attn_mask, dropout_p, is_causal, grad, enable_gqa)
     count(chosen)
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # convert_boolean_attn_mask
         filled = torch.zeros_like(attn_mask, dtype=query.dtype)
@@ -86,17 +86,21 @@ def cuda_choice(
     dropout_p: float,
     is_causal: bool,
     grad: bool,
+    enable_gqa: bool,
 ) -> str:
     """ "cudnn", "flash", "efficient" or "math", by check_* of sdp_utils.cpp."""
+    if not _are_dense(query, key, value, mask, on_cpu=False):
+        return "math"
+    grouped = query.shape[1] != key.shape[1]
+    joinable = _heads_agree(query, key, value, enable_gqa)
     width = query.shape[-1]
     rounded = -(-width // 8) * 8
     half = query.dtype in HALF
     same_width = key.shape[-1] == width == value.shape[-1]
-    if half and capability in CUDNN_FIRST and same_width and width == rounded <= 256:
-        grouped = query.shape[1] != key.shape[1]
-        if not (mask is not None and (mask.requires_grad or grouped)):
-            return "cudnn"
-    if half and capability >= (8, 0) and mask is None and rounded <= 256 and same_width:
+    cudnn = half and capability in CUDNN_FIRST and joinable and same_width and width == rounded <= 256
+    if cudnn and not (mask is not None and grouped):
+        return "cudnn"
+    if half and capability >= (8, 0) and mask is None and rounded <= 256 and same_width and joinable:
         # Consumer GPUs' shared memory is too small for the backward of wide heads.
         consumer = capability in ((8, 6), (8, 9), (12, 0), (12, 1))
         too_wide = grad and consumer and (192 < rounded <= 224 or (rounded > 224 and dropout_p > 0))
@@ -105,15 +109,38 @@ def cuda_choice(
     known = query.dtype in (torch.float32, torch.float16) or (query.dtype == torch.bfloat16 and capability >= (8, 0))
     align = 8 if half else 4
     aligned = width % align == 0 and value.shape[-1] % align == 0
-    heads = query.shape[1] == key.shape[1]
-    return "efficient" if known and aligned and heads and not (mask is not None and mask.requires_grad) else "math"
+    heads = query.shape[1] == key.shape[1] == value.shape[1]
+    return "efficient" if known and aligned and heads and key.shape[-1] == width else "math"
 
 
-def _cpu_choice(query: Any, key: Any, value: Any, mask: Any, dropout_p: float) -> str:
+def _cpu_choice(query: Any, key: Any, value: Any, mask: Any, dropout_p: float, enable_gqa: bool) -> str:
     """check_* of sdp_utils_cpp.cpp."""
     if dropout_p > 0 or not query.shape[-1] == key.shape[-1] == value.shape[-1]:
         return "math"
-    if mask is not None and (mask.requires_grad or mask.dim() not in (2, 4)):
+    if not _are_dense(query, key, value, mask, on_cpu=True) or not _heads_agree(query, key, value, enable_gqa):
         return "math"
-    contiguous = all(tensor.stride(-1) == 1 for tensor in (query, key, value))
-    return "flash for CPU" if contiguous and 0 not in (query.shape[-2], key.shape[-2]) else "math"
+    return "flash for CPU"
+
+
+def _are_dense(query: Any, key: Any, value: Any, mask: Any, on_cpu: bool) -> bool:
+    """What every fused kernel asks (sdp_utils_cpp.h): check_tensor_shapes, the batch sizes of
+    check_batch_size_and_num_heads_dense, check_nonzero_sequence_lengths_dense, check_last_dim_stride_equals_1_dense and
+    check_attn_mask_shape."""
+    every = (query, key, value)
+    if any(tensor.dim() != 4 for tensor in every) or len({tensor.shape[0] for tensor in every}) > 1:
+        return False
+    if 0 in (query.shape[-2], key.shape[-2]) or any(tensor.stride(-1) != 1 for tensor in every):
+        return False
+    if mask is None:
+        return True
+    whole = (*query.shape[:3], key.shape[2])
+    if mask.requires_grad or mask.dim() not in (2, 4) or not (on_cpu or mask.stride(-1) == 1):
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(reversed(mask.shape), reversed(whole), strict=False))
+
+
+def _heads_agree(query: Any, key: Any, value: Any, enable_gqa: bool) -> bool:
+    """check_batch_size_and_num_heads_dense: without enable_gqa unequal heads are broadcast, by math alone."""
+    if not enable_gqa:
+        return bool(query.shape[1] == key.shape[1] == value.shape[1])
+    return bool(key.shape[1] == value.shape[1] and query.shape[1] % key.shape[1] == 0)

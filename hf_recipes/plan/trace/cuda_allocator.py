@@ -4,6 +4,9 @@ Pure: no torch. Memory is asked for in segments (2 MiB for requests up to 1 MiB,
 request rounded up to 2 MiB), cut into blocks of multiples of 512 bytes; the smallest free block that fits is taken
 (the lowest address among equals), its rest given back if it is worth keeping, neighbours merged when freed. When the
 GPU has no more, every segment that is entirely free is given back and the request is tried again.
+
+The driver gives addresses, and they decide which of two equal blocks is taken: each new segment of more than 20 MiB
+lies below the older ones, as the reserved peaks of a T4 and of an H100 show (docs/methods/plan.md).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ LARGE_SEGMENT = 20 << 20  # kLargeBuffer
 MIN_LARGE = 10 << 20  # kMinLargeAlloc
 ROUND_LARGE = 2 << 20  # kRoundLarge; also the page of an expandable segment in the small pool
 EMPTY_CACHE = (-1, 0)  # an event: torch.cuda.empty_cache() was called
+TOP = 1 << 60
 LARGE_PAGE = 20 << 20  # page of an expandable segment in the large pool (kLargeBuffer)
 
 
@@ -86,7 +90,7 @@ class Segments:
         self.blocks: dict[int, Block] = {}
         self.unused: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # small -> sorted (size, address)
         self.addresses: dict[int, int] = {}  # storage -> address
-        self.next_address = 0
+        self.lowest, self.highest = TOP, 0  # where segments above LARGE_SEGMENT begin, and where the others end
 
     def allocate(self, storage: int, size: int) -> bool:
         """Finds room for `size` bytes, a multiple of 512; False where the GPU has none."""
@@ -115,8 +119,10 @@ class Segments:
             self.empty_cache()
             if not self._has(wanted):
                 return None
-        address = self.next_address
-        self.next_address += wanted
+        if wanted > LARGE_SEGMENT:
+            address = self.lowest = self.lowest - wanted
+        else:
+            address, self.highest = self.highest, self.highest + wanted
         self.reserved += wanted
         self.peak = max(self.peak, self.reserved)
         self.blocks[address] = Block(size=wanted, small=small, free=False, before=None, behind=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_recipes.plan.trace import cuda_temporaries
 from hf_recipes.plan.trace.attention import CUDNN_FIRST, HALF
 
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 4096 KiB x 2 + 16 KiB x 8, one a handle and stream,
@@ -51,6 +52,9 @@ class CudaWorkspaces:
             rule = cudnn_backward
         if name == "sum" and len(args) > 1 and args[1]:
             return self._sum(args[0], args[1]), staying
+        if name == "native_layer_norm_backward":
+            processors, _ = PROCESSORS.get(self.capability, PROCESSORS[(8, 6)])
+            return cuda_temporaries.layer_norm_backward(args, processors), staying
         return (rule(args) if rule is not None else ()), staying
 
     def _sum(self, summed: Any, dims: Any) -> tuple[int, ...]:
@@ -157,6 +161,7 @@ def _up(value: int, multiple: int) -> int:
 
 
 PASSING = {
+    **cuda_temporaries.RULES,
     "gemm_4bit": _gemm_4bit,
     ATTENTION[0]: flash_backward,
     ATTENTION[1]: efficient_backward,

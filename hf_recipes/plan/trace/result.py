@@ -50,7 +50,7 @@ class Trace:
 
     allocated: int  # bytes at the peak, each storage rounded up to 512 as torch.cuda.max_memory_allocated counts
     parts: Mapping[str, int]  # PARTS -> bytes at the peak; sums to `allocated`
-    phase: str  # of the peak: "forward", "backward", "optimizer", "evaluation" or "saving"
+    phase: str  # of the peak: "loading", "forward", "backward", "optimizer", "evaluation" or "saving"
     at: str  # where the peak was reached: the module's path and the operation
     phases: Mapping[str, int]  # phase -> its own peak in bytes
     # "phase module" -> the peak while it ran: each is smooth in rows and length, a phase is not

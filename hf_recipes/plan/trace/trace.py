@@ -26,6 +26,7 @@ from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
 from hf_recipes.plan.trace.field_effects import estimate_reasons
 from hf_recipes.plan.trace.flash_attention import flash_attention_on_meta
+from hf_recipes.plan.trace.load import replay_load
 from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_before_training, vocabulary_size
 from hf_recipes.plan.trace.module_paths import track_modules
 from hf_recipes.plan.trace.peak import summarize_peak
@@ -98,7 +99,7 @@ def trace_here(
         gc.collect()
         began = time.perf_counter()
         try:
-            _watch(trainer, tracker, simulation)
+            _watch(trainer, tracker, simulation, bool(recipe.section("BitsAndBytesConfig")))
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
                 row_bytes = _evaluate_and_save(recipe, trainer, tracker, simulation)
@@ -169,10 +170,14 @@ def _scale_losses(trainer: Any) -> None:
     trainer.accelerator.scaler = torch.amp.GradScaler("meta")
 
 
-def _watch(trainer: Any, tracker: Tracker, simulation: Simulation) -> None:
-    """Training under the tracker; the weights are there before it begins."""
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gpu: bool) -> None:
+    """Training under the tracker; the weights are there before it begins. `loads_onto_gpu`: from_pretrained puts them
+    there, one by one."""
     model = trainer.model
-    for tensor in tensors_before_training(model):
+    loaded = tensors_before_training(model)
+    if loads_onto_gpu and simulation.capability is not None and tracker.device == "meta":
+        replay_load(tracker, model)
+    for tensor in loaded:
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
 

@@ -8,6 +8,7 @@ import pytest
 
 from hf_recipes.plan.trace.cuda_allocator import (
     EMPTY_CACHE,
+    TOP,
     ExpandableSegments,
     Segments,
     replay,
@@ -40,6 +41,25 @@ def test_the_smallest_free_block_that_fits_is_taken():
     assert memory.blocks[memory.addresses[2]].size == 22 * MIB
     assert memory.allocate(3, 40 * MIB), "the larger block is still whole"
     assert memory.peak == 64 * MIB
+
+
+def test_of_two_equal_blocks_the_one_of_the_newer_large_segment_is_taken_and_of_small_ones_the_older():
+    memory = Segments()
+    for storage in (0, 1):
+        memory.allocate(storage, 30 * MIB)
+    newer = memory.addresses[1]
+    memory.free(0)
+    memory.free(1)
+    memory.allocate(2, 30 * MIB)
+    assert memory.addresses[2] == newer
+    small = Segments()
+    for storage in (0, 1):
+        small.allocate(storage, 20 * MIB)
+    older = small.addresses[0]
+    small.free(0)
+    small.free(1)
+    small.allocate(2, 20 * MIB)
+    assert small.addresses[2] == older
 
 
 def test_a_rest_of_one_mib_or_less_stays_with_its_large_block():
@@ -223,9 +243,9 @@ def test_only_segments_that_are_entirely_free_go_back():
     memory.free(0)
     memory.free(2)
     memory.empty_cache()
-    assert memory.reserved == 20 * MIB and _blocks(memory) == [(30, 5, False), (35, 15, True)]
-    assert memory.unused == {True: [], False: [(15 * MIB, 35 * MIB)]} and memory.peak == 90 * MIB
-    assert memory.allocate(3, 30 * MIB) and memory.addresses[3] == 90 * MIB  # addresses are not used again
+    assert memory.reserved == 20 * MIB and _blocks(memory) == [(0, 5, False), (5, 15, True)]
+    assert memory.unused == {True: [], False: [(15 * MIB, 5 * MIB)]} and memory.peak == 90 * MIB
+    assert memory.allocate(3, 30 * MIB) and memory.addresses[3] == TOP - 100 * MIB  # addresses are not used again
 
 
 def test_a_full_gpu_is_tried_again_once_and_counts_it():

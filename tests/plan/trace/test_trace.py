@@ -76,6 +76,19 @@ def test_qlora_holds_packed_weights_with_double_quantised_scales():
     assert found.parameters > linear
 
 
+def test_a_quantised_models_load_leaves_its_block_and_its_originals_in_the_cache():
+    config = {**LLAMA, "hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 128}
+    quantised = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}
+    sections = {"BitsAndBytesConfig": quantised, "LoraConfig": {"r": 4, "target_modules": "all-linear"}}
+    found = trace_here(tiny("chat", config, sft=True, model={"dtype": "bfloat16"}, sections=sections), length=16)
+    block, freed, original = found.events[0], found.events[1], 2 * 1024 * 4096
+    linear = 2 * (2 * 1024 * 1024 + 2 * 1024 * 512 + 3 * 1024 * 4096)
+    assert linear / 2 < block[1] < 0.55 * linear and freed == (block[0], -block[1])
+    assert [change for _, change in found.events].count(original) >= 6, "an MLP's weight of each layer, in bfloat16"
+    assert found.phases["loading"] < found.allocated or found.phase == "loading"
+    assert sum(found.parts.values()) == found.allocated
+
+
 def test_paged_states_are_not_on_the_gpu_and_8_bit_ones_are_a_quarter():
     config = {**LLAMA, "hidden_size": 256, "intermediate_size": 1024}
     states = {
