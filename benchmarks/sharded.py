@@ -10,6 +10,8 @@ processes with gloo; accelerate's gate for FSDP is opened as in the tests (tests
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import json
 import os
 import random
@@ -32,6 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from torture import chains, kinds, processes, record  # noqa: E402
 
+from tests.support import forks  # noqa: E402
 from tests.support.forks import run_forked, run_ranks  # noqa: E402
 from tests.support.sharded_ranks import run_fsdp  # noqa: E402
 
@@ -149,11 +152,13 @@ def compare_logits(out: str, other: str) -> float:
     return float((ours - theirs).abs().max())
 
 
-def launches() -> list[dict[str, Any]]:
-    """Each launch of each recipe against one process."""
+def launches(only: str = "") -> list[dict[str, Any]]:
+    """Each launch of each recipe against one process. `only`: recipes whose "model, trainer" contains it."""
     found = []
     for kind in MODELS:
         for trainer in TRAINERS:
+            if only not in f"{kind}, {trainer}":
+                continue
             path = write_recipe(kind, trainer)
             for n, name in enumerate(LAUNCHES):
                 out = f"{n}-{Path(path).stem}"
@@ -228,20 +233,33 @@ def in_scratch(work: Callable[[], Any]) -> Any:
             os.chdir(ROOT)
 
 
-PARTS: dict[str, Callable[[], Any]] = {
-    "launches": lambda: in_scratch(launches),
-    "worlds": lambda: in_scratch(lambda: worlds(20)),
-    "kills": lambda: kills(100),
+PARTS: dict[str, Callable[[str], Any]] = {
+    "launches": lambda only: in_scratch(lambda: launches(only)),
+    "worlds": lambda number: in_scratch(lambda: worlds(int(number or 20))),
+    "kills": lambda number: kills(int(number or 100)),
 }
 
 
 def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("part", choices=PARTS)
+    words.add_argument("only", nargs="?", default="", help='of launches: "LoRA, SFTTrainer"; of the others: how many')
+    given = words.parse_args()
     processes.preload()
-    for name in sys.argv[1:] or PARTS:
-        began = time.monotonic()
-        part = {"found": PARTS[name](), "seconds": time.monotonic() - began, **record.provenance()}
-        known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-        RESULT.write_text(json.dumps({**known, name: part}, indent=1) + "\n", encoding="utf-8")
+    forks.SECONDS = 3600  # a busy machine is no failure
+    began = time.monotonic()
+    found = PARTS[given.part](given.only)
+    part = {"found": found, "seconds": time.monotonic() - began, **record.provenance()}
+    with open(RESULT, "a+", encoding="utf-8") as file:  # several calls may run at a time
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = json.loads(file.read() or "{}")
+        if given.part == "launches" and given.part in known:
+            ours = [(row["model"], row["trainer"]) for row in found]
+            rest = [row for row in known["launches"]["found"] if (row["model"], row["trainer"]) not in ours]
+            part["found"] = sorted([*rest, *found], key=lambda row: (row["model"], row["trainer"], row["launch"]))
+        file.truncate(0)
+        file.write(json.dumps({**known, given.part: part}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import mutation_page
 import peaks
 import recipe_fuzz_page
 import record_page
+import sharded_page
 import torture_page
 
 from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
@@ -330,7 +331,7 @@ def pages() -> dict[Path, str]:
         },
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
-        "docs/launching.md": {"launches": launches()},
+        "docs/launching.md": {"launches": launches(), **sharded_page.blocks()},
         "docs/recipe.md": {"keys": keys_page(), "converted": converted()},
     }
     return {

@@ -1,20 +1,26 @@
-"""chat: prompt/completion or messages, loss on the answers only.
+"""chat: conversations, or prompt and completion, to tokens with the loss on the answers only.
 
-Rows are rendered by the tokenizer's own chat template. The tokens of the answers are found by rendering every
-prefix of the conversation that ends before and after an assistant message: what the template adds is the answer
-(with its end-of-turn token, so that the model learns to stop). That needs no {% generation %} marks in the
-template, which most lack; a template that rewrites earlier turns is detected and refused, since no mask is right.
+data/chat_rows.py reads the rows, data/chat_template.py renders them and finds the answers; here they become token ids
+and labels, a batch of rows at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_messages import RowError
+from hf_recipes.data.chat_rows import Conversation, Pair, RowReader, choose_reader, refuse_row
+from hf_recipes.data.chat_template import AnswerTemplate, RewrittenTurnsError, Spans, common_length, read_template
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.data.splits import Splits, find_column
+from hf_recipes.data.splits import Splits
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,12 +37,12 @@ PLAIN_TEMPLATE = (
 
 
 def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
-    """Rows (messages, or prompt and completion) to `input_ids` and `labels` (-100 except on answers), cut to
-    `max_length` tokens.
+    """Rows (see data/chat_rows.py) to `input_ids` and `labels` (-100 except on answers), cut to `max_length` tokens.
 
-    `assistant_only_loss: false` (messages) or `completion_only_loss: false` (prompt/completion) in SFTConfig puts the
-    loss on every token. Rows whose answers are all cut off are left out and counted. Raises DataError if no row is
-    left, for a row that is no conversation, and for a template whose answers cannot be located.
+    Of conversations the loss is on the assistant's messages (`assistant_only_loss: false`: on every token), of rows of
+    prompt and completion on the completion (`completion_only_loss: false`: on every token; `assistant_only_loss: true`:
+    on the assistant's messages in it). Rows whose answers are all cut off are left out and counted. Raises DataError if
+    no row is left, for a row that is no conversation, and for a template whose answers cannot be located.
     """
     from transformers import DataCollatorForSeq2Seq
 
@@ -44,44 +50,19 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     if not tokenizer.is_fast:
         what = "chat needs a fast tokenizer (for the position of each token in the text)"
         raise DataError.at(recipe.location("tokenizer"), what, "use a model with a tokenizer.json")
-    columns = _columns(splits.train, recipe)
-    messages = len(columns) == 1
-    only = recipe.training.get("assistant_only_loss" if messages else "completion_only_loss")
+    reader = choose_reader(recipe, splits.train)
+    encode = _row_encoder(recipe, tokenizer, reader, max_length)
     encoded: dict[str, Dataset] = {}
     stats: dict[str, SplitStats] = {}
-    notes = []
+    row_bytes: dict[str, list[int]] = {}
+    notes = [*([reader.note] if reader.note else []), *encode.notes]
     for split, part in parts.items():
-        for name, key in zip(columns, _column_keys(messages), strict=True):
-            find_column(recipe, part, key, name)
-        location = recipe.location(f"dataset.{_column_keys(messages)[0]}")
-
-        # upstream's cache finds its rows by what this function closes over: not the recipe, but our version.
-        def encode(
-            row: dict[str, Any], index: int, split: str = split, location: str = location, version: str = __version__
-        ) -> dict[str, Any]:
-            name = f"row {index} of the {split} split"
-            if messages:
-                ids, labels = _conversation(row[columns[0]], 0, tokenizer, name, location)
-            else:
-                ids, labels = _completion(row, columns, tokenizer, name, location)
-            if only is False:
-                labels = list(ids)
-            kept_labels = labels[:max_length]
-            answers = [i for i in kept_labels[1:] if i != -100]
-            text = tokenizer.decode(answers, skip_special_tokens=True)
-            return {
-                "input_ids": ids[:max_length],
-                "labels": kept_labels,
-                "bytes": len(text.encode()),
-                "label_tokens": len(answers),
-                "lost": sum(label != -100 for label in labels[max_length:]),
-            }
-
-        rows = part.map(encode, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
+        reader.check(recipe, part)
+        rows = _encode_split(encode, part, split)
         answered = [i for i, count in enumerate(rows["label_tokens"]) if count]
         if not answered and not sum(rows["lost"]):
             what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
-            raise DataError.at(location, what, "check the roles, or name the columns")
+            raise DataError.at(encode.location, what, "check the roles, or name the columns")
         if not answered:
             what = (
                 f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
@@ -90,141 +71,226 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
                 recipe.location("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns"
             )
         if len(answered) < rows.num_rows:
-            notes.append(
-                f"{split}: {rows.num_rows - len(answered)} rows left out: no answer within {max_length} tokens"
-            )
-        kept_rows = rows.select(answered)
-        counts = _counts(kept_rows)
+            left_out = rows.num_rows - len(answered)
+            notes.append(f"{split}: {left_out} rows left out: no answer within {max_length} tokens")
+            rows = rows.select(answered)
+        if split != "train":
+            row_bytes[split] = _answer_bytes(rows, tokenizer)
+        counts = _counts(rows, row_bytes.get(split))
         lost = counts.lost_label_tokens or 0
         if lost:
             share = lost / (lost + (counts.label_tokens or 0))
             notes.append(f"{split}: {share:.1%} of the answer tokens are beyond {max_length} tokens and are cut off")
-        encoded[split], stats[split] = kept_rows, counts
-    sources = {split: Source(rows=part, columns=tuple(columns)) for split, part in parts.items()}
-    lean = {split: part.select_columns(["input_ids", "labels"]) for split, part in encoded.items()}
-    evals = {split: part for split, part in lean.items() if split != "train"}
+        encoded[split], stats[split] = rows.select_columns(["input_ids", "labels"]), counts
+    evals = {split: part for split, part in encoded.items() if split != "train"}
     return Prepared(
-        train=lean["train"],
+        train=encoded["train"],
         evals=evals,
         collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
         config={},
         label_names=(),
         stats=stats,
         ids={split: row_ids(part, ["input_ids", "labels"]) for split, part in evals.items()},
-        row_bytes={split: list(encoded[split]["bytes"]) for split in evals},
-        sources=sources,
-        notes=(*notes, *_preview(lean["train"], tokenizer)),
+        row_bytes=row_bytes,
+        sources={split: Source(rows=part, columns=reader.columns) for split, part in parts.items()},
+        notes=(*notes, *_preview(encoded["train"], tokenizer)),
     )
 
 
-def _column_keys(messages: bool) -> list[str]:
-    return ["messages_column"] if messages else ["prompt_column", "completion_column"]
+@dataclass(frozen=True, kw_only=True)
+class _RowEncoder:
+    """Token ids and labels of rows. `answers`: only what the assistant wrote carries the loss; `completion`: only what
+    follows the prompt; both: what the assistant wrote after the prompt."""
 
+    tokenizer: Any
+    reader: RowReader
+    templates: Mapping[bool, AnswerTemplate]  # for rows with tools, and without
+    answers: bool
+    completion: bool
+    max_length: int  # tokens of a row
+    location: str  # where problems of rows are reported
+    identity: str  # equal for encoders that make the same of every row
+    notes: tuple[str, ...] = ()
 
-def _columns(train: Dataset, recipe: Recipe) -> list[str]:
-    named = recipe.section("dataset")
-    if "messages_column" in named or ("prompt_column" not in named and "messages" in train.column_names):
-        return [find_column(recipe, train, "messages_column", "messages")]
-    if "prompt_column" not in named and "prompt" not in train.column_names:
-        columns = ", ".join(train.column_names)
-        what = f"the data has neither a messages column nor prompt and completion (it has {columns})"
-        fix = "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column"
-        raise DataError.at(recipe.location("dataset"), what, fix)
-    prompt = find_column(recipe, train, "prompt_column", "prompt")
-    return [prompt, find_column(recipe, train, "completion_column", "completion")]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """`datasets` finds rows that it has cached by the pickle of their function."""
+        return str, (self.identity,)
 
+    def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
+        """Columns of a batch to those of the encoded rows. Raises RowError or ValueError with the row's index first."""
+        rows = []
+        for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
+            try:
+                rows.append(self.reader.read(dict(zip(batch, values, strict=True))))
+            except RowError as problem:
+                raise _BadRowError(i, problem) from problem
+        encoded = self._encode(rows, indices)
+        most = self.max_length
+        return {
+            "input_ids": [ids[:most] for ids, _ in encoded],
+            "labels": [labels[:most] for _, labels in encoded],
+            "label_tokens": [_count_labels(labels[1:most]) for _, labels in encoded],  # a row's first is not predicted
+            "lost": [_count_labels(labels[most:]) for _, labels in encoded],
+        }
 
-def _conversation(messages: Any, first: int, tokenizer: Any, row: str, location: str) -> tuple[list[int], list[int]]:
-    """Token ids of the whole conversation, and the same with -100 outside the assistant's messages from `first` on."""
-    if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
-        what = f"{row} is not a conversation: a list of {{role, content}} is needed"
-        raise DataError.at(location, what, "name the column of the messages with dataset.messages_column")
-    try:
-        text = _render(messages, tokenizer)
-        spans = [
-            _answer(messages, i, text, tokenizer)
-            for i, message in enumerate(messages)
-            if i >= first and message["role"] == "assistant"
-        ]
-    except Exception as problem:  # templates are programs and may raise anything
-        what = f"{row}: the chat template rejects it: {first_line(problem)}"
-        fix = "fix the row, or give another template with SFTConfig.chat_template_path"
-        raise DataError.at(location, what, fix) from problem
-    if None in spans:
-        what = f"{row}: the chat template rewrites earlier turns, so the answers cannot be located"
-        raise DataError.at(
-            location, what, "give single-turn rows, or another template with SFTConfig.chat_template_path"
+    def _encode(self, rows: Sequence[Conversation | Pair], indices: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """(input_ids, labels) of each row; -100 where a token carries no loss."""
+        if rows and isinstance(rows[0], Pair):
+            return self._encode_pairs([row for row in rows if isinstance(row, Pair)])
+        prompts, texts, spans = [], [], []
+        for i, row in zip(indices, rows, strict=True):
+            prompt, text, found = self._render(row, i)
+            prompts.append(prompt)
+            texts.append(text)
+            spans.append(found)
+        encoded = self._tokenize(texts, offsets=self.answers)
+        offsets = encoded["offset_mapping"] if self.answers else [()] * len(texts)
+        ids = encoded["input_ids"]
+        labels = [label_spans(*row) if self.answers else list(row[0]) for row in zip(ids, offsets, spans, strict=True)]
+        if self.completion:
+            _mask_prompts(self._tokenize(prompts)["input_ids"], ids, labels)
+        return list(zip(ids, labels, strict=True))
+
+    def _encode_pairs(self, rows: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
+        ids = self._tokenize([row.prompt + row.completion for row in rows], special=True)["input_ids"]
+        labels = [list(row) for row in ids]
+        if self.completion:
+            _mask_prompts(self._tokenize([row.prompt for row in rows], special=True)["input_ids"], ids, labels)
+        end = self.tokenizer.eos_token_id
+        for row, marked in zip(ids, labels, strict=True):
+            if end is not None and row[-1:] == [end]:
+                marked[-1] = end
+            elif end is not None:
+                row.append(end)
+                marked.append(end)
+        return list(zip(ids, labels, strict=True))
+
+    def _tokenize(self, texts: list[str], special: bool = False, offsets: bool = False) -> Any:
+        """`special`: the tokenizer adds its begin token; a template writes its own."""
+        return self.tokenizer(
+            texts,
+            add_special_tokens=special,
+            return_offsets_mapping=offsets,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
         )
-    return _masked(text, [span for span in spans if span], tokenizer)
+
+    def _render(self, row: Any, index: int) -> tuple[str, str, Spans]:
+        """The prompt's text, the whole text, and the answers in it."""
+        template = self.templates[bool(row.tools)]
+        prompt = ""
+        try:
+            if self.completion:
+                prompt = template.text(row.messages[: row.prompt], row.tools, row.arguments, prompt=True)
+            if not self.answers:
+                return prompt, template.text(row.messages, row.tools, row.arguments), []
+            rendered = template.render(row.messages, row.tools, row.arguments)
+        except RewrittenTurnsError as problem:
+            what = "the chat template rewrites earlier turns, so the answers cannot be located"
+            fix = "give single-turn rows, or another template with SFTConfig.chat_template_path"
+            raise _BadRowError(index, RowError("", what, fix)) from problem
+        except Exception as problem:  # templates are programs and may raise anything
+            what = f"the chat template rejects it: {first_line(problem)}"
+            fix = "fix the row, or give another template with SFTConfig.chat_template_path"
+            raise _BadRowError(index, RowError("", what, fix)) from problem
+        return prompt, rendered.text, rendered.spans
 
 
-def _answer(messages: list[dict], i: int, text: str, tokenizer: Any) -> tuple[int, int] | None:
-    """Where the template puts the i-th message into the text: after the prompt for it, and up to its end token (the
-    line break after it is not part of the answer). None if the text does not begin as it did at that point."""
-    after = _render(messages[: i + 1], tokenizer)
-    stop = len(after.rstrip("\n"))
-    if not text.startswith(after[:stop]):
-        return None
-    if i == 0:  # no prompt to render: what comes before (the template's own system message) is not the answer
-        start = after.find(messages[0]["content"].strip())
-        return None if start < 0 else (start, stop)
-    before = _render(messages[:i], tokenizer, add_generation_prompt=True)
-    return (len(before), stop) if after.startswith(before) else None
+class _BadRowError(Exception):
+    def __init__(self, index: int, problem: RowError) -> None:
+        super().__init__(index, problem)
+        self.index, self.problem = index, problem
 
 
-def _completion(row: dict, columns: list[str], tokenizer: Any, name: str, location: str) -> tuple[list[int], list[int]]:
-    prompt, completion = row[columns[0]], row[columns[1]]
-    if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational prompt/completion
-        return _conversation([*prompt, *completion], len(prompt), tokenizer, name, location)
-    if not isinstance(prompt, str) or not isinstance(completion, str):
-        raise DataError.at(location, f"{name}: prompt and completion must be texts or lists of messages")
-    return _masked(
-        prompt + completion, [(len(prompt), len(prompt) + len(completion))], tokenizer, special=True, end=True
+def _row_encoder(recipe: Recipe, tokenizer: Any, reader: RowReader, max_length: int) -> _RowEncoder:
+    location = recipe.location(f"dataset.{reader.keys[0]}")
+    answers, completion = _losses(recipe, reader)
+    templates = {}
+    if reader.chat:
+        templates = {tools: read_template(tokenizer, mark=answers, tools=tools) for tools in (False, True)}
+    identity = [__version__, reader.columns, reader.optional, answers, completion, max_length]
+    identity += [recipe.section("dataset"), tokenizer.special_tokens_map, *(one.source for one in templates.values())]
+    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True, default=str).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    return _RowEncoder(
+        tokenizer=tokenizer,
+        reader=reader,
+        templates=templates,
+        answers=answers,
+        completion=completion,
+        max_length=max_length,
+        location=location,
+        identity=digest.hexdigest(),
+        notes=tuple(dict.fromkeys(one.note for one in templates.values() if one.note)),
     )
 
 
-def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-    )
+def _losses(recipe: Recipe, reader: RowReader) -> tuple[bool, bool]:
+    """(only the assistant's messages, only the completion) carry the loss. Raises DataError for a key that these rows
+    cannot follow."""
+    answers, completion = (recipe.training.get(key) for key in ("assistant_only_loss", "completion_only_loss"))
+    if not reader.completion:
+        if completion is not None:
+            what = "completion_only_loss is for rows of prompt and completion, and these are conversations"
+            fix = "leave it out: the loss is on the answers" if completion else "write assistant_only_loss: false"
+            raise DataError.at(recipe.location("SFTConfig.completion_only_loss"), what, fix)
+        return answers is not False, False
+    if answers and not reader.chat:
+        what = "assistant_only_loss: true is for conversations, and these rows are plain texts"
+        fix = "leave it out: the loss is on the completion"
+        raise DataError.at(recipe.location("SFTConfig.assistant_only_loss"), what, fix)
+    return bool(answers), completion is not False
 
 
-def _render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool = False) -> str:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return str(text)
+def _encode_split(encode: _RowEncoder, part: Dataset, split: str) -> Dataset:
+    rows = encode.reader.select(part)
+    try:
+        return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names, desc=f"{split} rows")
+    except _BadRowError as bad:
+        raise refuse_row(encode.reader, part, split, bad.index, bad.problem, encode.location) from bad.__cause__
 
 
-def _masked(
-    text: str, spans: list[tuple[int, int]], tokenizer: Any, special: bool = False, end: bool = False
-) -> tuple[list[int], list[int]]:
-    """Tokenizes once and keeps as labels the tokens that overlap a span of characters (as {% generation %} does it
-    upstream: a space before the answer's first word is part of that word's token). `special`: let the tokenizer add
-    its begin token (a template writes its own); `end`: the end token closes the row."""
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    labels = [
-        i if b > a and any(a < stop and b > start for start, stop in spans) else -100
-        for i, (a, b) in zip(ids, offsets, strict=True)
-    ]
-    eos = tokenizer.eos_token_id
-    if end and eos is not None:
-        if ids and ids[-1] == eos:
-            labels[-1] = eos
-        else:
-            ids.append(eos)
-            labels.append(eos)
-    return ids, labels
+def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Spans) -> list[int]:
+    """The ids of the tokens that overlap a span of characters, -100 for the others: as transformers does it for
+    {% generation %} (a space before the answer's first word is part of that word's token)."""
+    labels = [-100] * len(ids)
+    for start, stop in spans:
+        first = bisect_right(offsets, start, key=lambda token: token[1])
+        last = bisect_left(offsets, stop, key=lambda token: token[0])
+        labels[first:last] = ids[first:last]
+    return labels
 
 
-def _counts(rows: Dataset) -> SplitStats:
-    lengths = [len(ids) for ids in rows["input_ids"]]
+def _count_labels(labels: list[int]) -> int:
+    return len(labels) - labels.count(-100)
+
+
+def _mask_prompts(prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]], labels: Sequence[list[int]]) -> None:
+    """The completion begins where its tokens and those of the prompt alone differ, as in TRL."""
+    for prompt, row, marked in zip(prompts, ids, labels, strict=True):
+        length = common_length(prompt, row)
+        marked[:length] = [-100] * length
+
+
+def _answer_bytes(rows: Dataset, tokenizer: Any) -> list[int]:
+    """UTF-8 bytes of text that each row predicts."""
+    found = []
+    for batch in rows.select_columns(["labels"]).iter(1000):
+        answers = [[i for i in labels[1:] if i != -100] for labels in batch["labels"]]
+        found += [len(text.encode()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    return found
+
+
+def _counts(rows: Dataset, sizes: Sequence[int] | None) -> SplitStats:
+    lengths = [len(ids) for batch in rows.select_columns(["input_ids"]).iter(1000) for ids in batch["input_ids"]]
     return SplitStats(
         rows=rows.num_rows,
         tokens=sum(lengths),
         longest=max(lengths),
         label_tokens=sum(rows["label_tokens"]),
         lost_label_tokens=sum(rows["lost"]),
-        bytes=sum(rows["bytes"]),
+        bytes=None if sizes is None else sum(sizes),
     )
 
 

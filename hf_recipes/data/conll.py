@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from hf_recipes.data.load import COMPRESSED, file_names
+from hf_recipes.data.files import COMPRESSED, file_names
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.other_tools import PREFERENCE_COLUMNS
 from hf_recipes.common.text import nearest
-from hf_recipes.data.load import COMPRESSED, file_names
+from hf_recipes.data.files import COMPRESSED, file_names
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.schema.own_keys import FILE_BUILDERS
 

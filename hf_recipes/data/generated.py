@@ -29,6 +29,7 @@ def generate_splits(recipe: Recipe) -> Splits:
     """Rows of the recipe's columns, the same at every call: enough for every rank's steps."""
     from datasets import Dataset
 
+    from hf_recipes.data.chat_rows import template_columns
     from hf_recipes.data.splits import Splits
 
     draw = random.Random(0)
@@ -58,6 +59,8 @@ def generate_splits(recipe: Recipe) -> Splits:
             else:
                 columns[names["tokens_column"]] = texts
                 columns[names["tags_column"]] = [["B-X" if word in SECOND else "O" for word in text] for text in texts]
+        elif used := template_columns(recipe):
+            columns |= {name: [" ".join(text) for text in texts] for name in used}
         elif recipe.get("dataset.prompt_column"):
             columns[names["prompt_column"]] = [" ".join(text[:3]) for text in texts]
             columns[names["completion_column"]] = [" " + text[-1] for text in texts]
@@ -66,6 +69,10 @@ def generate_splits(recipe: Recipe) -> Splits:
                 [{"role": "user", "content": " ".join(text[:3])}, {"role": "assistant", "content": text[-1]}]
                 for text in texts
             ]
+        if recipe.get("dataset.system_column"):
+            columns[recipe.get("dataset.system_column")] = [" ".join(text) for text in texts]
+        if recipe.get("dataset.tools_column"):
+            columns[recipe.get("dataset.tools_column")] = [""] * count
         return Dataset.from_dict(columns)
 
     return Splits(train=rows(256), validation=rows(9), test=rows(5))

@@ -6,19 +6,19 @@ the line.
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
-import json
-import lzma
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+import re
+import tempfile
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
 from hf_recipes.common.write_failures import find_cache_failure
+from hf_recipes.data.columns import CHAT
+from hf_recipes.data.csv_files import check_lines, csv_arguments
+from hf_recipes.data.files import find_damage, guess_encoding, has_bom, line_that_is_not_utf8, local_files
+from hf_recipes.data.json_files import find_bad_line, find_other_shape
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,30 +29,17 @@ if TYPE_CHECKING:
 # What readers raise for a file without a row.
 NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
 TEXT_FORMATS = ("json", "csv", "text")
-COMPRESSED: dict[bytes, Any] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}  # by their first bytes
-KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
 
 
-def file_names(files: Any, key: str = "dataset.data_files") -> dict[str, str]:
-    """Dotted key of the recipe -> file name or pattern, whatever shape data_files has."""
-    if isinstance(files, str):
-        return {key: files}
-    if isinstance(files, Mapping):
-        return {k: v for split, part in files.items() for k, v in file_names(part, f"{key}.{split}").items()}
-    if isinstance(files, list | tuple):
-        return {f"{key}[{i}]": name for i, name in enumerate(files) if isinstance(name, str)}
-    return {}
+def load(
+    recipe: Recipe, path: str, arguments: Mapping[str, Any], needed: Collection[str]
+) -> tuple[dict[str, Dataset], list[str]]:
+    """Split name -> rows, as load_dataset(path, **arguments) gives them, or load_from_disk where `path` is its folder;
+    and notes on what was read.
 
-
-def load(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, Dataset]:
-    """Split name -> rows, as load_dataset(path, **arguments) gives them, or load_from_disk where `path` is its folder.
-
-    One Dataset (a `split` that is a string) is "train". Raises DataError for whatever cannot be loaded.
+    One Dataset (a `split` that is a string) is "train". Where files differ in columns that are not `needed`, only the
+    needed ones are read. Raises DataError for whatever cannot be loaded.
     """
     import datasets
 
@@ -63,19 +50,101 @@ def load(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> dict[str, D
             recipe.location("dataset.split"), "dataset.split is a list: it does not say which part is train", fix
         )
     if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
-        return _load_saved(recipe, path, arguments)
+        return _load_saved(recipe, path, arguments), []
+    files = list(local_files(path, arguments))
+    given = _reading(recipe, path, arguments, files)
+    _check_cache(given)
     shown = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
     try:
-        loaded = datasets.load_dataset(path, **arguments)
+        parts = _by_role(datasets.load_dataset(path, **given))
     except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
-        raise _explain(recipe, path, arguments, problem) from problem
+        error = _explain(recipe, path, arguments, problem)
+        try:
+            generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
+            parts = _load_apart(recipe, path, arguments, needed) if files and generating else {}
+        except Exception:  # the first problem is the one to report
+            raise error from problem
+        if not parts:
+            raise error from problem
     finally:
         datasets.logging.set_verbosity(shown)
-    parts = {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
     if not all(_is_valid(part) for part in parts.values()):
-        raise _not_utf8(recipe, path, list(_files(path, arguments)))
-    return parts
+        raise _not_utf8(recipe, path, arguments, files)
+    if path == "json" and "field" not in arguments:
+        _check_shape(recipe, parts, files, needed)
+    if path != "csv":
+        return parts, []
+    # A slice has fewer rows than its file has lines.
+    return parts, check_lines(recipe, arguments, files, 0 if split else sum(part.num_rows for part in parts.values()))
+
+
+def _by_role(loaded: Any) -> dict[str, Dataset]:
+    import datasets
+
+    return {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
+
+
+def _reading(recipe: Recipe, path: str, arguments: Mapping[str, Any], files: list[str]) -> dict[str, Any]:
+    """The arguments with what reads these files as they are."""
+    if path == "csv":
+        return csv_arguments(recipe, arguments, files)
+    if path == "text" and "encoding" not in arguments and any(map(has_bom, files)):
+        return {**arguments, "encoding": "utf-8-sig"}
+    return dict(arguments)
+
+
+def _check_cache(arguments: Mapping[str, Any]) -> None:
+    """A cache that takes no file makes load_dataset wait for its lock, or fail with the lock's name."""
+    import datasets
+
+    folder = str(arguments.get("cache_dir") or datasets.config.HF_DATASETS_CACHE)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        what = f"the cache of data sets {folder!r} cannot be written: {problem.strerror or problem}"
+        fix = "set HF_DATASETS_CACHE (or HF_HOME) to a folder that can be written"
+        raise DataError.at("environment", what, fix) from problem
+
+
+def _load_apart(recipe: Recipe, path: str, arguments: Mapping[str, Any], needed: Collection[str]) -> dict[str, Dataset]:
+    """Each file on its own, without the columns that nobody reads: they may differ from file to file."""
+    import datasets
+
+    if path not in ("json", "csv", "parquet"):
+        return {}
+    given = {k: v for k, v in arguments.items() if k not in ("data_files", "data_dir", "split", "features")}
+    if path == "json":
+        given["chunksize"] = 2**30  # a column may change its type further down
+    named = arguments.get("data_files")
+    parts: dict[str, Dataset] = {}
+    columns: list[set[str]] = []
+    for role, names in (named if isinstance(named, Mapping) else {"train": named}).items():
+        pieces = []
+        for name in local_files(path, {**arguments, "data_files": names}):
+            reading = csv_arguments(recipe, given, [name]) if path == "csv" else given
+            escaped = glob.escape(os.path.abspath(name))
+            rows = datasets.load_dataset(path, data_files={"train": [escaped]}, split="train", **reading)
+            pieces.append(rows.select_columns([column for column in rows.column_names if column in needed]))
+            columns.append(set(rows.column_names) & (set(needed) - set(CHAT)))
+        parts[str(role)] = datasets.concatenate_datasets(pieces)
+    if any(names != columns[0] for names in columns):  # a column that is read is not in every file
+        return {}
+    split = arguments.get("split")
+    if split is None:
+        return parts
+    roles = split if isinstance(split, Mapping) else {"train": split}
+    return {str(role): _cut(parts, str(spec)) for role, spec in roles.items()}
+
+
+def _check_shape(recipe: Recipe, parts: Mapping[str, Dataset], files: list[str], needed: Collection[str]) -> None:
+    for part in parts.values():
+        other = find_other_shape(part, needed, recipe.task) if 0 < part.num_rows <= len(files) else None
+        if other:
+            what, fix = other
+            raise DataError.at(recipe.location("dataset.data_files"), f"{files[0]} {what}", fix)
 
 
 def _is_valid(rows: Dataset) -> bool:
@@ -90,10 +159,15 @@ def _is_valid(rows: Dataset) -> bool:
     return True
 
 
-def _not_utf8(recipe: Recipe, path: str, files: list[str]) -> DataError:
-    found = next(((name, line) for name in files if (line := _line_that_is_not_utf8(name))), None)
+def _not_utf8(recipe: Recipe, path: str, arguments: Mapping[str, Any], files: list[str]) -> DataError:
+    found = next(((name, line) for name in files if (line := line_that_is_not_utf8(name))), None)
     where = f"{found[0]}:{found[1]} is not UTF-8 text" if found else f"{path} holds text that is not UTF-8"
-    fix = "convert it, or name its encoding, e.g. encoding: latin-1"
+    given, guess = arguments.get("encoding"), guess_encoding(found[0]) if found else "latin-1"
+    fix = f"convert it, or name its encoding, e.g. encoding: {guess}"
+    if given and path == "json":  # 5.2 json.py:190 reads a list as UTF-8 before the encoding is used
+        fix = f"a file that is one JSON list is read as UTF-8 only: convert it (iconv -f {given} -t utf-8)"
+    elif given:
+        where = where.replace("UTF-8", str(given)) if not found else f"{found[0]} is not {given}"
     return DataError.at(recipe.location("dataset.data_files"), where, fix)
 
 
@@ -143,7 +217,7 @@ def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: B
     location, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")
     generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
     cause = problem.__cause__ or problem if generating else problem
-    files = list(_files(path, arguments))
+    files = list(local_files(path, arguments))
     names = ", ".join(files[:3]) or path
     for name in files:
         if damage := find_damage(name):
@@ -154,11 +228,11 @@ def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: B
         return DataError.at(
             location, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "add some rows"
         )
-    text = path in TEXT_FORMATS and "encoding" not in arguments
-    if isinstance(cause, UnicodeDecodeError) or (text and any(map(_line_that_is_not_utf8, files))):
-        return _not_utf8(recipe, path, files)
+    text = path in TEXT_FORMATS and ("encoding" not in arguments or path == "json")
+    if isinstance(cause, UnicodeError) or (text and any(map(line_that_is_not_utf8, files))):
+        return _not_utf8(recipe, path, arguments, files)
     if path == "json":
-        bad = next(filter(None, map(_bad_json, files)), None)
+        bad = next(filter(None, map(find_bad_line, files)), None)
         if bad:
             return DataError.at(of_files, bad, "fix that line, or remove it")
     if hasattr(cause, "requested_column_names"):  # datasets' CastError
@@ -166,6 +240,12 @@ def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: B
         others = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
         what = f"the data files differ in their columns: the first has {', '.join(first)}, another {', '.join(others)}"
         return DataError.at(of_files, what, "give all the same columns")
+    if path == "csv" and "Error tokenizing data" in str(cause) and "quoting" not in arguments:
+        check_lines(recipe, arguments, files, 0)  # raises for an unbalanced quote
+    wide = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(cause))
+    if wide and len(files) == 1:
+        what = f"{files[0]}:{wide[2]} has {wide[3]} fields, and the lines before it have {wide[1]}"
+        return DataError.at(of_files, what, "put texts that hold the delimiter into quotes, or name another: delimiter")
     if generating or type(cause).__name__.startswith("Arrow"):
         fix = "is the file complete, and in that format?"
         return DataError.at(of_files, f"{names} cannot be read as {path}: {first_line(cause)}", fix)
@@ -177,79 +257,3 @@ def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: B
     return DataError.at(
         location, f"load_dataset rejects {path!r}: {first_line(problem)}", "see its arguments in `hf-recipes schema`"
     )
-
-
-def _files(path: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """The local files that load_dataset was to read, patterns expanded."""
-    base = os.path.join(path if os.path.isdir(path) else "", arguments.get("data_dir") or "")
-    for name in dict.fromkeys(file_names(arguments.get("data_files")).values()):
-        full = os.path.join(base, name)
-        found = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
-        yield from filter(os.path.isfile, found)
-
-
-def _open(name: str) -> IO[bytes]:
-    """The file's content, decompressed; by its first bytes, as `datasets` does it."""
-    with open(name, "rb") as file:
-        begin = file.read(6)
-    for magic, opener in COMPRESSED.items():
-        if begin.startswith(magic):
-            return opener(name)
-    return open(name, "rb")
-
-
-def find_damage(name: str) -> str:
-    """Why a compressed file cannot be read to its end; "" for a file that can, and for one that is not compressed."""
-    try:
-        if name.endswith(".zip"):
-            with zipfile.ZipFile(name) as archive:
-                bad = archive.testzip()
-                return f"{bad} in it is damaged" if bad else ""
-        if not name.endswith(tuple(KINDS)):
-            return ""
-        with open(name, "rb") as file:
-            if not file.read(6).startswith(tuple(COMPRESSED)):
-                return f"it is no {KINDS[os.path.splitext(name)[1]]} file"
-        with _open(name) as content:
-            while content.read(2**20):
-                pass
-    except EOFError:
-        return "it is cut off"
-    except zipfile.BadZipFile as problem:
-        return f"it is cut off, or no zip file ({first_line(problem)})"
-    except (OSError, zlib.error, lzma.LZMAError, ValueError) as problem:
-        return f"it is damaged ({first_line(problem)})"
-    return ""
-
-
-def _line_that_is_not_utf8(name: str) -> int:
-    """The number of the first line that is not UTF-8; 0 if every line is, or the file cannot be read."""
-    try:
-        with _open(name) as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError:
-                    return number
-    except (OSError, EOFError, zlib.error, lzma.LZMAError):
-        return 0
-    return 0
-
-
-def _bad_json(name: str) -> str | None:
-    """ "data/a.jsonl:2 is not JSON: Expecting ',' delimiter (column 13)"; None for a file that Python's json reads."""
-    number = 0
-    try:
-        with _open(name) as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.strip()
-                if number == 1 and (text.startswith(b"[") or text == b"{"):  # one document, not one a line
-                    json.loads(line + lines.read())
-                    return None
-                if text:
-                    json.loads(text)
-    except json.JSONDecodeError as problem:
-        return f"{name}:{number + problem.lineno - 1} is not JSON: {problem.msg} (column {problem.colno})"
-    except (ValueError, RecursionError, OSError) as problem:
-        return f"{name}:{number or 1} is not JSON: {first_line(problem)}"
-    return None

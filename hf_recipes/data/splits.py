@@ -12,9 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line, nearest
+from hf_recipes.data.columns import needed_columns
 from hf_recipes.data.conll import load_conll
-from hf_recipes.data.load import file_names, load
+from hf_recipes.data.csv_files import with_types
+from hf_recipes.data.files import file_names, literal_names
+from hf_recipes.data.load import load
 from hf_recipes.errors import DataError, Diagnostic
 from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
 
@@ -47,8 +51,15 @@ class Splits:
 
 
 def loader_arguments(recipe: Recipe) -> dict[str, Any]:
-    """The keys of the `dataset` section that are arguments of load_dataset."""
-    return {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_KEYS and k not in DATASET}
+    """The keys of the `dataset` section that are arguments of load_dataset; names of files as it takes them."""
+    found = {k: v for k, v in recipe.section("dataset").items() if k not in SPLIT_KEYS and k not in DATASET}
+    for key in ("path", "data_dir"):
+        if isinstance(found.get(key), str):
+            found[key] = os.path.expanduser(found[key])
+    if "data_files" in found and isinstance(found.get("path"), str):
+        base = "" if found["path"] in FILE_BUILDERS else found["path"]
+        found["data_files"] = literal_names(found["data_files"], os.path.join(base, found.get("data_dir") or ""))
+    return found
 
 
 def file_errors(recipe: Recipe) -> list[Diagnostic]:
@@ -127,10 +138,25 @@ def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Diagno
 
 def _suggest_path(path: str) -> str:
     folder = os.path.dirname(path) or "."
+    if "\\" in path and os.path.exists(path.replace("\\", "/")):
+        return f"write slashes: {path.replace(chr(92), '/')!r}"
     if not os.path.isdir(folder):
         return f"there is no folder {folder!r} either"
     name = nearest(os.path.basename(path), os.listdir(folder))
     return f"did you mean {os.path.join(os.path.dirname(path), name)!r}?" if name else ""
+
+
+def load_parts(recipe: Recipe) -> tuple[dict[str, Dataset], list[str]]:
+    """Split name -> rows of the `dataset` section, and notes on what was read. Raises DataError."""
+    arguments = loader_arguments(recipe)
+    path, needed = arguments.pop("path"), needed_columns(recipe)
+    if recipe.get("dataset.format") == "conll":
+        return load_conll(recipe, arguments), []
+    parts, notes = load(recipe, path, arguments, needed)
+    if path == "csv" and "features" not in arguments:
+        label = recipe.get("dataset.label_column", "label")
+        parts = with_types(parts, needed, label if isinstance(label, list) else [label])
+    return parts, notes
 
 
 def load_splits(recipe: Recipe) -> Splits:
@@ -138,17 +164,14 @@ def load_splits(recipe: Recipe) -> Splits:
     errors = file_errors(recipe)
     if errors:
         raise DataError(errors)
-    arguments = loader_arguments(recipe)
-    path = arguments.pop("path")
-    conll = recipe.get("dataset.format") == "conll"
-    parts = load_conll(recipe, arguments) if conll else load(recipe, path, arguments)
+    parts, read = load_parts(recipe)
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
         raise DataError.at(
             location, f"the data set has no train split (it has {names})", "name one with split: {train: ...}"
         )
-    notes = []
+    notes = list(read)
     unused = [name for name in parts if name not in ROLES]
     if unused:
         notes.append(f"not used: {', '.join(unused)} (dataset.split chooses train, validation and test)")
@@ -173,6 +196,8 @@ def _split_validation(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset,
     location = recipe.location("dataset.test_size" if by is None else "dataset.stratify_by_column")
     if by is not None:
         find_column(recipe, train, "stratify_by_column", by)
+    if train.num_rows == 1:
+        return _split_document(recipe, train, share, location)
     try:
         if by is None or isinstance(train.features[by], ClassLabel):
             parts = train.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
@@ -188,6 +213,21 @@ def _split_validation(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset,
     return rest, held_out, note + (f", stratified by {by})" if by else ")")
 
 
+def _split_document(recipe: Recipe, train: Dataset, share: Any, location: str) -> tuple[Dataset, Dataset, str]:
+    """One long document: its end is the validation split."""
+    from datasets import Dataset
+
+    name = recipe.get("dataset.text_column", "text")
+    text = train[0].get(name) if isinstance(name, str) else None
+    if recipe.task != "causal-lm" or not isinstance(text, str) or not isinstance(share, float):
+        fix = "give a validation split, or more rows"
+        raise DataError.at(location, "the train split has one row, and validation needs some", fix)
+    at = int(len(text) * (1 - share))
+    at = next((text.rfind(end, 0, at) + len(end) for end in ("\n\n", "\n", " ") if end in text[:at]), at)
+    parts = [Dataset.from_dict({name: [part]}) for part in (text[:at], text[at:])]
+    return parts[0], parts[1], f"validation: the last {len(text) - at:,} characters of the one document"
+
+
 def find_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> str:
     """The column that a key of the `dataset` section names. Raises DataError with the columns that the data has."""
     name = recipe.get(f"dataset.{key}", default)
@@ -195,6 +235,8 @@ def find_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> str:
         return name
     near = nearest(str(name), rows.column_names)
     fix = f"did you mean {near!r}?" if near else f"name it with dataset.{key}"
+    if recipe.get("dataset.path") == "csv" and not near and recipe.get("dataset.column_names") is None:
+        fix += f"; for files without a header: column_names: [{', '.join(TASKS[recipe.task].columns.values())}]"
     columns = ", ".join(rows.column_names)
     raise DataError.at(recipe.location(f"dataset.{key}"), f"the data has no column {name!r} (it has {columns})", fix)
 
@@ -207,6 +249,26 @@ def find_text_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> s
     kind = rows.features[name]
     if isinstance(kind, Value) and kind.dtype in ("string", "large_string", "string_view", "null"):
         return name  # null: every text is missing, which the task reports with its row
+    mixed = describe_mixed(rows, name)
+    if mixed:
+        raise DataError.at(recipe.location(f"dataset.{key}"), mixed, "write all of them as texts")
     shown = kind.dtype if isinstance(kind, Value) else type(kind).__name__
     what = f"the column {name!r} holds {shown}, not text"
     raise DataError.at(recipe.location(f"dataset.{key}"), what, f"name another with dataset.{key}")
+
+
+def describe_mixed(rows: Dataset, name: str) -> str:
+    """ "the column 'text' mixes kinds: row 0 is 'a', row 7 is 5"; "" for a column of one kind."""
+    if "Json" not in str(rows.features[name]):
+        return ""
+    first: dict[type, tuple[int, Any]] = {}
+    for i, value in enumerate(rows[name]):
+        if value is not None and type(value) not in first:
+            first[type(value)] = (i, value)
+    if len(first) < 2:
+        return ""
+    shown = ", ".join(
+        f"row {i} is {str(value)[:40]!r}" if isinstance(value, str) else f"row {i} is {str(value)[:40]}"
+        for i, value in list(first.values())[:2]
+    )
+    return f"the column {name!r} mixes kinds of values: {shown}"

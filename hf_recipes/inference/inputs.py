@@ -88,15 +88,13 @@ def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
 
 def load_file(recipe: Recipe, file: str) -> Dataset:
     """The rows of one file, or of a data set's folder or Hub id. Raises DataError for what cannot be read."""
-    from hf_recipes.data.load import load
-    from hf_recipes.data.splits import file_errors, loader_arguments
+    from hf_recipes.data.splits import file_errors, load_parts
 
     asked = dataset_of_file(recipe, file)
     errors = file_errors(asked)
     if errors:
         raise DataError(errors)
-    arguments = loader_arguments(asked)
-    parts = load(asked, arguments.pop("path"), arguments)
+    parts, _ = load_parts(asked)
     rows = next((parts[name] for name in ("test", "validation", "train") if name in parts), None)
     if rows is None or not rows.num_rows:
         raise DataError.at(file, "there are no rows in it", "name a file with some")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_rows import conversation_texts
 from hf_recipes.data.splits import find_column
 from hf_recipes.errors import ModelError
 from hf_recipes.models.config import load_error
@@ -126,7 +127,10 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
 
 
 def _texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
-    """Every text in the train split, whatever its shape (a text, a list of words, a list of messages)."""
+    """Every text in the train split, whatever its shape (a text, a list of words, a conversation)."""
+    if recipe.task == "chat":
+        yield from conversation_texts(recipe, train)
+        return
     keys = {key: default for key, default in TASKS[recipe.task].columns.items() if key not in LABEL_KEYS}
     named = [recipe.get(f"dataset.{key}", default) for key, default in keys.items()]
     columns = [name for name in named if name in train.column_names]

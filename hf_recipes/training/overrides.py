@@ -40,6 +40,7 @@ from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.exact import ExactEvaluation
 from hf_recipes.training.even_ranks import build_train_loader
+from hf_recipes.training.fsdp_blocks import choose_blocks, give_addresses
 from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
@@ -82,6 +83,9 @@ class Overrides(_Trainer):
         self.parts = parts or TrainerParts()
         self.window = Window()
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            choose_blocks(self.accelerator.state.fsdp_plugin, self.model)
+            give_addresses(self.model)
         if self.parts.masters is not None:
             self.add_callback(FollowModel())
 
@@ -276,6 +280,14 @@ class Overrides(_Trainer):
         with self.parts.evaluation.all_rows_in_order(self):
             loader = super().get_test_dataloader(test_dataset)
         return self.parts.loop.seed_loader(loader, self.args)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled and not self.accelerator._models:  # no training came before
+            whole: Any = self.model
+            unused = torch.optim.SGD(list(whole.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2
+            self.model, _ = self.accelerator.prepare(whole, unused)
+            self.model_wrapped = self.model
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         step = super().prediction_step

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
+from hf_recipes.common.device import is_sharded
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 
@@ -35,7 +36,9 @@ class SampleText(TrainerCallback):
         positions: int | None,
         location: Callable[[str], str],
         say: Callable[[str], None],
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.prompts, self.arguments, self.tokenizer, self.chat, self.say = (
             prompts,
             dict(arguments),
@@ -60,26 +63,30 @@ class SampleText(TrainerCallback):
                 say(shortened)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or model is None:
+        sharded = is_sharded()  # then a forward needs every process
+        if model is None or not (state.is_world_process_zero or sharded):
             return
+        say = self.say if state.is_world_process_zero else lambda line: None
         model = getattr(model, "module", model)
         with _evaluation_mode(model), torch.no_grad():
             for prompt in self.prompts:
                 try:
-                    answers = self._answers(model, prompt, args.device)
+                    answers = self._answers(model, prompt, args.device, synced=sharded)
                 except (ValueError, IndexError, RuntimeError) as problem:  # a sample is not worth a run
-                    self.say(f"sample at step {state.global_step}: {prompt!r} failed: {first_line(problem)}")
+                    say(f"sample at step {state.global_step}: {prompt!r} failed: {first_line(problem)}")
                     continue
                 for answer in answers:
-                    self.say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
+                    say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
 
-    def _answers(self, model: Any, prompt: str, device: Any) -> list[str]:
+    def _answers(self, model: Any, prompt: str, device: Any, *, synced: bool = False) -> list[str]:
+        """`synced`: every process generates until all have an answer."""
         ids = self._ids(prompt)[-self._read(prompt) :]
         inputs = torch.tensor([ids], device=device)
         tokens = model.generate(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
             generation_config=self._generation(len(ids)),
+            synced_gpus=synced,
         )
         return list(self.tokenizer.batch_decode(tokens[:, len(ids) :], skip_special_tokens=True))
 
@@ -100,7 +107,8 @@ class SampleText(TrainerCallback):
         text = prompt
         if self.chat:
             message = [{"role": "user", "content": prompt}]
-            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+            variables = {"add_generation_prompt": True, **self.chat_template_kwargs}
+            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, **variables))
         return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
 
     def _read(self, prompt: str) -> int:

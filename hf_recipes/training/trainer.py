@@ -191,7 +191,14 @@ def callbacks(
         arguments, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
         found.append(
             SampleText(
-                list(prompts), arguments, tokenizer, chat=chat, positions=positions, location=recipe.location, say=say
+                list(prompts),
+                arguments,
+                tokenizer,
+                chat=chat,
+                positions=positions,
+                location=recipe.location,
+                say=say,
+                chat_template_kwargs=recipe.get("dataset.chat_template_kwargs"),
             )
         )
     return found

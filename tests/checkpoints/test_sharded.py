@@ -51,6 +51,7 @@ KINDS = {
     "sft": {"section": "SFTConfig", "length": "", "more": "max_length: 32\n  packing: false", "lora": ""},
 }
 LAUNCHES = ("one", "ddp", "fsdp")
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def assert_near(out: str, other: str, within: float = 1e-5) -> None:
         assert torch.allclose(tensor, theirs[name], atol=1e-5), name
 
 
-def test_a_model_spread_over_two_processes_ends_as_on_one_and_either_resumes_the_other(
+def test_a_model_spread_over_two_processes_ends_as_on_one_and_resumes_its_checkpoint(
     launch: Callable[..., str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,11 +113,10 @@ def test_a_model_spread_over_two_processes_ends_as_on_one_and_either_resumes_the
     ours, theirs = (AutoModelForCausalLM.from_pretrained(out)(**rows).logits for out in ("fsdp", "one"))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
-    for began, ends in (("one", "fsdp"), ("fsdp", "one")):
-        shutil.copytree(f"{began}/checkpoint-2", f"{began}-{ends}/checkpoint-2")
-        output = launch(ends, "full", f"{began}-{ends}", "--resume")
-        assert "weights, optimizer and place in the data are exact, the order of sums and random streams" in output
-        assert_near(f"{began}-{ends}", began)
+    shutil.copytree("one/checkpoint-2", "one-fsdp/checkpoint-2")
+    output = launch("fsdp", "full", "one-fsdp", "--resume")
+    assert "weights, optimizer and place in the data are exact, the order of sums and random streams" in output
+    assert_near("one-fsdp", "one")
     assert main(["verify", "fsdp"]) in (0, None)
     assert "checkpoint-4: " in capsys.readouterr().out
 
@@ -130,7 +130,7 @@ def test_every_launch_resumes_the_checkpoint_of_every_other(
         launch(how, kind, how)
         assert_near(how, "one")
     for began, ends in itertools.product(LAUNCHES, LAUNCHES):
-        if (kind, began) == ("full", "one") or "one" == began == ends:
+        if (kind, began, ends) == ("full", "one", "fsdp") or "one" == began == ends:
             continue
         out = f"{began}-{ends}"
         shutil.copytree(f"{began}/checkpoint-2", f"{out}/checkpoint-2")
@@ -228,3 +228,45 @@ def test_experts_that_are_written_one_by_one_are_resumed(
     assert code == 0, output[-3000:]
     assert losses("again") == losses("out")
     assert all(torch.equal(tensor, weights("out")[name]) for name, tensor in weights("again").items())
+
+
+@pytest.mark.slow
+def test_samples_are_written_and_a_model_is_only_evaluated_under_fsdp(launch: Callable[..., str], folder: Path) -> None:
+    prompts = ["sample_prompts=[the]", "GenerationConfig={max_new_tokens: 4}"]
+    output = launch("fsdp", "full", "trained", *prompts)
+    assert output.count("sample at step 2: 'the' -> ") == 1
+    again = ["TrainingArguments.do_train=false", "model={pretrained_model_name_or_path: trained}"]
+    launch("fsdp", "full", "evaluated", *again)
+    ours, theirs = (record(out)["metrics"]["eval"]["eval_loss"] for out in ("evaluated", "trained"))
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_pretrained_classifier_of_which_only_rank_0_loads_the_weights_is_trained_as_on_one_process(
+    folder: Path,
+) -> None:
+    from tests.support.tiny_models import TEXTS, save_bert, wordpiece, write_rows
+
+    def prepare() -> None:
+        save_bert("model", wordpiece(sorted({word for text in TEXTS for word in text.split()})))
+
+    assert run_ranks(lambda rank: prepare(), 1)[0] == 0
+    write_rows("rows.jsonl", [{"text": TEXTS[n % 4][n % 3 :], "label": ("no", "yes")[n % 2]} for n in range(11)])
+    arguments = {"output_dir": "one", "max_steps": 6, "per_device_train_batch_size": 2, "save_steps": 2}
+    recipe = {
+        "task": "text-classification",
+        "model": {
+            "pretrained_model_name_or_path": "model",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        "dataset": {"path": "json", "data_files": {"train": "rows.jsonl", "validation": "rows.jsonl"}},
+        "disable_guards": ["overlap"],
+        "TrainingArguments": {**arguments, "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    code, output = run_forked(["run", "recipe.yaml", "TrainingArguments.gradient_accumulation_steps=2"], None)
+    assert code == 0, output[-3000:]
+    code, output = run_fsdp(lambda rank: main(["run", "recipe.yaml", "TrainingArguments.output_dir=fsdp"]))
+    assert code == 0, output[-3000:]
+    assert_near("fsdp", "one")

@@ -112,7 +112,7 @@ def test_the_counts_of_an_answer_leave_out_a_token_that_nothing_predicts(make: M
     stats = found.stats["train"]
     assert stats.label_tokens == len(ids) + 1 - (not prompt)
     assert (stats.rows, stats.tokens, stats.longest) == (1, *[len(ids) + 1 + len(tokenizer(prompt)["input_ids"])] * 2)
-    assert (stats.bytes, stats.lost_label_tokens) == (len(completion) - len(first), 0)
+    assert (found.stats["eval"].bytes, stats.lost_label_tokens) == (len(completion) - len(first), 0)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,18 @@ def test_a_space_at_the_end_of_the_prompt_does_not_hide_the_answers_first_word(m
     assert answers(found, tokenizer) == [" was<|endoftext|>"]
 
 
-def test_answers_of_the_prompt_are_no_completion(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", "it is<|im_end|>\n"),  # all that follows the prompt, as in TRL
+        ("assistant_only_loss: true", "it is<|im_end|>"),
+    ],
+)
+def test_answers_of_the_prompt_are_no_completion(make: Make, arguments: str, expected: str) -> None:
     tokenizer = bpe(chat=CHATML)
     rows = [{"prompt": TALK[:3], "completion": TALK[3:]}]
-    found = prepare(make("chat", section="SFTConfig"), rows, tokenizer, length=512)
-    assert answers(found, tokenizer) == ["it is<|im_end|>"]
+    found = prepare(make("chat", section="SFTConfig", arguments=arguments), rows, tokenizer, length=512)
+    assert answers(found, tokenizer) == [expected]
 
 
 def test_a_conversation_that_the_assistant_opens_keeps_the_templates_system_message_out(make: Make) -> None:
@@ -229,30 +236,32 @@ STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user speak
         (
             [{"messages": [{"from": "human", "value": "hello"}]}],
             CHATML,
-            "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
-            "name the column of the messages with dataset.messages_column",
+            "no row of the train split has an answer: no message has the role 'assistant', or all are empty; "
+            "check the roles, or name the columns",
         ),
         (
             [{"messages": [TALK[0], {"role": "assistant", "content": None}]}],
             CHATML,
-            "row 0 of the train split is not a conversation: a list of {role, content} is needed; "
-            "name the column of the messages with dataset.messages_column",
+            "row 0 of the train split: message 1 (assistant) has no content (1 of 1 rows); "
+            "give it a text, or remove such rows",
         ),
         (
             [{"prompt": TALK[:1], "completion": "hello"}],
             CHATML,
-            "row 0 of the train split: prompt and completion must be texts or lists of messages",
+            "row 0 of the train split: prompt and completion must be texts in all rows, or lists of messages in all "
+            "rows (1 of 1 rows); name the columns with dataset.prompt_column and dataset.completion_column",
         ),
         (
             [{"prompt": "hello", "completion": None}],
             CHATML,
-            "row 0 of the train split: prompt and completion must be texts or lists of messages",
+            "row 0 of the train split: the column 'completion' has no text (null) (1 of 1 rows); remove such rows",
         ),
         (
             [{"question": "hello", "answer": "you"}],
             CHATML,
             "the data has neither a messages column nor prompt and completion (it has question, answer); "
-            "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column",
+            "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column, or write "
+            "dataset.user_template and dataset.assistant_template",
         ),
     ],
 )

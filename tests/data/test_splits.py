@@ -237,7 +237,7 @@ def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
             "a.jsonl",
             '{"text": "a"}\n'.encode("utf-16"),
             "path: json",
-            "a.jsonl:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: latin-1",
+            "a.jsonl:1 is not UTF-8 text; convert it, or name its encoding, e.g. encoding: utf-16",
         ),
         (
             "a.jsonl.gz",
@@ -287,8 +287,8 @@ def test_errors_in_files_and_paths_are_reported_without_reading_a_row(
             "a.csv",
             b'text,label\na,b\n"c,d\ne,f,g,h\n',
             "path: csv",
-            "a.csv cannot be read as csv: Error tokenizing data. C error: EOF inside string starting at row 2; "
-            "is the file complete, and in that format?",
+            "a.csv:3: the quote that opens here makes one row of 2 lines; write quoting: 3 (quotes are part of the "
+            "texts), or close the quote and double those inside it",
         ),
     ],
 )

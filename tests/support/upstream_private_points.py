@@ -172,6 +172,18 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="() -> torch.distributed.distributed_c10d.Store",
     ),
     PrivatePoint(
+        name="accelerate.accelerator:Accelerator._prepare_fsdp2",
+        used_by="training/fsdp_blocks.py",
+        why="an optimizer's weights are found by their addresses: weights on the meta device get one before",
+        lines=("p._local_tensor.data_ptr() if isinstance(p, DTensor) else p.data_ptr()",),
+    ),
+    PrivatePoint(
+        name="accelerate.accelerator:Accelerator.prepare",
+        used_by="training/overrides.py",
+        why="an evaluation without a training under FSDP2 is refused without an optimizer; _models tells if one came",
+        lines=("When using FSDP2, a model and optimizer must be passed together to `Accelerator.prepare()`",),
+    ),
+    PrivatePoint(
         name="accelerate.data_loader:BatchSamplerShard",
         used_by="training/even_ranks.py",
         why="the sampler below is filled up with rows without labels, so that it repeats none",
@@ -449,5 +461,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         used_by="common/worker_signals.py",
         why="_iterator holds the persistent workers",
         lines=("self._iterator = self._get_iterator()",),
+    ),
+    PrivatePoint(
+        name="transformers.utils.chat_template_utils:_compile_jinja_template",
+        used_by="data/chat_template.py",
+        why="the environment in which templates run: calls are put into a template's loops after it is parsed there",
+        signature="(chat_template)",
+        until="transformers says which text came from which message without {% generation %}",
     ),
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.common.device import Device
 from hf_recipes.common.text import format_bytes
-from hf_recipes.data.load import file_names
+from hf_recipes.data.files import file_names
 from hf_recipes.data.splits import file_errors
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict

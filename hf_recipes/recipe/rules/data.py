@@ -28,6 +28,17 @@ WITHOUT_EFFECT = {
     "eval_packing": "evaluation rows are never packed",
     "model_init_kwargs": "write its keys into the model section",
 }
+CHAT_KEYS = (
+    *("system_template", "user_template", "assistant_template"),
+    *("system_column", "tools_column", "role_names", "chat_template_kwargs"),
+)
+TWO_KINDS = (  # the second is not read
+    ("messages_column", "prompt_column"),
+    ("user_template", "messages_column"),
+    ("user_template", "prompt_column"),
+    ("system_template", "system_column"),
+    ("input_ids_column", "text_column"),
+)
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
@@ -57,8 +68,13 @@ def columns_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
         if name in others:
             what = f"dataset.{name} is not for task {task.name}"
             yield report_key(recipe, f"dataset.{name}", what, f"its columns are {', '.join(task.columns)}")
-    for first, second in (("messages_column", "prompt_column"), ("input_ids_column", "text_column")):
-        if {first, second} <= set(task.columns) and given.get(first) is not None and given.get(second) is not None:
+    if task.name != "chat":
+        for name in CHAT_KEYS:
+            if name in given:
+                yield report_key(recipe, f"dataset.{name}", f"dataset.{name} is for task chat", "leave it out")
+    for first, second in TWO_KINDS:
+        both = given.get(first) is not None and given.get(second) is not None
+        if both and {first, second} <= {*task.columns, *CHAT_KEYS}:
             what = f"dataset.{second} has no effect beside dataset.{first}"
             yield report_key(recipe, f"dataset.{second}", what, "keep one of them")
 

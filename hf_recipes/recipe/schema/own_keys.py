@@ -117,7 +117,21 @@ DATASET = _table(
     _key("tags_column", "str", "Column of the list of tags in a row, one for each word (token-classification)."),
     _key("prompt_column", "str", "Column of the prompt (chat)."),
     _key("completion_column", "str", "Column of the answer to the prompt (chat)."),
-    _key("messages_column", "str", "Column of the list of messages, each with role and content (chat)."),
+    _key(
+        "messages_column",
+        "str",
+        "Column of the list of messages, each with role and content, or from and value as ShareGPT's (chat). Without "
+        "it: messages, or conversations.",
+    ),
+    # Upstream has functions for this (TRL's formatting_func); a recipe is a file.
+    _key("system_template", "str", "Jinja template over the row's columns: the system message (chat)."),
+    _key("user_template", "str", "Jinja template over the row's columns: the user's message (chat)."),
+    _key("assistant_template", "str", "Jinja template over the row's columns: the answer (chat)."),
+    _key("system_column", "str", "Column of the system message, where it is not one of the messages (chat)."),
+    _key("tools_column", "str", "Column of the tools of a conversation, JSON schemas. Without it: tools (chat)."),
+    _key("role_names", "dict", "Other names of the roles: {bot: assistant} (chat)."),
+    # TRL's SFTConfig reads them from a column of this name only, which is read here too.
+    _key("chat_template_kwargs", "dict", "Variables of the chat template, such as {enable_thinking: false} (chat)."),
     _key("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
 )
 

@@ -1,0 +1,31 @@
+"""The table of docs/launching.md about sharded runs, from benchmarks/results/sharded.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULT = Path(__file__).resolve().parent / "results/sharded.json"
+
+
+def blocks() -> dict[str, str]:
+    """Name of a block -> its text."""
+    found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
+    return {"sharded": _launches(found["launches"])}
+
+
+def _launches(part: dict[str, Any]) -> str:
+    head = ["launch", "model", "trainer", "steps", "losses", "evaluation", "weights", "logits", "same best checkpoint"]
+    lines = [head, ["---"] * len(head)]
+    for row in part["found"]:
+        numbers = [f"{row[key]:.0e}" if row[key] else "0" for key in ("losses", "evaluation", "weights", "logits")]
+        best = "yes" if row["best"] else "no"
+        lines.append([row["launch"], row["model"], row["trainer"], str(row["steps"]), *numbers, best])
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{table}\n\n{_source(part)}"
+
+
+def _source(part: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items() if name != "hf_recipes")
+    return f"({part['machine']}; {versions}; [record](../benchmarks/results/sharded.json))"

@@ -1,0 +1,305 @@
+"""Rows of a chat data set, in the shapes that people have them, to conversations.
+
+Messages with role and content (OpenAI's, TRL's), ShareGPT's (from, value), prompt and completion, Alpaca's columns, or
+any columns through templates in the recipe. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from hf_recipes.data.chat_messages import Message, RowError, json_of, messages_of, read_messages, without_null
+from hf_recipes.data.splits import find_column
+from hf_recipes.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_recipes.recipe.recipe import Recipe
+
+Row = Mapping[str, Any]
+
+ALPACA = {"input": ("input", "context"), "output": ("output", "response"), "system": ("system",)}
+TEMPLATES = {"system_template": "system", "user_template": "user", "assistant_template": "assistant"}
+SHAPES = (
+    "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column, or write "
+    "dataset.user_template and dataset.assistant_template"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """`prompt` of the messages (0: none) are the prompt of prompt/completion rows."""
+
+    messages: list[Message]
+    prompt: int = 0
+    tools: Any = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Prompt and completion as plain texts: no chat template."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowReader:
+    """How rows become conversations: which columns are read, and the function that reads a row."""
+
+    columns: tuple[str, ...]  # needed in every split
+    keys: tuple[str, ...]  # of the `dataset` section, one for each of the columns
+    read: Callable[[Row], Conversation | Pair]  # raises RowError
+    completion: bool = False  # rows of prompt and completion
+    chat: bool = True  # rendered by the chat template: no plain texts
+    note: str = ""
+    optional: tuple[str, ...] = ()  # read where a split has them
+
+    def check(self, recipe: Recipe, part: Dataset) -> None:
+        """Raises DataError for a split without a column that is read."""
+        for name, key in zip(self.columns, self.keys, strict=True):
+            if key not in TEMPLATES:
+                find_column(recipe, part, key, name)
+            elif name not in part.column_names:
+                raise _no_column(recipe, part, key, name)
+
+    def select(self, part: Dataset) -> Dataset:
+        """The columns that are read of a split."""
+        return part.select_columns([*self.columns, *(name for name in self.optional if name in part.column_names)])
+
+
+def choose_reader(recipe: Recipe, train: Dataset) -> RowReader:
+    """By the keys of the recipe, else by the columns of the data. Raises DataError for columns of no known shape."""
+    named, columns = recipe.section("dataset"), train.column_names
+    if any(key in named for key in TEMPLATES):
+        return _templates(recipe, train)
+    if "messages_column" in named:
+        return _messages(recipe, train, str(named["messages_column"]))
+    if "prompt_column" not in named and "completion_column" not in named:
+        if "messages" in columns:
+            return _messages(recipe, train, "messages")
+        if "conversations" in columns:
+            return _messages(recipe, train, "conversations")
+        if "instruction" in columns and "prompt" not in columns and _first(columns, ALPACA["output"]):
+            return _alpaca(recipe, train)
+        if "prompt" not in columns:
+            what = f"the data has neither a messages column nor prompt and completion (it has {', '.join(columns)})"
+            raise DataError.at(recipe.location("dataset"), what, SHAPES)
+    return _prompts(recipe, train)
+
+
+def _messages(recipe: Recipe, train: Dataset, column: str) -> RowReader:
+    column = find_column(recipe, train, "messages_column", column)
+    common = _Common(recipe, train, column)
+    note = f"the system prompt is in the column {common.system!r}" if common.system else ""
+
+    def read(row: Row) -> Conversation:
+        messages = common.messages(row[column], "messages_column")
+        return common.conversation(row, messages)
+
+    return RowReader(columns=(column,), optional=common.columns, keys=("messages_column",), read=read, note=note)
+
+
+def _prompts(recipe: Recipe, train: Dataset) -> RowReader:
+    prompt = find_column(recipe, train, "prompt_column", "prompt")
+    completion = find_column(recipe, train, "completion_column", "completion")
+    common = _Common(recipe, train)
+    chat = bool(train.num_rows) and isinstance(messages_of(train[0][prompt]), list)
+
+    def read(row: Row) -> Conversation | Pair:
+        before, after = messages_of(row[prompt]), messages_of(row[completion])
+        if isinstance(before, str) and isinstance(after, str) and not chat:
+            return Pair(prompt=before, completion=after)
+        if isinstance(before, list) and isinstance(after, list) and chat:
+            before = common.messages(before, "prompt_column")
+            messages = [*before, *common.messages(after, "completion_column")]
+            conversation = common.conversation(row, messages)
+            added = len(conversation.messages) - len(messages)  # a system message
+            return Conversation(
+                messages=conversation.messages,
+                prompt=len(before) + added,
+                tools=conversation.tools,
+                arguments=conversation.arguments,
+            )
+        missing = [name for name, value in ((prompt, before), (completion, after)) if value is None]
+        if missing:
+            raise RowError(f"no {missing[0]}", f"the column {missing[0]!r} has no text (null)", "remove such rows")
+        what = "prompt and completion must be texts in all rows, or lists of messages in all rows"
+        raise RowError("prompt", what, "name the columns with dataset.prompt_column and dataset.completion_column")
+
+    return RowReader(
+        columns=(prompt, completion),
+        keys=("prompt_column", "completion_column"),
+        optional=common.columns,
+        read=read,
+        completion=True,
+        chat=chat,
+    )
+
+
+def _alpaca(recipe: Recipe, train: Dataset) -> RowReader:
+    """instruction, input (may be empty) and output, as LLaMA-Factory joins them; `history` holds earlier turns."""
+    columns = train.column_names
+    more, output = _first(columns, ALPACA["input"]), str(_first(columns, ALPACA["output"]))
+    common = _Common(recipe, train, "instruction")
+
+    def read(row: Row) -> Conversation:
+        for name in ("instruction", output):
+            if not isinstance(row[name], str):
+                raise RowError(f"no {name}", f"the column {name!r} has no text", "remove such rows")
+        asked = "\n".join(text for text in (row["instruction"], row[more] if more else "") if text)
+        turns = [*(row.get("history") or []), (asked, row[output])]
+        messages = [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        return common.conversation(row, messages)
+
+    used = tuple(name for name in ("instruction", more, output) if name)
+    shown = f"rows are read as Alpaca's: {' and '.join(used[:-1])} make the user's message, {output} the answer"
+    return RowReader(
+        columns=used,
+        optional=(*common.columns, "history"),
+        keys=("messages_column",) * len(used),
+        read=read,
+        note=shown,
+    )
+
+
+def _templates(recipe: Recipe, train: Dataset) -> RowReader:
+    """Jinja templates of the recipe over the row's columns: `{{ question }}`."""
+    parts = []
+    used = template_columns(recipe)
+    for key, role in TEMPLATES.items():
+        source = recipe.get(f"dataset.{key}")
+        if source is None:
+            continue
+        template, names = _compile(str(source), recipe.location(f"dataset.{key}"))
+        parts.append((role, template))
+        for name in sorted(names - set(train.column_names)):
+            raise _no_column(recipe, train, key, name)
+    common = _Common(recipe, train, "")
+
+    def read(row: Row) -> Conversation:
+        values = {name: "" if row[name] is None else row[name] for name in used}
+        messages = [{"role": role, "content": template.render(values)} for role, template in parts]
+        return common.conversation(row, [one for one in messages if one["role"] != "system" or one["content"]])
+
+    keys = ("user_template",) * len(used)
+    return RowReader(columns=tuple(used), keys=keys, optional=common.columns, read=read)
+
+
+def _no_column(recipe: Recipe, part: Dataset, key: str, name: str) -> DataError:
+    what = f"dataset.{key} reads {name!r}, and the data has no such column (it has {', '.join(part.column_names)})"
+    return DataError.at(recipe.location(f"dataset.{key}"), what, "correct the template")
+
+
+def template_columns(recipe: Recipe) -> list[str]:
+    """The columns that the recipe's templates read."""
+    found: list[str] = []
+    for key in TEMPLATES:
+        if (source := recipe.get(f"dataset.{key}")) is not None:
+            found += sorted(_compile(str(source), recipe.location(f"dataset.{key}"))[1] - set(found))
+    return found
+
+
+def _compile(source: str, location: str) -> tuple[Any, set[str]]:
+    """A template of the recipe, in Jinja's sandbox, and the variables that it reads."""
+    from jinja2 import TemplateError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment()
+    try:
+        return environment.from_string(source), meta.find_undeclared_variables(environment.parse(source))
+    except TemplateError as problem:
+        raise DataError.at(location, f"this is no Jinja template: {problem}", "write {{ name_of_a_column }}") from None
+
+
+class _Common:
+    """What every shape of conversation may have beside its messages: tools, arguments of the template, a system
+    prompt, other names of the roles."""
+
+    def __init__(self, recipe: Recipe, train: Dataset, shape: str = "messages") -> None:
+        columns = train.column_names
+
+        def optional(key: str, default: str | None) -> str | None:
+            if recipe.get(f"dataset.{key}") is not None:
+                return find_column(recipe, train, key, "")
+            return default if default in columns else None
+
+        self.tools = optional("tools_column", "tools")
+        self.system = optional("system_column", "system" if shape in ("conversations", "instruction") else None)
+        self.per_row = "chat_template_kwargs" if "chat_template_kwargs" in columns else None
+        self.arguments: Mapping[str, Any] = recipe.get("dataset.chat_template_kwargs") or {}
+        self.roles: Mapping[str, str] = recipe.get("dataset.role_names") or {}
+        # Arrow gives every mapping of a column the keys of all; JSON files are read so that none is added.
+        self.padded = recipe.get("dataset.path") != "json"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.tools, self.system, self.per_row) if name)
+
+    def messages(self, value: Any, key: str) -> list[Message]:
+        return read_messages(value, self.roles, self.padded, key)
+
+    def conversation(self, row: Row, messages: list[Message]) -> Conversation:
+        system = row.get(self.system) if self.system else None
+        if isinstance(system, str) and system.strip() and (not messages or messages[0]["role"] != "system"):
+            messages = [{"role": "system", "content": system}, *messages]
+        return Conversation(messages=messages, tools=self._tools(row), arguments=self._arguments(row))
+
+    def _arguments(self, row: Row) -> Mapping[str, Any]:
+        given = json_of(row[self.per_row], self.per_row) if self.per_row and self.per_row in row else None
+        if not given:
+            return self.arguments
+        return {**self.arguments, **{key: value for key, value in given.items() if value is not None}}
+
+    def _tools(self, row: Row) -> Any:
+        tools = json_of(row.get(self.tools), self.tools) if self.tools else None
+        if not tools:
+            return None
+        tools = [json_of(tool, str(self.tools)) for tool in (tools if isinstance(tools, list) else [tools])]
+        if not all(isinstance(tool, Mapping) for tool in tools):
+            raise RowError("tools", f"the column {self.tools!r} is no list of tools", "give their JSON schemas")
+        return [without_null(tool) for tool in tools] if self.padded else tools
+
+
+def _first(columns: Iterable[str], names: Iterable[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def refuse_row(reader: RowReader, part: Dataset, split: str, index: int, problem: RowError, location: str) -> DataError:
+    """The error of a row, with the number of rows that have the same problem."""
+    what = f"row {index} of the {split} split: {problem.what}"
+    if problem.kind:
+        what += f" ({Counter(_problems(reader, part))[problem.kind]:,} of {part.num_rows:,} rows)"
+    return DataError.at(location, what, problem.fix)
+
+
+def _problems(reader: RowReader, part: Dataset) -> Iterator[str]:
+    for row in reader.select(part):
+        try:
+            reader.read(row)
+        except RowError as problem:
+            yield problem.kind
+
+
+def conversation_texts(recipe: Recipe, train: Dataset) -> Iterator[str]:
+    """The texts of every row, for a tokenizer that is trained on them. Rows with a problem are left to `prepare`."""
+    reader = choose_reader(recipe, train)
+    for row in reader.select(train):
+        try:
+            found = reader.read(row)
+        except RowError:
+            continue
+        if isinstance(found, Pair):
+            yield from (found.prompt, found.completion)
+        else:
+            yield from (str(message["content"]) for message in found.messages if "content" in message)

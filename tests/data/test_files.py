@@ -1,0 +1,222 @@
+"""Files as people have them: read right, or refused with the key that reads them; never other rows in silence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hf_recipes.data.splits import Splits, find_text_column, load_splits
+from hf_recipes.errors import RecipeError
+from hf_recipes.recipe.recipe import Recipe
+
+Make = Callable[..., Recipe]
+ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
+CSV = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+TSV = "text\tlabel\n" + "".join(f"{'' if i % 7 else chr(34)}meal {i}\t{'ab'[i % 2]}\n" for i in range(64))
+SWALLOWED = CSV.replace("text 3,", '"text 3,').replace("text 9,", 'text 9",')
+LINES = "write one object a line; in pandas: to_json(..., orient='records', lines=True)"
+
+
+@pytest.fixture
+def read(folder: Path, make: Make) -> Callable[..., Splits]:
+    """Loads a file of this content through a recipe."""
+
+    def load(name: str, content: str | bytes, keys: str = "", task: str = "text-classification") -> Splits:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        kind = "text" if ".txt" in name else "csv" if ".csv" in name or ".tsv" in name else "json"
+        return load_splits(make(task, f"data_files: {json.dumps(name)}{keys and ', ' + keys}", path=kind))
+
+    return load
+
+
+def rows_of(splits: Splits) -> list[dict]:
+    """All rows, in the order of their text."""
+    found = [*splits.train, *splits.validation]
+    return sorted(({"text": row["text"], "label": row["label"]} for row in found), key=lambda row: row["text"])
+
+
+IN_ORDER = sorted(ROWS, key=lambda row: row["text"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys"),
+    [
+        ("bom.csv", "\ufeff" + CSV, ""),
+        ("crlf.csv", CSV.replace("\n", "\r\n"), ""),
+        ("blank.csv", CSV.replace("\n", "\n\n"), ""),
+        ("wide.csv", CSV.encode("utf-16"), "encoding: utf-16"),
+        ("semi.csv", CSV.replace(",", ";"), 'delimiter: ";"'),
+        ("bare.csv", CSV.split("\n", 1)[1], "column_names: [text, label]"),
+        ("packed.csv.gz", gzip.compress(CSV.encode()), ""),
+        ("unread.csv", "".join(line + f",{i or 'x'}\n" for i, line in enumerate(CSV.splitlines())), ""),
+        ("wide.jsonl", JSONL.encode("utf-16"), "encoding: utf-16"),
+        ("bom.jsonl", "\ufeff" + JSONL, ""),
+        ("crlf.jsonl", JSONL.replace("\n", "\r\n"), ""),
+        ("rows.json", json.dumps({"version": 1, "data": ROWS}), "field: data"),
+        ("train[1].jsonl", JSONL, ""),
+        ("a b.jsonl", JSONL, ""),
+        ("s*.jsonl", JSONL, ""),
+        ("dir[x]/a.jsonl", JSONL, ""),
+    ],
+)
+def test_a_file_is_read_as_it_is(read: Any, name: str, content: str | bytes, keys: str) -> None:
+    assert rows_of(read(name, content, keys)) == IN_ORDER
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys", "expected"),
+    [
+        ("a.tsv", TSV, 'sep: "\\t"', "a.tsv:2: the quote that opens here makes one row of 8 lines; write quoting: 3 "
+         "(quotes are part of the texts), or close the quote and double those inside it"),
+        ("a.csv", SWALLOWED, "", "a.csv:5: the quote that opens here makes one row of 7 lines; write quoting: 3 "
+         "(quotes are part of the texts), or close the quote and double those inside it"),
+        ("a.csv", CSV.replace(",", ";"), "", "a.csv has one column, 'text;label': its delimiter is ';', not ','; "
+         'write delimiter: ";"'),
+        ("a.tsv", CSV.replace(",", "\t"), "", "a.tsv has one column, 'text\\tlabel': its delimiter is '\\t', not ','; "
+         'write delimiter: "\\t"'),
+        ("a.csv", CSV, "column_names: [text, label]", "a.csv has a header, and column_names makes it a row; "
+         "leave column_names out"),
+        ("a.csv", "text,label\n" + "so, so,a\n" * 5, "", "the rows of a.csv have more fields than its header (text, "
+         "label); put texts that hold ',' into quotes, complete the header, or write another delimiter"),
+        ("a.csv", CSV + "so, so,a\n", "", "a.csv:22 has 3 fields, and the lines before it have 2; put texts that hold "
+         "the delimiter into quotes, or name another: delimiter"),
+        ("a.csv", (CSV + "“é”,a\n").encode("cp1252"), "", "a.csv:22 is not UTF-8 text; convert it, or name its "
+         "encoding, e.g. encoding: cp1252"),
+        ("a.csv", CSV.encode("utf-16"), "", "a.csv:1 is not UTF-8 text; convert it, or name its encoding, e.g. "
+         "encoding: utf-16"),
+        ("a.json", json.dumps([*ROWS, {"text": "é", "label": "a"}], ensure_ascii=False).encode("latin-1"),
+         "encoding: latin-1", "a.json:1 is not UTF-8 text; a file that is one JSON list is read as UTF-8 only: convert "
+         "it (iconv -f latin-1 -t utf-8)"),
+        ("a.json", json.dumps({"version": 1, "data": ROWS}, indent=1), "",
+         "a.json holds one object, and its rows are below 'data'; write field: data"),
+        ("a.json", json.dumps({"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}), "",
+         f"a.json holds one object of columns (text, label) with a value for each row number; {LINES}"),
+        ("a.json", json.dumps({"text": ["a", "b"], "label": ["x", "y"]}), "",
+         f"a.json holds one object of columns, each a list; {LINES}"),
+        ("a.json", json.dumps({f"id {i}": row for i, row in enumerate(ROWS)}), "",
+         f"a.json holds one object with a name for each row, not a list of rows; {LINES}"),
+        ("a.json", json.dumps({"columns": ["text"], "index": [0], "data": [["a"]]}), "",
+         f"a.json holds columns, index and data (pandas' orient='split'); {LINES}"),
+        ("a.csv.gz", gzip.compress(CSV.encode() * 99)[:-30], "", "a.csv.gz cannot be read: it is cut off; "
+         "copy or download it again"),
+        ("a.jsonl", JSONL.split("\n")[0], "", "the train split has one row, and validation needs some; "
+         "give a validation split, or more rows"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_right_is_refused_with_what_reads_it(
+    read: Any, name: str, content: str | bytes, keys: str, expected: str
+) -> None:
+    with pytest.raises(RecipeError) as raised:
+        read(name, content, keys)
+    assert str(raised.value) == f"recipe.yaml:3: {expected}"
+
+
+def test_quotes_that_are_text_are_read_with_quoting_3_and_every_line_is_a_row(read: Any) -> None:
+    found = read("a.tsv", TSV, 'sep: "\\t", quoting: 3')
+    assert found.train.num_rows + found.validation.num_rows == 64
+
+
+def test_texts_with_line_breaks_are_read_and_counted(read: Any) -> None:
+    found = read("a.csv", CSV + '"one, two\nthree",a\n')
+    assert found.notes[0] == (
+        "a.csv: 1 rows have line breaks in their texts (2 lines of the file); if the quotes there are part of the "
+        "texts, write quoting: 3"
+    )
+    assert rows_of(found)[0] == {"text": "one, two\nthree", "label": "a"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("null,a NA,b", [("NA", "b"), ("null", "a")]),  # what pandas calls missing
+        ("x,007 y,042 z,7", [("x", "007"), ("y", "042"), ("z", "7")]),
+        ("x,0 y,1 z,1", [("x", 0), ("y", 1), ("z", 1)]),
+        ("x,0.5 y,1 z,-2", [("x", 0.5), ("y", 1.0), ("z", -2.0)]),
+        ("1,a 2,b", [("1", "a"), ("2", "b")]),  # a text of digits
+        ("x,True y,False", [("x", "True"), ("y", "False")]),
+    ],
+)
+def test_fields_of_csv_are_what_is_written_there(read: Any, fields: str, expected: list) -> None:
+    found = read("a.csv", "text,label\n" + fields.replace(" ", "\n") + "\n")
+    assert [tuple(row.values()) for row in rows_of(found)] == expected
+
+
+def test_an_empty_field_is_missing_and_na_is_where_the_recipe_says_so(read: Any) -> None:
+    found = read("b.csv", CSV + "NA,a\n,b\n", "keep_default_na: true")
+    assert [*found.train["text"], *found.validation["text"]].count(None) == 2
+    found = read("c.csv", CSV + "NA,a\n,b\n")
+    assert [*found.train["text"], *found.validation["text"]].count(None) == 1
+
+
+@pytest.mark.parametrize("other", [{"id": "x"}, {"other": 2}, {"id": {"x": [1]}}, {}])
+def test_a_column_that_nobody_reads_may_differ_from_file_to_file(folder: Path, make: Make, other: dict) -> None:
+    (folder / "a.jsonl").write_text("".join(json.dumps({**row, "id": 1}) + "\n" for row in ROWS))
+    (folder / "b.jsonl").write_text("".join(json.dumps({**row, **other}) + "\n" for row in ROWS[:6]))
+    found = load_splits(make("text-classification", "data_files: {train: a.jsonl, validation: b.jsonl}"))
+    assert (found.train.num_rows, found.validation.num_rows) == (20, 6)
+    found = load_splits(make("text-classification", "data_files: [a.jsonl, b.jsonl], split: 'train[:22]'"))
+    assert found.train.num_rows + found.validation.num_rows == 22
+
+
+def test_a_column_of_texts_with_a_number_is_refused_with_its_row(read: Any, make: Make) -> None:
+    recipe = make("text-classification")
+    rows = read(
+        "a.jsonl", json.dumps({"text": 5, "label": "a"}) + "\n" + JSONL, "split: {train: train, validation: train}"
+    )
+    with pytest.raises(RecipeError) as raised:
+        find_text_column(recipe, rows.train, "text_column", "text")
+    assert str(raised.value) == (
+        "recipe.yaml:3: the column 'text' mixes kinds of values: row 0 is 5, row 1 is 'text 0'; "
+        "write all of them as texts"
+    )
+
+
+def test_a_file_without_a_header_is_refused_with_the_key_that_names_its_columns(read: Any, make: Make) -> None:
+    found = read("a.csv", CSV.split("\n", 1)[1].replace("text", "row"))
+    with pytest.raises(RecipeError) as raised:
+        find_text_column(make("text-classification", path="csv"), found.train, "text_column", "text")
+    assert "; for files without a header: column_names: [text, label" in str(raised.value)
+
+
+def test_one_long_document_gives_its_end_to_validation(read: Any) -> None:
+    text = "A line of text.\n" * 100
+    found = read("a.txt", text, "sample_by: document", task="causal-lm")
+    (before,), (after,) = found.train["text"], found.validation["text"]
+    assert before + after == text and before.endswith("\n") and 0.05 < len(after) / len(text) < 0.15
+    assert found.notes == (f"validation: the last {len(after)} characters of the one document",)
+
+
+def test_a_byte_order_mark_is_no_text(read: Any) -> None:
+    found = read("a.txt", "\ufeff" + "line\n" * 9, task="causal-lm")
+    assert {*found.train["text"], *found.validation["text"]} == {"line"}
+
+
+def test_the_home_folder_and_backslashes(folder: Path, make: Make, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    read("data/a.jsonl", JSONL)
+    assert load_splits(make("text-classification", "data_files: {train: ~/data/a.jsonl}")).train.num_rows == 18
+    with pytest.raises(RecipeError) as raised:
+        load_splits(make("text-classification", r"data_files: data\a.jsonl"))
+    assert str(raised.value) == (
+        "recipe.yaml:3: data file 'data\\\\a.jsonl' does not exist (paths are relative to the working directory); "
+        "write slashes: 'data/a.jsonl'"
+    )
+
+
+def test_a_cache_that_takes_no_file_is_reported_at_the_environment(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/proc/sys")
+    with pytest.raises(RecipeError) as raised:
+        read("a.jsonl", JSONL)
+    assert str(raised.value) == (
+        "environment: the cache of data sets '/proc/sys' cannot be written: No such file or directory; "
+        "set HF_DATASETS_CACHE (or HF_HOME) to a folder that can be written"
+    )
