@@ -13,8 +13,10 @@ from click.testing import CliRunner
 
 from hf_recipes.cli import commands
 from hf_recipes.commands.check import check
-from hf_recipes.errors import LaunchError, RecipeError
+from hf_recipes.errors import LaunchError, ModelError, PlanError, RecipeError
 from hf_recipes.pipeline.launch_checks import find_environment_errors
+from hf_recipes.plan.fit.parallel import read_layout
+from hf_recipes.plan.trace.meta_model import config_values
 from hf_recipes.recipe.read import read_recipe
 from tests.support.recipe_files import TRANSFORMERS, VALID, changed
 
@@ -254,3 +256,22 @@ def test_a_dry_upgrade_prints_the_new_text_alone_on_stdout():
     done = CliRunner().invoke(commands, ["upgrade", "--dry-run", "a.yaml"])
     assert done.stdout == changed(line13="  eval_strategy: epoch")
     assert "evaluation_strategy: epoch -> eval_strategy: epoch" in done.stderr
+
+
+def test_a_recipe_given_to_plan_as_an_accelerate_file_is_named_for_what_it_is():
+    with pytest.raises(PlanError) as caught:
+        read_layout(None, write(VALID))
+    assert str(caught.value).startswith("a.yaml: is a recipe, not an accelerate config file; ")
+
+
+def test_a_shape_stands_beside_the_name_of_a_model_that_the_hub_has(monkeypatch):
+    write('{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64}', "config.json")
+    text = "task: chat\nmodel: {pretrained_model_name_or_path: some/model}\ndataset: {path: some/rows}\n"
+    text += "LoraConfig: {r: 8}\nBitsAndBytesConfig: {load_in_4bit: true}\n"
+    text += "SFTConfig: {output_dir: out, learning_rate: 1e-4}\n"
+    recipe = read_recipe(write(text), ["model.config=config.json"])
+    assert config_values(recipe)["num_hidden_layers"] == 2
+    with pytest.raises(ModelError, match=r"add model\.config=PATH"):
+        config_values(read_recipe("a.yaml"))
+    inline = "model.config={model_type: llama}"
+    assert any("model has pretrained_model_name_or_path and config" in line for line in found(text, inline))

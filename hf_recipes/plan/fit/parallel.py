@@ -17,6 +17,7 @@ from typing import Any
 from hf_recipes.errors import PlanError
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.result import Trace
+from hf_recipes.recipe.schema.own_keys import SECTIONS
 from hf_recipes.recipe.yaml_reader import read_text
 
 FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
@@ -46,6 +47,9 @@ def read_layout(processes: int | None, config_file: str | None) -> Layout:
     if config_file is None:
         return SINGLE if processes in (None, 1) else Layout(kind="ddp", processes=int(processes or 1))
     config = _read(config_file)
+    if "task" in config or any(isinstance(config.get(section), Mapping) for section in SECTIONS):
+        fix = "name what `accelerate config` wrote, or a file of accelerate_configs/"
+        raise PlanError.at(config_file, "is a recipe, not an accelerate config file", fix)
     count = int(processes if processes is not None else config.get("num_processes") or 1)
     kind = str(config.get("distributed_type") or "NO").upper()
     if kind == "DEEPSPEED":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from hf_recipes.catalog.other_tools import TOOLS
+from hf_recipes.recipe.deprecated_keys import UPGRADES
+from hf_recipes.recipe.foreign_keys import meaning_of_key
 from hf_recipes.recipe.schema.fields import Field
 from hf_recipes.recipe.schema.installed import fields, versions
 from hf_recipes.recipe.schema.own_keys import OPEN_SECTIONS, SECTION_HELP, SECTIONS, TOP, TRAINERS
@@ -20,15 +24,20 @@ def json_schema() -> dict[str, Any]:
         name: {
             "type": ["object", "null"],  # null takes a section of the recipe that `extends` names away
             "description": SECTION_HELP[name],
-            "properties": {field.name: _property(field) for field in fields(name).values()},
+            "properties": _properties(name),
             "additionalProperties": name in OPEN_SECTIONS,
         }
         for name in SECTIONS
     }
+    from hf_recipes.catalog.metrics import METRICS
     from hf_recipes.catalog.tasks import TASKS
 
     top = {field.name: _property(field) for field in TOP.values()}
     top["task"]["enum"] = list(TASKS)
+    for branch in top["metrics"]["anyOf"]:
+        if branch["type"] == "array":
+            branch["items"] = {"type": "string", "enum": list(METRICS)}
+    top |= _deprecated("", top)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"hf_recipes recipe ({packages})",
@@ -37,6 +46,40 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "not": {"required": list(TRAINERS)},
     }
+
+
+def _properties(section: str) -> dict[str, Any]:
+    known = {field.name: _property(field) for field in fields(section).values()}
+    return {**_refused(section), **known, **_deprecated(section, known)}
+
+
+def _deprecated(section: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties for the keys of older versions, which `check` translates: accepted, and struck out by an editor.
+
+    An old value of a key of today is accepted beside today's values.
+    """
+    found: dict[str, Any] = {}
+    for row in (row for row in UPGRADES if section in row.sections):
+        if row.old in known and row.values:
+            found[row.old] = {
+                "anyOf": [found.get(row.old, known[row.old]), {"enum": list(row.values), "deprecated": True}]
+            }
+        elif row.old not in known:
+            new = ", ".join(name.removeprefix(".") for name in row.new)
+            found[row.old] = {"deprecated": True, "description": f"{row.when}: {new or 'leave it out'}"}
+    return found
+
+
+def _refused(section: str) -> dict[str, Any]:
+    """Properties for keys of other tools, which an open section would take: an editor marks them, as `check` does."""
+    if section not in OPEN_SECTIONS:
+        return {}
+    found: dict[str, Any] = {}
+    for key in {key: None for table in TOOLS.values() for key in table}:
+        target, fix = meaning_of_key(section, key)
+        if target.partition(".")[0] == section and target != f"{section}.{key}":
+            found[key] = {"not": {}, "description": fix}
+    return found
 
 
 _JSON_TYPES = {

@@ -12,6 +12,8 @@ import sys
 import textwrap
 
 import pytest
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
 
 from hf_recipes.catalog.model_shapes import READ_BY_GETATTR
 from hf_recipes.catalog.presets import PRESETS, SHAPES
@@ -256,11 +258,13 @@ def test_the_json_schema_completes_and_marks_what_the_reader_does():
     made = json.loads(json.dumps(json_schema()))
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert made["additionalProperties"] is False
-    assert set(made["properties"]) == {*TOP, *SECTIONS}
+    assert set(made["properties"]) == {*TOP, *SECTIONS, "train_despite", "resume_despite"}
     assert "causal-lm" in made["properties"]["task"]["enum"]
     for name in SECTIONS:
         section = made["properties"][name]
-        assert set(section["properties"]) == set(installed.fields(name))
+        old_or_foreign = set(section["properties"]) - set(installed.fields(name))
+        marked = [section["properties"][key] for key in old_or_foreign]
+        assert all(one.get("deprecated") or one.get("not") == {} for one in marked)
         assert section["additionalProperties"] is (name in OPEN_SECTIONS)
     arguments = made["properties"]["TrainingArguments"]["properties"]
     batch = arguments["per_device_train_batch_size"]
@@ -276,6 +280,29 @@ def test_the_json_schema_completes_and_marks_what_the_reader_does():
     assert arguments["max_steps"]["anyOf"] == [{"minimum": 1}, {"enum": [-1]}]
     assert arguments["gradient_checkpointing"]["deprecated"] is True
     assert made["not"] == {"required": ["TrainingArguments", "SFTConfig"]}
+
+
+EDITED = {
+    "task": "chat",
+    "model": {"pretrained_model_name_or_path": "gpt2", "torch_dtype": "float32", "num_labels": 2, "rope_theta": 1.0},
+    "dataset": {"path": "json"},
+    "SFTConfig": {"evaluation_strategy": "epoch", "optim": "adamw_hf", "max_seq_length": 64, "warmup_ratio": 0.1},
+    "metrics": ["perplexity"],
+    "resume_despite": ["recipe"],
+}
+
+
+def test_an_editor_marks_what_check_refuses_and_strikes_out_what_it_translates(root):
+    made = Draft202012Validator(json_schema())
+    readme = (root / "README.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    samples = [readme, *(path.read_text(encoding="utf-8") for path in (root / "recipes").glob("*.yaml"))]
+    for text in samples:
+        assert list(made.iter_errors(YAML(typ="safe", pure=True).load(text))) == []
+    assert list(made.iter_errors(EDITED)) == []
+    for section, key in (("model", "base_model"), ("model", "flash_attn"), ("dataset", "val_set_size"), ("", "lora_r")):
+        wrong = {**EDITED, **({section: {**EDITED[section], key: 1}} if section else {key: 1})}
+        assert len(list(made.iter_errors(wrong))) == 1
+    assert len(list(made.iter_errors({**EDITED, "metrics": ["f2"]}))) == 1
 
 
 def test_every_type_of_the_json_schema_is_one_of_json():
