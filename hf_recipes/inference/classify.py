@@ -15,6 +15,7 @@ from hf_recipes.inference.inputs import Row
 from hf_recipes.inference.trained import Trained
 
 WINDOW = 32  # batches that are sorted by length together; results keep the order of the rows
+CALL = 8  # batches of one call of a pipeline
 OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
 LIKELY = 0.5  # from this probability on a label of several is given
 
@@ -103,7 +104,7 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
     A text longer than training's max_length is read in parts that overlap.
     """
     column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
-    tag = _tagger(trained)
+    tag = _tagger(trained, batch_size)
 
     def checked() -> Iterator[Row]:
         for number, row in enumerate(rows):
@@ -113,12 +114,13 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
             else:
                 yield {"text": text_of(row, "text", number), "words": None}
 
-    def predict(batch: list[Row]) -> list[list[dict[str, Any]]]:
-        pieces = [_cut(trained, row) for row in batch]
+    def predict(window: list[Row]) -> list[list[dict[str, Any]]]:
+        pieces = list(_cut(trained, window))
         found = iter(tag([piece for parts in pieces for piece in parts]))
         return [_join([(piece, next(found)) for piece in parts]) for parts in pieces]
 
-    for row, entities in in_order(checked(), batch_size, lambda row: len(row["text"]), predict):
+    # the pipeline makes the batches: it gets several at a time, since each call of it costs as much as a short text
+    for row, entities in in_order(checked(), CALL * batch_size, lambda row: len(row["text"]), predict):
         yield {"text": row["text"], "entities": entities}
 
 
@@ -132,12 +134,27 @@ class _Piece:
     owns: tuple[int, int]  # characters of the whole text
 
 
-def _cut(trained: Trained, row: Row) -> list[_Piece]:
-    """One piece for a text that the model reads at once, else several that begin and end between words."""
-    text, words, tokenizer = row["text"], row["words"], trained.tokenizer
-    length = len(tokenizer(words or text, is_split_into_words=words is not None, verbose=False)["input_ids"])
-    if length <= trained.max_length:
-        return [_Piece(text=text, words=words, start=0, owns=(0, len(text)))]
+def _cut(trained: Trained, rows: Sequence[Row]) -> Iterator[list[_Piece]]:
+    """Of each row one piece, if the model reads it at once, else several that begin and end between words."""
+    tokenizer, lengths = trained.tokenizer, [0] * len(rows)
+    for split in (False, True):
+        room = trained.max_length - tokenizer.num_special_tokens_to_add()  # a token has a byte or more
+        long = [i for i, row in enumerate(rows) if len(row["text"].encode()) > room]
+        places = [i for i in long if (rows[i]["words"] is not None) == split]
+        if places:
+            inputs = [rows[i]["words"] or rows[i]["text"] for i in places]
+            ids = tokenizer(inputs, is_split_into_words=split, verbose=False)["input_ids"]
+            for i, one in zip(places, ids, strict=True):
+                lengths[i] = len(one)
+    for row, length in zip(rows, lengths, strict=True):
+        if length <= trained.max_length:
+            yield [_Piece(text=row["text"], words=row["words"], start=0, owns=(0, len(row["text"])))]
+        else:
+            yield _cut_row(trained, row["text"], row["words"])
+
+
+def _cut_row(trained: Trained, text: str, words: Sequence[str] | None) -> list[_Piece]:
+    tokenizer = trained.tokenizer
     spans = [match.span() for match in re.finditer(r"\S+", text)] if words is None else _spans(words)
     sizes = [len(tokenizer(f" {text[a:b]}", add_special_tokens=False, verbose=False)["input_ids"]) for a, b in spans]
     room = trained.max_length - tokenizer.num_special_tokens_to_add()
@@ -178,7 +195,7 @@ def _ranges(sizes: Sequence[int], room: int, overlap: int) -> Iterator[tuple[int
         first = back
 
 
-def _tagger(trained: Trained) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
+def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
     """The entities of pieces by transformers' pipeline, their characters those of the piece."""
     from transformers import TokenClassificationPipeline
 
@@ -197,7 +214,7 @@ def _tagger(trained: Trained) -> Callable[[Sequence[_Piece]], list[list[dict[str
                 continue
             more = {"is_split_into_words": True, "delimiter": " "} if split else {}
             inputs: Any = [list(pieces[i].words or ()) if split else pieces[i].text for i in places]
-            for place, result in zip(places, pipe(inputs, batch_size=len(inputs), **more), strict=True):
+            for place, result in zip(places, pipe(inputs, batch_size=batch_size, **more), strict=True):
                 found[place] = result
         return found
 

@@ -32,10 +32,11 @@ def is_plain_prompt(trained: Trained) -> bool:
     """Whether training joined a prompt's text and its completion without the chat template."""
     if trained.task != "chat" or trained.found.record is None:
         return trained.task == "causal-lm"
-    columns = trained.found.record.data.get("train", DataFacts()).columns
-    if columns:
-        return len(columns) == 2 and set(columns.values()) <= {"string", "large_string"}
-    named = trained.recipe.section("dataset")
+    columns, named = trained.found.record.data.get("train", DataFacts()).columns, trained.recipe.section("dataset")
+    if columns:  # other shapes (Alpaca's, templates of the recipe) have columns of texts, too
+        pair = {named.get("prompt_column", "prompt"), named.get("completion_column", "completion")}
+        templates = {"system_template", "user_template", "assistant_template"} & set(named)
+        return set(columns) == pair and not templates and set(columns.values()) <= {"string", "large_string"}
     return "prompt_column" in named and "messages_column" not in named
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,24 @@ def test_doctor_says_what_is_wrong_and_how_to_fix_it(monkeypatch: pytest.MonkeyP
     )
     assert [one.split()[0] for one in problems[-2:]] == ["torch", "no-such-package"]
     assert problems[-1] == "no-such-package is not installed; pip install 'no-such-package>=1'"
+
+
+def test_every_recipe_launch_file_and_data_file_of_a_recipe_is_installed(root: Path) -> None:
+    """By setup.cfg's data_files, whose folders are those in which common/shipped.py searches."""
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg", encoding="utf-8")
+    installed: set[str] = set()
+    for folder, patterns in setup["options.data_files"].items():
+        assert folder.startswith("share/hf_recipes/")
+        for pattern in patterns.split():
+            files = sorted(root.glob(pattern))
+            assert files, pattern
+            for file in files:
+                assert file.parent == root / folder.removeprefix("share/hf_recipes/")
+            installed |= {file.relative_to(root).as_posix() for file in files}
+    wanted = {f"recipes/{name}.yaml" for name in shipped.names("recipe")}
+    wanted |= {f"accelerate_configs/{name}.yaml" for name in shipped.names("launch file")}
+    for path in (root / "recipes").glob("*.yaml"):
+        named = re.findall(r"recipes/data/[\w./-]+\.(?:txt|jsonl|jinja)", path.read_text(encoding="utf-8"))
+        wanted |= set(named)
+    assert wanted <= installed

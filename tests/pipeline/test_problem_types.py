@@ -101,6 +101,7 @@ def test_several_labels_a_text_are_trained_scored_and_loaded_again(two_runs: Cal
     assert "| age |" in Path("first/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_scores_are_learned_by_regression_and_equal_scipys(two_runs: Callable) -> None:
     from scipy import stats
     from transformers import AutoModelForSequenceClassification
@@ -121,6 +122,7 @@ def test_scores_are_learned_by_regression_and_equal_scipys(two_runs: Callable) -
     assert AutoModelForSequenceClassification.from_pretrained("first").config.num_labels == 1
 
 
+@pytest.mark.slow
 def test_a_pair_of_texts_is_read_as_one_input_and_both_count(two_runs: Callable) -> None:
     words = texts(160)
     rows = [
