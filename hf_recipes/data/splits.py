@@ -240,7 +240,8 @@ def find_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> str:
     near = nearest(str(name), rows.column_names)
     fix = f"did you mean {near!r}?" if near else f"name it with dataset.{key}"
     if recipe.get("dataset.path") == "csv" and not near and recipe.get("dataset.column_names") is None:
-        fix += f"; for files without a header: column_names: [{', '.join(TASKS[recipe.task].columns.values())}]"
+        needed = [column for key, column in TASKS[recipe.task].columns.items() if key != "text_pair_column"]
+        fix += f"; for files without a header: column_names: [{', '.join(needed)}]"
     columns = ", ".join(rows.column_names)
     raise DataError.at(recipe.location(f"dataset.{key}"), f"the data has no column {name!r} (it has {columns})", fix)
 
