@@ -48,8 +48,8 @@ def _opening(found: dict[str, Any]) -> str:
         f"{total['steps_lost_beyond_a_save']}. Processes that were left after ten seconds: {total['orphans']}. Second "
         f"runs in the folder of a running one: {total['second_runs']}, refused: {total['second_runs_refused']}. "
         f"Anything else that must not happen: {total['failures']}.\n\n"
-        f"{_again(found)}Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. `python benchmarks/torture` repeats "
-        f"{parts} in {minutes:.0f} minutes. How it works: "
+        f"{_again(found)}Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. "
+        f"`python benchmarks/torture` repeats {parts} in {minutes:.0f} minutes. How it works: "
         "[resuming.md](resuming.md) and [methods/checkpoints.md](methods/checkpoints.md)."
     )
 
