@@ -37,6 +37,7 @@ TrainingArguments:
   max_steps: 6
   per_device_train_batch_size: 4
   learning_rate: 1e-2
+  lr_scheduler_type: constant
   logging_steps: 1
   eval_strategy: steps
   eval_steps: 2
