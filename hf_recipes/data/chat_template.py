@@ -129,7 +129,7 @@ class AnswerTemplate:
         return text.replace(PROBE, "A"), stop
 
     def _masked(self, messages: list[Message], answer: int, tools: Any, arguments: Mapping[str, Any]) -> int:
-        """Where the loss begins of the answer whose text stands at `answer`; 0 where that is not known."""
+        """Where the loss begins of the answer whose text begins at `answer`; 0 where that is not known."""
         if not self.marked and self._traced is None:
             return 0
         try:
