@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.inference.classify import in_order, text_of
 from hf_recipes.inference.inputs import Row
@@ -40,10 +43,35 @@ def is_plain_prompt(trained: Trained) -> bool:
     return "prompt_column" in named and "messages_column" not in named
 
 
-def render(tokenizer: Any, messages: list[dict[str, Any]], arguments: Mapping[str, Any], **more: Any) -> str:
-    """The conversation and the beginning of the next answer, as text."""
-    kwargs = {**arguments, **more}
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs))
+def is_pairs(trained: Trained) -> bool:
+    """Whether training read rows of prompt and completion, whose loss is on the completion."""
+    named, record = trained.recipe.section("dataset"), trained.found.record
+    if {"messages_column", "system_template", "user_template", "assistant_template"} & set(named):
+        return False
+    columns = record.data.get("train", DataFacts()).columns if record else None
+    return bool({"prompt_column", "completion_column"} & set(named)) or {"prompt", "completion"} <= set(columns or ())
+
+
+@functools.lru_cache(maxsize=8)
+def _read_template(tokenizer: Any, mark: bool, source: str) -> AnswerTemplate:
+    """`source`: the tokenizer's template, which may be replaced between two calls."""
+    return read_template(tokenizer, mark=mark)
+
+
+def chat_ids(trained: Trained, messages: list[dict[str, Any]]) -> list[int]:
+    """The token ids with which a row of training begins that has these messages and then an answer, up to the answer.
+
+    Raises whatever the template raises.
+    """
+    tokenizer, only = trained.tokenizer, trained.recipe.training.get("assistant_only_loss")
+    mark = bool(only) if is_pairs(trained) else only is not False
+    template = _read_template(tokenizer, mark, str(tokenizer.chat_template))
+    text, stop = template.prompt(messages, None, template_arguments(trained.recipe))
+    if not tokenizer.is_fast:
+        return list(tokenizer(text[:stop], add_special_tokens=False, verbose=False)["input_ids"])
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    inside = bisect_right(tokens["offset_mapping"], stop, key=lambda token: token[1])
+    return list(tokens["input_ids"][:inside])
 
 
 def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
@@ -69,11 +97,10 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     if chat and chat[-1].get("role") == "assistant":
         chat = chat[:-1]  # the answer of a row that was made for training
     try:
-        shown = render(tokenizer, chat, template_arguments(recipe))
+        return chat_ids(trained, chat)
     except Exception as problem:  # templates are programs and may raise anything
         what = f"the chat template rejects it: {first_line(problem)}"
         raise DataError.at(f"row {number}", what, "give a list of {role, content}") from problem
-    return list(tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def generate(
