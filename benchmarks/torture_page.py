@@ -15,6 +15,7 @@ WAYS = {
     "operation": "at a file operation",
     "ending": "at the end",
 }
+NOHUP = "\n\nSIGHUP was ignored by every run, as it must be below nohup, with which this program was started."
 DAMAGES = ("truncated", "emptied", "removed", "flipped")
 
 
@@ -36,7 +37,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _opening(found: dict[str, Any]) -> str:
     total, versions = found["totals"], found["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hf_recipes")
-    lost = total["seconds_lost"] / max(1, total["kills"] + total["signals"])
     parts, minutes = f"{found['of']} parts at once, each" if found["of"] > 1 else "it", found["seconds"] / 60
     return (
         "<!-- Written by benchmarks/tables.py from benchmarks/results/torture.json and saving.json; do not edit. -->\n"
@@ -47,11 +47,21 @@ def _opening(found: dict[str, Any]) -> str:
         f"tokens. Partial checkpoints: {total['half_checkpoints']}. Steps lost beyond the last save: "
         f"{total['steps_lost_beyond_a_save']}. Processes that were left after ten seconds: {total['orphans']}. Second "
         f"runs in the folder of a running one: {total['second_runs']}, refused: {total['second_runs_refused']}. "
-        f"Anything else that must not happen: {total['failures']}. Time lost: {lost:.1f} s an interruption (repeated "
-        "steps and starts).\n\n"
-        f"Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. `python benchmarks/torture` repeats "
-        f"{parts} in {minutes:.0f} minutes. How it works: "
+        f"Anything else that must not happen: {total['failures']}.\n\n"
+        f"{_again(found)}Measured {found['when'][:10]} on {found['machine']}, {named}; CPU only. "
+        f"`python benchmarks/torture` repeats {parts} in {minutes:.0f} minutes. How it works: "
         "[resuming.md](resuming.md) and [methods/checkpoints.md](methods/checkpoints.md)."
+    )
+
+
+def _again(found: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(name for one in found.get("again", ()) for name in one["names"]))
+    if not names:
+        return ""
+    listed = ", ".join(f"{name!r}" for name in names)
+    return (
+        f"Of these, {listed} were measured a second time: in the first pass the program itself had begun a second run "
+        "in a folder whose run had just ended, and had not waited for torchrun's processes.\n\n"
     )
 
 
@@ -90,6 +100,7 @@ def _signals(found: dict[str, Any]) -> str:
         f"{ends['documented']} runs ended as documented (exit status 128 and the signal's number), and "
         f"{ends['before the run listened']} got it before their training was prepared and ended at once.\n\n"
         + _table(["signal", "to the process", "to its group"], rows)
+        + (NOHUP if not any(name.startswith("SIGHUP") for name in counts) else "")
     )
 
 

@@ -26,7 +26,8 @@ from typing import Any, Protocol
 import torch
 from transformers.trainer_callback import ExportableState
 
-from hf_recipes.checkpoints import disk_space, folders, manifest, values
+from hf_recipes.checkpoints import disk_space, folders, manifest
+from hf_recipes.common import tensor_values
 from hf_recipes.common.ranks import largest_of_ranks
 from hf_recipes.common.run_lock import keep_folder
 from hf_recipes.common.write_failures import WriteFailure, find_failure
@@ -293,8 +294,8 @@ def _expected_bytes(trainer: SavingTrainer) -> int:
 def describe_lost_weights(trainer: SavingTrainer) -> str:
     """ "80,579 weights are not finite"; "" where all are usable. Every rank must call it."""
     weights = _saved_weights(trainer)
-    counts = (_count_lost(weights), _count_lost(weights, values.LARGEST_WEIGHT))
-    return values.describe_lost(*(int(count) for count in largest_of_ranks(*counts, args=trainer.args)))
+    counts = (_count_lost(weights), _count_lost(weights, tensor_values.LARGEST_WEIGHT))
+    return tensor_values.describe_lost(*(int(count) for count in largest_of_ranks(*counts, args=trainer.args)))
 
 
 def describe_not_finite(trainer: SavingTrainer) -> str:

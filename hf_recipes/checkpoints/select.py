@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_recipes.checkpoints import folders, manifest, values
+from hf_recipes.checkpoints import folders, manifest
 from hf_recipes.checkpoints.folders import TRAINER_STATE
+from hf_recipes.common import tensor_values
 
 LOADED = (".pt", ".pth", ".bin", ".safetensors")  # what upstream loads wherever it finds it
 PARTS = ("optimizer.pt", "scheduler.pt")  # besides the random state, of one name or several
@@ -122,7 +123,7 @@ def _check_state(folder: Path, body: Mapping[str, Any]) -> Iterator[str]:
 
 def _find_code(folder: Path) -> Iterator[str]:
     for path in sorted((*folder.rglob("*.pt"), *folder.rglob("*.pth"))):
-        error = values.find_error_in_torch_file(path)
+        error = tensor_values.find_error_in_torch_file(path)
         if error:
             yield error
 
@@ -134,9 +135,9 @@ def _find_not_finite(folder: Path, *, weights_only: bool) -> Iterator[str]:
             continue
         try:
             if path.suffix == ".safetensors":
-                lost = values.describe_lost(*values.count_in_safetensors(path))
+                lost = tensor_values.describe_lost(*tensor_values.count_in_safetensors(path))
             else:
-                found = values.count_in_torch_file(path)
+                found = tensor_values.count_in_torch_file(path)
                 lost = f"{found:,} numbers are not finite" if found else ""
         except (OSError, ValueError) as problem:
             yield f"{path.name} cannot be read ({problem})"
@@ -177,7 +178,7 @@ def _check_upstreams_files(folder: Path, *, without_state: bool) -> Iterator[str
 def _is_complete_safetensors(path: Path) -> bool:
     """The header's last offset is the file's end."""
     try:
-        tensors, start = values.read_safetensors_header(path)
+        tensors, start = tensor_values.read_safetensors_header(path)
     except (OSError, ValueError):
         return False
     return path.stat().st_size == start + max((one["data_offsets"][1] for one in tensors.values()), default=0)
@@ -186,7 +187,7 @@ def _is_complete_safetensors(path: Path) -> bool:
 def read_trainer_state(checkpoint: str) -> dict[str, Any]:
     """trainer_state.json. Raises OSError and ValueError."""
     path = Path(checkpoint, TRAINER_STATE)
-    if path.exists() and not values.is_regular_file(path):
+    if path.exists() and not tensor_values.is_regular_file(path):
         raise ValueError("it is no file")
     with open(path, encoding="utf-8") as text:
         try:

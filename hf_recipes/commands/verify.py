@@ -7,8 +7,10 @@ number of these steps and the bytes of the weights with that checkpoint. On a CP
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -79,8 +81,23 @@ def _replay_and_compare(run_dir: Path, complete: list[Path], steps: int, say: Ca
         # Of an older version: with the keys of today, so that no line names the copy.
         text, _ = upgrade_text(recipe.read_text(encoding="utf-8"), str(recipe))
         Path(scratch, "recipe.yaml").write_text(text, encoding="utf-8")
-        again = _train_again(Path(scratch), str(first.absolute()), folders.step_of(last))
+        with contextlib.redirect_stdout(_Renamed(sys.stdout, scratch, str(run_dir))):
+            again = _train_again(Path(scratch), str(first.absolute()), folders.step_of(last))
         return _compare(last, again, folders.step_of(first), say)
+
+
+class _Renamed:
+    """A stream in whose lines the run's folder stands for that of the copy."""
+
+    def __init__(self, stream: Any, copy: str, run_dir: str) -> None:
+        self._stream, self._copy, self._run_dir = stream, copy, run_dir
+
+    def write(self, text: str) -> int:
+        self._stream.write(text.replace(self._copy, self._run_dir))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _train_again(scratch: Path, start: str, until: int) -> Path:

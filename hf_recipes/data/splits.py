@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.common.files import describe_special_file
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.columns import needed_columns
 from hf_recipes.data.conll import load_conll
@@ -126,6 +127,9 @@ def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Diagno
         return [
             Diagnostic(location=location, message=f"data file {name!r} is a folder", fix=f"write {name.rstrip('/')}/*")
         ]
+    odd = describe_special_file(path)
+    if odd:
+        return [Diagnostic(location=location, message=f"data file {name!r} {odd}", fix="name a regular file")]
     what = f"data file {name!r} does not exist"
     if glob.has_magic(path):
         what = f"no data file matches {name!r}"
@@ -236,7 +240,8 @@ def find_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> str:
     near = nearest(str(name), rows.column_names)
     fix = f"did you mean {near!r}?" if near else f"name it with dataset.{key}"
     if recipe.get("dataset.path") == "csv" and not near and recipe.get("dataset.column_names") is None:
-        fix += f"; for files without a header: column_names: [{', '.join(TASKS[recipe.task].columns.values())}]"
+        needed = [column for key, column in TASKS[recipe.task].columns.items() if key != "text_pair_column"]
+        fix += f"; for files without a header: column_names: [{', '.join(needed)}]"
     columns = ", ".join(rows.column_names)
     raise DataError.at(recipe.location(f"dataset.{key}"), f"the data has no column {name!r} (it has {columns})", fix)
 

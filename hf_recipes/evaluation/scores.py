@@ -142,6 +142,11 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
         raise RecordError.at(
             name, f"scores of version {version}; this hf_recipes reads up to {VERSION}", "upgrade hf_recipes"
         )
+    needed = ("id", "nll_sum", "n_tokens") if _CONVERT.get(task) is _causal_lm else ("id", "gold")
+    lacking = [column for column in needed if column not in table.column_names]
+    if lacking:
+        fix = "copy the file again, or evaluate the run again"
+        raise RecordError.at(name, f"scores without the column {lacking[0]!r}", fix)
     return Scores(task=task, label_names=labels, table=table, scheme=scheme)
 
 

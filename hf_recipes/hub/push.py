@@ -34,7 +34,7 @@ from hf_recipes.hub.client import (
 )
 from hf_recipes.hub.copies import check_base_model, make_copies
 from hf_recipes.hub.model_card import model_card
-from hf_recipes.hub.pushed_files import files_to_push, token_errors
+from hf_recipes.hub.pushed_files import files_to_push, lost_weight_errors, token_errors
 from hf_recipes.record import COMPLETE, NAME, EndStep, find_record, read_record
 
 FULL_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
@@ -97,6 +97,9 @@ def push(
         files = _write_card(run_dir, files_to_push(run_dir), repo_id)
         tokens = require_login(repo_id, command)
         errors = token_errors(run_dir, files, tokens)
+        record = find_record(run_dir)
+        if not errors and not (record is not None and record.diverged):  # which only --diverged pushes
+            errors = lost_weight_errors(run_dir, files)
     except OSError as error:  # a folder or file that may not be read or written
         raise HubError.at(
             str(error.filename or run_dir), str(error.strerror or error), f"fix it, then: {command}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common import tensor_values
 from hf_recipes.common.secrets import locate_secret
 from hf_recipes.errors import Diagnostic, HubError
 from hf_recipes.hub.client import SHORTEST_TOKEN
@@ -31,6 +32,7 @@ TEMPLATES = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
 
 RUN_FILES = ("README.md", "record.json", "recipe.yaml", "scores.parquet")
 
+TEXTS = (".json", ".yaml", ".md", ".jinja", ".txt")
 LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -76,6 +78,8 @@ def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
             # A pickle starts with its protocol (2 to 5), an archive of torch.save with the signature of a zip file.
             elif re.match(rb"\x80[\x02-\x05]|PK\x03\x04", content):
                 errors.append(Diagnostic(location=location, message="is a pickle under another name", fix="delete it"))
+            elif name.endswith(TEXTS) and not _is_utf8(content):
+                errors.append(Diagnostic(location=location, message="is not UTF-8 text", fix="save it as UTF-8"))
             elif found := locate_secret(content, known):
                 kind, line = found
                 errors.append(
@@ -89,6 +93,32 @@ def token_errors(run_dir: Path, files: tuple[str, ...], tokens: tuple[str, ...] 
                 continue
             break
     return errors
+
+
+def lost_weight_errors(run_dir: Path, files: tuple[str, ...]) -> list[Diagnostic]:
+    """An error for each file of weights that has some that are not finite, whatever its record says."""
+    errors = []
+    for name in files:
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            lost = tensor_values.describe_lost(*tensor_values.count_in_safetensors(run_dir / name))
+        except tensor_values.ValuesError as problem:
+            lost = str(problem)
+        if lost:
+            what = f"{lost}; nothing was uploaded"
+            errors.append(
+                Diagnostic(location=str(run_dir / name), message=what, fix="train it again, or push another run")
+            )
+    return errors
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

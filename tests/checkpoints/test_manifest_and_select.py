@@ -198,8 +198,6 @@ def test_upstreams_files_are_looked_at_where_there_is_no_manifest(
     [found] = select.find_errors(folder)
     assert found.startswith(error)
     assert bool(select.find_errors(folder, without_state=True)) is not needs_state
-    if name != TRAINER_STATE:
-        assert select.find_errors(folder, deepspeed=True) == []  # its files have other names
 
 
 def test_the_random_states_of_several_ranks_are_each_looked_at(tmp_path: Path) -> None:
@@ -271,7 +269,6 @@ def test_the_seal_is_of_the_text_as_it_is_written_whatever_its_letters(tmp_path:
     assert "über" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
 
 
-def test_weights_of_upstreams_checkpoint_are_checked_unless_they_are_deepspeeds(tmp_path: Path) -> None:
+def test_weights_of_upstreams_checkpoint_are_checked(tmp_path: Path) -> None:
     (_upstreams(tmp_path / "checkpoint-4", 4) / "model.safetensors").write_bytes(b"")
     assert select.choose_checkpoint(tmp_path)[0] is None
-    assert select.choose_checkpoint(tmp_path, deepspeed=True)[0] is not None

@@ -15,8 +15,9 @@ import torch
 import xxhash
 from safetensors.torch import save_file
 
-from hf_recipes.checkpoints import folders, manifest, select, values
+from hf_recipes.checkpoints import folders, manifest, select
 from hf_recipes.checkpoints.folders import PROGRESS, TRAINER_STATE
+from hf_recipes.common import tensor_values
 
 NAN, INF = float("nan"), float("inf")
 
@@ -29,9 +30,9 @@ def test_lost_numbers_are_counted_in_every_format(tmp_path: Path, dtype: torch.d
     numbers[2, :2] = torch.tensor([1e30, -1e17]) if large else torch.tensor([65504.0, -65504.0])
     path = tmp_path / "model.safetensors"
     save_file({"a": numbers, "ids": torch.arange(9)}, path)
-    assert values.count_in_safetensors(path) == (3, int(large))
+    assert tensor_values.count_in_safetensors(path) == (3, int(large))
     torch.save({"state": {0: {"exp_avg": numbers, "step": torch.tensor(1.0)}}}, tmp_path / "optimizer.pt")
-    assert values.count_in_torch_file(tmp_path / "optimizer.pt") == 3
+    assert tensor_values.count_in_torch_file(tmp_path / "optimizer.pt") == 3
 
 
 def checkpoint(folder: Path, *, finite: bool = True, weights: Any = None, state: Any = None) -> Path:

@@ -117,7 +117,7 @@ def test_upgrade_keeps_the_mode_of_a_file_and_writes_through_a_link(tmp_path, mo
 
 
 def test_an_end_of_file_error_is_no_wish_to_stop(monkeypatch, capsys):
-    def cut_off(*_: object) -> None:
+    def cut_off(*_: object, **__: object) -> None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
 
     monkeypatch.setattr("hf_recipes.commands.check.check", cut_off)

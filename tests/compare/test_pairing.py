@@ -19,7 +19,13 @@ def _run(name: str, ids: str, gold: list[int], labels: tuple[str, ...] = ("no", 
     table = pa.table({"id": list(ids), "gold": gold, "predicted": gold, "correct": [True] * len(gold)})
     scores = Scores(task="text-classification", label_names=labels, table=table)
     return SimpleNamespace(
-        **{"name": name, "task": "text-classification", "record": RunRecord(task=""), "scores": lambda split: scores}
+        **{
+            "name": name,
+            "task": "text-classification",
+            "scored_as": "text-classification",
+            "record": RunRecord(task=""),
+            "scores": lambda split: scores,
+        }
         | fields
     )
 
@@ -31,7 +37,7 @@ def _refusal(*runs: Any, **options: Any) -> str:
 
 
 def test_runs_of_two_tasks_are_refused() -> None:
-    assert "chat, text-classification" in _refusal(_run("a", "xy", [0, 1]), _run("b", "xy", [0, 1], task="chat"))
+    assert "chat, text-classification" in _refusal(_run("a", "xy", [0, 1]), _run("b", "xy", [0, 1], scored_as="chat"))
 
 
 def test_other_labels_and_the_same_labels_in_another_order_are_refused() -> None:
@@ -85,7 +91,7 @@ def _text_run(
     table = pa.table({"id": [f"{name}{i}" for i in range(n)], **columns})
     scores = Scores(task=task, label_names=(), table=table)
     record = RunRecord(task=task, data={"eval": DataFacts(fingerprint=text or "")})
-    return SimpleNamespace(name=name, task=task, record=record, scores=lambda split: scores)
+    return SimpleNamespace(name=name, task=task, scored_as=task, record=record, scores=lambda split: scores)
 
 
 def test_rows_of_one_text_are_added_up_to_stretches() -> None:

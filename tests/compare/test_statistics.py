@@ -22,7 +22,8 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 def _saved(folder: Path, task: str, predictions: object, label_ids: object, names: tuple[str, ...], n: int):
     ids = [f"{i:032x}" for i in range(n)]
     batches = score_batches(task, ids=ids, predictions=predictions, label_ids=label_ids)
-    write_scores(folder / "scores.parquet", task, batches, label_names=names)
+    scheme = "IOB2" if task == "token-classification" else ""
+    write_scores(folder / "scores.parquet", task, batches, label_names=names, scheme=scheme)
     return read_scores(folder / "scores.parquet")
 
 

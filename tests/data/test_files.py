@@ -56,7 +56,7 @@ IN_ORDER = sorted(ROWS, key=lambda row: row["text"])
         ("wide.csv", CSV.encode("utf-16"), "encoding: utf-16"),
         ("semi.csv", CSV.replace(",", ";"), 'delimiter: ";"'),
         ("bare.csv", CSV.split("\n", 1)[1], "column_names: [text, label]"),
-        ("packed.csv.gz", gzip.compress(CSV.encode()), ""),
+        ("packed.csv.gz", gzip.compress(CSV.encode(), mtime=0), ""),
         ("unread.csv", "".join(line + f",{i or 'x'}\n" for i, line in enumerate(CSV.splitlines())), ""),
         ("wide.jsonl", JSONL.encode("utf-16"), "encoding: utf-16"),
         ("bom.jsonl", "\ufeff" + JSONL, ""),
@@ -106,7 +106,7 @@ def test_a_file_is_read_as_it_is(read: Any, name: str, content: str | bytes, key
          f"a.json holds one object with a name for each row, not a list of rows; {LINES}"),
         ("a.json", json.dumps({"columns": ["text"], "index": [0], "data": [["a"]]}), "",
          f"a.json holds columns, index and data (pandas' orient='split'); {LINES}"),
-        ("a.csv.gz", gzip.compress(CSV.encode() * 99)[:-30], "", "a.csv.gz cannot be read: it is cut off; "
+        ("a.csv.gz", gzip.compress(CSV.encode() * 99, mtime=0)[:-30], "", "a.csv.gz cannot be read: it is cut off; "
          "copy or download it again"),
         ("a.jsonl", JSONL.split("\n")[0], "", "the train split has one row, and validation needs some; "
          "give a validation split, or more rows"),

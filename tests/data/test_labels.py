@@ -257,8 +257,8 @@ def test_sentences_that_are_tagged_in_two_ways_are_named_too(make: Callable[...,
     assert notes_of(make, rows, "token-classification") == (
         "tags: IOB2",
         "warning: recipe.yaml:3: train: 1 of 3 rows repeat an earlier one exactly, such as: row 2 is row 0, 'a b'",
-        "warning: recipe.yaml:3: train: 1 texts stand under more than one label, such as: 'a b' is ['O', 'B-X'] in row "
-        "0 and ['O', 'O'] in row 1",
-        "warning: recipe.yaml:3: eval: 1 texts stand under more than one label, such as: 'a b' is ['O', 'B-X'] in row "
-        "0 and ['O', 'O'] in row 1",
+        "warning: recipe.yaml:3: train: 1 texts stand under more than one label, such as: 'a b' is [O, B-X] in row "
+        "0 and [O, O] in row 1",
+        "warning: recipe.yaml:3: eval: 1 texts stand under more than one label, such as: 'a b' is [O, B-X] in row "
+        "0 and [O, O] in row 1",
     )

@@ -165,6 +165,7 @@ def test_splits_that_are_not_used_are_reported(folder: Path, make: Make) -> None
             "no data file matches 'parts/*.json' (paths are relative to the working directory); "
             "did you mean 'parts/two.jsonl'?",
         ),
+        ("{path: json, data_files: /dev/zero}", "data file '/dev/zero' is a device, not a file; name a regular file"),
         ("{path: json, data_files: parts}", "data file 'parts' is a folder; write parts/*"),
         (
             "{path: json, data_dir: part, data_files: one.jsonl}",

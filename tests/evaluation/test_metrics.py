@@ -143,7 +143,7 @@ def test_an_empty_split_is_refused_with_the_metrics_name(name: str, inputs: dict
         (
             "span_f1",
             {"predictions": [["B-A", "E-A"]], "references": [["B-A", "L-A"]]},
-            "metric span_f1: the tags' prefixes B, E, L, O do not belong to one scheme (IO, IOB1, IOB2, IOE1, IOE2, "
+            "metric span_f1: the tags' prefixes B, E, L do not belong to one scheme (IO, IOB1, IOB2, IOE1, IOE2, "
             "IOBES, BILOU, BMES)",
         ),
         (

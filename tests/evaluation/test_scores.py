@@ -138,6 +138,9 @@ def test_a_truncated_missing_foreign_or_newer_file_is_refused_with_its_path(tmp_
     about = json.dumps({"version": 2, "task": "chat", "label_names": []})
     pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.scores": about}), path)
     assert message() == f"{path}: scores of version 2; this hf_recipes reads up to 1; upgrade hf_recipes"
+    about = json.dumps({"version": 1, "task": "chat", "label_names": []})
+    pq.write_table(pa.table({"id": ["a"]}).replace_schema_metadata({"hf_recipes.scores": about}), path)
+    assert message().startswith(f"{path}: scores without the column 'nll_sum'; ")
 
 
 def test_probabilities_of_very_large_and_very_small_logits_are_numbers(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub import ModelCard
 
 from hf_recipes.errors import RecipeError
 from hf_recipes.hub.push import format_push_command, push
-from hf_recipes.hub.pushed_files import files_to_push, token_errors
+from hf_recipes.hub.pushed_files import files_to_push, lost_weight_errors, token_errors
 from tests.support.hub_double import TOKEN, HubDouble, Trouble
 
 QUICK = "Patience(answer_seconds=20, tries=2, first_wait_seconds=0.1, trouble_seconds=1.3)"
@@ -520,6 +520,18 @@ def test_a_pickle_under_an_allowed_name_is_refused(run: Path):
         f"{run}/adapter_model.safetensors: is not a safetensors file; save it again",
         f"{run}/tokenizer.model: is a pickle under another name; delete it",
         f"{run}/vocab.json: is a pickle under another name; delete it",
+    ]
+
+
+def test_text_that_is_not_utf_8_and_weights_that_are_not_finite_are_refused_whatever_the_record_says(run: Path):
+    (run / "README.md").write_bytes("Model".encode("utf-16"))
+    files = files_to_push(run)
+    assert list(map(str, token_errors(run, files))) == [f"{run}/README.md: is not UTF-8 text; save it as UTF-8"]
+    assert lost_weight_errors(run, files) == []
+    weights = run / "model.safetensors"
+    weights.write_bytes(safetensors({"format": "pt"})[:-4] + struct.pack("<f", float("nan")))
+    assert list(map(str, lost_weight_errors(run, files))) == [
+        f"{weights}: 1 weights are not finite; nothing was uploaded; train it again, or push another run"
     ]
 
 

@@ -91,6 +91,7 @@ def test_the_messages_of_stdin_are_answered_in_one_conversation(
     assert chat.messages[1]["content"] == said[0]
 
 
+@pytest.mark.slow
 def test_the_base_model_answers_beside_an_adapter_and_is_not_kept(enter_run: Enter) -> None:
     enter_run("chat", lora=True)
     trained = load_trained(find_trained("out"))

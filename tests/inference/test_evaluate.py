@@ -19,7 +19,10 @@ from tests.support.trained_runs import TASKS, rows_of
 Enter = Callable[..., Path]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(t, marks=pytest.mark.slow) if t in ("causal-lm", "token-classification") else t for t in TASKS],
+)
 def test_the_validation_file_evaluated_again_gives_the_numbers_scores_and_ids_of_the_run(
     enter_run: Enter, tmp_path: Path, task: str
 ) -> None:
@@ -43,6 +46,7 @@ def test_the_validation_file_evaluated_again_gives_the_numbers_scores_and_ids_of
     assert any(line.split()[0] == name and "(95 %)" in line for line in lines if line.strip())
 
 
+@pytest.mark.slow
 def test_two_models_evaluated_on_one_file_are_compared(enter_run: Enter, tmp_path: Path) -> None:
     folder = enter_run("text-classification", lora=True)
     enter_run("text-classification")

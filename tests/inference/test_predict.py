@@ -73,6 +73,7 @@ def test_entities_of_a_text_longer_than_the_model_reads_are_found_to_its_end(ent
     assert [text[one["start"] : one["end"]] for one in found if one["start"] > 340] == [one["word"] for one in alone]
 
 
+@pytest.mark.slow
 def test_continuations_of_200_prompts_are_those_of_the_transformers_pipeline(enter_run: Enter) -> None:
     from transformers import pipeline
 
@@ -84,6 +85,7 @@ def test_continuations_of_200_prompts_are_those_of_the_transformers_pipeline(ent
     assert [one["generated_text"] for one in ours] == [one[0]["generated_text"] for one in theirs]
 
 
+@pytest.mark.slow
 def test_answers_to_200_conversations_are_those_of_the_transformers_pipeline(enter_run: Enter) -> None:
     from transformers import pipeline
 

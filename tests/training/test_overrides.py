@@ -83,7 +83,7 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
     ours = {name for name, value in vars(Overrides).items() if callable(value) and not name.startswith("__")}
     services = {
         *("plain_model", "saved_model", "run_forward", "read_other_batches", "load_weights_and_optimizer"),
-        *("save_training_state", "write_checkpoint", "_reads_weights_here"),
+        *("save_training_state", "write_checkpoint", "_reads_weights_here", "settings_view"),
         *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
         *("_finish_last_step", "describe_divergence", "_read_progress", "remove_all_but_best", "load_final_model"),
     }

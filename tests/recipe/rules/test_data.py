@@ -45,7 +45,8 @@ def test_rows_of_one_token_are_refused_for_a_language_model(ask):
 def test_columns_of_other_tasks_are_refused(ask):
     top = "dataset: {path: json, data_files: a.jsonl, tokens_column: words, text_column: text}"
     assert ask(top=top)[0] == [
-        "7: dataset.tokens_column is not for task text-classification; its columns are text_column, label_column"
+        "7: dataset.tokens_column is not for task text-classification; its columns are text_column, text_pair_column, "
+        "label_column"
     ]
     top = "dataset: {path: json, data_files: a.jsonl, messages_column: m, prompt_column: p}"
     assert ask(top=top, task="chat", trainer="SFTConfig", model="gpt2")[0] == [
