@@ -1,7 +1,8 @@
 """`run --smoke`: two real steps of a recipe on a CPU, offline, in seconds. What is not in this list stays as it is:
 
 model        two narrow layers of the same class, random weights (no pretrained ones)
-tokenizer    a byte-level BPE of 384 tokens trained on the generated rows
+tokenizer    a byte-level BPE of 384 tokens trained on the generated rows, with its own end and pad token
+adapter      the layers and token ids that the narrow model has; where its class is a guess, the modules too
 dataset      generated rows with the recipe's columns
 length       at most 32 tokens; at most 2 rows a device, 2 accumulation steps, 2 steps; one process's share
 device       use_cpu, no tf32, no torch_compile, fp32 (unless `keep_precision`); the attention, kernels and
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.recipe.global_batch import KEY, accumulation_of
-from hf_recipes.recipe.model_facts import model_facts
+from hf_recipes.recipe.model_facts import known_config, model_facts
 from hf_recipes.recipe.recipe import GENERATED
 from hf_recipes.recipe.rules.device import optimizer_package
 from hf_recipes.recipe.schema.installed import config_fields
@@ -33,6 +34,10 @@ CPU_ATTENTION = ("eager", "sdpa")
 CPU_OPTIMIZER = "adamw_torch"
 CPU_PACKAGES = ("bitsandbytes",)  # whose optimizers run on a CPU
 OF_A_GPU = ("attn_implementation", "use_kernels", "experts_implementation", "device_map")
+LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "norm", "lm_head")
+BERT = ("query", "key", "value", "dense", "embeddings", "word_embeddings", "LayerNorm", "pooler", "classifier")
+OF_GUESS = {True: ("llama", LLAMA), False: ("bert", BERT)}  # whether the task generates -> a class, its modules' names
+OF_SIZE = ("layers_to_transform", "layer_replication")  # of LoraConfig: numbers of layers
 WIDTH = {  # every layer's input is a multiple of 64: bitsandbytes quantises in blocks of that many weights
     **dict.fromkeys(("hidden_size", "n_embd", "dim", "d_model"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
@@ -61,6 +66,11 @@ def shrink(recipe: Recipe, *, keep_precision: bool = False) -> tuple[Recipe, lis
     if recipe.get("BitsAndBytesConfig.load_in_4bit") and not keep_precision:
         replace("BitsAndBytesConfig.bnb_4bit_compute_dtype", "float32", "bnb_4bit_compute_dtype: float32")
     replace("BpeTrainer", {"vocab_size": VOCABULARY}, f"tokenizer: a BPE of {VOCABULARY} tokens of the generated rows")
+    for name, value in _narrow_adapter(recipe).items():
+        replace(f"LoraConfig.{name}", value, f"{name}: {'none' if value is None else value}")
+    for name in ("eos_token", "pad_token"):  # of the real vocabulary
+        if training.get(name) is not None:
+            replace(f"{section}.{name}", None, f"{name}: the BPE's (not {training[name]})")
     if isinstance(recipe.get("class_weights"), list):  # of labels that generated rows do not have
         replace("class_weights", "balanced", "class_weights: balanced")
     replace("dataset", {**_columns(recipe), "path": GENERATED + recipe.task}, "dataset: generated rows")
@@ -119,15 +129,16 @@ def _model_type(recipe: Recipe) -> tuple[str, str]:
     if facts.model_type:
         return facts.model_type, facts.source
     name = model.get("pretrained_model_name_or_path") or model.get("config")
-    guess = "llama" if TASKS[recipe.task].generates else "bert"
-    return guess, f"a guess: the architecture of {name} is not known offline"
+    return OF_GUESS[TASKS[recipe.task].generates][0], f"a guess: the architecture of {name} is not known offline"
 
 
 def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], str]:
     kind, how = _model_type(recipe)
     known = config_fields(kind) or {}
     fields: dict[str, Any] = {"model_type": kind, **{k: v for k, v in WIDTH.items() if k in known}}
-    if "layer_types" in known and "sliding_window" in known:
+    # One layer of each kind; Qwen's have windows only where its config says so.
+    windows = "use_sliding_window" not in known or known_config(recipe).get("use_sliding_window")
+    if "layer_types" in known and "sliding_window" in known and windows:
         fields["layer_types"] = ["sliding_attention", "full_attention"]
     model = recipe.section("model")
     rest = {k: v for k, v in model.items() if k in known and k not in (*WIDTH, *DECIDED, *OF_A_GPU)}
@@ -142,6 +153,24 @@ def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], s
     if attention is not None and attention not in CPU_ATTENTION:
         line += f"; its attention on a CPU is sdpa or eager, not {attention}"
     return tiny, line
+
+
+def _narrow_adapter(recipe: Recipe) -> dict[str, Any]:
+    """What the narrow model lacks of the recipe's adapter -> what stands there instead."""
+    adapter = recipe.section("LoraConfig")
+    values: dict[str, Any] = {name: None for name in OF_SIZE if adapter.get(name) is not None}
+    if adapter.get("trainable_token_indices") is not None:
+        values["trainable_token_indices"] = [1, 2]
+    if model_facts(recipe.section("model")).model_type:
+        return values
+    names = OF_GUESS[TASKS[recipe.task].generates][1]
+    targets, saved = adapter.get("target_modules"), adapter.get("modules_to_save")
+    fits = targets in (None, "all-linear") or (isinstance(targets, list) and set(targets) <= set(names))
+    if not fits:  # a pattern, or names of another class
+        values["target_modules"] = "all-linear"
+    if isinstance(saved, list) and not set(saved) <= set(names):
+        values["modules_to_save"] = [name for name in saved if name in names] or None
+    return values
 
 
 def _runs_here(optim: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,12 +175,32 @@ def test_the_command_writes_the_recipe_once_and_tells_what_became_of_each_key(tm
     assert CliRunner().invoke(commands, ["convert", "a.yml", "--output", "a-recipe.yaml"]).exit_code == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_converted_file_smokes(path, tmp_path, monkeypatch):
-    from hf_recipes.pipeline.run import run
+SMOKES = """
+import os, sys, trl, peft, datasets
+from hf_recipes.pipeline.run import run
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            os.chdir(name)
+            run('a.yaml', smoke=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+"""
 
-    monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text(recipe_text(convert_file(str(path))))
-    record = json.loads(run("a.yaml", smoke=True).read_text())
-    assert (record["status"], record["steps"]) == ("finished", 2)
+
+@pytest.mark.slow
+def test_each_converted_file_smokes(tmp_path):
+    """One process imports once, and each file gets a copy of it."""
+    names = [path.stem for path in FILES]
+    for path in FILES:
+        (tmp_path / path.stem).mkdir()
+        (tmp_path / path.stem / "a.yaml").write_text(recipe_text(convert_file(str(path))))
+    subprocess.run([sys.executable, "-c", SMOKES, *names], cwd=tmp_path, timeout=400, check=True)
+    ended = {}
+    for name in names:
+        for found in (tmp_path / name).glob("**/record.json"):
+            record = json.loads(found.read_text())
+            ended[name] = (record["status"], record["steps"])
+    assert ended == dict.fromkeys(names, ("finished", 2))

@@ -190,3 +190,54 @@ def test_what_a_cpu_cannot_do_is_replaced_and_printed(write_recipe: Write, capsy
         assert part in line
     kernel = read_recipe(write_recipe(FOR_A_GPU), ["model.attn_implementation=kernels-community/flash-attn2"])
     assert "attn_implementation" not in json.dumps(shrink(kernel)[0].sections["model"])
+
+
+NOT_OF_THE_NARROW_MODEL = """
+task: chat
+model: {pretrained_model_name_or_path: %s}
+dataset: {path: json, data_files: {train: data/train.jsonl, validation: data/validation.jsonl}}
+LoraConfig: {%s}
+SFTConfig: {output_dir: out, learning_rate: 1e-3, eos_token: <|im_end|>}
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "replaced"),
+    [
+        (
+            "owner/unheard",
+            "target_modules: [query_key_value], modules_to_save: [embed_out, lm_head]",
+            {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+        ),
+        ("owner/unheard", "target_modules: '.*query_key_value'", {"target_modules": "all-linear"}),
+        ("owner/unheard", "target_modules: [q_proj, v_proj]", {"target_modules": ["q_proj", "v_proj"]}),
+        (
+            "Qwen/Qwen2.5-0.5B",
+            "target_modules: [q_proj], layers_to_transform: [20, 21], trainable_token_indices: [151644]",
+            {"target_modules": ["q_proj"], "layers_to_transform": None, "trainable_token_indices": [1, 2]},
+        ),
+    ],
+)
+def test_what_the_narrow_model_and_its_tokenizer_lack_is_replaced(
+    write_recipe: Write, capsys: pytest.CaptureFixture[str], model: str, adapter: str, replaced: dict
+) -> None:
+    record = json.loads(run(write_recipe(NOT_OF_THE_NARROW_MODEL % (model, adapter)), smoke=True).read_text())
+    assert (record["status"], record["steps"]) == ("finished", 2)
+    ran = record["recipe"]["sections"]["LoraConfig"]
+    assert {name: ran.get(name) for name in replaced} == replaced
+    assert "eos_token: the BPE's (not <|im_end|>)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        ("config: {model_type: qwen2}", None),
+        ("config: {model_type: qwen3, use_sliding_window: true}", ["sliding_attention", "full_attention"]),
+        ("config: {model_type: gemma3_text}", ["sliding_attention", "full_attention"]),
+    ],
+)
+def test_only_a_model_with_windows_gets_a_layer_with_one(
+    write_recipe: Write, model: str, kinds: list[str] | None
+) -> None:
+    small, _ = shrink(of_model(write_recipe, model))
+    assert small.get("model.config.layer_types") == kinds
