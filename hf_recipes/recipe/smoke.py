@@ -156,7 +156,7 @@ def _tiny_model(recipe: Recipe, keep_precision: bool) -> tuple[dict[str, Any], s
 
 
 def _narrow_adapter(recipe: Recipe) -> dict[str, Any]:
-    """What the narrow model lacks of the recipe's adapter -> what stands there instead."""
+    """What the narrow model lacks of the recipe's adapter -> what replaces it."""
     adapter = recipe.section("LoraConfig")
     values: dict[str, Any] = {name: None for name in OF_SIZE if adapter.get(name) is not None}
     if adapter.get("trainable_token_indices") is not None:
