@@ -235,7 +235,8 @@ def test_samples_are_written_and_a_model_is_only_evaluated_under_fsdp(launch: Ca
     prompts = ["sample_prompts=[the]", "GenerationConfig={max_new_tokens: 4}"]
     output = launch("fsdp", "full", "trained", *prompts)
     assert output.count("sample at step 2: 'the' -> ") == 1
-    again = ["TrainingArguments.do_train=false", "model={pretrained_model_name_or_path: trained, config: null}"]
+    model = "model={pretrained_model_name_or_path: trained, config: null}"
+    again = ["TrainingArguments.do_train=false", model, "BpeTrainer=null"]
     launch("fsdp", "full", "evaluated", *again)
     ours, theirs = (record(out)["metrics"]["eval"]["eval_loss"] for out in ("evaluated", "trained"))
     assert ours == pytest.approx(theirs, rel=1e-6)

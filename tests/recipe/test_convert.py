@@ -191,10 +191,11 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_each_converted_file_smokes(tmp_path):
-    """One process imports once, and each file gets a copy of it."""
-    names = [path.stem for path in FILES]
-    for path in FILES:
+def test_converted_files_smoke(tmp_path):
+    """A third of them: 30 take 90 seconds of CPU. One process imports once, and each file gets a copy of it."""
+    chosen = FILES[::3]
+    names = [path.stem for path in chosen]
+    for path in chosen:
         (tmp_path / path.stem).mkdir()
         (tmp_path / path.stem / "a.yaml").write_text(recipe_text(convert_file(str(path))))
     subprocess.run([sys.executable, "-c", SMOKES, *names], cwd=tmp_path, timeout=400, check=True)
