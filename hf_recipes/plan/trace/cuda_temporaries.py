@@ -1,7 +1,7 @@
 """Tensors that ATen's CUDA code makes for itself inside one operation, which a meta tensor's kernel does not.
 
 Each rule takes an operation's arguments and gives the bytes that live while its kernel runs, beside its result. Read in
-pytorch 2.13 (aten/src/ATen/native/cuda). Read there, too, and without such tensors of a size that counts: gelu's
+pytorch's sources (aten/src/ATen/native/cuda). Read there, too, and without such tensors of a size that counts: gelu's
 backward in both approximations, native_dropout and its backward, nll_loss and its backward, cumsum and topk.
 """
 
