@@ -12,7 +12,19 @@ RESULT = Path(__file__).resolve().parent / "results/sharded.json"
 def blocks() -> dict[str, str]:
     """Name of a block -> its text."""
     found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
-    return {"sharded": _launches(found["launches"])}
+    parts = [_launches(found["launches"]), *([_kills(found["kills"])] if "kills" in found else [])]
+    return {"sharded": "\n\n".join(parts)}
+
+
+def _kills(part: dict[str, Any]) -> str:
+    chain = part["chain"]
+    return (
+        f"An FSDP2 run of two processes was killed {part['kills']} times (one process or both; in a step, a save, a "
+        f"rotation, at the end) and resumed {chain['resumes']} times: {chain['equal_ends']} of {chain['ends']} ends "
+        f"equal the uninterrupted run bit for bit, partial checkpoints: {chain['half']}, steps lost beyond a save: "
+        f"{chain['lost']}, processes left after ten seconds: {chain['orphans']}, other failures: "
+        f"{len(chain['failures'])}."
+    )
 
 
 def _launches(part: dict[str, Any]) -> str:
