@@ -12,7 +12,7 @@ RESULT = Path(__file__).resolve().parent / "results/sharded.json"
 def blocks() -> dict[str, str]:
     """Name of a block -> its text."""
     found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
-    parts = [_launches(found["launches"]), *([_kills(found["kills"])] if "kills" in found else [])]
+    parts = [_launches(found["launches"]), *([_kills(found["kills"]["found"])] if "kills" in found else [])]
     return {"sharded": "\n\n".join(parts)}
 
 
