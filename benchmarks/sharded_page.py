@@ -13,7 +13,16 @@ def blocks() -> dict[str, str]:
     """Name of a block -> its text."""
     found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
     parts = [_launches(found["launches"]), *([_kills(found["kills"]["found"])] if "kills" in found else [])]
+    parts += [_worlds(found["worlds"]["found"])] if "worlds" in found else []
     return {"sharded": "\n\n".join(parts)}
+
+
+def _worlds(part: dict[str, Any]) -> str:
+    kinds = ", ".join(sorted(set(part["sequence"])))
+    return (
+        f"Runs went on with another launch {part['changes']} times, drawn from {kinds}: losses against one process without "
+        f"a break within {part['losses']:.0e}, weights of the last run within {part['weights']:.0e}."
+    )
 
 
 def _kills(part: dict[str, Any]) -> str:
