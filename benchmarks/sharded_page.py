@@ -20,8 +20,8 @@ def blocks() -> dict[str, str]:
 def _worlds(part: dict[str, Any]) -> str:
     kinds = ", ".join(sorted(set(part["sequence"])))
     return (
-        f"Runs were continued by another launch {part['changes']} times, drawn from {kinds}: losses against one process "
-        f"without a break within {part['losses']:.0e}, weights of the last run within {part['weights']:.0e}."
+        f"Runs were continued by another launch {part['changes']} times, drawn from {kinds}: losses against one "
+        f"process without a break within {part['losses']:.0e}, weights of the last run within {part['weights']:.0e}."
     )
 
 
