@@ -185,7 +185,7 @@ def _best(out: str) -> Any:
 
 
 def worlds(changes: int, seed: int = 1) -> dict[str, Any]:
-    """A run that goes on with another launch after every few steps, against one process without a break."""
+    """A run that another launch continues after every few steps, against one process without a break."""
     draw = random.Random(seed)
     path, trainer = write_recipe("pretrained", "Trainer"), "Trainer"
     section = TRAINERS[trainer]

@@ -71,13 +71,12 @@ def _outside(location: str, split: str, row: int, value: Any, names: Sequence[st
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes:
-    """One class a row: its number."""
+class _Named:
+    """A column of labels that have names."""
 
     labels: Labels
     column: str
     location: str
-    several: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,6 +89,13 @@ class Classes:
     @property
     def notes(self) -> tuple[str, ...]:
         return self.labels.notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes(_Named):
+    """One class a row: its number."""
+
+    several: bool = False
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -157,26 +163,11 @@ def is_list(feature: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeveralLabels:
+class SeveralLabels(_Named):
     """Any number of labels a row: 1.0 for those that it has, 0.0 for the others. `indicators`: the data has them so."""
 
-    labels: Labels
-    column: str
-    location: str
     indicators: bool
     several: bool = True
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.labels.names
-
-    @property
-    def order(self) -> str:
-        return self.labels.order
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.labels.notes
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -267,7 +267,7 @@ class StepGuard:
         session's first step, rows from all over the data, if all fail. Every rank must call it."""
         ruined = bool(_find_lost_parameter(trainer.plain_model()))
         if not ruined:
-            batches = [self._last_good] if self._last_good is not None else trainer.read_other_batches()
+            batches = [self._last_good] if self._last_good is not None else _read_other_batches(trainer)
             before = read_random_state(trainer.args.device)
             ruined = bool(batches) and not any(_gives_finite_output(trainer, batch) for batch in batches)
             restore_random_state(before, trainer.args.device)
@@ -382,6 +382,13 @@ def _first_not_finite(trainer: GuardedTrainer, window: Window) -> str:
         for one in hooks:
             one.remove()
     return "; every layer's output is finite, the loss or its gradient is not"
+
+
+def _read_other_batches(trainer: GuardedTrainer) -> list[Any]:
+    """None in fp16, where it may be the precision that is too small for good weights, and not the weights."""
+    model = trainer.plain_model()
+    half = model is not None and any(weight.dtype == torch.float16 for weight in model.parameters())
+    return [] if half or trainer.args.fp16 or trainer.is_loss_scaled else trainer.read_other_batches()
 
 
 def _find_lost_parameter(model: Any) -> str | None:

@@ -104,7 +104,7 @@ def _work(stage: int) -> Callable[[int], None]:
             save_file({key: value.clone() for key, value in weights.items() if key != "again"}, "a.safetensors")
             torch.save(optimizer.state_dict(), "optimizer.pt")
         torch.distributed.barrier()
-        resumed = _engine(stage)  # goes on from one process's files as one process does
+        resumed = _engine(stage)  # continues from one process's files as one process does
         zero.load_weights(resumed, resumed.module, ".")
         zero.WholeOptimizer(resumed).load_state_dict(torch.load("optimizer.pt", weights_only=True))
         for number in range(2, 4):

@@ -1,4 +1,4 @@
-"""Output that cannot be written: a run goes on without it, another command says so."""
+"""Output that cannot be written: a run continues without it, another command says so."""
 
 from __future__ import annotations
 

@@ -244,7 +244,9 @@ def test_ruined_weights_are_known_in_a_sessions_first_step_too_and_without_an_ol
         guard, trainer, math.nan, math.nan, window=window
     )
     trainer.read_other_batches = lambda: [torch.ones(1, 2), 2 * torch.ones(1, 2)]  # type: ignore[method-assign]
-    trainer.state.global_step = 1
+    trainer.args.fp16, trainer.state.global_step = True, 1  # good weights may overflow in it
+    assert "saved in checkpoint-1)" in error_of(guard_of(), trainer, math.nan, math.nan, window=window)
+    trainer.args.fp16, trainer.state.global_step = False, 1
     new = "(the weights were ruined before this step, and no checkpoint is from before: start without --resume)"
     assert new in error_of(guard_of(), trainer, math.nan, math.nan, window=window)
     assert (manifest.read_manifest(path) or {})["ruined"].startswith("the loss of step 2 is not finite")
