@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.labels import DataLabels, Labels, choose_labels, count_labels, label_id, labels_of_data
 from hf_recipes.data.splits import describe_mixed
 from hf_recipes.errors import DataError
@@ -213,7 +214,7 @@ class SeveralLabels(_Named):
         return count_labels((i for one in targets for i, there in enumerate(one) if there), self.names)
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
-        empty = sum(not any(one) for one in train["labels"])
+        empty = sum(not any(one) for one in values_of(train, "labels"))
         return (f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them",) * bool(empty)
 
 
@@ -296,7 +297,7 @@ class Scores:
         return None
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
-        scores = list(train["labels"])
+        scores = values_of(train, "labels")
         mean = sum(scores) / len(scores)
         spread = math.sqrt(sum((one - mean) ** 2 for one in scores) / len(scores))
         line = f"scores     {min(scores):.4g} to {max(scores):.4g}, mean {mean:.4g}, standard deviation {spread:.4g}"

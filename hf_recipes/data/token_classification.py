@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.label_checks import warn_of_labels
 from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data, weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
@@ -181,14 +182,14 @@ def _describe_scheme(scheme: Scheme | None, location: str) -> tuple[str, ...]:
 
 
 def _counts(part: Dataset, names: tuple[str, ...]) -> SplitStats:
-    lengths = [len(ids) for ids in part["input_ids"]]
-    counts = count_labels((label for labels in part["labels"] for label in labels), names)
+    lengths = [len(ids) for ids in values_of(part, "input_ids")]
+    counts = count_labels((label for labels in values_of(part, "labels") for label in labels), names)
     return SplitStats(
         rows=len(lengths),
         tokens=sum(lengths),
         longest=max(lengths),
         label_tokens=sum(counts.values()),
-        lost_words=sum(part["lost"]),
-        blank_words=sum(part["blank"]),
+        lost_words=sum(values_of(part, "lost")),
+        blank_words=sum(values_of(part, "blank")),
         labels=counts,
     )
