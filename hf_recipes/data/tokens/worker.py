@@ -1,6 +1,6 @@
 """`python -m hf_recipes.data.tokens.worker`: tokenizes what it reads from standard input until that ends.
 
-Its parent is another process of ours on the same machine: the two talk in pickles, over pipes that only they hold.
+Its parent is the process that prepares the rows: the two talk in pickles, over pipes that only they hold.
 """
 
 from __future__ import annotations
