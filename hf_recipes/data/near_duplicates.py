@@ -69,7 +69,7 @@ def find_near_duplicates(sources: Mapping[str, Source], labels: int, limit: int)
 
 
 def word_groups(text: str) -> frozenset[str]:
-    """Groups of three words that follow each other; of a shorter text, its words."""
+    """Groups of three words that follow each other; of a shorter text, every word."""
     words: Sequence[str] = re.findall(r"\w+", text.lower())
     if len(words) < WORDS:
         return frozenset(words)

@@ -86,7 +86,8 @@ def test_a_person_reads_lengths_samples_and_findings(write_recipe: Callable[...,
     assert any(line.startswith("finding: train: ") and "answer tokens are beyond 60 tokens" in line for line in lines)
     row = next(i for i, line in enumerate(lines) if line.startswith("train row 0"))
     text = "\n".join(lines[row + 1 : row + 8])
-    assert "user" in text.partition("[[")[0] and "<|im_end|>" in text.partition("[[")[2]
+    asked, _, answered = text.partition("[[")
+    assert "<|im_start|>assistant" in asked and set(answered.partition("]]")[0].split()) <= set(TEXTS[0].split())
 
 
 def test_data_without_fault_end_with_status_0(write_recipe: Callable[..., str], call: Call) -> None:
