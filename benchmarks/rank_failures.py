@@ -117,8 +117,9 @@ def main() -> None:
         return
     import fcntl
 
-    from tests.support.tiny_models import TEXTS, bpe, save_llama, write_rows
     from torture import record
+
+    from tests.support.tiny_models import TEXTS, bpe, save_llama, write_rows
 
     with tempfile.TemporaryDirectory(prefix="rank-failures-") as scratch:
         save_llama(f"{scratch}/model", bpe())
