@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -90,7 +91,8 @@ def measure(launch: str, what: str, model: Path) -> dict[str, Any]:
         ended = time.time()
         began = float((folder / EVENT).read_text(encoding="utf-8"))
         record = json.loads((folder / "out/record.json").read_text(encoding="utf-8"))
-        errors = [line for line in output.splitlines() if line.startswith(("error:", "out of memory"))]
+        lines = [re.sub(r"^\[rank \d+\] ", "", line) for line in output.splitlines()]
+        errors = [line for line in lines if line.startswith(("error:", "out of memory"))]
         row = {"launch": launch, "what": what, "status": status, "record": record["status"]}
         row |= {"seconds": ended - began, "message": errors[0] if errors else "", "left": _left(folder)}
         row["checkpoints"] = sorted(path.name for path in (folder / "out").glob("checkpoint-*"))

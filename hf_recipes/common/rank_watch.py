@@ -11,12 +11,13 @@ it may be busy outside of Python.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +101,7 @@ def _watch(rank: int, ended: threading.Event, exchange: Exchange) -> None:
         if frozen and not ended.is_set():
             host, process, _ = beats[frozen[0]].text.split()
             what = f"rank {frozen[0]} (process {process} on {host}) has not answered for {FROZEN:.0f} s"
-            _end(rank, [one for one in beats if one not in silent], what)
+            _end(rank, [one for one in beats if one not in silent], what, [beats[one].text for one in frozen])
 
 
 def _read(store: Any, rank: int) -> str:
@@ -121,12 +122,17 @@ def _is_frozen(text: str) -> bool:
         return False  # it ended: whoever waits for it sees that
 
 
-def _end(rank: int, answering: list[int], what: str) -> None:
-    """Says it on the lowest rank that answers, and ends: the main thread cannot be reached inside a sum over all."""
+def _end(rank: int, answering: list[int], what: str, frozen: Sequence[str] = ()) -> None:
+    """Says it on the lowest rank that answers, and ends: the main thread cannot be reached inside a sum over all.
+    `frozen`: their beats; those on this machine are killed, or the launcher would wait another 30 seconds for them."""
     if rank <= min(answering, default=rank):
-        fix = "continue or end that process; --resume continues from the latest checkpoint"
+        fix = "--resume continues from the latest checkpoint"
         error = LaunchError.at("accelerate launch", f"{what}: this run waits for it and is ended", fix)
         print(f"error: {error}", file=sys.stderr, flush=True)
+        for host, process, _ in (beat.split() for beat in frozen):
+            if host == socket.gethostname():
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(process), signal.SIGKILL)
     else:
         time.sleep(1)  # its line first
     os._exit(2)
