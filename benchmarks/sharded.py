@@ -60,6 +60,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "from scratch": {"model": SCRATCH, "BpeTrainer": {"vocab_size": 340}},
     "pretrained": {"model": PRETRAINED},
     "LoRA": {"model": PRETRAINED, "LoraConfig": LORA},
+    "pretrained, bf16": {"model": PRETRAINED, "arguments": {"bf16": True}},
     "QLoRA": {"model": PRETRAINED, "LoraConfig": LORA, "BitsAndBytesConfig": {"load_in_4bit": True}},
 }
 TRAINERS = {"Trainer": "TrainingArguments", "SFTTrainer": "SFTConfig"}
@@ -85,16 +86,17 @@ LAUNCHES: dict[str, tuple[int, Launch]] = {
 
 def write_recipe(kind: str, trainer: str) -> str:
     section = TRAINERS[trainer]
-    arguments: dict[str, Any] = dict(COMMON)
+    model = dict(MODELS[kind])
+    arguments: dict[str, Any] = COMMON | model.pop("arguments", {})
     dataset: dict[str, Any] = {"path": "json", "data_files": {"train": "rows.jsonl", "validation": "rows.jsonl"}}
     if section == "SFTConfig":
         arguments |= {"max_length": 24, "packing": False}
     else:
         dataset["max_length"] = 24
-    recipe = {"task": "causal-lm", "dataset": dataset, "disable_guards": ["overlap", "truncation"], **MODELS[kind]}
+    recipe = {"task": "causal-lm", "dataset": dataset, "disable_guards": ["overlap", "truncation"], **model}
     recipe |= {section: arguments, "EarlyStoppingCallback": {"early_stopping_patience": 3}}
     recipe |= {"sample_prompts": ["the sea"], "global_batch_size": 4}
-    path = f"{kind}-{trainer}.yaml".replace(" ", "-")
+    path = f"{kind}-{trainer}.yaml".replace(" ", "-").replace(",", "")
     Path(path).write_text(json.dumps(recipe), encoding="utf-8")
     return path
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+IN_FP32 = ("from scratch", "pretrained", "LoRA")  # models of sharded.py
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -17,6 +18,27 @@ def blocks() -> dict[str, str]:
     parts += [_worlds(found["worlds"]["found"])] if "worlds" in found else []
     failures = json.loads((RESULTS / "rank_failures.json").read_text(encoding="utf-8"))
     return {"sharded": "\n\n".join(parts), "rank_failures": _failures(failures)}
+
+
+def summary() -> dict[str, str]:
+    """README's block."""
+    found: dict[str, Any] = json.loads((RESULTS / "sharded.json").read_text(encoding="utf-8"))
+    rows = [row for row in found["launches"]["found"] if row["model"] in IN_FP32]
+    launches = ", ".join(dict.fromkeys(row["launch"] for row in rows))
+    losses, evaluation = (max(row[key] for row in rows) for key in ("losses", "evaluation"))
+    kills = found["kills"]["found"]
+    killed, ends, equal = (
+        sum(one["kills"] for one in kills),
+        *(sum(one["chain"][key] for one in kills) for key in ("ends", "equal_ends")),
+    )
+    text = (
+        f"{launches} on two CPU processes give the losses of one process within {losses:.0e}, its evaluation within "
+        f"{evaluation:.0e} (relative, fp32; {', '.join(IN_FP32)}; Trainer and SFTTrainer), end with a complete model, "
+        f"and resume each other's checkpoints. Sharded runs were killed {killed} times: {equal} of {ends} ends equal "
+        f"the uninterrupted run bit for bit. None of this has run on several real GPUs: "
+        f"[what was measured, and the state of each launch](docs/launching.md#what-works-today)."
+    )
+    return {"sharded_summary": text}
 
 
 def _failures(found: dict[str, Any]) -> str:
