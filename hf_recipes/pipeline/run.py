@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -57,7 +58,8 @@ def run(
     """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # warnings for `check`, errors further down
-    warnings_of_recipe = [f"warning: {each}" for each in recipe.warnings if each not in refused]
+    found = [each for each in recipe.warnings if each not in refused]
+    warnings_of_recipe = [f"warning: {each}" for each in [*found, *launch_checks.find_environment_warnings(recipe)]]
     for line in (*recipe.translations, *warnings_of_recipe):
         say(line)
     if resume:
@@ -196,7 +198,9 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         args.max_length = length
     recorder.record = replace(recorder.record, recipe=facts.describe_recipe(recipe))
     recorder.choose(lines)
-    with args.main_process_first(desc="rows"):
+    # causal-lm's rows are made under a lock instead: a barrier ends after ddp_timeout, and they may take hours.
+    alone = contextlib.nullcontext() if recipe.task == "causal-lm" else args.main_process_first(desc="rows")
+    with alone:
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     for line in lines:
         say(line)
