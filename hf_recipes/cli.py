@@ -347,8 +347,10 @@ def push(run_dir: str, repo: str | None, private: bool, diverged: bool, base_mod
 )
 @click.option("--output", default="recipe.yaml", type=PATH, metavar="FILE", help="The recipe; default: recipe.yaml.")
 @click.option("--task", default=None, metavar="TASK", help="If the data do not say it.")
-@click.option("--model", default=None, metavar="NAME", help="A Hub id or a folder; default: a small one for the task.")
-@click.option("--gpu", default=None, metavar="NAME", help="Choose a batch that fits this GPU, by plan.")
+@click.option("--model", default=None, metavar="NAME", help="A Hub id, a folder, or scratch; default: a small one.")
+@click.option(
+    "--gpu", default=None, metavar="NAME", help="Choose a batch that fits it, by plan; default: what is here."
+)
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 def init(data: str, **options: Any) -> None:
     """Write a first recipe for the data in FILE. Looks at the rows, says what it takes them for."""
