@@ -202,7 +202,7 @@ def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, d
     lines += [
         f"{_trainer(seen)}:",
         f"  output_dir: runs/{name}",
-        f"  num_train_epochs: {10 if scratch else 3}",
+        f"  num_train_epochs: {5 if scratch else 3}",
         f"  per_device_train_batch_size: {batch}",
         _beside(f"  gradient_accumulation_steps: {accumulation}", f"{batch} x {accumulation} rows a step"),
         f"  learning_rate: {'1e-3' if scratch else '2e-4' if chat else '5e-5'}",

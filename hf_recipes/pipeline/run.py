@@ -28,7 +28,7 @@ from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import finish, launch_checks
 from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
-from hf_recipes.recipe.defaults import choose, choose_length
+from hf_recipes.recipe.defaults import choose, choose_length, shown_choices
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
@@ -85,9 +85,10 @@ def _run_in(
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
     _choose_deepspeeds_device(device)
+    given = recipe
     recipe, choices = choose(recipe, device)
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
-    for line in choices:
+    for line in shown_choices(given, choices):
         say(line)
     earlier = finish.find_earlier_end(recipe, folder) if recipe.training.get("resume_from_checkpoint") is True else None
     if earlier is not None and EndStep.EVALUATION in earlier.done:
@@ -198,8 +199,6 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     recorder.choose(lines)
     with args.main_process_first(desc="rows"):
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
-    for line in lines:
-        say(line)
     for line in prepared.notes:
         recorder.note(line)
     check_rows(recipe, prepared, tokenizer, recorder.note)
@@ -225,7 +224,8 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     session = training.Session(
         listener=listener,
         run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device),
-        timer=StepTimer(say, forecast.seconds),
+        timer=StepTimer(say, forecast.seconds, bar=not args.disable_tqdm),
+        say=say,
         sessions=recorder.sessions_for_manifest,
         after_first_step=record_first_step,
         until=until,

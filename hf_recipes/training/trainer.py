@@ -19,6 +19,7 @@ from hf_recipes.training.classification_loss import classification_loss
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import TrainerParts, trainer_class
+from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
 from hf_recipes.training.step_timer import AfterFirstStep, StepTimer
@@ -59,6 +60,7 @@ class Session:
     timer: StepTimer
     sessions: Callable[[], Mapping[str, Any]] = dict  # what each manifest says of the run's sessions so far
     after_first_step: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = print
     until: int | None = None  # a replay ends with a checkpoint after this step
 
 
@@ -124,6 +126,7 @@ def build_trainer(
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
         session.listener.expect_workers()
+        print_columns(trainer, session.say)
         trainer.add_callback(session.timer)
         trainer.add_callback(AfterFirstStep(session.after_first_step))
         trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
