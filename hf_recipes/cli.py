@@ -230,6 +230,14 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
 @click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
 @click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
 @click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Also this: exact_match, rouge, bleu (chat), or an evaluate module: its folder or Hub id.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run the code of a metric of the Hub.")
 def evaluate(run_dir: str, data: str, **options: Any) -> None:
     """Evaluate the model of RUN on other data. Writes a record and per-example scores that `compare` reads."""
     from hf_recipes.commands.evaluate import command

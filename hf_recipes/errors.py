@@ -82,6 +82,10 @@ class ModelError(RecipeError):
     """Weights, a config or a tokenizer that cannot be loaded or do not go together."""
 
 
+class MetricError(RecipeError):
+    """A metric that is not installed, cannot be loaded, or does not fit the task."""
+
+
 class CheckpointError(RecipeError):
     """A checkpoint that is not complete, or a run that cannot be resumed from it."""
 
