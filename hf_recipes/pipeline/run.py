@@ -228,6 +228,7 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
         say=say,
         sessions=recorder.sessions_for_manifest,
         after_first_step=record_first_step,
+        after_evaluation=recorder.report_running,
         until=until,
     )
     compute_metrics, preprocess_logits = scoring.compute_metrics, scoring.preprocess_logits

@@ -83,6 +83,23 @@ class StepTimer(TrainerCallback):
         self.reported_step_seconds = mean
 
 
+class AfterEvaluation(TrainerCallback):
+    """Calls after each evaluation during training."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call, self._training = call, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._training = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._training and state.is_world_process_zero:
+            self._call()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._training = False
+
+
 class AfterFirstStep(TrainerCallback):
     """Calls once, when a session has made its first step."""
 

@@ -22,7 +22,7 @@ from hf_recipes.training.overrides import TrainerParts, trainer_class
 from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.step_timer import AfterFirstStep, StepTimer
+from hf_recipes.training.step_timer import AfterEvaluation, AfterFirstStep, StepTimer
 from hf_recipes.training.step_work import StepWork
 from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
@@ -60,6 +60,7 @@ class Session:
     timer: StepTimer
     sessions: Callable[[], Mapping[str, Any]] = dict  # what each manifest says of the run's sessions so far
     after_first_step: Callable[[], None] = lambda: None
+    after_evaluation: Callable[[], None] = lambda: None
     say: Callable[[str], None] = print
     until: int | None = None  # a replay ends with a checkpoint after this step
 
@@ -129,6 +130,7 @@ def build_trainer(
         print_columns(trainer, session.say)
         trainer.add_callback(session.timer)
         trainer.add_callback(AfterFirstStep(session.after_first_step))
+        trainer.add_callback(AfterEvaluation(session.after_evaluation))
         trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))

@@ -89,8 +89,8 @@ def test_answers_are_generated_scored_with_intervals_written_and_compared(enter_
     expected = BLEU().corpus_score([one["answer"] for one in answers], [[one["reference"] for one in answers]])
     assert found["eval_bleu"] == pytest.approx(expected.score, abs=1e-6)
     assert any(line.split()[:1] == ["rougeL"] and "(95 %)" in line for line in lines)
-    text = "\n".join(compare.command([str(tmp_path / "a"), str(tmp_path / "b")], resamples=200))
-    assert "rougeL: no difference" in text or "rougeL: cannot tell" in text
+    text = "\n".join(compare.command([str(tmp_path / "a"), str(tmp_path / "b")], metric="rougeL", resamples=200))
+    assert "rougeL: no difference" in text
 
 
 def test_a_module_of_a_folder_is_computed_and_saved(enter_run: Enter, tmp_path: Path) -> None:
