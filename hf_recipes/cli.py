@@ -215,11 +215,12 @@ def compare(runs: tuple[str, ...], **options: Any) -> None:
     "--sort", default="age", type=click.Choice(SORTS), help="Sort by this column: best, smallest or newest first."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def runs(folder: str, sort: str, as_json: bool) -> None:
+@click.option("--html", default=None, type=PATH, metavar="FILE", help="Write a page of all runs: filter, sort, curves.")
+def runs(folder: str, **options: Any) -> None:
     """List the runs in DIR. Status, metric with its interval, peak memory, tokens per second, age."""
     from hf_recipes.commands.runs import command
 
-    click.echo("\n".join(command(folder, sort=sort, as_json=as_json)))
+    click.echo("\n".join(command(folder, **options)))
 
 
 @commands.command()
