@@ -20,11 +20,13 @@ from typing import Any
 from hf_recipes.common import shipped
 from hf_recipes.errors import RecipeError
 from hf_recipes.record import MetricInterval, RunRecord, read_record
+from hf_recipes.training.hooks import Hooks
 
 __all__ = [
     "Checked",
     "Compared",
     "Evaluated",
+    "Hooks",
     "Planned",
     "Ran",
     "check",
@@ -88,14 +90,9 @@ class Scored:
         return dict((self.record.intervals or {}).get("eval", {}))
 
     def _repr_html_(self) -> str:
-        rows = []
-        for name, value in self.metrics.items():
-            one = self.intervals.get(name)
-            span = f"{one.low:.4g} to {one.high:.4g}" if one else ""
-            rows.append(f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td><td>{span}</td></tr>")
-        title = html.escape(f"{self.folder}: {self.record.status.value}")
-        head = "<tr><th>metric</th><th>value</th><th>95 % interval</th></tr>"
-        return f"<table><caption>{title}</caption>{head}{''.join(rows)}</table>"
+        spans = {name: f"{one.low:.4g} to {one.high:.4g}" for name, one in self.intervals.items()}
+        rows = [(name, f"{value:.4g}", spans.get(name, "")) for name, value in self.metrics.items()]
+        return _table(f"{self.folder}: {self.record.status.value}", ("metric", "value", "95 % interval"), rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +110,15 @@ class Compared(Shown):
     """A comparison of runs; `values` is what `compare --json` prints."""
 
     values: Mapping[str, Any]
+
+    def _repr_html_(self) -> str:
+        head = ("run", "metric", "verdict", "difference", "95 % interval", "p (Holm)")
+        rows = [
+            (f["second"], f["metric"], f["verdict"], f"{f['difference']:+.4g}",
+             f"{f['low']:+.4g} to {f['high']:+.4g}", f"{f['p_holm']:.3g}")
+            for f in self.values.get("findings", ())
+        ]  # fmt: skip
+        return _table(f"against {self.values['sides'][0]['name']}", head, rows)
 
 
 _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
@@ -143,12 +149,16 @@ def run(
     smoke: bool = False,
     resume: bool = False,
     plan_first: bool = True,
+    hooks: Hooks | None = None,
 ) -> Ran:
-    """Trains, evaluates and writes the record; the recipe's output_dir has the model."""
+    """Trains, evaluates and writes the record; the recipe's output_dir has the model. `hooks`: code of yours that runs
+    with it: Hooks(callbacks=, metrics=, formatting=, loss=)."""
     from hf_recipes.pipeline.run import run as run_recipe
 
     with _as_file(recipe) as path:
-        record = run_recipe(path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first)
+        record = run_recipe(
+            path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first, hooks=hooks or Hooks()
+        )
     return Ran(folder=record.parent, record=read_record(record))
 
 
@@ -193,6 +203,14 @@ def compare(*runs: str | os.PathLike[str] | Scored, **options: Any) -> Compared:
     lines = command(paths, **options)
     values = json.loads(command(paths, as_json=True, **options)[0])
     return Compared(lines=tuple(lines), values=values)
+
+
+def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(one)}</{tag}>' for one in cells)}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><caption>{html.escape(title)}</caption>{line('th', head)}{body}</table>"
 
 
 def _folder(trained: str | os.PathLike[str] | Scored) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "DivergedError",
     "HubError",
     "LaunchError",
+    "MetricError",
     "ModelError",
     "OutOfMemoryError",
     "OutputDirError",

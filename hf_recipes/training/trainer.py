@@ -16,6 +16,8 @@ from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss
+from hf_recipes.training.hooks import NONE as NO_HOOKS
+from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import TrainerParts, trainer_class
@@ -62,6 +64,7 @@ class Session:
     after_first_step: Callable[[], None] = lambda: None
     after_evaluation: Callable[[], None] = lambda: None
     say: Callable[[str], None] = print
+    hooks: Hooks = NO_HOOKS  # the caller's own code
     until: int | None = None  # a replay ends with a checkpoint after this step
 
 
@@ -118,6 +121,10 @@ def build_trainer(
     if not TASKS[recipe.task].generates:
         kind, weights = task_of(recipe).scored_as, prepared.class_weights
         arguments["compute_loss_func"] = classification_loss(kind, args.label_smoothing_factor, weights)
+    if session is not None and session.hooks.loss is not None:
+        arguments["compute_loss_func"] = session.hooks.loss
+    if session is not None:
+        arguments["callbacks"] += list(session.hooks.callbacks)
     try:
         trainer = trainer_class(_upstream_class(recipe))(**arguments)
     except (ValueError, TypeError, ImportError) as problem:
