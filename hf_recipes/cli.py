@@ -73,6 +73,16 @@ def check(recipes: tuple[str, ...], overrides: tuple[str, ...], strict: bool) ->
 
 
 @commands.command()
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+def prepare(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Tokenize the data of RECIPE and store the rows, which its run then finds. Needs no GPU; can be continued."""
+    from hf_recipes.commands.prepare import command
+
+    command(recipe, overrides, say=click.echo)
+
+
+@commands.command()
 @click.argument("recipe", type=PATH)
 @click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")
 def upgrade(recipe: str, dry_run: bool) -> None:

@@ -11,8 +11,10 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.common.files import identify
 from hf_recipes.common.text import first_line
 from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.data.columns import CHAT
@@ -54,6 +56,7 @@ def load(
     files = list(local_files(path, arguments))
     given = _reading(recipe, path, arguments, files)
     _check_cache(given)
+    before = [identify(Path(name)) for name in files]
     shown = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
     try:
@@ -69,6 +72,10 @@ def load(
             raise error from problem
     finally:
         datasets.logging.set_verbosity(shown)
+    for name, one in zip(files, before, strict=True):
+        if identify(Path(name)) != one:
+            what = f"{name} changed while it was read"
+            raise DataError.at(recipe.location("dataset.data_files"), what, "run again when it is complete")
     if not all(_is_valid(part) for part in parts.values()):
         raise _not_utf8(recipe, path, arguments, files)
     if path == "json" and "field" not in arguments:

@@ -12,6 +12,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.files import describe_special_file
 from hf_recipes.common.text import first_line, join_words, nearest
 from hf_recipes.errors import ModelError, RecipeError, RecordError
+from hf_recipes.models.added_tokens import fit_vocabulary
 from hf_recipes.models.config import load_error, longest_input
 from hf_recipes.models.files import check_folder
 from hf_recipes.recipe.recipe import Recipe
@@ -244,6 +245,7 @@ def _load_adapter(found: Found, auto: Any, tokenizer: Any, base: str | None, dev
         inner = auto.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as problem:  # as above
         raise load_error(where, "base model", name, problem) from problem
+    fit_vocabulary(inner, tokenizer, lambda line: None)
     try:
         return PeftModel.from_pretrained(inner, where)
     except RecipeError:

@@ -16,6 +16,7 @@ from hf_recipes.common.device import sharding
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.row_checks import report_unless_disabled
 from hf_recipes.errors import ModelError
+from hf_recipes.models.added_tokens import complete_output_layer, fit_vocabulary, train_new_rows
 from hf_recipes.models.config import from_scratch, load_error
 from hf_recipes.recipe.schema.own_keys import SOURCES
 
@@ -71,16 +72,16 @@ def build_model(
             model, new = _pretrained(recipe, auto, folder, arguments, say)
     else:
         model, new = build_from_config(recipe, auto, config, tokenizer, fields, arguments), []
-    _fit_vocabulary(recipe, model, tokenizer, say)
+    rows = fit_vocabulary(model, tokenizer, say)
     line = fix_loss_type(model)
     if line:
         say(line)
-    return add_adapter(recipe, model, new, say) if "LoraConfig" in recipe.sections else model
+    return add_adapter(recipe, model, new, say, rows) if "LoraConfig" in recipe.sections else model
 
 
-def add_adapter(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], None]) -> Any:
-    """The model with its adapter; `new`: the names of weights that the checkpoint lacks. Raises ModelError where
-    there is nothing to adapt."""
+def add_adapter(recipe: Recipe, model: Any, new: list[str], say: Callable[[str], None], rows: range = range(0)) -> Any:
+    """The model with its adapter; `new`: the names of weights that the checkpoint lacks, `rows`: those of the embedding
+    that it lacks. Raises ModelError where there is nothing to adapt."""
     from peft import LoraConfig, get_peft_model
 
     arguments = dict(recipe.section("LoraConfig"))
@@ -106,6 +107,7 @@ def add_adapter(recipe: Recipe, model: Any, new: list[str], say: Callable[[str],
             near = nearest(name, names)
             fix = f"did you mean {near!r}?" if near else f"it has {', '.join(names)}"
             raise ModelError.at(recipe.location("LoraConfig.modules_to_save"), what, fix)
+    arguments |= train_new_rows(recipe, model, arguments, rows, say)
     try:
         model = get_peft_model(model, LoraConfig(**arguments))
     except (ValueError, TypeError) as problem:
@@ -115,6 +117,7 @@ def add_adapter(recipe: Recipe, model: Any, new: list[str], say: Callable[[str],
                 location, f"peft rejects it: {first_line(problem)}", _suggest_targets(model, str(targets))
             ) from problem
         raise ModelError.at(recipe.location("LoraConfig"), f"peft rejects it: {first_line(problem)}") from problem
+    complete_output_layer(model)
     if "BitsAndBytesConfig" in recipe.sections:
         # Trainer does this only for models that it does not know to be wrapped (transformers#42489).
         model.enable_input_require_grads()
@@ -193,19 +196,6 @@ def _one_device(recipe: Recipe) -> dict[str, Any]:
     if recipe.training.get("use_cpu") or not torch.cuda.is_available():
         return {"": "mps" if torch.backends.mps.is_available() and not recipe.training.get("use_cpu") else "cpu"}
     return {"": int(os.environ.get("LOCAL_RANK", "0"))}
-
-
-def _fit_vocabulary(recipe: Recipe, model: Any, tokenizer: Any, say: Callable[[str], None]) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        if "LoraConfig" in recipe.sections:
-            what = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows"
-            raise ModelError.at(
-                recipe.location("tokenizer"), what, "use the model's own tokenizer: an adapter adds no rows"
-            )
-        model.resize_token_embeddings(len(tokenizer))
-        say(f"embedding: {rows} -> {len(tokenizer)} rows, as many as the tokenizer has tokens")
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -208,7 +209,9 @@ def _train(
         args.max_length = length
     recorder.record = replace(recorder.record, recipe=facts.describe_recipe(recipe))
     recorder.choose(lines)
-    with args.main_process_first(desc="rows"):
+    # causal-lm's rows are made under a lock instead: a barrier ends after ddp_timeout, and they may take hours.
+    alone = contextlib.nullcontext() if recipe.task == "causal-lm" else args.main_process_first(desc="rows")
+    with alone:
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     for line in prepared.notes:
         recorder.note(line)

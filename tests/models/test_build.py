@@ -280,7 +280,7 @@ def test_two_runs_of_a_recipe_begin_with_the_same_weights_and_another_seed_with_
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
-def test_the_embedding_grows_with_the_tokenizer_and_an_adapter_refuses_to(folder: Path, write_recipe: Write) -> None:
+def test_the_embedding_grows_with_the_tokenizer(folder: Path, write_recipe: Write) -> None:
     save_llama(folder / "model", bpe())
     tokenizer = bpe()
     tokenizer.add_tokens(["<new>", "<newer>"])
@@ -290,13 +290,6 @@ def test_the_embedding_grows_with_the_tokenizer_and_an_adapter_refuses_to(folder
     rows = len(bpe())
     assert model.get_input_embeddings().weight.shape[0] == rows + 2
     assert lines[-1] == f"embedding: {rows} -> {rows + 2} rows, as many as the tokenizer has tokens"
-    more += "\nLoraConfig: {target_modules: [q_proj]}"
-    with pytest.raises(RecipeError) as raised:
-        built(read_recipe(write_recipe(text_of("causal-lm", more=more))))
-    assert str(raised.value) == (
-        f"recipe.yaml:5: the tokenizer has {rows + 2} tokens, the model's embedding {rows} rows; "
-        "use the model's own tokenizer: an adapter adds no rows"
-    )
 
 
 def test_a_tokenizer_trained_on_the_rows_is_the_same_every_time_and_goes_round(

@@ -76,14 +76,22 @@ def wordpiece(words: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **special)
 
 
-def save_llama(folder: str | Path, tokenizer: Any, *, dtype: str = "float32", positions: int = 64) -> Path:
+def save_llama(
+    folder: str | Path, tokenizer: Any, *, dtype: str = "float32", positions: int = 64, tied: bool = False
+) -> Path:
     """A Llama of two narrow layers with random weights, and its tokenizer, as a folder that from_pretrained reads."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     ends = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
     config = AutoConfig.for_model(
-        "llama", vocab_size=len(tokenizer), max_position_embeddings=positions, num_key_value_heads=1, **SHAPE, **ends
+        "llama",
+        vocab_size=len(tokenizer),
+        max_position_embeddings=positions,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+        **SHAPE,
+        **ends,
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)

@@ -181,7 +181,7 @@ def arguments_about_rows(recipe: Recipe) -> Iterator[Diagnostic]:
     if recipe.trainer != "SFTConfig":
         return
     for name, fix in WITHOUT_EFFECT.items():
-        if is_given(recipe, name):
+        if is_given(recipe, name) and (recipe.task, name) != ("causal-lm", "dataset_num_proc"):  # data/tokens/
             yield report_argument(recipe, name, f"SFTConfig.{name} has no effect here", fix)
     if recipe.task != "chat":
         for name in OF_CHAT:

@@ -1,0 +1,131 @@
+"""Texts to arrays of token ids, and the UTF-8 bytes of text that each token adds.
+
+Imports neither torch nor transformers nor datasets: a worker process starts in a fraction of a second and is small.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TEXT_AT_ONCE = 2**18  # characters: the tokenizer's own objects need about 200 bytes for each token of a batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How texts become ids. `backend`: a tokenizer.json's text; `dtype`: of an id."""
+
+    backend: str
+    split_special_tokens: bool
+    eos: int | None
+    dtype: str
+    with_sizes: bool  # whether the bytes of each token are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Documents one after the other. `lengths`: tokens of each; `sizes`: bytes of text of each token, or none."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    sizes: np.ndarray
+
+
+def load_backend(encoding: Encoding) -> Any:
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(encoding.backend)
+    backend.encode_special_tokens = encoding.split_special_tokens
+    return backend
+
+
+def encode(texts: Sequence[str | None], backend: Any, encoding: Encoding) -> Documents:
+    """The documents that have text, each with the end token."""
+    ids, lengths, sizes = [], [], []
+    for batch in batches_of(texts):
+        if encoding.with_sizes:
+            found = backend.encode_batch(batch)
+            sizes += [
+                token_bytes(text, one.offsets, one.ids, encoding.eos) for text, one in zip(batch, found, strict=True)
+            ]
+        else:
+            found = backend.encode_batch_fast(batch)  # without positions in the text
+        for one in found:
+            row = with_end(one.ids, encoding.eos)
+            ids.append(np.array(row, dtype=encoding.dtype))
+            lengths.append(len(row))
+    return Documents(ids=join(ids, encoding.dtype), lengths=np.array(lengths, np.int64), sizes=join(sizes, "uint32"))
+
+
+def batches_of(texts: Sequence[str | None]) -> Iterator[list[str]]:
+    """The texts that are not empty, `TEXT_AT_ONCE` characters at a time."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if not text or not text.strip():
+            continue
+        if batch and size + len(text) > TEXT_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
+
+
+def with_end(ids: list[int], eos: int | None) -> list[int]:
+    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+
+
+def token_bytes(text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int], eos: int | None) -> np.ndarray:
+    """UTF-8 bytes that each token of the document adds: its end less the furthest end so far, so that the sum is the
+    text's, whatever overlaps (a character split over tokens) or is skipped (a space that no token covers). The last
+    token gets the bytes that no token covers (a space at the end)."""
+    ends = np.maximum.accumulate(np.array([0, *(end for _, end in spans)], np.int64))
+    sizes = np.diff(ends if text.isascii() else _bytes_before(text)[ends])
+    if len(with_end(list(ids[-1:]), eos)) > len(ids[-1:]):
+        sizes = np.append(sizes, 0)
+    if len(sizes):
+        sizes[-1] += len(text.encode()) - sizes.sum()
+    return sizes.astype(np.uint32)
+
+
+def _bytes_before(text: str) -> np.ndarray:
+    """UTF-8 bytes before each character of the text, and of all of it."""
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000).astype(np.int64)
+    return np.concatenate([[0], widths.cumsum()])
+
+
+def join(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+# parts on disk --------------------------------------------------------------------------------------------------------
+
+
+def write_part(path: Path, documents: Documents) -> None:
+    """Complete or absent. A zip file: its checksums show damage when it is read."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, ids=documents.ids, lengths=documents.lengths, sizes=documents.sizes)
+        os.replace(draft, path)
+    except OSError as problem:
+        draft.unlink(missing_ok=True)
+        raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
+
+
+def read_part(path: Path) -> Documents | None:
+    """None for a part that is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return Documents(ids=found["ids"], lengths=found["lengths"], sizes=found["sizes"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
