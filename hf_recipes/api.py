@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
+PREFIX = "hf-recipes-dict-"  # of the folder of a recipe that is a dict
 Overrides = Mapping[str, Any]  # {"TrainingArguments.learning_rate": 1e-4}
 
 
@@ -72,7 +73,7 @@ class Planned(Shown):
     fits: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scored:
     """A record and its metrics, without the prefix "eval_"."""
 
@@ -89,18 +90,22 @@ class Scored:
         """95 % intervals by metric."""
         return dict((self.record.intervals or {}).get("eval", {}))
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"{type(self).__name__}({str(self.folder)!r}, {self.record.status.value}: {shown})"
+
     def _repr_html_(self) -> str:
         spans = {name: f"{one.low:.4g} to {one.high:.4g}" for name, one in self.intervals.items()}
         rows = [(name, f"{value:.4g}", spans.get(name, "")) for name, value in self.metrics.items()]
         return _table(f"{self.folder}: {self.record.status.value}", ("metric", "value", "95 % interval"), rows)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ran(Scored):
     """A run that came to its end."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluated(Scored):
     """A model on other data."""
 
@@ -130,7 +135,7 @@ def check(recipe: RecipeLike, overrides: Overrides | None = None) -> Checked:
 
     with _as_file(recipe) as path:
         lines, errors = check_recipe(path, _arguments(overrides))
-    return Checked(lines=tuple(lines), errors=errors)
+    return Checked(lines=tuple(_without(path, line) for line in lines), errors=errors)
 
 
 def plan(recipe: RecipeLike, gpu: str | None = None, overrides: Overrides | None = None, **options: Any) -> Planned:
@@ -139,7 +144,7 @@ def plan(recipe: RecipeLike, gpu: str | None = None, overrides: Overrides | None
 
     with _as_file(recipe) as path:
         lines, fits = command(path, _arguments(overrides), gpu=gpu, **options)
-    return Planned(lines=tuple(lines), fits=fits)
+    return Planned(lines=tuple(_without(path, line) for line in lines), fits=fits)
 
 
 def run(
@@ -225,13 +230,23 @@ def _arguments(overrides: Overrides | None) -> list[str]:
 
 @contextmanager
 def _as_file(recipe: RecipeLike) -> Iterator[str]:
-    """The path of a recipe; one that is a dict is written for as long as it is needed. Errors name its lines there."""
+    """The path of a recipe; one that is a dict is written for as long as it is needed. Errors call it "recipe", with the
+    line that it has in YAML."""
     if not isinstance(recipe, Mapping):
         yield shipped.find(os.fspath(recipe), "recipe")
         return
     from hf_recipes.recipe.recipe import Recipe, dump_recipe
 
-    with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(Recipe(path="", sections=recipe, locations={})), encoding="utf-8")
-        yield str(path)
+        try:
+            yield str(path)
+        except RecipeError as problem:
+            named = [replace(one, location=_without(str(path), one.location)) for one in problem.errors]
+            raise type(problem)(named, (_without(str(path), line) for line in problem.beside)) from None
+
+
+def _without(path: str, text: str) -> str:
+    """The text without the path of a recipe that is a dict."""
+    return text.replace(path, "recipe") if os.path.basename(os.path.dirname(path)).startswith(PREFIX) else text

@@ -37,6 +37,9 @@ def test_a_dict_is_checked_with_every_error() -> None:
     found = api.check(wrong)
     assert (found.ok, found.errors) == (False, 1)
     assert "did you mean 'max_steps'?" in str(found)
+    assert str(found).startswith("error: recipe:")
+    with pytest.raises(RecipeError, match=r"^recipe:\d+: TrainingArguments has no 'max_stesp'"):
+        api.run(wrong)
     assert found._repr_html_().startswith("<pre>")
     assert "<" not in found._repr_html_().removeprefix("<pre>").removesuffix("</pre>")
 
@@ -128,7 +131,7 @@ def test_twenty_lines_run_compare_evaluate_and_predict(tmp_path: Path, monkeypat
     a = api.run(SECTIONS, {"TrainingArguments.output_dir": "a"})
     b = api.run(SECTIONS, {"TrainingArguments.output_dir": "b", "TrainingArguments.learning_rate": 1e-3})
     assert a.metrics.keys() >= {"loss", "f1", "accuracy"}
-    assert "<td>f1</td>" in a._repr_html_()
+    assert "<td>f1</td>" in a._repr_html_() and repr(a).startswith("Ran('a', finished: loss ")
     found = api.compare(a, b, resamples=200)
     assert str(found) and found.values
     write_rows("other.jsonl", rows_of("sentiment", 300, 20))
