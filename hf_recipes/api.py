@@ -230,8 +230,7 @@ def _arguments(overrides: Overrides | None) -> list[str]:
 
 @contextmanager
 def _as_file(recipe: RecipeLike) -> Iterator[str]:
-    """The path of a recipe; one that is a dict is written for as long as it is needed. Errors call it "recipe", with the
-    line that it has in YAML."""
+    """The path of a recipe; one that is a dict is written for as long as it is needed, and errors call it "recipe"."""
     if not isinstance(recipe, Mapping):
         yield shipped.find(os.fspath(recipe), "recipe")
         return
