@@ -53,8 +53,9 @@ def test_code_of_the_caller_is_a_callback_a_metric_the_rows_and_the_loss_of_a_ru
     source = folder_of("text-classification")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").symlink_to(source / "base")
-    for name in ("train.jsonl", "validation.jsonl"):
-        write_rows(name, [{"words": row["text"].split(), "good": row["label"]} for row in rows_of("sentiment", 0, 24)])
+    for start, name in ((0, "train.jsonl"), (24, "validation.jsonl")):
+        rows = rows_of("sentiment", start, 24)
+        write_rows(name, [{"words": row["text"].split(), "good": row["label"]} for row in rows])
     calls: list[str] = []
 
     class Watch(TrainerCallback):
@@ -68,10 +69,10 @@ def test_code_of_the_caller_is_a_callback_a_metric_the_rows_and_the_loss_of_a_ru
         calls.append("loss")
         return 2 * torch.nn.functional.cross_entropy(outputs.logits, labels)  # type: ignore[attr-defined]
 
-    def rows(prediction: object) -> float:
+    def seen(prediction: object) -> float:
         return len(prediction.label_ids)  # type: ignore[attr-defined]
 
-    hooks = api.Hooks(callbacks=[Watch()], metrics={"rows": rows}, formatting=joined, loss=scaled)
+    hooks = api.Hooks(callbacks=[Watch()], metrics={"rows": seen}, formatting=joined, loss=scaled)
     found = api.run(SECTIONS, {"TrainingArguments.output_dir": "own"}, hooks=hooks)
     assert calls.count("step") == 2 and "loss" in calls
     assert found.metrics["rows"] == 24

@@ -5,12 +5,7 @@ from hf_recipes.api import check, compare, evaluate, predict, run
 recipe = {
     "task": "text-classification",
     "model": {"pretrained_model_name_or_path": "distilbert/distilbert-base-uncased"},
-    "dataset": {
-        "path": "csv",
-        "data_files": {"train": "reviews.csv"},
-        "text_column": "review",
-        "label_column": "stars",
-    },
+    "dataset": {"path": "csv", "data_files": {"train": "reviews.csv"}, "label_column": "stars"},
     "TrainingArguments": {"output_dir": "runs/a", "num_train_epochs": 1},
 }
 if not check(recipe).ok:
