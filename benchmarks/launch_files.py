@@ -57,6 +57,8 @@ def describe(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    import transformers.models.auto  # noqa: F401  before the threads, which would import it at once
+
     names = sys.argv[1:] or list(FILES)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         rows = list(pool.map(measure, names))

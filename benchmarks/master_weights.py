@@ -42,7 +42,8 @@ from transformers import (
 )
 
 from hf_recipes.training.master_weights import LossScaling, MasterWeights, MasterWeightsStep, prepare_model
-from hf_recipes.training.overrides import TrainerParts, trainer_class
+from hf_recipes.training.overrides import trainer_class
+from hf_recipes.training.trainer_members import TrainerParts
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE / "results" / "master_weights.json"

@@ -2,7 +2,7 @@
 
     python benchmarks/sharded.py launches    launches x (scratch, pretrained, LoRA) x (Trainer, SFTTrainer)
     python benchmarks/sharded.py worlds      20 changes of the number of processes in the middle of a run
-    python benchmarks/sharded.py kills       100 kills of one rank or of all, of an FSDP2 run
+    python benchmarks/sharded.py kills       100 kills of one rank or of all, of an FSDP2 run; "ZeRO-2 40": another's
 
 Each writes its part of benchmarks/results/sharded.json; `python benchmarks/tables.py` makes the tables of it. Two CPU
 processes with gloo; accelerate's gate for FSDP is opened as in the tests (tests/support/sharded_ranks.py).
@@ -60,6 +60,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "from scratch": {"model": SCRATCH, "BpeTrainer": {"vocab_size": 340}},
     "pretrained": {"model": PRETRAINED},
     "LoRA": {"model": PRETRAINED, "LoraConfig": LORA},
+    "pretrained, bf16": {"model": PRETRAINED, "arguments": {"bf16": True}},
+    "QLoRA": {"model": PRETRAINED, "LoraConfig": LORA, "BitsAndBytesConfig": {"load_in_4bit": True}},
 }
 TRAINERS = {"Trainer": "TrainingArguments", "SFTTrainer": "SFTConfig"}
 Launch = Callable[[list[str], str], tuple[int, str]]
@@ -84,16 +86,17 @@ LAUNCHES: dict[str, tuple[int, Launch]] = {
 
 def write_recipe(kind: str, trainer: str) -> str:
     section = TRAINERS[trainer]
-    arguments: dict[str, Any] = dict(COMMON)
+    model = dict(MODELS[kind])
+    arguments: dict[str, Any] = COMMON | model.pop("arguments", {})
     dataset: dict[str, Any] = {"path": "json", "data_files": {"train": "rows.jsonl", "validation": "rows.jsonl"}}
     if section == "SFTConfig":
         arguments |= {"max_length": 24, "packing": False}
     else:
         dataset["max_length"] = 24
-    recipe = {"task": "causal-lm", "dataset": dataset, "disable_guards": ["overlap", "truncation"], **MODELS[kind]}
+    recipe = {"task": "causal-lm", "dataset": dataset, "disable_guards": ["overlap", "truncation"], **model}
     recipe |= {section: arguments, "EarlyStoppingCallback": {"early_stopping_patience": 3}}
     recipe |= {"sample_prompts": ["the sea"], "global_batch_size": 4}
-    path = f"{kind}-{trainer}.yaml".replace(" ", "-")
+    path = f"{kind}-{trainer}.yaml".replace(" ", "-").replace(",", "")
     Path(path).write_text(json.dumps(recipe), encoding="utf-8")
     return path
 
@@ -211,17 +214,17 @@ def worlds(changes: int, seed: int = 1) -> dict[str, Any]:
     return {"changes": made, "losses": worst, "weights": compare_weights("out", "straight"), "sequence": sequence}
 
 
-def kills(count: int, seed: int = 1) -> dict[str, Any]:
-    """Kills of one rank or of both of an FSDP2 run; each chain must end in the straight run's bits."""
-    name = "Trainer: 2 processes that share one model (FSDP2)"
+def kills(count: int, launch: str, seed: int = 1) -> dict[str, Any]:
+    """Kills of one rank or of both of a sharded run; each chain must end in the straight run's bits."""
+    name = f"Trainer: 2 processes that share one model ({launch})"
 
     def work() -> Any:
-        Path("two").write_text("fsdp", encoding="utf-8")
+        Path("two").write_text(launch, encoding="utf-8")
         return chains.interrupt_kind(name, count, 0, seed, mix=(1, 0))
 
     found = chains.in_scratch(kinds.RUNS[kinds.TWO], work, two=True)
     found = {**found, "kills": dict(found["kills"]), "signals": {}}
-    return {"kills": sum(found["kills"].values()), "chain": found}
+    return {"launch": launch, "kills": sum(found["kills"].values()), "chain": found}
 
 
 def in_scratch(work: Callable[[], Any]) -> Any:
@@ -238,14 +241,19 @@ def in_scratch(work: Callable[[], Any]) -> Any:
 PARTS: dict[str, Callable[[str], Any]] = {
     "launches": lambda only: in_scratch(lambda: launches(only)),
     "worlds": lambda number: in_scratch(lambda: worlds(int(number or 20))),
-    "kills": lambda number: kills(int(number or 100)),
+    "kills": lambda words: kills(int((words.split()[1:] or [100])[0]), (words.split() or ["FSDP2"])[0]),
 }
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("part", choices=PARTS)
-    words.add_argument("only", nargs="?", default="", help='of launches: "LoRA, SFTTrainer"; of the others: how many')
+    words.add_argument(
+        "only",
+        nargs="?",
+        default="",
+        help='of launches: "LoRA, SFTTrainer"; of kills: "ZeRO-2 40"; of worlds: how many',
+    )
     given = words.parse_args()
     processes.preload()
     forks.SECONDS = 3600  # a busy machine is no failure
@@ -256,6 +264,9 @@ def main() -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         known = json.loads(file.read() or "{}")
+        if given.part == "kills":
+            others = [one for one in known.get("kills", {}).get("found", []) if one["launch"] != found["launch"]]
+            part["found"] = sorted([*others, found], key=lambda one: one["launch"])
         if given.part == "launches" and given.part in known:
             ours = [(row["model"], row["trainer"]) for row in found]
             rest = [row for row in known["launches"]["found"] if (row["model"], row["trainer"]) not in ours]

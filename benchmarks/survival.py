@@ -105,8 +105,9 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
 
     from hf_recipes.recipe.recipe import Recipe
     from hf_recipes.training.out_of_memory import OutOfMemoryRetry
-    from hf_recipes.training.overrides import TrainerParts, trainer_class
+    from hf_recipes.training.overrides import trainer_class
     from hf_recipes.training.step_guard import StepGuard
+    from hf_recipes.training.trainer_members import TrainerParts
 
     class NoRetry(OutOfMemoryRetry):
         def training_step(self, trainer: Any, window: Any, step: Any, *args: Any) -> Any:

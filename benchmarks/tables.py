@@ -348,7 +348,7 @@ def filled(path: Path, blocks: dict[str, str]) -> str:
 def pages() -> dict[Path, str]:
     """Path -> the text that it must have."""
     blocks: dict[str, dict[str, str]] = {
-        "README.md": {"why": why(), "measured": measured(), "gpu_state": gpu_state()},
+        "README.md": {"why": why(), "measured": measured(), "gpu_state": gpu_state(), **sharded_page.summary()},
         "docs/methods/statistics.md": {
             "comparison": simulated(),
             "few_examples": simulated_few(),

@@ -82,6 +82,21 @@ def prepare(recipe: str, overrides: tuple[str, ...]) -> None:
     command(recipe, overrides, say=click.echo)
 
 
+@commands.command("inspect")
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option(
+    "--near-duplicates", default=5_000, type=whole(0, 10**7), metavar="ROWS", help="Rows of a split to search; 0: none."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_data(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Show lengths, losses, padding and copies in the data of RECIPE. Exit status 1 if something should be changed."""
+    from hf_recipes.commands.inspect import command
+
+    if not command(recipe, overrides, **options, say=click.echo):
+        sys.exit(1)
+
+
 @commands.command()
 @click.argument("recipe", type=PATH)
 @click.option("--dry-run", is_flag=True, help="Print the new text instead of writing it.")

@@ -56,6 +56,7 @@ HEAVY_FILES = {
     "hf_recipes.training.trackers",
     "hf_recipes.training.out_of_memory",
     "hf_recipes.training.overrides",
+    "hf_recipes.training.trainer_members",
     "hf_recipes.training.window",
     "hf_recipes.training.batch_split",
 }

@@ -38,11 +38,10 @@ def train(session: Session) -> None:
 def train_rank(session: Session) -> None:
     from hf_recipes.checkpoints import folders
     from hf_recipes.cli import main
-    from tests.support.sharded_ranks import FSDP2, open_gate
+    from tests.support.sharded_ranks import shard
 
-    if Path("two").exists() and Path("two").read_text(encoding="utf-8") == "fsdp":
-        os.environ.update(FSDP2)
-        open_gate()
+    if Path("two").exists() and Path("two").read_text(encoding="utf-8"):
+        shard(Path("two").read_text(encoding="utf-8"))
     put = folders.put_in_place
 
     def noted(staging: Path, final: Path) -> None:

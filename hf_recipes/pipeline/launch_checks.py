@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 WHERE = "accelerate launch"
+# Optimizers by their first letters. bitsandbytes' kernels and Adafactor take no DTensor (tests/pipeline/
+# test_launch_checks.py tries each one that is installed).
+NOT_WITH_FSDP2 = ("adafactor", "ademamix", "adamw_bnb", "adamw_8bit", "lion_", "paged_", "rmsprop_bnb")
+READS_ROWS_AND_COLUMNS = ("adafactor", "adalomo", "galore_", "apollo_")
 LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # every launcher sets all of them
 
 
@@ -93,12 +97,27 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
             errors.append(
                 Diagnostic(location=recipe.location(f"{section}.{name}"), message=what, fix="remove it from the recipe")
             )
+        optim = str(training.get("optim") or "")
+        if name == "fsdp" and optim.startswith(NOT_WITH_FSDP2):
+            what = f"optim: {optim} cannot step on weights that FSDP2 shards"
+            fix = "write adamw_torch or adamw_torch_8bit, or launch with accelerate_configs/deepspeed_zero3.yaml"
+            errors.append(Diagnostic(location=recipe.location(f"{section}.optim"), message=what, fix=fix))
         if master:
             what = f"master_weights keeps complete fp32 copies, {name} shards them"
             errors.append(
                 Diagnostic(location=recipe.location("master_weights"), message=what, fix="use bf16: true with it")
             )
     return errors
+
+
+def find_environment_warnings(recipe: Recipe, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:
+    """What is not the same run under this launch as on one process."""
+    optim = str(recipe.training.get("optim") or "")
+    if "deepspeed" in sharding(environment) and optim.startswith(READS_ROWS_AND_COLUMNS):
+        what = f"optim: {optim} reads rows and columns, and ZeRO gives it flat parts: other steps than elsewhere"
+        fix = "write adamw_torch, or launch with accelerate_configs/multi_gpu.yaml"
+        return [Diagnostic(location=recipe.location(f"{recipe.trainer}.optim"), message=what, fix=fix)]
+    return []
 
 
 def find_device_errors(recipe: Recipe, device: Device, environment: Mapping[str, str] = os.environ) -> list[Diagnostic]:

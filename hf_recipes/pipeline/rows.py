@@ -25,6 +25,7 @@ class RecipeRows:
     """`length`: tokens of the longest row that is made."""
 
     recipe: Recipe
+    config: Any
     tokenizer: Any
     length: int
     prepared: Prepared
@@ -46,4 +47,4 @@ def prepare_rows_of(recipe: Recipe, say: Callable[[str], None], *, check: bool =
         say(line)
     if check:
         check_rows(recipe, prepared, tokenizer, say)
-    return RecipeRows(recipe=recipe, tokenizer=tokenizer, length=length, prepared=prepared)
+    return RecipeRows(recipe=recipe, config=config, tokenizer=tokenizer, length=length, prepared=prepared)

@@ -62,7 +62,8 @@ def run(
     """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # warnings for `check`, errors further down
-    warnings_of_recipe = [f"warning: {each}" for each in recipe.warnings if each not in refused]
+    found = [each for each in recipe.warnings if each not in refused]
+    warnings_of_recipe = [f"warning: {each}" for each in [*found, *launch_checks.find_environment_warnings(recipe)]]
     for line in (*recipe.translations, *warnings_of_recipe):
         say(line)
     if resume:

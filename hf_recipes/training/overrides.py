@@ -15,8 +15,8 @@ What is nested in what, outermost first:
     compute_loss               out-of-memory retry  <  loss scaling  <  upstream
     prediction_step            out-of-memory retry  <  exact evaluation  <  upstream
 
-The objects never import Trainer: each names the members that it needs in a Protocol, and the second half of the class
-has those that upstream keeps private. Every such point is listed in tests/support/upstream_private_points.py.
+The objects never import Trainer: each names the members that it needs in a Protocol, and training/trainer_members.py
+has them. Every private point of upstream is listed in tests/support/upstream_private_points.py.
 """
 
 from __future__ import annotations
@@ -25,61 +25,33 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_recipes.checkpoints import zero
-from hf_recipes.checkpoints.loop_state import LoopState, average_running_loss, read_counters, restore_counters
-from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weights
-from hf_recipes.checkpoints.settings import SCHEDULER, RecipeSettings
-from hf_recipes.checkpoints.sharded import find_missing, gather_weights, load_weights, save_optimizer
+from hf_recipes.checkpoints.loop_state import average_running_loss, restore_counters
+from hf_recipes.checkpoints.sharded import find_missing, gather_weights, load_weights
 from hf_recipes.common.text import first_line
 from hf_recipes.errors import RecipeError
-from hf_recipes.evaluation.exact import ExactEvaluation
 from hf_recipes.training.even_ranks import build_train_loader
 from hf_recipes.training.fsdp_blocks import choose_blocks, give_addresses
-from hf_recipes.training.master_weights import FollowModel, MasterWeightsStep, check_master_weights
-from hf_recipes.training.out_of_memory import OutOfMemoryRetry
-from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.step_work import StepWork
-from hf_recipes.training.trackers import continue_trackers, read_tracker_folders
-from hf_recipes.training.window import StepSums, Window, restore_random_state
+from hf_recipes.training.master_weights import FollowModel, check_master_weights
+from hf_recipes.training.trackers import continue_trackers
+from hf_recipes.training.trainer_members import TrainerMembers, TrainerParts
+from hf_recipes.training.window import Window, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from hf_recipes.recipe.recipe import Recipe
 
-    _Trainer = Trainer
-else:
-    _Trainer = object
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerParts:
-    """The objects that one trainer's overrides call."""
-
-    recipe: Recipe | None = None  # whose keys an error names; without one upstream's error stays as it is
-    guard: StepGuard | None = None  # None: upstream's steps, as plan traces them
-    retry: OutOfMemoryRetry = field(default_factory=OutOfMemoryRetry)
-    masters: MasterWeightsStep | None = None
-    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
-    loop: LoopState = field(default_factory=LoopState)
-    work: StepWork = field(default_factory=StepWork)
-    settings: RecipeSettings = field(default_factory=RecipeSettings)
-    evaluation: ExactEvaluation = field(default_factory=ExactEvaluation)
-
-
-class Overrides(_Trainer):
+class Overrides(TrainerMembers):
     """`class X(Overrides, Trainer)` or `(Overrides, SFTTrainer)`: upstream's class with `parts`."""
-
-    _metrics: Any  # SFTTrainer's
-    _total_train_tokens: int  # SFTTrainer's
 
     def __init__(self, *args: Any, parts: TrainerParts | None = None, **kwargs: Any) -> None:
         self.parts = parts or TrainerParts()
@@ -159,18 +131,6 @@ class Overrides(_Trainer):
         if checkpoint is not None:
             self.parts.settings.load_states(self.settings_view(), checkpoint)
 
-    def settings_view(self) -> Any:
-        """What RecipeSettings reads and sets: this trainer, under DeepSpeed with an optimizer of complete tensors."""
-        if not self.is_deepspeed_enabled:
-            return self
-        return SimpleNamespace(
-            args=self.args,
-            state=self.state,
-            callback_handler=self.callback_handler,
-            lr_scheduler=self.lr_scheduler,
-            optimizer=zero.WholeOptimizer(self.model_wrapped),
-        )
-
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.accelerator.scaler is not None:
             self.parts.settings.load_scaler(self.accelerator.scaler, checkpoint)
@@ -208,6 +168,33 @@ class Overrides(_Trainer):
         if self.is_sharded or hasattr(model, "get_base_model"):
             return self.is_sharded
         return bool(find_missing(model, checkpoint))
+
+    def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
+        """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
+        interrupted run had not done after its last step is done."""
+        loop = self.parts.loop
+        progress = loop.take_progress()
+        if not progress:
+            if progress is not None:
+                loop.restore_logged_losses(self)
+            return
+        with self.parts.settings.naming_checkpoint(loop.resumed, "progress.json"):
+            self.parts.retry.load_state_dict(progress)
+            if self.parts.guard is not None:
+                self.parts.guard.load_state_dict(progress)
+            restore_counters(self, progress)
+
+        def work(grad_norm: Any, learning_rate: Any) -> None:
+            rest = (self.model_wrapped, trial, self.state.epoch, None, start_time)
+            self._maybe_log_save_evaluate(self._tr_loss, grad_norm, *rest, learning_rate)
+
+        self.parts.work.finish(
+            self,
+            progress,
+            work,
+            lambda: self._load_rng_state(loop.resumed),
+            epoch_is_over=lambda: epoch_is_over or loop.is_finished(self),
+        )
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -306,6 +293,12 @@ class Overrides(_Trainer):
             unused = torch.optim.SGD(list(whole.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2
             self.model, _ = self.accelerator.prepare(whole, unused)
             self.model_wrapped = self.model
+        if self.is_deepspeed_enabled and self.deepspeed is None and not is_deepspeed_zero3_enabled():
+            self.is_deepspeed_enabled = False  # ZeRO-2 spreads no weights, and upstream refuses it without training
+            try:
+                return super().evaluation_loop(*args, **kwargs)
+            finally:
+                self.is_deepspeed_enabled = True
         return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -327,6 +320,9 @@ class Overrides(_Trainer):
                 return
             self.parts.guard.refuse_changed_weights(self.plain_model())
         self.write_checkpoint(trial, extra=extra)
+
+    def save_extra_checkpoint(self) -> None:
+        self._save_checkpoint(self.model, extra=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.is_deepspeed_enabled:
@@ -353,184 +349,6 @@ class Overrides(_Trainer):
             self._finish_last_step(trial, start_time, epoch_is_over=True)
             average_running_loss(self)
             return super()._finalize_training(trial, num_train_samples, start_time)
-
-    # --- what the parts read and set of upstream ---------------------------------------------------------------------
-
-    @property
-    def is_sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def saved_model(self) -> Any:
-        """The model that save_pretrained is called on; its tensors may be spread over the processes."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    def plain_model(self) -> Any:
-        """The unwrapped model; None where its weights are spread over processes, and cannot be read here."""
-        return None if self.is_sharded else self.accelerator.unwrap_model(self.model)
-
-    @property
-    def is_loss_scaled(self) -> bool:
-        """Whether overflowing gradients are skipped by loss scaling: GradScaler's or master_weights'."""
-        masters = self.parts.masters
-        return self.accelerator.scaler is not None or (masters is not None and masters.optimizer is not None)
-
-    @property
-    def loss_scale(self) -> float:
-        scaler = self.accelerator.scaler
-        return float(scaler.get_scale()) if scaler is not None else math.inf
-
-    @property
-    def running_loss(self) -> torch.Tensor:
-        return self._tr_loss
-
-    @property
-    def total_loss(self) -> float:
-        return self._total_loss_scalar
-
-    @total_loss.setter
-    def total_loss(self, value: float) -> None:
-        self._total_loss_scalar = value
-
-    @property
-    def last_logged_step(self) -> int:
-        return self._globalstep_last_logged
-
-    @last_logged_step.setter
-    def last_logged_step(self, value: int) -> None:
-        self._globalstep_last_logged = value
-
-    @property
-    def sft_metrics(self) -> Any:
-        """SFTTrainer's, since the last log line; None for Trainer."""
-        return self._metrics["train"] if hasattr(self, "_total_train_tokens") else None
-
-    @property
-    def sft_tokens(self) -> int | None:
-        return getattr(self, "_total_train_tokens", None)
-
-    @sft_tokens.setter
-    def sft_tokens(self, value: int) -> None:
-        self._total_train_tokens = value
-
-    def run_forward(self, batch: Any) -> None:
-        inputs = {key: value for key, value in self._prepare_inputs(dict(batch)).items() if key != "labels"}
-        with torch.no_grad(), self.compute_loss_context_manager():
-            self.plain_model()(**inputs)
-
-    def read_other_batches(self) -> list[Any]:
-        """Of the first rows, and of those in the middle; none where rows cannot be read at will."""
-        loader = self.callback_handler.train_dataloader
-        try:
-            rows = len(loader.dataset)
-            size = min(self.args.per_device_train_batch_size, rows)
-            starts = (0, (rows - size) // 2)
-            return [loader.collate_fn([loader.dataset[start + i] for i in range(size)]) for start in starts]
-        except (AttributeError, TypeError, KeyError, IndexError):  # a stream
-            return []
-
-    def load_weights_and_optimizer(self, checkpoint: str) -> None:
-        self._load_from_checkpoint(checkpoint)
-        with self.parts.settings.held(self.settings_view()):
-            self._load_optimizer_and_scheduler(checkpoint)
-
-    def save_training_state(self, folder: str) -> None:
-        if self.is_sharded:
-            if self.is_fsdp_enabled:
-                save_optimizer(self.optimizer, Path(folder), self.args.process_index)
-            else:
-                zero.save_optimizer(self.model_wrapped, Path(folder))
-            if self.args.should_save:
-                schedule: Any = self.lr_scheduler
-                torch.save(schedule.state_dict(), Path(folder, SCHEDULER))
-        else:
-            self._save_optimizer_and_scheduler(folder)
-        self._save_scaler(folder)
-        self._save_rng_state(folder)
-
-    def save_extra_checkpoint(self) -> None:
-        self._save_checkpoint(self.model, extra=True)
-
-    def write_checkpoint(self, trial: Any = None, *, extra: bool = True) -> bool:
-        """Whether it was written. `extra`: the straight run would not write it."""
-        return self.parts.writer.save(self, Path(self._get_output_dir(trial)), self._read_progress(extra=extra))
-
-    @property
-    def run_id(self) -> str:
-        return str(self.parts.writer.facts(self.args).get("run", ""))
-
-    def describe_divergence(self) -> str:
-        """Why the trained model is worth nothing; "" where it is not. Every rank must call it."""
-        guard, steps = self.parts.guard, self.state.global_step
-        lost = describe_lost_weights(self)
-        without = guard.count_without_effect(steps) if guard is not None else 0
-        if not lost and steps and without > steps / 2:
-            lost = f"{without} of {steps} steps were skipped, since they were not finite"
-        return lost
-
-    def save_final_model(self) -> None:
-        """Raises OutputDirError for a full disk."""
-        self.parts.writer.save_final(self)
-
-    def remove_all_but_best(self) -> None:
-        self.parts.writer.remove_all_but_best(self)
-
-    def load_final_model(self, steps: int, epochs: float | None) -> None:
-        """The inverse of `save_final_model`: the model as a session left it that made all steps."""
-        self._load_from_checkpoint(str(self.args.output_dir))
-        self.state.global_step, self.state.epoch = steps, epochs or 0.0
-
-    def _read_progress(self, *, extra: bool) -> dict[str, Any]:
-        """Every rank must call it."""
-        work = self.parts.work.state_dict(extra=extra, step=self.state.global_step)
-        guard = self.parts.guard.state_dict() if self.parts.guard is not None else {}
-        trackers = read_tracker_folders(self.callback_handler.callbacks, Path(str(self.args.output_dir)))
-        own = {**guard, **work, "trackers": trackers}
-        return {**read_counters(self), **self.parts.retry.state_dict(), **own}
-
-    def _finish_last_step(self, trial: Any, start_time: Any, *, epoch_is_over: bool) -> None:
-        """Once per call of train(), after upstream has set its counters to 0: they are restored, and what an
-        interrupted run had not done after its last step is done."""
-        loop = self.parts.loop
-        progress = loop.take_progress()
-        if not progress:
-            if progress is not None:
-                loop.restore_logged_losses(self)
-            return
-        with self.parts.settings.naming_checkpoint(loop.resumed, "progress.json"):
-            self.parts.retry.load_state_dict(progress)
-            if self.parts.guard is not None:
-                self.parts.guard.load_state_dict(progress)
-            restore_counters(self, progress)
-
-        def work(grad_norm: Any, learning_rate: Any) -> None:
-            rest = (self.model_wrapped, trial, self.state.epoch, None, start_time)
-            self._maybe_log_save_evaluate(self._tr_loss, grad_norm, *rest, learning_rate)
-
-        self.parts.work.finish(
-            self,
-            progress,
-            work,
-            lambda: self._load_rng_state(loop.resumed),
-            epoch_is_over=lambda: epoch_is_over or loop.is_finished(self),
-        )
-
-    def _read_sums(self) -> StepSums:
-        metrics = self.sft_metrics
-        return StepSums(
-            loss=self._tr_loss.clone(),
-            tokens_seen=self.state.num_input_tokens_seen,
-            flos=self.current_flos,
-            sft_metric_lengths=None if metrics is None else {name: len(values) for name, values in metrics.items()},
-            sft_tokens=self.sft_tokens,
-        )
-
-    def restore_sums(self, sums: StepSums) -> None:
-        self._tr_loss.copy_(sums.loss)
-        self.state.num_input_tokens_seen, self.current_flos = sums.tokens_seen, sums.flos
-        if sums.sft_metric_lengths is not None and sums.sft_tokens is not None:
-            for name, values in self.sft_metrics.items():
-                del values[sums.sft_metric_lengths.get(name, 0) :]
-            self.sft_tokens = sums.sft_tokens
 
 
 def trainer_class(upstream: type[Trainer]) -> type[Any]:

@@ -20,7 +20,7 @@ from hf_recipes.training.hooks import NONE as NO_HOOKS
 from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
-from hf_recipes.training.overrides import TrainerParts, trainer_class
+from hf_recipes.training.overrides import trainer_class
 from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
@@ -28,6 +28,7 @@ from hf_recipes.training.step_timer import AfterEvaluation, AfterFirstStep, Step
 from hf_recipes.training.step_work import StepWork
 from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
+from hf_recipes.training.trainer_members import TrainerParts
 
 if TYPE_CHECKING:
     from datasets import Dataset

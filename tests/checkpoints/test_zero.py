@@ -129,3 +129,12 @@ def test_a_checkpoint_continues_on_every_launch_and_the_mean_loss_is_of_all_step
         assert "resuming from begun/checkpoint-4, step 4 of 6" in output
         assert losses(how) == pytest.approx(losses("straight"), rel=1e-5)
         assert record(how)["train_loss"] == pytest.approx(record("straight")["train_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["zero2", "zero3"])
+def test_a_model_is_evaluated_without_training(launch, how):
+    launch("one", "full", "trained", "TrainingArguments.max_steps=2")
+    model = "model={pretrained_model_name_or_path: trained, config: null}"
+    launch(how, "full", "evaluated", "TrainingArguments.do_train=false", model, "BpeTrainer=null")
+    ours, theirs = (record(out)["metrics"]["eval"]["eval_loss"] for out in ("evaluated", "trained"))
+    assert ours == pytest.approx(theirs, rel=1e-6)

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.common import rank_watch
-from tests.support.forks import run_ranks
+from tests.support.forks import KILLED, run_ranks
 
 
-def test_a_frozen_rank_is_named_and_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("frozen", "named"), [(1, "rank 1 (process "), (0, "the process that holds the launch's store (rank 0, or its")]
+)
+def test_a_frozen_rank_is_named_and_ends_the_run(
+    frozen: int, named: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_watch, "BEAT", 0.1)
     monkeypatch.setattr(rank_watch, "FROZEN", 1.5)
 
@@ -24,14 +29,15 @@ def test_a_frozen_rank_is_named_and_ends_the_run(folder: Path, monkeypatch: pyte
         with rank_watch.watching_ranks(rank, 2):
             torch.distributed.barrier()
             rank_watch.time.sleep(1)  # both have written a beat
-            if rank == 1:
+            if rank == frozen:
                 os.kill(os.getpid(), signal.SIGSTOP)
             torch.distributed.all_reduce(torch.ones(1))
 
     code, output = run_ranks(work, grace=3)
-    assert code == 2
-    assert "error: accelerate launch: rank 1 (process " in output
-    assert "continue or end that process; --resume continues from the latest checkpoint" in output
+    assert code in (2, -signal.SIGKILL)  # the one that says it, or the frozen one that it kills
+    assert f"error: accelerate launch: {named}" in output
+    assert "this run waits for it and is ended; --resume continues from the latest checkpoint" in output
+    assert frozen == 0 or KILLED not in output  # it was not left to the launcher
 
 
 def test_a_process_that_only_takes_long_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,63 @@ def test_sharding_a_run_with_master_weights_is_refused(recipe: Recipe) -> None:
     ]
 
 
+def test_an_optimizer_that_cannot_step_on_sharded_weights_is_refused(recipe: Recipe) -> None:
+    eight = recipe.with_values({"TrainingArguments.optim": "adamw_bnb_8bit"}, "recipe.yaml:7")
+    assert _lines(launch_checks.find_environment_errors(eight, {"ACCELERATE_USE_FSDP": "true"})) == [
+        "recipe.yaml:7: optim: adamw_bnb_8bit cannot step on weights that FSDP2 shards; "
+        "write adamw_torch or adamw_torch_8bit, or launch with accelerate_configs/deepspeed_zero3.yaml"
+    ]
+    assert launch_checks.find_environment_errors(eight, {"ACCELERATE_USE_DEEPSPEED": "true"}) == []
+
+
+def test_an_optimizer_that_makes_other_steps_under_zero_is_a_warning(recipe: Recipe) -> None:
+    rows = recipe.with_values({"TrainingArguments.optim": "adafactor"}, "recipe.yaml:7")
+    assert _lines(launch_checks.find_environment_warnings(rows, {"ACCELERATE_USE_DEEPSPEED": "true"})) == [
+        "recipe.yaml:7: optim: adafactor reads rows and columns, and ZeRO gives it flat parts: other steps than "
+        "elsewhere; write adamw_torch, or launch with accelerate_configs/multi_gpu.yaml"
+    ]
+    assert launch_checks.find_environment_warnings(rows, {}) == []
+
+
+def test_the_refused_optimizers_are_those_that_fail_on_a_sharded_weight(folder: Path) -> None:
+    from tests.support.forks import run_ranks
+
+    ended, output = run_ranks(lambda rank: print(*_failing_on_sharded_weights()), count=1)
+    assert ended == 0, output
+    failing, tried = (line.split() for line in output.splitlines()[-1].split("tried:"))
+    assert {"adamw_torch", "adamw_bnb_8bit", "adafactor", "sgd"} <= set(tried)
+    assert set(failing) == {name for name in tried if name.startswith(launch_checks.NOT_WITH_FSDP2)}
+
+
+def _failing_on_sharded_weights() -> list[str]:
+    """Names of the installed optimizers that fail, "tried:", and names of all."""
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers import Trainer, TrainingArguments
+    from transformers.training_args import OptimizerNames
+
+    failing, tried = [], []
+    args = TrainingArguments(output_dir="out", use_cpu=True)
+    mesh = init_device_mesh("cpu", (1,))
+    for name in (each.value for each in OptimizerNames):
+        model = torch.nn.Linear(64, 128)
+        args.optim = OptimizerNames(name)
+        try:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        except (ImportError, ValueError):  # a package that is not installed
+            continue
+        tried.append(name)
+        fully_shard(model, mesh=mesh)
+        optimizer = kind(model.parameters(), **options)
+        model(torch.ones(8, 64)).pow(2).mean().backward()
+        try:
+            optimizer.step()
+        except (RuntimeError, NotImplementedError):
+            failing.append(name)
+    return [*failing, "tried:", *tried]
+
+
 def test_several_gpus_without_a_launcher_are_refused_with_the_command_to_use(recipe: Recipe) -> None:
     cards = Device(kind="cuda", name="NVIDIA A100", count=4, capability=(8, 0), bf16=True)
     assert _lines(launch_checks.find_device_errors(recipe, cards, {})) == [

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 SECONDS = 300
+KILLED = "(the launcher killed what was left)"
 
 
 def fork(work: Callable[[], object], output: int) -> int:
@@ -70,7 +71,7 @@ def run_ranks(
     """`work(rank)` in `count` forked processes with the variables that `accelerate launch` sets for a CPU file.
 
     Where one fails the others get SIGTERM, and SIGKILL after `grace` seconds, as torchrun does. Returns the first
-    failure's exit code (negative: a signal), or 0, and the output of all.
+    failure's exit code (negative: a signal), or 0, and the output of all, with KILLED behind it after a SIGKILL.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -92,6 +93,7 @@ def run_ranks(
 
     running = {fork(one(rank), log) for rank in range(count)}
     os.close(log)
+    note = ""
     first, deadline, kill_at = 0, time.monotonic() + SECONDS, float("inf")
     while running:
         for child in list(running):
@@ -105,9 +107,9 @@ def run_ranks(
                 for other in running:
                     os.kill(other, signal.SIGTERM)
         if running and time.monotonic() > min(deadline, kill_at):
-            first = first or -signal.SIGKILL
+            first, note = first or -signal.SIGKILL, KILLED
             for other in running:
                 os.kill(other, signal.SIGKILL)
             deadline = kill_at = float("inf")
         time.sleep(0.02)
-    return first, Path(output).read_text(errors="replace")
+    return first, Path(output).read_text(errors="replace") + note

@@ -21,8 +21,9 @@ def processes_of(name: str) -> int:
     return 1 if name == "cpu" else 2
 
 
-def start(name: str, folder: Path, arguments: Sequence[str], seconds: float = 900) -> tuple[int, str]:
-    """`accelerate launch --config_file NAME -m hf_recipes.run ARGUMENTS`: exit status and output of all launchers."""
+def start(name: str, folder: Path, arguments: Sequence[str], seconds: float = 900, module: str = "") -> tuple[int, str]:
+    """`accelerate launch --config_file NAME -m hf_recipes.run ARGUMENTS`: exit status and output of all launchers.
+    `module`: is started instead, and opens the gate itself."""
     text = (ROOT / "accelerate_configs" / f"{name}.yaml").read_text(encoding="utf-8")
     copied = folder / f"{name}.yaml"
     copied.write_text(text.replace("use_cpu: false", "use_cpu: true"), encoding="utf-8")
@@ -30,7 +31,8 @@ def start(name: str, folder: Path, arguments: Sequence[str], seconds: float = 90
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    module = ["tests.support.sharded_ranks", "run"] if name.startswith(("fsdp", "deepspeed")) else ["hf_recipes.run"]
+    ours = ["tests.support.sharded_ranks", "run"] if name.startswith(("fsdp", "deepspeed")) else ["hf_recipes.run"]
+    started = [module] if module else ours
     running = []
     for rank in range(machines):
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(copied)]
@@ -39,7 +41,7 @@ def start(name: str, folder: Path, arguments: Sequence[str], seconds: float = 90
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
         log = open(folder / f"{name}-{rank}.log", "w", encoding="utf-8")  # noqa: SIM115
-        words = [*command, "-m", *module, *arguments]
+        words = [*command, "-m", *started, *arguments]
         running.append(subprocess.Popen(words, env=environment, cwd=folder, stdout=log, stderr=log))
     try:
         codes = [each.wait(timeout=seconds) for each in running]

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from hf_recipes.training.master_weights import LossScaling, MasterWeightsStep, prepare_model
-from hf_recipes.training.overrides import TrainerParts, trainer_class
+from hf_recipes.training.overrides import trainer_class
+from hf_recipes.training.trainer_members import TrainerParts
 
 VOCABULARY, LENGTH = 96, 16
 

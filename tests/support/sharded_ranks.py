@@ -39,12 +39,21 @@ ZERO = {
 }
 
 
+def shard(launch: str) -> None:
+    """This rank's part of a sharded launch, before accelerate looks: "FSDP2", "ZeRO-2" or "ZeRO-3"."""
+    if launch == "FSDP2":
+        os.environ.update(FSDP2)
+        open_gate()
+    else:
+        os.environ.update(ZERO, ACCELERATE_DEEPSPEED_ZERO_STAGE=launch.removeprefix("ZeRO-"))
+        use_gloo_alone()
+
+
 def run_zero(work: Callable[[int], object], stage: int, count: int = 2, **more: Any) -> tuple[int, str]:
     """`run_ranks` with DeepSpeed's ZeRO-2 or ZeRO-3."""
 
     def one(rank: int) -> object:
-        os.environ.update(ZERO, ACCELERATE_DEEPSPEED_ZERO_STAGE=str(stage))
-        use_gloo_alone()
+        shard(f"ZeRO-{stage}")
         return work(rank)
 
     return run_ranks(one, count, **more)
@@ -79,8 +88,7 @@ def run_fsdp(work: Callable[[int], object], count: int = 2, **more: Any) -> tupl
     """`run_ranks` with FSDP2: exit code and output of `work(rank)` in `count` forked processes."""
 
     def one(rank: int) -> object:
-        os.environ.update(FSDP2)
-        open_gate()
+        shard("FSDP2")
         return work(rank)
 
     return run_ranks(one, count, **more)

@@ -109,7 +109,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._prepare_inputs",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="the forwards that look for the first layer that is not finite",
         signature="(self, inputs: dict[str, torch.Tensor | typing.Any]) -> dict[str, torch.Tensor | typing.Any]",
     ),
@@ -197,26 +197,26 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_optimizer_and_scheduler",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_scaler",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._save_rng_state",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="upstream's own writer, into the staging folder",
         signature="(self, output_dir: str) -> None",
         lines=('"rng_state.pth"', 'f"rng_state_{self.args.process_index}.pth"'),
     ),
     PrivatePoint(
         name="transformers.trainer:Trainer._get_output_dir",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="where checkpoints go",
         signature="(self, trial: 'optuna.Trial | dict[str, Any] | None') -> str",
     ),
@@ -286,7 +286,7 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
     ),
     PrivatePoint(
         name="trl.trainer.sft_trainer:SFTTrainer.__init__",
-        used_by="training/overrides.py",
+        used_by="training/trainer_members.py",
         why="_metrics and _total_train_tokens are in memory only: a checkpoint's progress.json keeps them",
         lines=('self._metrics = {"train": defaultdict(list)', "self._total_train_tokens = 0"),
     ),

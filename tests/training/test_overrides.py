@@ -14,7 +14,8 @@ from transformers import Trainer, TrainingArguments
 
 from hf_recipes.training import overrides
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
-from hf_recipes.training.overrides import Overrides, TrainerParts, trainer_class
+from hf_recipes.training.overrides import Overrides, trainer_class
+from hf_recipes.training.trainer_members import TrainerMembers, TrainerParts
 
 # evaluation/scoring.py gives the test split's metrics for one prediction and puts the other ones back.
 SET_OUTSIDE = {("evaluation/scoring.py", "compute_metrics"), ("training/even_ranks.py", "train_dataset")}
@@ -37,7 +38,16 @@ def test_no_other_file_defines_a_method_of_trainer_in_a_subclass(root: Path) -> 
         if isinstance(node, ast.ClassDef)
         and any("Trainer" in ast.unparse(base) and "Callback" not in ast.unparse(base) for base in node.bases)
     }
-    assert found == {"training/overrides.py"}
+    assert found == {"training/overrides.py", "training/trainer_members.py"}
+
+
+def test_the_members_that_the_objects_read_override_nothing_of_upstream() -> None:
+    from transformers import Trainer
+    from trl import SFTTrainer
+
+    ours = {name for name in vars(TrainerMembers) if not name.startswith("__")}
+    assert len(ours) > 20
+    assert not ours & {*dir(Trainer), *dir(SFTTrainer)}
 
 
 def test_nobody_sets_an_attribute_of_a_trainer_after_it_is_built(root: Path) -> None:
@@ -81,12 +91,7 @@ def test_every_override_is_of_a_method_that_upstream_has() -> None:
 
     known = set(dir(trl.SFTTrainer))
     ours = {name for name, value in vars(Overrides).items() if callable(value) and not name.startswith("__")}
-    services = {
-        *("plain_model", "saved_model", "run_forward", "read_other_batches", "load_weights_and_optimizer"),
-        *("save_training_state", "write_checkpoint", "_reads_weights_here", "settings_view"),
-        *("save_final_model", "save_extra_checkpoint", "restore_sums", "_read_sums", "_clip_masters"),
-        *("_finish_last_step", "describe_divergence", "_read_progress", "remove_all_but_best", "load_final_model"),
-    }
+    services = {"_reads_weights_here", "save_extra_checkpoint", "_clip_masters", "_finish_last_step"}
     assert ours - known == services
     assert ours & known >= {"training_step", "compute_loss", "_get_grad_norm", "_save_checkpoint", "_run_epoch"}
 

@@ -5,6 +5,7 @@ Imports neither torch nor transformers nor datasets: a worker process starts in 
 
 from __future__ import annotations
 
+import functools
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -38,10 +39,15 @@ class Documents:
 
 
 def load_backend(encoding: Encoding) -> Any:
+    return _load(encoding.backend, encoding.split_special_tokens)
+
+
+@functools.lru_cache(maxsize=1)  # the splits of a recipe have one tokenizer
+def _load(text: str, split_special_tokens: bool) -> Any:
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(encoding.backend)
-    backend.encode_special_tokens = encoding.split_special_tokens
+    backend = Tokenizer.from_str(text)
+    backend.encode_special_tokens = split_special_tokens
     return backend
 
 
