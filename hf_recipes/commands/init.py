@@ -89,7 +89,7 @@ def command(
     for line in (note, _missing_offline(name)):
         if line:
             say(line)
-    put(path, recipe_text(seen, name, path.stem, batch, target, data))
+    _write(path, recipe_text(seen, name, path.stem, batch, target, data))
     from hf_recipes.commands.check import check
 
     lines, errors = check(str(path))
@@ -101,6 +101,14 @@ def command(
         return
     plan = f"hf-recipes plan {path} {target.options or '--cpu'}"
     say(f"written: {path}\nnext     hf-recipes run {path}\n         {plan}    does it fit, how long will it take?")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        put(path, text)
+    except OSError as problem:
+        what = f"{str(path)!r} cannot be written ({problem.strerror})"
+        raise OutputDirError.at("argument '--output'", what, "choose another place") from None
 
 
 def choose_target(gpu: str | None) -> Target:
@@ -146,12 +154,14 @@ def _choose_batch(seen: Seen, model: str, path: Path, target: Target) -> tuple[i
     shown = target.arguments.get("gpu") or target.options
     draft = path.with_name(f"{path.name}.part")
     try:
-        put(draft, recipe_text(seen, model, path.stem, BATCHES[0], target, ""))
+        _write(draft, recipe_text(seen, model, path.stem, BATCHES[0], target, ""))
         for batch in BATCHES:
             override = f"{_trainer(seen)}.per_device_train_batch_size={batch}"
             _, fits = plan(str(draft), [override], **target.arguments, with_advice=False, read_data=False)  # type: ignore[arg-type]
             if fits:
                 return batch, f"{shown}: {batch} rows of {_length(seen, model)} tokens fit, by plan"
+    except OutputDirError:
+        raise
     except RecipeError as problem:
         return CPU_BATCH, f"warning: not planned: {problem.errors[0].message}"
     finally:

@@ -183,3 +183,12 @@ def test_a_recipe_that_is_there_is_not_replaced(folder: Path) -> None:
     with pytest.raises(RecipeError) as raised:
         command("a.csv", yes=True, say=lambda line: None)
     assert str(raised.value) == "recipe.yaml: is there already; name another file with --output"
+
+
+def test_a_place_that_cannot_be_written_is_refused(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    with pytest.raises(RecipeError) as raised:
+        command("a.csv", output="no/such/recipe.yaml", yes=True, say=lambda line: None)
+    assert str(raised.value) == (
+        "argument '--output': 'no/such/recipe.yaml' cannot be written (No such file or directory); choose another place"
+    )
