@@ -397,13 +397,14 @@ def init(data: str, **options: Any) -> None:
 
 
 @commands.group(invoke_without_command=True)
+@click.option("--presets", is_flag=True, help="List the shapes for `model.preset` instead.")
 @click.pass_context
-def recipes(context: click.Context) -> None:
+def recipes(context: click.Context, presets: bool) -> None:
     """List the recipes that come with the package, with what was measured. `recipes cp NAME` copies one."""
     if context.invoked_subcommand is None:
-        from hf_recipes.commands.recipes import list_recipes
+        from hf_recipes.commands.recipes import list_presets, list_recipes
 
-        click.echo("\n".join(list_recipes()))
+        click.echo("\n".join(list_presets() if presets else list_recipes()))
 
 
 @recipes.command("cp")
