@@ -142,6 +142,13 @@ def make_venv(folder: Path, wheel: Path, *, install: bool) -> Path:
     return venv
 
 
+def clean(output: str, folder: Path) -> str:
+    """Without the paths of this machine."""
+    for path, shown in ((str(folder), "~"), (sys.prefix, "~/venv"), (str(ROOT), "clone")):
+        output = output.replace(path, shown)
+    return output
+
+
 def run_all(folder: Path, venv: Path, wanted: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
     """{file: [{"command", "output", "status", "seconds"}]}; stops a file at the first command that fails."""
     dropped = ("PYTHONPATH", "PYTHONHOME", "PYTEST_CURRENT_TEST")
@@ -161,7 +168,7 @@ def run_all(folder: Path, venv: Path, wanted: Sequence[str], say: Callable[[str]
             )  # fmt: skip
             seconds = round(time.perf_counter() - began, 1)
             say(f"{done.returncode}  {seconds:6.1f} s  {command}")
-            output = done.stdout.replace(str(folder), "~")
+            output = clean(done.stdout, folder)
             found[file].append({"command": command, "output": output, "status": done.returncode, "seconds": seconds})
             if done.returncode:
                 say(output)

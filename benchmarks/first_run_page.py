@@ -6,6 +6,7 @@ python benchmarks/tables.py     writes the page with the other generated ones
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ TITLES = {
     "names.conll": "A CoNLL file with entities",
     "novel.txt": "A text file",
 }
+OTHERS = re.compile(
+    r"^Failed to load CPU gemm_4bit|real_accelerator\.py|site-packages/.*Warning: |^  (warnings\.)?warn\("
+)
 INTRODUCTION = """# From a data file to a model in use
 
 What `python benchmarks/first_run.py` typed and saw: the package installed from its wheel into a new environment, in an
@@ -24,7 +28,7 @@ empty folder, on a CPU, without the Hub. Each file is small, so that all of it t
 random weights (`--model scratch`), so that nothing is downloaded: the commands are the point here, not the scores. With
 a Hub or a model's folder, leave `--model scratch` out or name the folder.
 
-A slow test runs the same script. This page is made of its record (`benchmarks/results/first_run.json`).
+Lines in which other packages warn of themselves are left out. A slow test runs the same script. This page is made of its record (`benchmarks/results/first_run.json`).
 """
 
 
@@ -43,7 +47,7 @@ def page() -> str:
 
 
 def _block(step: dict[str, Any], *, complete: bool) -> str:
-    lines = step["output"].rstrip().splitlines()
+    lines = [line for line in step["output"].rstrip().splitlines() if not OTHERS.search(line)]
     if not complete and step["command"].startswith("hf-recipes run"):
         end = next((i for i, line in enumerate(lines) if line.startswith("finished after")), 0)
         lines = ["...", *lines[end:]]

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import first_run_page
 import mutation_page
 import peaks_page
 import recipe_fuzz_page
@@ -364,6 +365,7 @@ def pages() -> dict[Path, str]:
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),
+        ROOT / "docs/first-run.md": first_run_page.page(),
         ROOT / "docs/torture.md": torture_page.page(),
         ROOT / "docs/testing.md": mutation_page.page() + recipe_fuzz_page.section(),
         ROOT / "docs/record.md": record_page.page(),
