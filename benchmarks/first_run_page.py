@@ -28,7 +28,8 @@ empty folder, on a CPU, without the Hub. Each file is small, so that all of it t
 random weights (`--model scratch`), so that nothing is downloaded: the commands are the point here, not the scores. With
 a Hub or a model's folder, leave `--model scratch` out or name the folder.
 
-Lines in which other packages warn of themselves are left out. A slow test runs the same script. This page is made of its record (`benchmarks/results/first_run.json`).
+Lines in which other packages warn of themselves are left out. A slow test runs the same script. This page is made of
+its record (`benchmarks/results/first_run.json`).
 """
 
 

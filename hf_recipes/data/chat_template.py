@@ -132,38 +132,10 @@ class AnswerTemplate:
         )
         return str(rendered[0][0])
 
-    def prompt(self, messages: Sequence[Message], tools: Any, arguments: Mapping[str, Any]) -> tuple[str, int]:
-        """The conversation with a one-letter answer, and the characters of it that are the prompt for an answer.
-
-        That is the generation prompt as far as a row of training agrees with it, and at least all that carried no
-        loss. A <think> that it leaves open is no part of it: whether an answer reasons, the model says. Raises whatever
-        the template raises.
-        """
-        asked = self.text(messages, tools, arguments, prompt=True)
-        answered = [*messages, {"role": "assistant", "content": PROBE}]
-        try:
-            text = self.text(answered, tools, arguments)
-        except TEMPLATE_ERRORS:  # as one for answers of several parts
-            return asked, len(asked)
-        answer = text.rfind(PROBE)
-        if answer < 0:
-            return asked, len(asked)
-        masked = self._masked(answered, answer, tools, arguments)
-        stop = max(masked, common_length(asked, text))
-        opened = text.rfind("<think>", masked, stop)
-        if opened >= 0 and "</think>" not in text[opened:stop]:
-            stop = opened
-        return text.replace(PROBE, "A"), stop
-
-    def _masked(self, messages: list[Message], answer: int, tools: Any, arguments: Mapping[str, Any]) -> int:
-        """Where the loss begins of the answer whose text begins at `answer`; 0 where that is not known."""
-        if not self.marked and self._traced is None:
-            return 0
-        try:
-            spans = self.render(messages, tools, arguments).spans
-        except RewrittenTurnsError:  # training had single turns only
-            return 0
-        return next((start for start, stop in spans if start <= answer < stop), 0)
+    @property
+    def locates(self) -> bool:
+        """Whether the answers are known: it was read to find them."""
+        return self.marked or self._traced is not None
 
     def _render_marked(self, messages: list[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         from transformers.utils.chat_template_utils import render_jinja_template
