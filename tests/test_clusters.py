@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import is_loss
+
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ROOT / "docs" / "clusters"
 SCRIPTS = ("slurm.sh", "two_machines.sh")
