@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import tee
 from typing import Any
 
 from hf_recipes.common.text import first_line
+from hf_recipes.data import chat_prompt
+from hf_recipes.data.chat_messages import RowError, read_messages
+from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools
 from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.inference.classify import in_order, text_of
@@ -31,47 +34,56 @@ def template_arguments(recipe: Any) -> dict[str, Any]:
     return dict(recipe.training.get("chat_template_kwargs") or recipe.get("dataset.chat_template_kwargs") or {})
 
 
+def _columns(trained: Trained) -> Mapping[str, str]:
+    """Those that training read, each with the kind of its values; {} where that is not known."""
+    record = trained.found.record
+    return record.data.get("train", DataFacts()).columns if record else {}
+
+
 def is_plain_prompt(trained: Trained) -> bool:
     """Whether training joined a prompt's text and its completion without the chat template."""
     if trained.task != "chat" or trained.found.record is None:
         return trained.task == "causal-lm"
-    columns, named = trained.found.record.data.get("train", DataFacts()).columns, trained.recipe.section("dataset")
-    if columns:  # other shapes (Alpaca's, templates of the recipe) have columns of texts, too
-        pair = {named.get("prompt_column", "prompt"), named.get("completion_column", "completion")}
-        templates = {"system_template", "user_template", "assistant_template"} & set(named)
-        return set(columns) == pair and not templates and set(columns.values()) <= {"string", "large_string"}
-    return "prompt_column" in named and "messages_column" not in named
-
-
-def is_pairs(trained: Trained) -> bool:
-    """Whether training read rows of prompt and completion, whose loss is on the completion."""
-    named, record = trained.recipe.section("dataset"), trained.found.record
-    if {"messages_column", "system_template", "user_template", "assistant_template"} & set(named):
-        return False
-    columns = record.data.get("train", DataFacts()).columns if record else None
-    return bool({"prompt_column", "completion_column"} & set(named)) or {"prompt", "completion"} <= set(columns or ())
+    return chat_prompt.is_plain_prompt(trained.recipe, _columns(trained))
 
 
 @functools.lru_cache(maxsize=8)
-def _read_template(tokenizer: Any, mark: bool, source: str) -> AnswerTemplate:
+def _read_template(tokenizer: Any, mark: bool, tools: bool, source: str) -> AnswerTemplate:
     """`source`: the tokenizer's template, which may be replaced between two calls."""
-    return read_template(tokenizer, mark=mark)
+    return read_template(tokenizer, mark=mark, tools=tools)
 
 
-def chat_ids(trained: Trained, messages: list[dict[str, Any]]) -> list[int]:
+def chat_ids(trained: Trained, messages: list[dict[str, Any]], row: Row | None = None) -> list[int]:
     """The token ids with which a row of training begins that has these messages and then an answer, up to the answer.
+    The row may have tools and arguments of the template, as rows of training may.
 
-    Raises whatever the template raises.
+    Raises whatever the template raises, and RowError for tools that are none.
     """
-    tokenizer, only = trained.tokenizer, trained.recipe.training.get("assistant_only_loss")
-    mark = bool(only) if is_pairs(trained) else only is not False
-    template = _read_template(tokenizer, mark, str(tokenizer.chat_template))
-    text, stop = template.prompt(messages, None, template_arguments(trained.recipe))
-    if not tokenizer.is_fast:
-        return list(tokenizer(text[:stop], add_special_tokens=False, verbose=False)["input_ids"])
-    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    inside = bisect_right(tokens["offset_mapping"], stop, key=lambda token: token[1])
-    return list(tokens["input_ids"][:inside])
+    tokenizer, recipe, row = trained.tokenizer, trained.recipe, row or {}
+    padded = recipe.get("dataset.path") != "json"
+    column = str(recipe.get("dataset.tools_column") or "tools")
+    tools = read_tools(row.get(column), column, padded)
+    arguments = join_arguments(template_arguments(recipe), row.get(TEMPLATE_COLUMN))
+    mark = chat_prompt.marks_answers(recipe, _columns(trained))
+    template = _read_template(tokenizer, mark, bool(tools), str(tokenizer.chat_template))
+    return chat_prompt.prompt_ids(template, tokenizer, messages, tools, arguments)
+
+
+def _messages(trained: Trained, row: Row, number: int) -> list[dict[str, Any]] | None:
+    """The row's messages with role and content, whatever they are called in it; None for a row without any."""
+    recipe = trained.recipe
+    names = (recipe.get("dataset.messages_column"), "messages", "conversations")
+    key = next((str(name) for name in names if name is not None and row.get(str(name)) is not None), None)
+    if key is None:
+        return None
+    try:
+        found = read_messages(row[key], recipe.get("dataset.role_names") or {}, False, "messages_column")
+    except RowError as problem:
+        raise DataError.at(f"row {number}", problem.what, problem.fix) from None
+    system = row.get(str(recipe.get("dataset.system_column", "system")))
+    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+        found = [{"role": "system", "content": system}, *found]
+    return found
 
 
 def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
@@ -80,7 +92,7 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     Raises DataError for a row without one, and for what the chat template rejects.
     """
     recipe, tokenizer = trained.recipe, trained.tokenizer
-    messages = row.get(str(recipe.get("dataset.messages_column", "messages")))
+    messages = _messages(trained, row, number)
     prompt = row.get(str(recipe.get("dataset.prompt_column", "prompt")))
     chat = messages if isinstance(messages, list) else prompt if isinstance(prompt, list) else None
     if chat is None:
@@ -97,7 +109,7 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     if chat and chat[-1].get("role") == "assistant":
         chat = chat[:-1]  # the answer of a row that was made for training
     try:
-        return chat_ids(trained, chat)
+        return chat_ids(trained, chat, row)
     except Exception as problem:  # templates are programs and may raise anything
         what = f"the chat template rejects it: {first_line(problem)}"
         raise DataError.at(f"row {number}", what, "give a list of {role, content}") from problem
@@ -110,21 +122,29 @@ def generate(
 
     Raises RecipeError for what GenerationConfig refuses, DataError for a prompt longer than the model reads.
     """
+    asked, prompts = tee((row, prompt_ids(trained, row, number)) for number, row in enumerate(rows))
+    texts = continue_ids(trained, (ids for _, ids in prompts), batch_size, given)
+    for text, (row, _) in zip(texts, asked, strict=False):  # the texts first: they read ahead of the rows
+        yield {**row, "generated_text": text}
+
+
+def continue_ids(
+    trained: Trained, prompts: Iterable[list[int]], batch_size: int, given: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """What the model writes after each prompt, in their order. Raises as `generate`."""
     import torch
 
     tokenizer, model = trained.tokenizer, trained.model
-    arguments = generation_arguments(trained.recipe, given or {})
-    config = generation_config(trained, arguments)
+    config = generation_config(trained, generation_arguments(trained.recipe, given or {}))
 
     def checked() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(rows):
-            ids = prompt_ids(trained, row, number)
+        for number, ids in enumerate(prompts):
             if not ids:
                 raise DataError.at(f"row {number}", "gives no token to continue", "write some text")
             if trained.positions is not None and len(ids) >= trained.positions:
                 what = f"has {len(ids)} tokens; the model reads {trained.positions} with its answer"
                 raise DataError.at(f"row {number}", what, "shorten it")
-            yield {"row": row, "ids": ids}
+            yield {"ids": ids}
 
     def predict(batch: list[Row]) -> list[str]:
         width = max(len(one["ids"]) for one in batch)
@@ -139,8 +159,8 @@ def generate(
             )
         return list(tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True))
 
-    for one, text in in_order(checked(), batch_size, lambda one: len(one["ids"]), predict):
-        yield {**one["row"], "generated_text": text}
+    for _, text in in_order(checked(), batch_size, lambda one: len(one["ids"]), predict):
+        yield text
 
 
 def generation_config(trained: Trained, arguments: Mapping[str, Any]) -> Any:

@@ -5,8 +5,10 @@ Errors in the recipe are reported before training; a sample that fails later is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,10 @@ from transformers import GenerationConfig, TrainerCallback
 
 from hf_recipes.common.device import is_sharded
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_prompt import prompt_ids
+from hf_recipes.data.chat_template import AnswerTemplate
 from hf_recipes.errors import RecipeError
+from hf_recipes.record import SAMPLES
 
 NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 
@@ -22,8 +27,9 @@ NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 class SampleText(TrainerCallback):
     """Continues (or, in a chat, answers) prompts on rank 0; what training draws next stays what it was.
 
-    `arguments`: GenerationConfig's; `positions`: tokens that the model can see, None without a limit; `location`: of a
-    dotted key in the recipe. Raises RecipeError for what GenerationConfig refuses, and for a prompt without a token.
+    `arguments`: GenerationConfig's; `template`: what training renders its rows with, None for plain texts;
+    `positions`: tokens that the model can see, None without a limit; `location`: of a dotted key in the recipe. Raises
+    RecipeError for what GenerationConfig refuses, and for a prompt without a token.
     """
 
     def __init__(
@@ -32,21 +38,15 @@ class SampleText(TrainerCallback):
         arguments: Mapping[str, Any],
         tokenizer: Any,
         *,
-        chat: bool,
+        template: AnswerTemplate | None,
         positions: int | None,
         location: Callable[[str], str],
         say: Callable[[str], None],
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.prompts, self.arguments, self.tokenizer, self.chat, self.say = (
-            prompts,
-            dict(arguments),
-            tokenizer,
-            chat,
-            say,
-        )
-        self.positions = positions
+        self.prompts, self.arguments, self.tokenizer, self.say = prompts, dict(arguments), tokenizer, say
+        self.template, self.positions = template, positions
         if "max_length" not in self.arguments:
             self.arguments.setdefault("max_new_tokens", NEW_TOKENS)
         try:
@@ -76,7 +76,20 @@ class SampleText(TrainerCallback):
                     say(f"sample at step {state.global_step}: {prompt!r} failed: {first_line(problem)}")
                     continue
                 for answer in answers:
+                    if state.is_world_process_zero:
+                        self._keep(args.output_dir, state.global_step, prompt, answer.strip())
                     say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and state.global_step == 0:  # of an earlier run in this folder
+            with suppress(OSError):
+                Path(args.output_dir, SAMPLES).unlink()
+
+    def _keep(self, folder: str, step: int, prompt: str, text: str) -> None:
+        """For the report. It stays beside the record and is not pushed: the model may repeat what it was trained on."""
+        line = json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False)
+        with suppress(OSError), Path(folder, SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def _answers(self, model: Any, prompt: str, device: Any, *, synced: bool = False) -> list[str]:
         """`synced`: every process generates until all have an answer."""
@@ -104,12 +117,10 @@ class SampleText(TrainerCallback):
         )
 
     def _ids(self, prompt: str) -> list[int]:
-        text = prompt
-        if self.chat:
-            message = [{"role": "user", "content": prompt}]
-            variables = {"add_generation_prompt": True, **self.chat_template_kwargs}
-            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, **variables))
-        return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
+        if self.template is None:
+            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
+        message = [{"role": "user", "content": prompt}]
+        return prompt_ids(self.template, self.tokenizer, message, None, self.chat_template_kwargs)
 
     def _read(self, prompt: str) -> int:
         """Tokens of the prompt that the model is given: its last ones, where all leave no room for an answer."""

@@ -13,15 +13,20 @@ from hf_recipes.checkpoints.resume import allowed_differences, location_of
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_prompt import is_plain_prompt, marks_answers
+from hf_recipes.data.chat_template import read_template
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss
+from hf_recipes.training.hooks import NONE as NO_HOOKS
+from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import trainer_class
+from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.step_timer import AfterFirstStep, StepTimer
+from hf_recipes.training.step_timer import AfterEvaluation, AfterFirstStep, StepTimer
 from hf_recipes.training.step_work import StepWork
 from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
@@ -30,7 +35,7 @@ from hf_recipes.training.trainer_members import TrainerParts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_recipes.data.prepared import Prepared
+    from hf_recipes.data.prepared import Prepared, Source
     from hf_recipes.recipe.recipe import Recipe
 
 # Keys of TrainingArguments that `run` acts on itself. push_to_hub: Trainer would create the repository before
@@ -60,6 +65,9 @@ class Session:
     timer: StepTimer
     sessions: Callable[[], Mapping[str, Any]] = dict  # what each manifest says of the run's sessions so far
     after_first_step: Callable[[], None] = lambda: None
+    after_evaluation: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = print
+    hooks: Hooks = NO_HOOKS  # the caller's own code
     until: int | None = None  # a replay ends with a checkpoint after this step
 
 
@@ -108,7 +116,7 @@ def build_trainer(
         "eval_dataset": prepared.evals["eval"],
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics,
-        "callbacks": callbacks(recipe, tokenizer, longest_input(model.config), say),
+        "callbacks": callbacks(recipe, tokenizer, longest_input(model.config), say, prepared.sources.get("train")),
     }
     if recipe.trainer == "TrainingArguments":
         arguments["data_collator"] = prepared.collator
@@ -116,6 +124,10 @@ def build_trainer(
     if not TASKS[recipe.task].generates:
         kind, weights = task_of(recipe).scored_as, prepared.class_weights
         arguments["compute_loss_func"] = classification_loss(kind, args.label_smoothing_factor, weights)
+    if session is not None and session.hooks.loss is not None:
+        arguments["compute_loss_func"] = session.hooks.loss
+    if session is not None:
+        arguments["callbacks"] += list(session.hooks.callbacks)
     try:
         trainer = trainer_class(_upstream_class(recipe))(**arguments)
     except (ValueError, TypeError, ImportError) as problem:
@@ -125,8 +137,10 @@ def build_trainer(
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
         session.listener.expect_workers()
+        print_columns(trainer, session.say)
         trainer.add_callback(session.timer)
         trainer.add_callback(AfterFirstStep(session.after_first_step))
+        trainer.add_callback(AfterEvaluation(session.after_evaluation))
         trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))
@@ -179,9 +193,14 @@ def _pack(recipe: Recipe, args: Any, train: Dataset) -> Dataset:
 
 
 def callbacks(
-    recipe: Recipe, tokenizer: Any, positions: int | None, say: Callable[[str], None]
+    recipe: Recipe,
+    tokenizer: Any,
+    positions: int | None,
+    say: Callable[[str], None],
+    source: Source | None,
 ) -> list[TrainerCallback]:
-    """Early stopping and text samples, as the recipe asks. Raises RecipeError for samples that cannot be made."""
+    """Early stopping and text samples, as the recipe asks; `source`: the rows of training. Raises RecipeError for
+    samples that cannot be made."""
     found: list[TrainerCallback] = []
     if "EarlyStoppingCallback" in recipe.sections:
         found.append(EarlyStoppingCallback(**recipe.section("EarlyStoppingCallback")))
@@ -189,13 +208,15 @@ def callbacks(
     if prompts:
         from hf_recipes.training.sample_text import SampleText
 
-        arguments, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
+        template, columns = None, source.kinds if source else {}
+        if recipe.task == "chat" and not is_plain_prompt(recipe, columns):
+            template = read_template(tokenizer, mark=marks_answers(recipe, columns))
         found.append(
             SampleText(
                 list(prompts),
-                arguments,
+                recipe.section("GenerationConfig"),
                 tokenizer,
-                chat=chat,
+                template=template,
                 positions=positions,
                 location=recipe.location,
                 say=say,
