@@ -7,6 +7,7 @@ benchmarks/results/chat_speed.json.
 
     python benchmarks/chat_speed.py              # 20,000 rows, 3 pairs
     python benchmarks/chat_speed.py --profile    # and where our time goes
+    python benchmarks/chat_speed.py --kind plain # one kind; the other keeps its record
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "benchmarks/results/chat_speed.json"
 SEED = 0
+TEMPLATES = {"plain": "ChatML with {% generation %}", "tools": "TRL's Qwen3"}
 TOOL = {
     "type": "function",
     "function": {
@@ -173,11 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--kind", choices=["plain", "tools"])
     parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
     datasets.disable_caching()
     datasets.disable_progress_bars()
     kinds = {"plain": plain_rows, "tools": tool_rows}
+    kinds = {asked.kind: kinds[asked.kind]} if asked.kind else kinds
     found: dict[str, Any] = {}
     for kind, make in kinds.items():
         with tempfile.TemporaryDirectory() as name:
@@ -197,8 +201,9 @@ def main() -> None:
                 tokens = sum(map(len, mine[1]["input_ids"]))
                 print(kind, pairs[-1], f"{pairs[-1]['trl'] / pairs[-1]['ours']:.2f}", flush=True)
             ratios = [pair["trl"] / pair["ours"] for pair in pairs]
-            found[kind] = {"rows": asked.rows, "tokens": tokens, "pairs": pairs}
-            found[kind]["times_as_fast"] = round(statistics.median(ratios), 2)
+            found[kind] = {"rows": asked.rows, "tokens": tokens, "template": TEMPLATES[kind], "pairs": pairs}
+            found[kind] |= {"times_as_fast": round(statistics.median(ratios), 2), "worst": round(min(ratios), 2)}
+            found[kind]["date"] = f"{datetime.now(UTC):%Y-%m-%d}"
             if asked.profile:
                 found[kind]["profile"] = profile(one)
     if asked.rows == 20_000:
@@ -206,7 +211,8 @@ def main() -> None:
         import trl
 
         versions = {"datasets": datasets.__version__, "transformers": transformers.__version__, "trl": trl.__version__}
-        record = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "seed": SEED, "versions": versions, "kinds": found}
+        before = json.loads(RESULT.read_text(encoding="utf-8"))["kinds"] if RESULT.exists() else {}
+        record = {"seed": SEED, "versions": versions, "kinds": {**before, **found}}
         RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     else:
         print(json.dumps(found, indent=1))

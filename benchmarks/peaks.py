@@ -1,25 +1,26 @@
 """Predicted peaks beside measured ones: `python benchmarks/peaks.py`, on a CPU, offline, in about five minutes.
 
 Reads benchmarks/published/*.json (figures and settings, each with its source) and the lab's records, writes
-benchmarks/results/peaks.json and docs/plan-accuracy.md. Nothing is fitted but one number: peft does not record the
-length of its longest batch.
+benchmarks/results/peaks.json and, with truths.py's record, docs/plan-accuracy.md (`--page`: the page alone). Nothing is
+fitted but one number: peft does not record the length of its longest batch.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import peaks_page
+import truths
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "peaks.json"
-PAGE = HERE.parent / "docs" / "plan-accuracy.md"
-PEFT_LENGTH = 751  # tokens of the longest batch of 4: fitted once, on FITTED alone; the cap is 768
-FITTED = "lora--llama-3.2-3B-rank32"
+PEFT_LENGTH = peaks_page.PEFT_LENGTH
 MIB = 2**20
 
 
@@ -113,91 +114,32 @@ def _group(
     return {"rows": rows, "refused": refused, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def errors(group: dict[str, Any]) -> list[float]:
-    """predicted / measured - 1, a row each."""
-    return [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in group["rows"]]
+def with_earlier(results: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Each row with what an earlier commit's plan predicted, where it is known."""
+    for key, group in results.items():
+        before = {row["name"]: row.get("before_bytes") for row in earlier.get(key, {"rows": []})["rows"]}
+        for row in group["rows"]:
+            if before.get(row["name"]) is not None:
+                row["before_bytes"] = before[row["name"]]
+    return results
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Of the errors' sizes: median, the ninth decile, the worst, and the share within 0.01 %."""
-    sizes = sorted(map(abs, values))
-    return {
-        "rows": len(sizes),
-        "median": statistics.median(sizes),
-        "ninth_decile": sizes[max(0, -(-len(sizes) * 9 // 10) - 1)],
-        "worst": sizes[-1],
-        "exact": sum(size <= 1e-4 for size in sizes) / len(sizes),
-    }
-
-
-TITLES = {
-    "lab_allocated": "Recipes on an H100 (`hf-recipes lab`): peak allocated",
-    "lab_reserved": "Recipes on an H100: peak reserved",
-    "t4_allocated": "QLoRA on a T4, eager attention and sdpa: peak allocated",
-    "t4_reserved": "QLoRA on a T4: peak reserved",
-    "kernels": "Modules: peak allocated",
-    "bert": "BERT-large with the Trainer: nvidia-smi, with the context that the guide gives",
-    "peft": "Llama-3.2-3B by peft's methods: peak reserved",
-}
-SOURCES = {"t4_allocated": "t4", "kernels": "liger_kernels", "bert": "bert_large", "peft": "peft"}
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/plan-accuracy.md."""
-    lines = [
-        "# Accuracy of plan",
-        "",
-        "Every measured number is of a real GPU: the lab's are ours (`recipes/results/lab`), all others are published",
-        "by somebody else (`benchmarks/published` names the sources). Every predicted number is computed on a CPU,",
-        "without weights, by the code as it is. Written by `python benchmarks/peaks.py`; do not edit.",
-        "",
-        "| | rows | median error | 9 of 10 within | worst | within 0.01 % | refused |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for key, title in TITLES.items():
-        facts = summary(errors(results[key]))
-        lines.append(
-            f"| {title} | {facts['rows']} | {facts['median']:.2%} | {facts['ninth_decile']:.2%} | {facts['worst']:.2%} "
-            f"| {facts['exact']:.0%} | {len(results[key]['refused'])} |"
-        )
-    lines += [
-        "",
-        "Some of the lab's recipes were measured first, and plan was corrected by what they showed ([lab.md](lab.md)):",
-        'they are marked "corrected plan". The others were predicted before they were measured, by nearly this code.',
-        "",
-        "## What is known to be wrong?",
-        "",
-        "LoRA-FA (measured as if its frozen half kept its inputs), full fine-tuning, and prefix tuning from a prefix",
-        "(their reserved peaks), and what a T4 reserves for TinyLlama at 2 x 512 (6 % too much). The reasons are not",
-        "known. peft does not record the length of its longest batch:",
-        f"{PEFT_LENGTH} tokens, fitted once on `{FITTED}` alone (its row is in the table).",
-    ]
-    for key, title in TITLES.items():
-        note = results[key].get("note")
-        lines += [
-            "",
-            f"## {title}",
-            *(["", note] if note else []),
-            "",
-            "| | measured MiB | predicted MiB | error |",
-            "|---|---|---|---|",
-        ]
-        for row, error in zip(results[key]["rows"], errors(results[key]), strict=True):
-            sizes = f"{row['measured_bytes'] / MIB:,.1f} | {row['predicted_bytes'] / MIB:,.1f}"
-            lines.append(f"| {row['name']} | {sizes} | {error:+.2%} |")
-        for one in results[key]["refused"]:
-            lines.append(f"| {one['name']} | | refused: {one['because']} | |")
-    return "\n".join(lines) + "\n"
+def write_page(results: dict[str, Any]) -> None:
+    found = truths.read_rows()
+    peaks_page.PAGE.write_text(peaks_page.page(results, found), encoding="utf-8")
+    peaks_page.PLOT.write_text(peaks_page.plot(results, found), encoding="utf-8")
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    results = measure()
-    RESULTS.parent.mkdir(exist_ok=True)
+    earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = earlier if "--page" in sys.argv else with_earlier(measure(), earlier)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(results), encoding="utf-8")
-    for key in TITLES:
-        print(key, {name: round(value, 5) for name, value in summary(errors(results[key])).items()})
+    write_page(results)
+    for key in results:
+        print(
+            key, {name: round(value, 5) for name, value in peaks_page.summary(peaks_page.errors(results[key])).items()}
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mutation_page
-import peaks
+import peaks_page
 import recipe_fuzz_page
 import record_page
 import sharded_page
@@ -83,7 +83,7 @@ def why() -> str:
     """README's first table: a question, what answers it, and what was measured."""
     kills, split = results("torture")["totals"], results("survival")["out_of_memory"]
     signals = f" and {kills['signals']:,} signals" if kills["signals"] else ""
-    ours, peft = (peaks.summary(peaks.errors(results("peaks")[name])) for name in ("lab_allocated", "peft"))
+    ours, peft = (peaks_page.summary(peaks_page.errors(results("peaks")[name])) for name in ("lab_allocated", "peft"))
     cases = results("comparison")["cases"].values()
     covered = [case[kind]["coverage"] for case in cases for kind in ("no difference", "a difference")]
     largest = max(one["largest_weight_difference"] for one in split)

@@ -11,6 +11,7 @@ RecipeError             the recipe or the command line is wrong (and the base of
 ├── TrainingError       a step that cannot continue: not finite, nothing learns
 │   └── DivergedError   a run whose result is worth nothing, at its end (exit status 3)
 ├── PlanError           what plan cannot trace or does not know
+│   └── OutOfTimeError  a trace that was not done within its time limit
 └── HubError            the Hub: unreachable, refused, or what would be pushed
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "LaunchError",
     "ModelError",
     "OutOfMemoryError",
+    "OutOfTimeError",
     "OutputDirError",
     "PlanError",
     "RecipeError",
@@ -114,6 +116,10 @@ class DivergedError(TrainingError):
 
 class PlanError(RecipeError):
     """What `plan` cannot trace, or a GPU that it does not know."""
+
+
+class OutOfTimeError(PlanError):
+    """A trace that was not done within its time limit."""
 
 
 class HubError(RecipeError):

@@ -18,6 +18,7 @@ from hf_recipes.common.text import first_line
 from hf_recipes.data.chat_messages import RowError
 from hf_recipes.data.chat_rows import Conversation, Pair, RowReader, choose_reader, refuse_row
 from hf_recipes.data.chat_template import AnswerTemplate, RewrittenTurnsError, Spans, common_length, read_template
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.splits import Splits
@@ -59,8 +60,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     for split, part in parts.items():
         reader.check(recipe, part)
         rows = _encode_split(encode, part, split)
-        answered = [i for i, count in enumerate(rows["label_tokens"]) if count]
-        if not answered and not sum(rows["lost"]):
+        answered = [i for i, count in enumerate(values_of(rows, "label_tokens")) if count]
+        if not answered and not sum(values_of(rows, "lost")):
             what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
             raise DataError.at(encode.location, what, "check the roles, or name the columns")
         if not answered:
@@ -116,8 +117,11 @@ class _RowEncoder:
         """`datasets` finds rows that it has cached by the pickle of their function."""
         return str, (self.identity,)
 
-    def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
-        """Columns of a batch to those of the encoded rows. Raises RowError or ValueError with the row's index first."""
+    def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> Any:
+        """Columns of a batch to those of the encoded rows, as an Arrow table: of lists `datasets` would look at each
+        value for its type. Raises _BadRowError with the row's index."""
+        import pyarrow as pa
+
         rows = []
         for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
             try:
@@ -126,12 +130,15 @@ class _RowEncoder:
                 raise _BadRowError(i, problem) from problem
         encoded = self._encode(rows, indices)
         most = self.max_length
-        return {
-            "input_ids": [ids[:most] for ids, _ in encoded],
-            "labels": [labels[:most] for _, labels in encoded],
+        ids = [ids[:most] for ids, _ in encoded]
+        counted = {
             "label_tokens": [_count_labels(labels[1:most]) for _, labels in encoded],  # a row's first is not predicted
             "lost": [_count_labels(labels[most:]) for _, labels in encoded],
+            "tokens": [len(row) for row in ids],
         }
+        listed = {"input_ids": ids, "labels": [labels[:most] for _, labels in encoded]}
+        arrays = {name: pa.array(rows, pa.list_(pa.int64())) for name, rows in listed.items()}
+        return pa.table({**arrays, **{name: pa.array(values, pa.int64()) for name, values in counted.items()}})
 
     def _encode(self, rows: Sequence[Conversation | Pair], indices: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """(input_ids, labels) of each row; -100 where a token carries no loss."""
@@ -143,10 +150,12 @@ class _RowEncoder:
             prompts.append(prompt)
             texts.append(text)
             spans.append(found)
-        encoded = self._tokenize(texts, offsets=self.answers)
-        offsets = encoded["offset_mapping"] if self.answers else [()] * len(texts)
+        encoded = self._tokenize(texts)
         ids = encoded["input_ids"]
-        labels = [label_spans(*row) if self.answers else list(row[0]) for row in zip(ids, offsets, spans, strict=True)]
+        if self.answers:
+            labels = [label_spans(*row) for row in zip(ids, encoded.encodings, spans, strict=True)]
+        else:
+            labels = [list(row) for row in ids]
         if self.completion:
             _mask_prompts(self._tokenize(prompts)["input_ids"], ids, labels)
         return list(zip(ids, labels, strict=True))
@@ -165,12 +174,11 @@ class _RowEncoder:
                 marked.append(end)
         return list(zip(ids, labels, strict=True))
 
-    def _tokenize(self, texts: list[str], special: bool = False, offsets: bool = False) -> Any:
+    def _tokenize(self, texts: list[str], special: bool = False) -> Any:
         """`special`: the tokenizer adds its begin token; a template writes its own."""
         return self.tokenizer(
             texts,
             add_special_tokens=special,
-            return_offsets_mapping=offsets,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
@@ -251,13 +259,25 @@ def _encode_split(encode: _RowEncoder, part: Dataset, split: str) -> Dataset:
         raise refuse_row(encode.reader, part, split, bad.index, bad.problem, encode.location) from bad.__cause__
 
 
-def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Spans) -> list[int]:
+def label_spans(ids: Sequence[int], encoding: Any, spans: Spans) -> list[int]:
     """The ids of the tokens that overlap a span of characters, -100 for the others: as transformers does it for
-    {% generation %} (a space before the answer's first word is part of that word's token)."""
+    {% generation %} (a space before the answer's first word is part of that word's token).
+
+    `encoding`: of the tokenizers library, which is asked for the tokens at a span's ends: a list of every token's
+    place would cost as much as tokenizing.
+    """
     labels = [-100] * len(ids)
     for start, stop in spans:
-        first = bisect_right(offsets, start, key=lambda token: token[1])
-        last = bisect_left(offsets, stop, key=lambda token: token[0])
+        if start >= stop:
+            continue
+        first, last = encoding.char_to_token(start), encoding.char_to_token(stop - 1)
+        if first is None or last is None:  # a character that is in no token, such as a blank that is dropped
+            places = encoding.offsets
+            first = bisect_right(places, start, key=lambda place: place[1])
+            last = bisect_left(places, stop, key=lambda place: place[0])
+        else:  # a character may be several tokens
+            while last < len(ids) and encoding.token_to_chars(last)[0] < stop:
+                last += 1
         labels[first:last] = ids[first:last]
     return labels
 
@@ -283,13 +303,13 @@ def _answer_bytes(rows: Dataset, tokenizer: Any) -> list[int]:
 
 
 def _counts(rows: Dataset, sizes: Sequence[int] | None) -> SplitStats:
-    lengths = [len(ids) for batch in rows.select_columns(["input_ids"]).iter(1000) for ids in batch["input_ids"]]
+    lengths = values_of(rows, "tokens")
     return SplitStats(
         rows=rows.num_rows,
         tokens=sum(lengths),
         longest=max(lengths),
-        label_tokens=sum(rows["label_tokens"]),
-        lost_label_tokens=sum(rows["lost"]),
+        label_tokens=sum(values_of(rows, "label_tokens")),
+        lost_label_tokens=sum(values_of(rows, "lost")),
         bytes=None if sizes is None else sum(sizes),
     )
 

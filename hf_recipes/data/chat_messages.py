@@ -49,6 +49,8 @@ def read_messages(value: Any, names: Mapping[str, str], padded: bool, key: str) 
 def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
     if not isinstance(message, Mapping):
         raise RowError("shape", f"message {i} is {_kind(message)}, not a message", "give a list of {role, content}")
+    if len(message) == 2 and message.get("role") in ROLES and isinstance(message.get("content"), str) and not roles:
+        return dict(message)  # as most are
     found = {key: value for key, value in message.items() if value is not None}
     if "role" not in found and "from" in found:
         found = {key: value for key, value in found.items() if key not in ("from", "value")}

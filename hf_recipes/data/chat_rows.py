@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 
 ALPACA = {"input": ("input", "context"), "output": ("output", "response"), "system": ("system",)}
 TEMPLATES = {"system_template": "system", "user_template": "user", "assistant_template": "assistant"}
+TEMPLATE_COLUMN = "chat_template_kwargs"
 SHAPES = (
     "name them with dataset.messages_column, or dataset.prompt_column and dataset.completion_column, or write "
     "dataset.user_template and dataset.assistant_template"
@@ -236,7 +237,7 @@ class _Common:
 
         self.tools = optional("tools_column", "tools")
         self.system = optional("system_column", "system" if shape in ("conversations", "instruction") else None)
-        self.per_row = "chat_template_kwargs" if "chat_template_kwargs" in columns else None
+        self.per_row = TEMPLATE_COLUMN if TEMPLATE_COLUMN in columns else None
         self.arguments: Mapping[str, Any] = recipe.get("dataset.chat_template_kwargs") or {}
         self.roles: Mapping[str, str] = recipe.get("dataset.role_names") or {}
         # Arrow gives every mapping of a column the keys of all; JSON files are read so that none is added.
@@ -256,19 +257,29 @@ class _Common:
         return Conversation(messages=messages, tools=self._tools(row), arguments=self._arguments(row))
 
     def _arguments(self, row: Row) -> Mapping[str, Any]:
-        given = json_of(row[self.per_row], self.per_row) if self.per_row and self.per_row in row else None
-        if not given:
-            return self.arguments
-        return {**self.arguments, **{key: value for key, value in given.items() if value is not None}}
+        return join_arguments(self.arguments, row.get(self.per_row)) if self.per_row else self.arguments
 
     def _tools(self, row: Row) -> Any:
-        tools = json_of(row.get(self.tools), self.tools) if self.tools else None
-        if not tools:
-            return None
-        tools = [json_of(tool, str(self.tools)) for tool in (tools if isinstance(tools, list) else [tools])]
-        if not all(isinstance(tool, Mapping) for tool in tools):
-            raise RowError("tools", f"the column {self.tools!r} is no list of tools", "give their JSON schemas")
-        return [without_null(tool) for tool in tools] if self.padded else tools
+        return read_tools(row.get(self.tools), self.tools, self.padded) if self.tools else None
+
+
+def join_arguments(common: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
+    """The template's arguments of the recipe with those of a row. Raises RowError."""
+    given = json_of(value, TEMPLATE_COLUMN)
+    if not given:
+        return common
+    return {**common, **{key: value for key, value in given.items() if value is not None}}
+
+
+def read_tools(value: Any, column: str, padded: bool) -> Any:
+    """The tools of a row; None without any. `padded`: Arrow gave every tool the keys of all. Raises RowError."""
+    tools = json_of(value, column)
+    if not tools:
+        return None
+    tools = [json_of(tool, column) for tool in (tools if isinstance(tools, list) else [tools])]
+    if not all(isinstance(tool, Mapping) for tool in tools):
+        raise RowError("tools", f"the column {column!r} is no list of tools", "give their JSON schemas")
+    return [without_null(tool) for tool in tools] if padded else tools
 
 
 def _first(columns: Iterable[str], names: Iterable[str]) -> str | None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from hf_recipes.data.template_shapes import MOST, Shape, Spans, has_shape, is_by_roles, probes, read_shape
+
 Message = dict[str, Any]
-Spans = list[tuple[int, int]]  # (start, stop) of characters, in order
 MARK = "hf_recipes_mark"
 PROBE = "\ue000"  # a character that no template and no header holds
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -69,6 +70,8 @@ class AnswerTemplate:
     note: str = ""
     _traced: Any = None  # the compiled template with marks
     _headers: dict[str, _Header | None] = field(default_factory=dict)
+    _by_roles: bool = False  # the text depends on the roles alone (template_shapes.py)
+    _shapes: dict[tuple[str, ...], Shape | None] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         """The conversation, and the spans of its answers.
@@ -76,6 +79,30 @@ class AnswerTemplate:
         `arguments` are variables of the template. Raises whatever the template raises (templates are programs), and
         RewrittenTurnsError where the answers cannot be located.
         """
+        if self._by_roles and tools is None and has_shape(messages):
+            shape = self._shape(messages, arguments)
+            if shape is not None:
+                text, spans = shape.fill(messages)
+                return Rendered(text=text, spans=spans)
+        return self._render_row(messages, tools, arguments)
+
+    def _shape(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> Shape | None:
+        """What conversations of these roles have in common; None where that is not known."""
+        roles = [str(message["role"]) for message in messages]
+        key = (*roles, json.dumps(arguments, sort_keys=True, default=str) if arguments else "")
+        if key not in self._shapes and len(self._shapes) < MOST:
+            self._shapes[key] = None
+            rendered = self._render_row(messages, None, arguments)  # raises what is wrong with the row
+            try:
+                probe = self._render_row(probes(roles), None, arguments)
+            except TEMPLATE_ERRORS:
+                return None
+            shape = read_shape(probe.text, probe.spans)
+            if shape is not None and shape.fill(messages) == (rendered.text, rendered.spans):
+                self._shapes[key] = shape
+        return self._shapes.get(key)
+
+    def _render_row(self, messages: Sequence[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         messages = [clean_message(message) for message in messages]
         if self.marked:
             return self._render_marked(messages, tools, arguments)
@@ -105,38 +132,10 @@ class AnswerTemplate:
         )
         return str(rendered[0][0])
 
-    def prompt(self, messages: Sequence[Message], tools: Any, arguments: Mapping[str, Any]) -> tuple[str, int]:
-        """The conversation with a one-letter answer, and the characters of it that are the prompt for an answer.
-
-        That is the generation prompt as far as a row of training agrees with it, and at least all that carried no
-        loss. A <think> that it leaves open is no part of it: whether an answer reasons, the model says. Raises whatever
-        the template raises.
-        """
-        asked = self.text(messages, tools, arguments, prompt=True)
-        answered = [*messages, {"role": "assistant", "content": PROBE}]
-        try:
-            text = self.text(answered, tools, arguments)
-        except TEMPLATE_ERRORS:  # as one for answers of several parts
-            return asked, len(asked)
-        answer = text.rfind(PROBE)
-        if answer < 0:
-            return asked, len(asked)
-        masked = self._masked(answered, answer, tools, arguments)
-        stop = max(masked, common_length(asked, text))
-        opened = text.rfind("<think>", masked, stop)
-        if opened >= 0 and "</think>" not in text[opened:stop]:
-            stop = opened
-        return text.replace(PROBE, "A"), stop
-
-    def _masked(self, messages: list[Message], answer: int, tools: Any, arguments: Mapping[str, Any]) -> int:
-        """Where the loss begins of the answer whose text begins at `answer`; 0 where that is not known."""
-        if not self.marked and self._traced is None:
-            return 0
-        try:
-            spans = self.render(messages, tools, arguments).spans
-        except RewrittenTurnsError:  # training had single turns only
-            return 0
-        return next((start for start, stop in spans if start <= answer < stop), 0)
+    @property
+    def locates(self) -> bool:
+        """Whether the answers are known: it was read to find them."""
+        return self.marked or self._traced is not None
 
     def _render_marked(self, messages: list[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -293,6 +292,7 @@ def read_template(tokenizer: Any, mark: bool = True, tools: bool = False) -> Ans
         marked=marked,
         note=note,
         _traced=_with_marks(source) if mark and not marked else None,
+        _by_roles=marked and is_by_roles(_parsed(source)),
     )
 
 
@@ -315,13 +315,18 @@ def _trl_version(tokenizer: Any, source: str) -> str | None:
         return None
 
 
+def _parsed(source: str) -> Any:
+    """The template's syntax tree, as transformers' environment reads it."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(source).environment.parse(source)
+
+
 def _with_marks(source: str) -> Any:
     """The template compiled with a call of `MARK` at the beginning of every turn of its loops, and after them."""
     from jinja2 import nodes
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    environment = _compile_jinja_template(source).environment
-    tree = environment.parse(source)
+    tree = _parsed(source)
 
     def call(value: nodes.Expr) -> nodes.Output:
         return nodes.Output([nodes.Call(nodes.Name(MARK, "load"), [value], [], None, None)])
@@ -346,7 +351,7 @@ def _with_marks(source: str) -> Any:
             setattr(node, name, changed)
 
     visit(tree, None)
-    return environment.from_string(tree)
+    return tree.environment.from_string(tree)
 
 
 def clean_message(message: Message) -> Message:

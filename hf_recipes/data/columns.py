@@ -1,13 +1,15 @@
-"""Which columns of the data a recipe may read: no other column may stop a run."""
+"""Columns of the data: which a recipe may read (no other column may stop a run), and all values of one."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_recipes.recipe.recipe import Recipe
 
 CHAT = (
@@ -25,3 +27,8 @@ def needed_columns(recipe: Recipe) -> set[str]:
         elif key.endswith("_template"):
             found |= set(re.findall(r"\w+", str(value)))
     return found
+
+
+def values_of(rows: Dataset, column: str) -> list[Any]:
+    """All values of a column, read a batch at a time: `rows[column]` reads row by row when it is walked through."""
+    return [value for batch in rows.select_columns([column]).iter(1000) for value in batch[column]]

@@ -35,6 +35,15 @@ class Source:
     rows: Dataset
     columns: tuple[str, ...]
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Those columns, each with the kind of its values: "string", "int64", "ClassLabel", "List", ..."""
+        features = {name: self.rows.features[name] for name in self.columns}
+        return {
+            name: str(getattr(one, "dtype", "")) if type(one).__name__ == "Value" else type(one).__name__
+            for name, one in features.items()
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:

@@ -37,7 +37,10 @@ def _plain(value: Any) -> Any:
 
 def row_ids(rows: Dataset, columns: Sequence[str]) -> list[str]:
     """One stable id a row, of the named columns' content (see example_ids)."""
-    return example_ids(rows.select_columns(list(columns)))
+    batches = rows.select_columns(list(columns)).iter(1000)  # row by row would take three times as long
+    return example_ids(
+        dict(zip(batch, values, strict=True)) for batch in batches for values in zip(*batch.values(), strict=True)
+    )
 
 
 def fingerprint(rows: Dataset, columns: Sequence[str], limit: int = 200_000) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.labels import DataLabels, Labels, choose_labels, count_labels, label_id, labels_of_data
+from hf_recipes.data.splits import describe_mixed
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,6 +54,12 @@ def make_targets(recipe: Recipe, train: Dataset, label: str, config: Any) -> Tar
     stated = kind == "single_label_classification"
     data = _classes_of_data(train, label, location, stated)
     return Classes(labels=choose_labels(recipe, data, config, "label_column", label), column=label, location=location)
+
+
+def _mixed(part: Dataset, column: str, location: str) -> DataError | None:
+    """The error of a column that has values of several kinds."""
+    mixed = describe_mixed(part, column)
+    return DataError.at(location, mixed, "write them all in one way") if mixed else None
 
 
 def _no_label(location: str, split: str, row: int, value: Any) -> DataError:
@@ -134,8 +142,11 @@ def _classes_of_data(train: Dataset, label: str, location: str, stated: bool) ->
         what = f"the column {label!r} holds lists: several labels a row"
         raise DataError.at(location, what, "write model.problem_type: multi_label_classification")
     if not isinstance(feature, Value):  # a record, or Json: numbers and texts in one column
-        what = f"the column {label!r} holds {type(feature).__name__}, not one label a row"
-        raise DataError.at(location, what, "name another with dataset.label_column")
+        raise _mixed(train, label, location) or DataError.at(
+            location,
+            f"the column {label!r} holds {type(feature).__name__}, not one label a row",
+            "name another with dataset.label_column",
+        )
     values = train.unique(label)
     if feature.dtype.startswith(FLOATS):
         values = _whole_numbers(values, label, location, stated)
@@ -176,7 +187,7 @@ class SeveralLabels(_Named):
     def reader(self, part: Dataset, split: str) -> Reader:
         feature = part.features[self.column]
         if not is_list(feature):
-            raise _not_lists(self.column, self.location, feature)
+            raise _not_lists(self.column, self.location, part)
         own_names = getattr(getattr(feature, "feature", None), "names", None)
         index, names, location = dict(self.labels.index), self.names, self.location
         as_given = self.indicators
@@ -203,14 +214,14 @@ class SeveralLabels(_Named):
         return count_labels((i for one in targets for i, there in enumerate(one) if there), self.names)
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
-        empty = sum(not any(one) for one in train["labels"])
+        empty = sum(not any(one) for one in values_of(train, "labels"))
         return (f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them",) * bool(empty)
 
 
 def _several_labels(recipe: Recipe, train: Dataset, label: str, config: Any, location: str) -> SeveralLabels:
     feature = train.features[label]
     if not is_list(feature):
-        raise _not_lists(label, location, feature)
+        raise _not_lists(label, location, train)
     class_names = getattr(getattr(feature, "feature", None), "names", None)
     lists = [one for batch in train.select_columns([label]).iter(1000) for one in batch[label]]
     width = _width_of_indicators(lists) if not class_names else 0
@@ -233,7 +244,10 @@ def _width_of_indicators(lists: Sequence[Any]) -> int:
     return widths.pop() if twice and all(not isinstance(value, str) for value in lists[0]) else 0
 
 
-def _not_lists(label: str, location: str, feature: Any) -> DataError:
+def _not_lists(label: str, location: str, part: Dataset) -> DataError:
+    mixed, feature = _mixed(part, label, location), part.features[label]
+    if mixed is not None:
+        return mixed
     shown = getattr(feature, "dtype", type(feature).__name__)
     what = f"the column {label!r} holds {shown}, not lists: multi_label_classification needs a list of labels a row"
     return DataError.at(location, what, "write lists, such as [news, sport], or leave problem_type out")
@@ -262,6 +276,9 @@ class Scores:
         dtype = str(getattr(feature, "dtype", type(feature).__name__))
         if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, "int", "uint", "null")):
             shown = "class labels" if getattr(feature, "names", None) else "lists" if is_list(feature) else dtype
+            mixed = _mixed(part, self.column, self.location)
+            if mixed is not None:
+                raise mixed
             what = f"the column {self.column!r} holds {shown}, not numbers: regression learns one number a row"
             raise DataError.at(self.location, what, "name another with dataset.label_column")
         location = self.location
@@ -280,7 +297,7 @@ class Scores:
         return None
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
-        scores = list(train["labels"])
+        scores = values_of(train, "labels")
         mean = sum(scores) / len(scores)
         spread = math.sqrt(sum((one - mean) ** 2 for one in scores) / len(scores))
         line = f"scores     {min(scores):.4g} to {max(scores):.4g}, mean {mean:.4g}, standard deviation {spread:.4g}"

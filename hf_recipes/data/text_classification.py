@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.label_checks import warn_of_labels
 from hf_recipes.data.labels import weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
@@ -108,11 +109,11 @@ def _word(column: str, texts: tuple[str, ...]) -> str:
 
 
 def _count(part: Dataset, targets: Targets) -> SplitStats:
-    lengths = [len(ids) for ids in part["input_ids"]]
+    lengths = [len(ids) for ids in values_of(part, "input_ids")]
     return SplitStats(
         rows=len(lengths),
         tokens=sum(lengths),
         longest=max(lengths),
-        cut_rows=sum(part["cut"]),
-        labels=targets.count(part["labels"]),
+        cut_rows=sum(values_of(part, "cut")),
+        labels=targets.count(values_of(part, "labels")),
     )

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes import __version__
+from hf_recipes.data.columns import values_of
 from hf_recipes.data.label_checks import warn_of_labels
 from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data, weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
-from hf_recipes.data.splits import Splits, find_column
+from hf_recipes.data.splits import Splits, describe_mixed, find_column
 from hf_recipes.data.tag_schemes import Scheme, find_scheme, is_prefixed
 from hf_recipes.data.tagged_rows import tagged_rows
 from hf_recipes.errors import DataError
@@ -117,6 +118,9 @@ def _check_kinds(part: Dataset, words: str, tags: str, tokens_location: str, tag
         if not hasattr(kind, "feature") and not isinstance(kind, list):
             shown = getattr(kind, "dtype", type(kind).__name__)
             what = f"the column {column!r} holds {shown}, not lists: each row needs a list of words and a list of tags"
+            mixed = describe_mixed(part, column)
+            if mixed:
+                raise DataError.at(location, mixed, "write a list in every row")
             raise DataError.at(location, what, "split the text into words first")
 
 
@@ -178,14 +182,14 @@ def _describe_scheme(scheme: Scheme | None, location: str) -> tuple[str, ...]:
 
 
 def _counts(part: Dataset, names: tuple[str, ...]) -> SplitStats:
-    lengths = [len(ids) for ids in part["input_ids"]]
-    counts = count_labels((label for labels in part["labels"] for label in labels), names)
+    lengths = [len(ids) for ids in values_of(part, "input_ids")]
+    counts = count_labels((label for labels in values_of(part, "labels") for label in labels), names)
     return SplitStats(
         rows=len(lengths),
         tokens=sum(lengths),
         longest=max(lengths),
         label_tokens=sum(counts.values()),
-        lost_words=sum(part["lost"]),
-        blank_words=sum(part["blank"]),
+        lost_words=sum(values_of(part, "lost")),
+        blank_words=sum(values_of(part, "blank")),
         labels=counts,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hf_recipes.common.text import first_line
+from hf_recipes.data import chat_prompt
+from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools
 from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.inference.classify import in_order, text_of
@@ -31,47 +32,39 @@ def template_arguments(recipe: Any) -> dict[str, Any]:
     return dict(recipe.training.get("chat_template_kwargs") or recipe.get("dataset.chat_template_kwargs") or {})
 
 
+def _columns(trained: Trained) -> Mapping[str, str]:
+    """Those that training read, each with the kind of its values; {} where that is not known."""
+    record = trained.found.record
+    return record.data.get("train", DataFacts()).columns if record else {}
+
+
 def is_plain_prompt(trained: Trained) -> bool:
     """Whether training joined a prompt's text and its completion without the chat template."""
     if trained.task != "chat" or trained.found.record is None:
         return trained.task == "causal-lm"
-    columns, named = trained.found.record.data.get("train", DataFacts()).columns, trained.recipe.section("dataset")
-    if columns:  # other shapes (Alpaca's, templates of the recipe) have columns of texts, too
-        pair = {named.get("prompt_column", "prompt"), named.get("completion_column", "completion")}
-        templates = {"system_template", "user_template", "assistant_template"} & set(named)
-        return set(columns) == pair and not templates and set(columns.values()) <= {"string", "large_string"}
-    return "prompt_column" in named and "messages_column" not in named
-
-
-def is_pairs(trained: Trained) -> bool:
-    """Whether training read rows of prompt and completion, whose loss is on the completion."""
-    named, record = trained.recipe.section("dataset"), trained.found.record
-    if {"messages_column", "system_template", "user_template", "assistant_template"} & set(named):
-        return False
-    columns = record.data.get("train", DataFacts()).columns if record else None
-    return bool({"prompt_column", "completion_column"} & set(named)) or {"prompt", "completion"} <= set(columns or ())
+    return chat_prompt.is_plain_prompt(trained.recipe, _columns(trained))
 
 
 @functools.lru_cache(maxsize=8)
-def _read_template(tokenizer: Any, mark: bool, source: str) -> AnswerTemplate:
+def _read_template(tokenizer: Any, mark: bool, tools: bool, source: str) -> AnswerTemplate:
     """`source`: the tokenizer's template, which may be replaced between two calls."""
-    return read_template(tokenizer, mark=mark)
+    return read_template(tokenizer, mark=mark, tools=tools)
 
 
-def chat_ids(trained: Trained, messages: list[dict[str, Any]]) -> list[int]:
+def chat_ids(trained: Trained, messages: list[dict[str, Any]], row: Row | None = None) -> list[int]:
     """The token ids with which a row of training begins that has these messages and then an answer, up to the answer.
+    The row may have tools and arguments of the template, as rows of training may.
 
-    Raises whatever the template raises.
+    Raises whatever the template raises, and RowError for tools that are none.
     """
-    tokenizer, only = trained.tokenizer, trained.recipe.training.get("assistant_only_loss")
-    mark = bool(only) if is_pairs(trained) else only is not False
-    template = _read_template(tokenizer, mark, str(tokenizer.chat_template))
-    text, stop = template.prompt(messages, None, template_arguments(trained.recipe))
-    if not tokenizer.is_fast:
-        return list(tokenizer(text[:stop], add_special_tokens=False, verbose=False)["input_ids"])
-    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    inside = bisect_right(tokens["offset_mapping"], stop, key=lambda token: token[1])
-    return list(tokens["input_ids"][:inside])
+    tokenizer, recipe, row = trained.tokenizer, trained.recipe, row or {}
+    padded = recipe.get("dataset.path") != "json"
+    column = str(recipe.get("dataset.tools_column") or "tools")
+    tools = read_tools(row.get(column), column, padded)
+    arguments = join_arguments(template_arguments(recipe), row.get(TEMPLATE_COLUMN))
+    mark = chat_prompt.marks_answers(recipe, _columns(trained))
+    template = _read_template(tokenizer, mark, bool(tools), str(tokenizer.chat_template))
+    return chat_prompt.prompt_ids(template, tokenizer, messages, tools, arguments)
 
 
 def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
@@ -97,7 +90,7 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     if chat and chat[-1].get("role") == "assistant":
         chat = chat[:-1]  # the answer of a row that was made for training
     try:
-        return chat_ids(trained, chat)
+        return chat_ids(trained, chat, row)
     except Exception as problem:  # templates are programs and may raise anything
         what = f"the chat template rejects it: {first_line(problem)}"
         raise DataError.at(f"row {number}", what, "give a list of {role, content}") from problem

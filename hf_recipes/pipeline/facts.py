@@ -68,15 +68,10 @@ def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
         split: DataFacts(
             **asdict(prepared.stats[split]),
             fingerprint=fingerprint(source.rows, source.columns),
-            columns={name: _kind_of_column(source.rows.features[name]) for name in source.columns},
+            columns=source.kinds,
         )
         for split, source in prepared.sources.items()
     }
-
-
-def _kind_of_column(feature: Any) -> str:
-    """ "string", "int64", "ClassLabel", "List", ..."""
-    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
 def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:

@@ -31,11 +31,16 @@ RUN = (run_lock.LOCK, "record.json", "recipe.yaml")  # a folder with one of them
 PEFTS = ("library_name: peft", "# Model Card for Model ID", "[More Information Needed]")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors",)
+WRITTEN = (*RUN[1:], "README.md", "report.md", "report.html", "scores.parquet", "config.json", *WEIGHTS, *ADAPTER)
 
 
 def find_foreign_files(recipe: Recipe, folder: Path) -> Iterator[Diagnostic]:
     """Files of `folder` that this run would spoil. Reads nothing but a recipe.yaml, a README.md and a report."""
     where = recipe.location(f"{recipe.trainer}.output_dir")
+    for name in WRITTEN:
+        if (folder / name).is_dir():
+            what = f"output_dir {str(folder)!r} has a folder {name}, where the run writes a file"
+            yield Diagnostic(location=where, message=what, fix="move it away, or choose another output_dir")
     there = folder / "recipe.yaml"
     if there.is_file() and Path(recipe.path).is_file() and there.samefile(recipe.path) and not _written_here(there):
         what = f"output_dir {str(folder)!r} has the recipe itself, and the resolved recipe would be written over it"

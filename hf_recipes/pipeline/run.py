@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.checkpoints.compatibility import FLAG
-from hf_recipes.common.device import is_sharded, rank, say
+from hf_recipes.common.device import rank, say
 from hf_recipes.common.files import put
 from hf_recipes.common.rank_watch import watching_ranks
 from hf_recipes.common.ranks import explain_lost_rank
@@ -133,15 +133,17 @@ def _run_in(
 
 def _ask_plan(recipe: Recipe, device: Device, recorder: RunRecorder) -> dict[str, Any] | None:
     """On rank 0, by a child process, before anything is loaded. Raises RecipeError for what cannot fit."""
-    if rank() != 0 or is_sharded():
+    if rank() != 0:
         return None
     import torch
 
+    from hf_recipes.plan.fit.parallel import launched_layout, offloads
     from hf_recipes.plan.preflight import ask_plan
     from hf_recipes.plan.trace import worker
 
     try:
-        return ask_plan(recipe, device, torch.cuda.mem_get_info()[0], recorder.note)
+        free, layout = torch.cuda.mem_get_info()[0], launched_layout()
+        return ask_plan(recipe, device, free, recorder.note, layout=layout, offloads=offloads())
     finally:
         worker.close()
 

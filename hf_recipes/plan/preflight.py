@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.gpus import Gpu, recognise_gpu
 from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import PlanError, RecipeError
+from hf_recipes.plan.fit.parallel import SINGLE, Layout, least_bytes
 from hf_recipes.plan.fit.plan import plan_recipe
 from hf_recipes.plan.fit.show import EXPANDABLE, as_json
-from hf_recipes.plan.fit.verdict import OUT, TIGHT, custom_gpu
+from hf_recipes.plan.fit.verdict import OUT, TIGHT, UNSURE, assess_fit, custom_gpu
 from hf_recipes.plan.time.efficiency import read_timed_records
 from hf_recipes.plan.time.forecast import as_json as forecast_json
 from hf_recipes.plan.time.forecast import forecast_time, format_forecast
@@ -34,28 +35,52 @@ def present_gpu(device: Device) -> Gpu:
     return custom_gpu(device.name, device.memory_bytes, device.capability, "the driver")
 
 
-def ask_plan(recipe: Recipe, device: Device, free_bytes: int, say: Callable[[str], None]) -> dict[str, Any] | None:
+def ask_plan(
+    recipe: Recipe,
+    device: Device,
+    free_bytes: int,
+    say: Callable[[str], None],
+    *,
+    layout: Layout = SINGLE,
+    offloads: bool = False,
+) -> dict[str, Any] | None:
     """plan's result for the record; None where it cannot predict, which is printed and does not stop the run.
 
-    free_bytes: what torch's allocator can still have on the GPU. Raises PlanError if the recipe cannot fit there.
+    free_bytes: what torch's allocator can still have on the GPU; layout: of this launch; offloads: whether it keeps
+    weights or optimizer in the CPU's memory. Raises PlanError if the recipe cannot fit there: of a sharded launch if
+    a rank's shares of weights, gradients and optimizer alone do not.
     """
+    gpu = present_gpu(device)
     try:
-        found = plan_recipe(recipe, present_gpu(device), usable=free_bytes)
+        found = plan_recipe(recipe, gpu, usable=free_bytes)
     except RecipeError as problem:
         say(f"plan: no prediction ({problem.errors[0].message})")
         return None
-    fit = found.fit
-    line = f"{format_bytes(fit.reserved.peak)} reserved at the peak, {format_bytes(free_bytes)} free on {device.name}"
-    if fit.verdict == OUT:
-        location = recipe.location(f"{recipe.trainer}.per_device_train_batch_size")
+    fit = assess_fit(recipe, found.fit.trace, gpu, free_bytes, layout)
+    free = f"{format_bytes(free_bytes)} free on {device.name}"
+    line = f"{format_bytes(fit.reserved.peak)} reserved at the peak, {free}"
+    least = least_bytes(found.fit.trace, layout)
+    if fit.verdict == OUT and (not layout.is_closed_form or (least > free_bytes and not offloads)):
+        what = f"this does not fit the GPU: {line}, in the {fit.trace.phase} pass"
         fix = f"`hf-recipes plan {recipe.path} --gpu {fit.gpu.name}` shows what would fit; {SKIP_PLAN}"
-        raise PlanError.at(location, f"this does not fit the GPU: {line}, in the {fit.trace.phase} pass", fix)
-    say(f"plan: {fit.verdict}, {line}")
-    if fit.verdict == TIGHT:
+        if layout.is_closed_form:
+            what = (
+                f"this does not fit {layout.processes} GPUs: a process has {format_bytes(least)} of weights, gradients "
+            )
+            what += f"and optimizer alone, {free}"
+            fix = f"take more GPUs, an adapter (LoraConfig) or offloading; {SKIP_PLAN}"
+        location = recipe.location(f"{recipe.trainer}.per_device_train_batch_size")
+        raise PlanError.at(location, what, fix)
+    verdict = UNSURE if layout.is_closed_form else fit.verdict  # a closed form alone refuses nothing
+    say(f"plan: {verdict}, {line}")
+    if verdict == TIGHT:
         say(f"plan: {EXPANDABLE}")
-    timed = forecast_time(recipe, fit.trace, fit.gpu, lengths=found.lengths, records=read_timed_records())
+    records = read_timed_records()
+    timed = forecast_time(
+        recipe, fit.trace, fit.gpu, lengths=found.lengths, processes=layout.processes, records=records
+    )
     say(f"plan: {format_forecast(timed)}")
-    return {**as_json(fit), "forecast": forecast_json(timed)}
+    return {**as_json(fit), "verdict": verdict, "forecast": forecast_json(timed)}
 
 
 def suggest_changes(recipe: Recipe, device: Device, say: Callable[[str], None]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from hf_recipes.common.text import as_yaml
@@ -121,7 +124,41 @@ class YamlText:
         return self._end(*last) if isinstance(last, tuple) else self._end(last, last)
 
     def _spliced(self, start: int, end: int, new: str) -> YamlText:
-        return YamlText(self.text[:start] + new + self.text[end:], self.path)
+        made = YamlText(self.text[:start] + new + self.text[end:], self.path)
+        root = self._patched_root(start, end, made.text)
+        if root is not None:
+            made.__dict__["root"] = root
+        return made
+
+    def _patched_root(self, start: int, end: int, text: str) -> MappingNode | None:
+        """The tree of the text after a splice: only the entries of the top that it touches are composed again. None
+        where that would not be the tree of the whole text (a part may name an anchor of another)."""
+        entries, grown = self.root.value, len(text) - len(self.text)
+        starts = [key.start_mark.index for key, _ in entries]
+        if self.root.flow_style or "&" in self.text:  # the node of an anchor stands in several places
+            return None
+        first = max(bisect_left(starts, start) - 1, 0)  # what begins an entry may be the end of the one before
+        last = bisect_left(starts, end, lo=first + 1)
+        whole = (
+            start < starts[0] or self.root.flow_style or "&" in self.text
+        )  # an anchor's node stands in several places
+        if whole or any(index != self._line_start(index) for index in starts):
+            return None
+        stop = starts[last] + grown if last < len(entries) else len(text)
+        try:
+            part = compose(text[starts[first] : stop])
+        except YAMLError:
+            return None
+        if not isinstance(part, MappingNode) or part.flow_style:
+            return None
+        found = copy.copy(self.root)
+        found.end_mark = _mark(self.root.end_mark, grown)
+        found.value = [
+            *entries[:first],
+            *((_moved(key, starts[first]), _moved(value, starts[first])) for key, value in part.value),
+            *((_moved(key, grown), _moved(value, grown)) for key, value in entries[last:]),
+        ]
+        return found
 
     def _line_start(self, index: int) -> int:
         return self.text.rfind("\n", 0, index) + 1
@@ -201,3 +238,20 @@ class YamlText:
         if not line.strip():
             return self._spliced(self._line_start(start), self._line_end(stop), "")
         return self._spliced(start, stop, "")
+
+
+def _moved(node: Any, by: int) -> Any:
+    """A copy of a node, `by` characters further on in the text. Its marks keep their column; lines are not used."""
+    found = copy.copy(node)
+    found.start_mark, found.end_mark = _mark(node.start_mark, by), _mark(node.end_mark, by)
+    if isinstance(node, MappingNode):
+        found.value = [(_moved(key, by), _moved(value, by)) for key, value in node.value]
+    elif isinstance(node, CollectionNode):
+        found.value = [_moved(item, by) for item in node.value]
+    return found
+
+
+def _mark(mark: Any, by: int) -> Any:
+    found = copy.copy(mark)
+    found.index += by
+    return found

@@ -14,6 +14,8 @@ from transformers import GenerationConfig, TrainerCallback
 
 from hf_recipes.common.device import is_sharded
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_prompt import prompt_ids
+from hf_recipes.data.chat_template import AnswerTemplate
 from hf_recipes.errors import RecipeError
 
 NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
@@ -22,8 +24,9 @@ NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 class SampleText(TrainerCallback):
     """Continues (or, in a chat, answers) prompts on rank 0; what training draws next stays what it was.
 
-    `arguments`: GenerationConfig's; `positions`: tokens that the model can see, None without a limit; `location`: of a
-    dotted key in the recipe. Raises RecipeError for what GenerationConfig refuses, and for a prompt without a token.
+    `arguments`: GenerationConfig's; `template`: what training renders its rows with, None for plain texts;
+    `positions`: tokens that the model can see, None without a limit; `location`: of a dotted key in the recipe. Raises
+    RecipeError for what GenerationConfig refuses, and for a prompt without a token.
     """
 
     def __init__(
@@ -32,21 +35,15 @@ class SampleText(TrainerCallback):
         arguments: Mapping[str, Any],
         tokenizer: Any,
         *,
-        chat: bool,
+        template: AnswerTemplate | None,
         positions: int | None,
         location: Callable[[str], str],
         say: Callable[[str], None],
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.prompts, self.arguments, self.tokenizer, self.chat, self.say = (
-            prompts,
-            dict(arguments),
-            tokenizer,
-            chat,
-            say,
-        )
-        self.positions = positions
+        self.prompts, self.arguments, self.tokenizer, self.say = prompts, dict(arguments), tokenizer, say
+        self.template, self.positions = template, positions
         if "max_length" not in self.arguments:
             self.arguments.setdefault("max_new_tokens", NEW_TOKENS)
         try:
@@ -104,12 +101,10 @@ class SampleText(TrainerCallback):
         )
 
     def _ids(self, prompt: str) -> list[int]:
-        text = prompt
-        if self.chat:
-            message = [{"role": "user", "content": prompt}]
-            variables = {"add_generation_prompt": True, **self.chat_template_kwargs}
-            text = str(self.tokenizer.apply_chat_template(message, tokenize=False, **variables))
-        return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
+        if self.template is None:
+            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
+        message = [{"role": "user", "content": prompt}]
+        return prompt_ids(self.template, self.tokenizer, message, None, self.chat_template_kwargs)
 
     def _read(self, prompt: str) -> int:
         """Tokens of the prompt that the model is given: its last ones, where all leave no room for an answer."""

@@ -13,6 +13,8 @@ from hf_recipes.checkpoints.resume import allowed_differences, location_of
 from hf_recipes.checkpoints.saving import CheckpointWriter
 from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
+from hf_recipes.data.chat_prompt import is_plain_prompt, marks_answers
+from hf_recipes.data.chat_template import read_template
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss
@@ -31,7 +33,7 @@ from hf_recipes.training.trainer_members import TrainerParts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_recipes.data.prepared import Prepared
+    from hf_recipes.data.prepared import Prepared, Source
     from hf_recipes.recipe.recipe import Recipe
 
 # Keys of TrainingArguments that `run` acts on itself. push_to_hub: Trainer would create the repository before
@@ -109,7 +111,7 @@ def build_trainer(
         "eval_dataset": prepared.evals["eval"],
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics,
-        "callbacks": callbacks(recipe, tokenizer, longest_input(model.config), say),
+        "callbacks": callbacks(recipe, tokenizer, longest_input(model.config), say, prepared.sources.get("train")),
     }
     if recipe.trainer == "TrainingArguments":
         arguments["data_collator"] = prepared.collator
@@ -182,9 +184,14 @@ def _pack(recipe: Recipe, args: Any, train: Dataset) -> Dataset:
 
 
 def callbacks(
-    recipe: Recipe, tokenizer: Any, positions: int | None, say: Callable[[str], None]
+    recipe: Recipe,
+    tokenizer: Any,
+    positions: int | None,
+    say: Callable[[str], None],
+    source: Source | None,
 ) -> list[TrainerCallback]:
-    """Early stopping and text samples, as the recipe asks. Raises RecipeError for samples that cannot be made."""
+    """Early stopping and text samples, as the recipe asks; `source`: the rows of training. Raises RecipeError for
+    samples that cannot be made."""
     found: list[TrainerCallback] = []
     if "EarlyStoppingCallback" in recipe.sections:
         found.append(EarlyStoppingCallback(**recipe.section("EarlyStoppingCallback")))
@@ -192,13 +199,15 @@ def callbacks(
     if prompts:
         from hf_recipes.training.sample_text import SampleText
 
-        arguments, chat = recipe.section("GenerationConfig"), recipe.task == "chat"
+        template, columns = None, source.kinds if source else {}
+        if recipe.task == "chat" and not is_plain_prompt(recipe, columns):
+            template = read_template(tokenizer, mark=marks_answers(recipe, columns))
         found.append(
             SampleText(
                 list(prompts),
-                arguments,
+                recipe.section("GenerationConfig"),
                 tokenizer,
-                chat=chat,
+                template=template,
                 positions=positions,
                 location=recipe.location,
                 say=say,

@@ -20,6 +20,7 @@ from hf_recipes.common.device import Device
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan import preflight
 from hf_recipes.plan.fit import plan
+from hf_recipes.plan.fit.parallel import Layout, launched_layout, offloads
 from hf_recipes.plan.fit.plan import Plan
 from hf_recipes.plan.fit.verdict import OUT, choose_gpu
 from hf_recipes.plan.trace.trace import trace_here
@@ -214,6 +215,34 @@ def test_run_is_refused_before_anything_is_loaded_when_it_cannot_fit(write_recip
         str(refusal.value),
     )
     assert found and lines == []
+
+
+def test_a_sharded_run_is_refused_if_the_shares_of_its_ranks_alone_are_too_large(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe(GPT))
+    lines: list[str] = []
+    four = Layout(kind="fsdp2", processes=4)
+    with pytest.raises(RecipeError) as refusal:
+        preflight.ask_plan(recipe, T4, GIB // 64, lines.append, layout=four)
+    found = re.fullmatch(
+        r"recipe.yaml:6: this does not fit 4 GPUs: a process has (\S+) MiB of weights, gradients and optimizer alone, "
+        r"16.0 MiB free on Tesla T4; take more GPUs, an adapter .LoraConfig. or offloading; --no-plan .*",
+        str(refusal.value),
+    )
+    assert found and float(found[1]) > 16 and lines == []
+    record = preflight.ask_plan(recipe, T4, GIB // 64, lines.append, layout=four, offloads=True)
+    assert record is not None and record["verdict"] == "cannot say"
+    assert lines[0].startswith("plan: cannot say, ")
+
+
+def test_the_layout_of_a_launch_is_read_from_what_accelerate_sets() -> None:
+    two = {"WORLD_SIZE": "2"}
+    zero = {**two, "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+    assert launched_layout({}) == Layout()
+    assert launched_layout(two) == Layout(kind="ddp", processes=2)
+    assert launched_layout({**two, "ACCELERATE_USE_FSDP": "true"}) == Layout(kind="fsdp2", processes=2)
+    assert launched_layout(zero) == Layout(kind="zero3", processes=2)
+    assert offloads({"FSDP_OFFLOAD_PARAMS": "true"}) and not offloads({"FSDP_OFFLOAD_PARAMS": "false"})
+    assert not offloads({"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none"}) and not offloads({})
 
 
 def test_a_run_continues_when_it_fits_and_when_plan_has_no_prediction(write_recipe: Write) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hf_recipes.data.splits import Splits, find_text_column, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.recipe import Recipe
+from tests.support.tiny_models import refusal, wordpiece, write_rows
 
 Make = Callable[..., Recipe]
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
@@ -178,6 +180,28 @@ def test_a_column_of_texts_with_a_number_is_refused_with_its_row(read: Any, make
         "recipe.yaml:3: the column 'text' mixes kinds of values: row 0 is 5, row 1 is 'text 0'; "
         "write all of them as texts"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "given", "problem"),
+    [
+        ("text-classification", "label", [0, 1, "pos"], None),
+        ("text-classification", "label", [0.5, "high"], "regression"),
+        ("text-classification", "label", [["a"], "b"], "multi_label_classification"),
+        ("token-classification", "tags", [["O", "O"], "O O"], None),
+    ],
+)
+def test_a_column_of_labels_of_two_kinds_is_refused_with_a_row_of_each(
+    folder: Path, make: Make, task: str, column: str, given: list, problem: str | None
+) -> None:
+    rest = {"tokens": ["a", "b"]} if column == "tags" else {"text": "a b"}
+    write_rows(folder / "a.jsonl", [{**rest, column: one} for one in given])
+    recipe = make(task, "data_files: {train: a.jsonl, validation: a.jsonl}")
+    if problem:
+        recipe = replace(recipe, sections={**recipe.sections, "model": {"problem_type": problem}})
+    train = load_splits(recipe).train
+    mixes = f"mixes kinds of values: row 0 is {given[0]}, row {len(given) - 1} is {given[-1]!r}"
+    assert refusal(recipe, train, wordpiece(["a", "b"])).startswith(f"recipe.yaml:3: the column '{column}' {mixes}; ")
 
 
 def test_a_file_without_a_header_is_refused_with_the_key_that_names_its_columns(read: Any, make: Make) -> None:

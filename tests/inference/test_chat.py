@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from hf_recipes.inference.generate import prompt_ids
 from hf_recipes.inference.trained import Found, Trained, find_trained, load_trained
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.record import RecipeFacts, RunRecord
-from tests.support.tiny_models import bpe, prepare
+from hf_recipes.training.trainer import callbacks
+from tests.support.tiny_models import CHATML, bpe, prepare
 
 Enter = Callable[..., Path]
 TURNS = ("How is the weather today?", "It is good.", "And the sea?", "The sea was calm, and the light was good.")
@@ -106,6 +108,43 @@ def test_a_model_trained_on_completions_is_prompted_as_its_rows_begin(name: str)
         assert ids == row["input_ids"][: len(ids)]
         assert TURNS[0] in said and TURNS[1] not in said
         assert said.count("<think>") == said.count("</think>")
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_a_sample_during_training_is_prompted_as_its_rows_begin(name: str) -> None:
+    turns = _conversations()[0]
+    sections = {"task": "chat", "model": {}, "dataset": {}, "SFTConfig": {}, "sample_prompts": [TURNS[0]]}
+    recipe = Recipe(path="r.yaml", sections=sections, locations={})
+    source = next(path for path in _templates() if path.stem == name).read_text(encoding="utf-8")
+    tokenizer = bpe(TURNS, chat=source, length=100_000)
+    found = prepare(recipe, [{"messages": turns}], tokenizer, length=100_000)
+    [sample] = callbacks(recipe, tokenizer, None, print, found.sources["train"])
+    assert sample._ids(TURNS[0]) == prompt_ids(trained_with(recipe, tokenizer), {"messages": turns[:1]})
+
+
+def test_a_sample_of_a_model_trained_on_plain_pairs_has_no_template() -> None:
+    sections = {"task": "chat", "model": {}, "dataset": {}, "SFTConfig": {}, "sample_prompts": [TURNS[0]]}
+    recipe = Recipe(path="r.yaml", sections=sections, locations={})
+    tokenizer = bpe(TURNS, chat=CHATML)
+    found = prepare(recipe, [{"prompt": TURNS[0], "completion": TURNS[1]}], tokenizer)
+    [sample] = callbacks(recipe, tokenizer, None, print, found.sources["train"])
+    ids = sample._ids(TURNS[0])
+    assert ids == tokenizer(TURNS[0])["input_ids"] == found.train[0]["input_ids"][: len(ids)]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "llama3_1"])
+def test_a_row_with_tools_and_arguments_of_its_own_is_prompted_as_in_training(name: str) -> None:
+    tool = {"type": "function", "function": {"name": "miles", "description": "How far.", "parameters": {}}}
+    row = {"messages": _conversations()[0], "tools": [tool], "chat_template_kwargs": {"enable_thinking": False}}
+    sections = {"task": "chat", "model": {}, "dataset": {"path": "json"}, "SFTConfig": {}}
+    recipe = Recipe(path="r.yaml", sections=sections, locations={})
+    source = next(path for path in _templates() if path.stem == name).read_text(encoding="utf-8")
+    tokenizer = bpe(TURNS, chat=source, length=100_000)
+    trained = prepare(recipe, [row], tokenizer, length=100_000).train[0]["input_ids"]
+    for tools in ([tool], json.dumps([tool])):
+        ids = prompt_ids(trained_with(recipe, tokenizer), {**row, "tools": tools})
+        assert ids == trained[: len(ids)]
+        assert "How far." in tokenizer.decode(ids)
 
 
 def test_the_messages_of_stdin_are_answered_in_one_conversation(

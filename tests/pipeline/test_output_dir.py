@@ -216,3 +216,11 @@ def test_the_recipe_that_an_older_version_left_in_its_folder_can_be_run_again_th
     assert "train_despite" in old
     Path("out/recipe.yaml").write_text(old)
     assert list(find_foreign_files(read_recipe("out/recipe.yaml"), Path("out"))) == []
+
+
+@pytest.mark.parametrize("name", ["record.json", "report.html", "model.safetensors"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_training(name: str, recipe: str) -> None:
+    Path("out", name).mkdir(parents=True)
+    what = f"output_dir 'out' has a folder {name}, where the run writes a file; move it away"
+    assert what in refusal(recipe)
+    assert [path.name for path in Path("out").iterdir() if path.is_file() and path.name != ".lock"] == []

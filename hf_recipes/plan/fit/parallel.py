@@ -9,11 +9,13 @@ ZeRO and FSDP: closed forms of what is split, no trace: such an answer is never 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common.device import sharding
 from hf_recipes.errors import PlanError
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.result import Trace
@@ -24,6 +26,11 @@ FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
 BUCKETS = "DDP buckets"
 GATHERED = "gathered weights"
 ZERO_BUCKET = 5e8  # elements that DeepSpeed reduces and gathers at a time by default, capped by the trained weights
+OFFLOADS = (  # set by the accelerate file
+    "FSDP_OFFLOAD_PARAMS",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
+)
 SHARDED = ("fsdp2", "zero2", "zero3")
 
 
@@ -63,6 +70,29 @@ def read_layout(processes: int | None, config_file: str | None) -> Layout:
     if kind == "FSDP":
         return Layout(kind="fsdp2", processes=count)
     return SINGLE if count == 1 else Layout(kind="ddp", processes=count)
+
+
+def launched_layout(environment: Mapping[str, str] = os.environ) -> Layout:
+    """The layout of the launch that this process is part of."""
+    count = int(environment.get("WORLD_SIZE", "1"))
+    found = sharding(environment)
+    if "deepspeed" in found:
+        return Layout(kind=f"zero{environment.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}", processes=count)
+    return Layout(kind="fsdp2" if found else "ddp" if count > 1 else "single", processes=count)
+
+
+def offloads(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this launch keeps weights or the optimizer in the CPU's memory."""
+    values = [environment.get(name, "").lower() for name in OFFLOADS]
+    return any(value not in ("", "none", "false") for value in values)
+
+
+def least_bytes(trace: Trace, layout: Layout) -> int:
+    """What one rank holds in the optimizer's step in any case: its shares of the weights (whole under ZeRO-2), of the
+    gradients and of the optimizer. `trace`: of one process."""
+    n = layout.processes
+    weights, states = trace.parts.get("weights", 0), trace.parts.get("optimizer", 0)
+    return (weights if layout.kind == "zero2" else weights // n) + (states + trace.trainable_bytes) // n
 
 
 def apply_layout(trace: Trace, layout: Layout) -> Trace:

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from hf_recipes.catalog.gpus import Gpu
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit.heat_map import HeatMap, format_heat_map
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, OUT, TIGHT, Fit, check_fits
+from hf_recipes.plan.trace.worker import time_limit
 from hf_recipes.recipe.global_batch import accumulation_of, global_batch_of
 from hf_recipes.recipe.recipe import Recipe
 
-SECONDS = 30.0  # no traces are begun that would end later than this, as long as the last ones took
+SECONDS = 30.0  # of a search: no trace is begun that would end later, and one that takes longer is ended
 LOCATION = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
 MOST_ROWS = 2**16  # where the curve ends
@@ -67,13 +68,20 @@ class Frontier:
 
 
 def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
-    """The frontier of the recipe that `fit` is of, around its length, as far as the model's positions reach. Begins
-    no trace that would end after `seconds`. Raises RecipeError for what cannot be traced."""
-    began = time.monotonic()
+    """The frontier of the recipe that `fit` is of, around its length, as far as the model's positions reach, with what
+    is known after `seconds`. Raises RecipeError for what cannot be traced."""
+    with time_limit(seconds):
+        return _search(fit, time.monotonic(), seconds)
+
+
+def _search(fit: Fit, began: float, seconds: float) -> Frontier:
     recipe, wanted = fit.recipe, fit.trace.length
     effective = fit.trace.micro_batch * accumulation_of(recipe)
     lengths = sorted({_round_length(share * wanted, fit.trace.positions) for share in SHARES} | {wanted})
-    curve, took = _measure_curve(fit, lengths)
+    try:
+        curve, took = _measure_curve(fit, lengths)
+    except OutOfTimeError:
+        return _frontier_of_one(fit, effective, seconds)
     guesses = [_largest_point(curve, length, fit, effective) for length in lengths]
     points = {p.length: p for p in guesses}
     order = sorted(guesses, key=lambda p: (abs(p.length - wanted), p.length))  # the recipe's own length first
@@ -94,6 +102,8 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
             elif point.verified and _is_near(more, fit, effective) and (more.length, more.micro_batch) not in tried:
                 order.insert(0 if more.length == wanted else len(order), more)
         took = time.monotonic() - started
+    if not points[wanted].verified and fit.verdict == FITS:  # the time was over: the recipe's own trace is known
+        points[wanted] = _own_point(fit)
     found = tuple(_with_largest(points[length], curve, fit, effective) for length in lengths)
     chosen, why = _choose_point(found, wanted)
     return Frontier(
@@ -105,6 +115,35 @@ def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
         chosen=chosen,
         why=why,
         heat_map=_map_verdicts(curve, fit, found),
+    )
+
+
+def _own_point(fit: Fit) -> Point:
+    """The recipe as it is."""
+    rows = fit.trace.micro_batch
+    return Point(
+        micro_batch=rows,
+        length=fit.trace.length,
+        reserved=fit.reserved.peak,
+        verified=True,
+        verdict=fit.verdict,
+        largest=rows,
+    )
+
+
+def _frontier_of_one(fit: Fit, effective: int, seconds: float) -> Frontier:
+    """What is known before four traces are there."""
+    point = _own_point(fit)
+    why = f"the {seconds:.0f} seconds were over before anything else was traced: give it more (--seconds)"
+    fits = fit.verdict in (FITS, TIGHT)
+    return Frontier(
+        recipe=fit.recipe,
+        gpu=fit.gpu,
+        usable=fit.usable,
+        effective=effective,
+        points=(point if fits else replace(point, micro_batch=0, largest=0),),
+        chosen=point if fits else None,
+        why=why,
     )
 
 
@@ -308,6 +347,8 @@ def _trace_points(points: Sequence[Point], fit: Fit, curve: MemoryCurve) -> list
     recipes = [_recipe_at(fit, point.micro_batch, point.length) for point in points]
     found = []
     for point, one in zip(points, check_fits(recipes, fit.gpu, usable=fit.usable, layout=fit.layout), strict=True):
+        if isinstance(one, OutOfTimeError):
+            continue  # the curve's prediction stands
         found_fit = _or_raise(one)
         if found_fit.verdict == FITS or found_fit.verdict == point.verdict:
             verdict = found_fit.verdict

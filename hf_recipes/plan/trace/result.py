@@ -93,7 +93,12 @@ class Trace:
     @classmethod
     def from_json(cls, text: str) -> Trace:
         """The inverse of `to_json`."""
-        values: dict[str, Any] = json.loads(text)
+        return cls.from_values(json.loads(text))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Trace:
+        """Of what JSON made of a trace."""
+        values = dict(values)
         values["events"] = tuple((storage, change) for storage, change in values["events"])
         values["largest"] = tuple(StorageGroup(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
         values["work"] = {name: Work(**one) for name, one in values["work"].items()}

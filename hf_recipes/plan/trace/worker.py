@@ -3,35 +3,52 @@ transformers.
 
 A child serves all calls of a process (its imports take seconds, a trace less); it ends with it, or by `close()`. The
 child runs `main`: one JSON request a line in, one answer a line out. Two children work side by side
-(`trace_recipes`): a trace takes one core, and each of them keeps torch in memory.
+(`trace_recipes`): a trace takes one core, and each of them keeps torch in memory. What a child answered is kept
+(answer_cache.py): the same request needs none. Within `time_limit` a child that is not done is ended.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from hf_recipes import errors
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import Diagnostic, PlanError, RecipeError
+from hf_recipes.errors import Diagnostic, OutOfTimeError, PlanError, RecipeError
+from hf_recipes.plan.trace.answer_cache import load_answer, save_answer
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
 CHILDREN = 2
+CPU_SECONDS = 45.0  # of one trace in a child: with its imports a plan ends within 60
 
 _children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
 _seats: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+_ends: list[float] = []  # of the time limits that hold now, each by time.monotonic()
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """No trace that is asked for inside lasts longer than this: its child is ended, and OutOfTimeError raised."""
+    _ends.append(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _ends.pop()
 
 
 def trace_recipe(
@@ -96,7 +113,7 @@ def measure_lengths(recipe: Recipe) -> Lengths:
 
 def _trace_by_child(recipe: Recipe, arguments: Mapping[str, Any], seat: int) -> Trace:
     answer = _ask({"kind": "trace", "recipe": _as_json(recipe), **arguments}, seat)
-    return Trace.from_json(json.dumps(_raise_errors(recipe, answer)["trace"]))
+    return Trace.from_values(_raise_errors(recipe, answer)["trace"])
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:
@@ -107,6 +124,12 @@ def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
     if "errors" in answer:
         kind: type[RecipeError] = getattr(errors, answer["class"], RecipeError)
         raise kind([Diagnostic(**one) for one in answer["errors"]])
+    if "late" in answer:
+        what = "the time limit was over before the trace was done"
+        raise OutOfTimeError.at(recipe.path, what, "plan shorter rows (--length 256), or a smaller model")
+    if "slow" in answer:
+        what = f"tracing this recipe takes more than {answer['slow']:.0f} seconds: the model computes token by token"
+        raise OutOfTimeError.at(recipe.path, what, "plan shorter rows (--length 256); `run --no-plan` needs no plan")
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"
         raise PlanError.at(recipe.path, what, "`hf-recipes run --no-plan` trains without a plan")
@@ -123,21 +146,41 @@ def close() -> None:
 
 
 def _ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
+    request = {**request, "folder": os.getcwd()}
+    known = load_answer(request)
+    if known is not None:
+        return known
+    end = min(_ends, default=None)
     with _seats[seat]:
-        child = _running(seat)
-        assert child.stdin is not None and child.stdout is not None
-        try:
-            child.stdin.write(json.dumps({**request, "folder": os.getcwd()}) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = child.wait()
-            _children.pop(seat, None)
-            return {"crash": f"the tracing process ended (status {code})"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        answer = {"late": True} if end is not None and end <= time.monotonic() else _ask_child(request, seat, end)
+    save_answer(request, answer)
+    return answer
+
+
+def _ask_child(request: dict[str, Any], seat: int, end: float | None) -> dict[str, Any]:
+    """`end`: when the child is ended if it is not done, by time.monotonic(); None: never."""
+    child = _running(seat)
+    assert child.stdin is not None and child.stdout is not None
+    timer = threading.Timer(max(0.0, end - time.monotonic()), child.kill) if end is not None else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if not line:
+        code = child.wait()
+        _children.pop(seat, None)
+        late = end is not None and end <= time.monotonic()
+        return {"late": True} if late else {"crash": f"the tracing process ended (status {code})"}
+    answer: dict[str, Any] = json.loads(line)
+    return answer
 
 
 def _running(seat: int) -> subprocess.Popen[str]:
@@ -164,11 +207,29 @@ def _running(seat: int) -> subprocess.Popen[str]:
     return child
 
 
+class _CpuTimeOver(BaseException):
+    """Raised where the child is; no `except Exception` of upstream's stops it."""
+
+
 def _serve(requests: IO[str], answers: IO[str]) -> None:
     for line in requests:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        with contextlib.suppress(AttributeError):  # Windows has no such timer: only `time_limit` holds there
+            signal.signal(signal.SIGPROF, _end_trace)
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        try:
+            answer = _answer(json.loads(line))
+        except _CpuTimeOver:
+            answer = {"slow": CPU_SECONDS}
+        finally:
+            with contextlib.suppress(AttributeError):
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
         gc.collect()
+
+
+def _end_trace(*_: object) -> None:
+    raise _CpuTimeOver
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

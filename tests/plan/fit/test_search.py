@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_recipes.commands.plan import command
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit import search
 from hf_recipes.plan.fit import write_recipe as rewriting
 from hf_recipes.plan.fit.verdict import FITS, check_fit, custom_gpu
@@ -126,3 +126,20 @@ def test_a_module_that_holds_the_peak_of_small_batches_does_not_hide_another_tha
         assert search._largest_bytes(found, rows, length) == pytest.approx(
             max(floor(rows, length), growing(rows, length))
         )
+
+
+def test_a_search_without_time_answers_with_what_is_known(write_recipe: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = check_fit(read_recipe(write_recipe(RECIPE)), custom_gpu("a small GPU", 1500 * MIB, (8, 6), "a test"))
+
+    def late(recipes: list, *_: object, **__: object) -> list:
+        return [OutOfTimeError.at("recipe.yaml", "late")] * len(recipes)
+
+    real = search.check_fits
+    monkeypatch.setattr(search, "check_fits", late)
+    nothing = search.search(fit, seconds=5)
+    assert nothing.chosen is not None and (nothing.chosen.micro_batch, nothing.chosen.length) == (4, 256)
+    assert nothing.why == "the 5 seconds were over before anything else was traced: give it more (--seconds)"
+    answers = iter([real, *[late] * 100])  # the curve's traces are there, and then the time is over
+    monkeypatch.setattr(search, "check_fits", lambda *args, **words: next(answers)(*args, **words))
+    curve_only = search.search(fit, seconds=5)
+    assert curve_only.chosen is not None and curve_only.chosen.verified and curve_only.chosen.length == 256
