@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import first_run_page
 import mutation_page
 import peaks_page
 import recipe_fuzz_page
@@ -267,6 +268,16 @@ def compare_cost() -> str:
     return f"{table(['task', 'examples', 'resamples', 'compare'], rows)}\n\n{sentence}"
 
 
+def predict_speed() -> str:
+    """docs/using.md's table, of benchmarks/results/predict_speed.json."""
+    found = results("predict_speed")
+    rows = [
+        [one["task"], str(one["rows"]), f"{one['ratio']:.2f}", f"{one['smallest']:.2f} to {one['largest']:.2f}"]
+        for one in found["tasks"]
+    ]
+    return table(["task", "rows", "pipeline's CPU time / ours", f"of {found['tasks'][0]['pairs']} pairs"], rows)
+
+
 def fault_tolerance() -> dict[str, str]:
     """docs/guards.md's tables, of benchmarks/results/survival.json."""
     found = results("survival")
@@ -346,6 +357,7 @@ def pages() -> dict[Path, str]:
             "over_seeds": simulated_seeds(),
             "compare_cost": compare_cost(),
         },
+        "docs/using.md": {"predict_speed": predict_speed()},
         "docs/guards.md": fault_tolerance(),
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},
@@ -353,6 +365,7 @@ def pages() -> dict[Path, str]:
     }
     return {
         ROOT / "recipes/README.md": recipes_page(),
+        ROOT / "docs/first-run.md": first_run_page.page(),
         ROOT / "docs/torture.md": torture_page.page(),
         ROOT / "docs/testing.md": mutation_page.page() + recipe_fuzz_page.section(),
         ROOT / "docs/record.md": record_page.page(),

@@ -13,18 +13,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hf_recipes.common import shipped
 from hf_recipes.errors import RecipeError
 from hf_recipes.record import MetricInterval, RunRecord, read_record
+from hf_recipes.training.hooks import Hooks
 
 __all__ = [
     "Checked",
     "Compared",
     "Evaluated",
+    "Hooks",
     "Planned",
     "Ran",
     "check",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 RecipeLike = str | os.PathLike[str] | Mapping[str, Any]
+PREFIX = "hf-recipes-dict-"  # of the folder of a recipe that is a dict
 Overrides = Mapping[str, Any]  # {"TrainingArguments.learning_rate": 1e-4}
 
 
@@ -70,7 +73,7 @@ class Planned(Shown):
     fits: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scored:
     """A record and its metrics, without the prefix "eval_"."""
 
@@ -87,23 +90,22 @@ class Scored:
         """95 % intervals by metric."""
         return dict((self.record.intervals or {}).get("eval", {}))
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"{type(self).__name__}({str(self.folder)!r}, {self.record.status.value}: {shown})"
+
     def _repr_html_(self) -> str:
-        rows = []
-        for name, value in self.metrics.items():
-            one = self.intervals.get(name)
-            span = f"{one.low:.4g} to {one.high:.4g}" if one else ""
-            rows.append(f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td><td>{span}</td></tr>")
-        title = html.escape(f"{self.folder}: {self.record.status.value}")
-        head = "<tr><th>metric</th><th>value</th><th>95 % interval</th></tr>"
-        return f"<table><caption>{title}</caption>{head}{''.join(rows)}</table>"
+        spans = {name: f"{one.low:.4g} to {one.high:.4g}" for name, one in self.intervals.items()}
+        rows = [(name, f"{value:.4g}", spans.get(name, "")) for name, value in self.metrics.items()]
+        return _table(f"{self.folder}: {self.record.status.value}", ("metric", "value", "95 % interval"), rows)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ran(Scored):
     """A run that came to its end."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluated(Scored):
     """A model on other data."""
 
@@ -113,6 +115,15 @@ class Compared(Shown):
     """A comparison of runs; `values` is what `compare --json` prints."""
 
     values: Mapping[str, Any]
+
+    def _repr_html_(self) -> str:
+        head = ("run", "metric", "verdict", "difference", "95 % interval", "p (Holm)")
+        rows = [
+            (f["second"], f["metric"], f["verdict"], f"{f['difference']:+.4g}",
+             f"{f['low']:+.4g} to {f['high']:+.4g}", f"{f['p_holm']:.3g}")
+            for f in self.values.get("findings", ())
+        ]  # fmt: skip
+        return _table(f"against {self.values['sides'][0]['name']}", head, rows)
 
 
 _SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
@@ -124,7 +135,7 @@ def check(recipe: RecipeLike, overrides: Overrides | None = None) -> Checked:
 
     with _as_file(recipe) as path:
         lines, errors = check_recipe(path, _arguments(overrides))
-    return Checked(lines=tuple(lines), errors=errors)
+    return Checked(lines=tuple(_without(path, line) for line in lines), errors=errors)
 
 
 def plan(recipe: RecipeLike, gpu: str | None = None, overrides: Overrides | None = None, **options: Any) -> Planned:
@@ -133,7 +144,7 @@ def plan(recipe: RecipeLike, gpu: str | None = None, overrides: Overrides | None
 
     with _as_file(recipe) as path:
         lines, fits = command(path, _arguments(overrides), gpu=gpu, **options)
-    return Planned(lines=tuple(lines), fits=fits)
+    return Planned(lines=tuple(_without(path, line) for line in lines), fits=fits)
 
 
 def run(
@@ -143,12 +154,16 @@ def run(
     smoke: bool = False,
     resume: bool = False,
     plan_first: bool = True,
+    hooks: Hooks | None = None,
 ) -> Ran:
-    """Trains, evaluates and writes the record; the recipe's output_dir has the model."""
+    """Trains, evaluates and writes the record; the recipe's output_dir has the model. `hooks`: code of yours that runs
+    with it: Hooks(callbacks=, metrics=, formatting=, loss=)."""
     from hf_recipes.pipeline.run import run as run_recipe
 
     with _as_file(recipe) as path:
-        record = run_recipe(path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first)
+        record = run_recipe(
+            path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first, hooks=hooks or Hooks()
+        )
     return Ran(folder=record.parent, record=read_record(record))
 
 
@@ -195,6 +210,14 @@ def compare(*runs: str | os.PathLike[str] | Scored, **options: Any) -> Compared:
     return Compared(lines=tuple(lines), values=values)
 
 
+def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(one)}</{tag}>' for one in cells)}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><caption>{html.escape(title)}</caption>{line('th', head)}{body}</table>"
+
+
 def _folder(trained: str | os.PathLike[str] | Scored) -> str:
     return str(trained.folder) if isinstance(trained, Scored) else os.fspath(trained)
 
@@ -207,13 +230,22 @@ def _arguments(overrides: Overrides | None) -> list[str]:
 
 @contextmanager
 def _as_file(recipe: RecipeLike) -> Iterator[str]:
-    """The path of a recipe; one that is a dict is written for as long as it is needed. Errors name its lines there."""
+    """The path of a recipe; one that is a dict is written for as long as it is needed, and errors call it "recipe"."""
     if not isinstance(recipe, Mapping):
         yield shipped.find(os.fspath(recipe), "recipe")
         return
     from hf_recipes.recipe.recipe import Recipe, dump_recipe
 
-    with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(Recipe(path="", sections=recipe, locations={})), encoding="utf-8")
-        yield str(path)
+        try:
+            yield str(path)
+        except RecipeError as problem:
+            named = [replace(one, location=_without(str(path), one.location)) for one in problem.errors]
+            raise type(problem)(named, (_without(str(path), line) for line in problem.beside)) from None
+
+
+def _without(path: str, text: str) -> str:
+    """The text without the path of a recipe that is a dict."""
+    return text.replace(path, "recipe") if os.path.basename(os.path.dirname(path)).startswith(PREFIX) else text

@@ -240,11 +240,12 @@ def compare(runs: tuple[str, ...], **options: Any) -> None:
     "--sort", default="age", type=click.Choice(SORTS), help="Sort by this column: best, smallest or newest first."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def runs(folder: str, sort: str, as_json: bool) -> None:
+@click.option("--html", default=None, type=PATH, metavar="FILE", help="Write a page of all runs: filter, sort, curves.")
+def runs(folder: str, **options: Any) -> None:
     """List the runs in DIR. Status, metric with its interval, peak memory, tokens per second, age."""
     from hf_recipes.commands.runs import command
 
-    click.echo("\n".join(command(folder, sort=sort, as_json=as_json)))
+    click.echo("\n".join(command(folder, **options)))
 
 
 @commands.command()
@@ -255,6 +256,14 @@ def runs(folder: str, sort: str, as_json: bool) -> None:
 @click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
 @click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
 @click.option("--cpu", is_flag=True, help="Compute on the CPU.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Also this: exact_match, rouge, bleu (chat), or an evaluate module: its folder or Hub id.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run the code of a metric of the Hub.")
 def evaluate(run_dir: str, data: str, **options: Any) -> None:
     """Evaluate the model of RUN on other data. Writes a record and per-example scores that `compare` reads."""
     from hf_recipes.commands.evaluate import command
@@ -372,8 +381,10 @@ def push(run_dir: str, repo: str | None, private: bool, diverged: bool, base_mod
 )
 @click.option("--output", default="recipe.yaml", type=PATH, metavar="FILE", help="The recipe; default: recipe.yaml.")
 @click.option("--task", default=None, metavar="TASK", help="If the data do not say it.")
-@click.option("--model", default=None, metavar="NAME", help="A Hub id or a folder; default: a small one for the task.")
-@click.option("--gpu", default=None, metavar="NAME", help="Choose a batch that fits this GPU, by plan.")
+@click.option("--model", default=None, metavar="NAME", help="A Hub id, a folder, or scratch; default: a small one.")
+@click.option(
+    "--gpu", default=None, metavar="NAME", help="Choose a batch that fits it, by plan; default: what is here."
+)
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 def init(data: str, **options: Any) -> None:
     """Write a first recipe for the data in FILE. Looks at the rows, says what it takes them for."""
@@ -386,13 +397,14 @@ def init(data: str, **options: Any) -> None:
 
 
 @commands.group(invoke_without_command=True)
+@click.option("--presets", is_flag=True, help="List the shapes for `model.preset` instead.")
 @click.pass_context
-def recipes(context: click.Context) -> None:
+def recipes(context: click.Context, presets: bool) -> None:
     """List the recipes that come with the package, with what was measured. `recipes cp NAME` copies one."""
     if context.invoked_subcommand is None:
-        from hf_recipes.commands.recipes import list_recipes
+        from hf_recipes.commands.recipes import list_presets, list_recipes
 
-        click.echo("\n".join(list_recipes()))
+        click.echo("\n".join(list_presets() if presets else list_recipes()))
 
 
 @recipes.command("cp")

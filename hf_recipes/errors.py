@@ -28,6 +28,7 @@ __all__ = [
     "DivergedError",
     "HubError",
     "LaunchError",
+    "MetricError",
     "ModelError",
     "OutOfMemoryError",
     "OutOfTimeError",
@@ -82,6 +83,10 @@ class DataError(RecipeError):
 
 class ModelError(RecipeError):
     """Weights, a config or a tokenizer that cannot be loaded or do not go together."""
+
+
+class MetricError(RecipeError):
+    """A metric that is not installed, cannot be loaded, or does not fit the task."""
 
 
 class CheckpointError(RecipeError):

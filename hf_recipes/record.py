@@ -25,6 +25,7 @@ from hf_recipes.errors import RecordError
 # of the last session.
 SCHEMA = 3
 NAME = "record.json"
+SAMPLES = "samples.jsonl"  # beside it: step, prompt, text of each sample during training; never pushed
 LARGEST_BYTES = 2**28  # of a record: a million lines of a trainer's log
 LARGE_BYTES = 2**24  # from here on a file is read only if it begins as a record does
 BEGINNING = re.compile(r'\s*\{\s*"schema": \d')

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import notebook
 import pytest
 
 from hf_recipes import api
@@ -35,8 +37,91 @@ def test_a_dict_is_checked_with_every_error() -> None:
     found = api.check(wrong)
     assert (found.ok, found.errors) == (False, 1)
     assert "did you mean 'max_steps'?" in str(found)
+    assert str(found).startswith("error: recipe:")
+    with pytest.raises(RecipeError, match=r"^recipe:\d+: TrainingArguments has no 'max_stesp'"):
+        api.run(wrong)
     assert found._repr_html_().startswith("<pre>")
     assert "<" not in found._repr_html_().removeprefix("<pre>").removesuffix("</pre>")
+
+
+def test_code_of_the_caller_is_a_callback_a_metric_the_rows_and_the_loss_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    source = folder_of("text-classification")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(source / "base")
+    for start, name in ((0, "train.jsonl"), (24, "validation.jsonl")):
+        rows = rows_of("sentiment", start, 24)
+        write_rows(name, [{"words": row["text"].split(), "good": row["label"]} for row in rows])
+    calls: list[str] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: object, **__: object) -> None:
+            calls.append("step")
+
+    def joined(row: dict) -> dict:
+        return {"text": " ".join(row["words"]), "label": row["good"]}
+
+    def scaled(outputs: object, labels: torch.Tensor, num_items_in_batch: object = None) -> torch.Tensor:
+        calls.append("loss")
+        return 2 * torch.nn.functional.cross_entropy(outputs.logits, labels)  # type: ignore[attr-defined]
+
+    def seen(prediction: object) -> float:
+        return len(prediction.label_ids)  # type: ignore[attr-defined]
+
+    hooks = api.Hooks(callbacks=[Watch()], metrics={"rows": seen}, formatting=joined, loss=scaled)
+    found = api.run(SECTIONS, {"TrainingArguments.output_dir": "own"}, hooks=hooks)
+    assert calls.count("step") == 2 and "loss" in calls
+    assert found.metrics["rows"] == 24
+    note = "code of the caller: callback Watch, metric rows, formatting joined, loss scaled"
+    assert note in found.record.notes
+    for wrong, message in (
+        (
+            api.Hooks(formatting=lambda row: row["gone"]),
+            r"hooks.formatting: <lambda> raises KeyError: 'gone'; it gets a",
+        ),
+        (
+            api.Hooks(formatting=joined, metrics={"bad": lambda _: 1 / 0}),
+            r"hooks.metrics: bad raises ZeroDivisionError",
+        ),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            api.run(SECTIONS, {"TrainingArguments.output_dir": "wrong"}, hooks=wrong)
+
+
+def test_a_script_of_twenty_lines_runs_compares_and_shows_and_mypy_accepts_it(root: Path) -> None:
+    script = root / "docs" / "examples" / "compare.py"
+    lines = [line for line in script.read_text().splitlines() if line.strip() and not line.startswith(("#", '"""'))]
+    assert len(lines) <= 20
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--ignore-missing-imports",
+        "--follow-imports=silent",
+        str(script),
+    ]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", notebook.notebooks(), ids=lambda path: path.name)
+def test_a_notebook_executes_and_shows_what_is_in_it(path: Path) -> None:
+    committed = json.loads(path.read_text())
+    fresh = notebook.execute(committed)
+
+    def kinds(one: dict) -> list[list[str]]:
+        return [
+            sorted(key for output in cell.get("outputs", ()) for key in output.get("data", ())) for cell in one["cells"]
+        ]
+
+    assert kinds(fresh) == kinds(committed)
+    shown = "".join(line for cell in fresh["cells"] for out in cell.get("outputs", ()) for line in out.get("text", ()))
+    assert "finished after" in shown and "\r" not in shown
 
 
 def test_twenty_lines_run_compare_evaluate_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +132,7 @@ def test_twenty_lines_run_compare_evaluate_and_predict(tmp_path: Path, monkeypat
     a = api.run(SECTIONS, {"TrainingArguments.output_dir": "a"})
     b = api.run(SECTIONS, {"TrainingArguments.output_dir": "b", "TrainingArguments.learning_rate": 1e-3})
     assert a.metrics.keys() >= {"loss", "f1", "accuracy"}
-    assert "<td>f1</td>" in a._repr_html_()
+    assert "<td>f1</td>" in a._repr_html_() and repr(a).startswith("Ran('a', finished: loss ")
     found = api.compare(a, b, resamples=200)
     assert str(found) and found.values
     write_rows("other.jsonl", rows_of("sentiment", 300, 20))

@@ -53,6 +53,7 @@ HEAVY_FILES = {
     "hf_recipes.training.stop_callback",
     "hf_recipes.training.trainable_parts",
     "hf_recipes.training.step_guard",
+    "hf_recipes.training.screen",
     "hf_recipes.training.trackers",
     "hf_recipes.training.out_of_memory",
     "hf_recipes.training.overrides",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hf_recipes.commands.predict import quiet_upstream
 from hf_recipes.common.text import first_line
@@ -19,6 +19,8 @@ def command(
     base_model: str | None = None,
     task: str | None = None,
     cpu: bool = False,
+    metrics: Sequence[str] = (),
+    trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Prints the metrics and where record and scores lie. Raises RecipeError for what cannot be evaluated."""
@@ -27,7 +29,10 @@ def command(
     found = find_trained(run_dir, task)
     quiet_upstream()
     try:
-        one = evaluate(found, data, output, batch_size=batch_size, base_model=base_model, cpu=cpu, say=say)
+        one = evaluate(
+            found, data, output, batch_size=batch_size, base_model=base_model, cpu=cpu, metrics=metrics,
+            trusted=trust_remote_code, say=say,
+        )  # fmt: skip
     except RuntimeError as problem:
         if "out of memory" not in str(problem):
             raise

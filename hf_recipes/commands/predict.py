@@ -125,9 +125,12 @@ def _writer(output: str | None) -> Iterator[Callable[[str], None]]:
 
 def quiet_upstream() -> None:
     """Results are on stdout; bars and advice of other packages would be between them on a terminal."""
+    import logging
+
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # "Failed to load CPU gemm_4bit_forward"

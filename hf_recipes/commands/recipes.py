@@ -65,6 +65,14 @@ def find_ours(name: str) -> Path:
     raise RecipeError.at("arguments", f"no recipe {name!r} comes with this package", fix)
 
 
+def list_presets() -> list[str]:
+    """A line for each shape that `model.preset` names."""
+    from hf_recipes.catalog.presets import PRESETS
+
+    rows = [(name, f"{one.parameters / 1e6:,.1f}M", str(one.config["model_type"])) for name, one in PRESETS.items()]
+    return [f"{name:<12} {size:>10}  {kind}" for name, size, kind in (("preset", "parameters", "model type"), *rows)]
+
+
 def copy(name: str, target: str | None) -> list[str]:
     """Copies the recipe, what it extends and its data; nothing that is there is replaced. Returns a line a file.
 

@@ -16,11 +16,13 @@ import click
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import find_task
 from hf_recipes.common import run_lock
+from hf_recipes.common.files import put
 from hf_recipes.common.text import GIB, join_words
 from hf_recipes.compare.runs import find_scores
-from hf_recipes.errors import RecipeError, RecordError
+from hf_recipes.errors import OutputDirError, RecipeError, RecordError
 from hf_recipes.pipeline.finish import list_left
 from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, Status, read_record
+from hf_recipes.report.of_runs import RunEntry, page_of_runs, read_curves, read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +62,24 @@ SORTS: dict[str, Callable[[Listed], Any]] = {
 
 
 def command(
-    folder: str, *, sort: str = "age", as_json: bool = False, now: datetime.datetime | None = None
-) -> list[str]:
-    """What to print. Raises RecordError for a folder that is missing or has no record."""
-    found, warnings = listed(Path(folder), now or datetime.datetime.now(datetime.UTC))
+    folder: str, *, sort: str = "age", as_json: bool = False, html: str | None = None,
+    now: datetime.datetime | None = None,
+) -> list[str]:  # fmt: skip
+    """What to print. `html`: a page of all runs is written there. Raises RecordError for a folder that is missing or
+    has no record, OutputDirError for a page that cannot be written."""
+    read, warnings = read_all(Path(folder))
+    now = now or datetime.datetime.now(datetime.UTC)
+    found = [_describe_run(name, path.parent, record, now) for name, path, record in read]
     if not found and not warnings:
         raise RecordError.at(folder, "no record.json in it or below", "a run writes one into its output_dir")
+    if html is not None:
+        page = page_of_runs([_entry(one, record) for one, (_, _, record) in zip(found, read, strict=True)], folder)
+        try:
+            put(Path(html), page)
+        except OSError as problem:
+            what = f"{html!r} cannot be written ({problem.strerror})"
+            raise OutputDirError.at("argument '--html'", what, "choose another place") from None
+        return [f"written: {html} ({len(found)} runs)", *warnings]
     key = SORTS[sort]
     found.sort(key=lambda one: (key(one) is None, key(one) if key(one) is not None else 0))
     if as_json:
@@ -75,11 +89,36 @@ def command(
     return [*_table(found), *warnings]
 
 
-def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str]]:
-    """The runs, and a line for each record that cannot be read."""
+def _entry(one: Listed, record: RunRecord) -> RunEntry:
+    """The run on the page. What is not finished says why."""
+    interval = "" if one.low is None or one.high is None else f"{one.low:.4g} to {one.high:.4g}"
+    unfinished = one.status not in (Status.FINISHED.value, Status.RUNNING.value)
+    reason = record.diverged or record.error or (f"in {record.stage.value}" if unfinished else "")
+    return RunEntry(
+        name=one.run,
+        status=one.status,
+        failed=unfinished,
+        reason=(reason.splitlines() or [""])[0],
+        task=one.task,
+        model=one.model or "",
+        steps=one.steps,
+        metric=one.metric or "",
+        value=one.value,
+        interval=interval,
+        peak_gib=one.peak_bytes / GIB if one.peak_bytes else None,
+        tokens_per_second=one.tokens_per_second,
+        ended=(one.ended or "")[:16].replace("T", " "),
+        settings=read_settings(record),
+        curves=read_curves(record),
+    )
+
+
+def read_all(folder: Path) -> tuple[list[tuple[str, Path, RunRecord]], list[str]]:
+    """(name, path, record) of the runs, and a line for each record that cannot be read."""
     if not folder.is_dir():
         raise RecordError.at(str(folder), "no such folder", "name the folder of the runs, such as runs")
-    found, warnings = [], []
+    found: list[tuple[str, Path, RunRecord]] = []
+    warnings: list[str] = []
     for path in sorted(folder.rglob("*.json")):
         if path.name != NAME and not (path.parent.name == "results" and "--" in path.name):
             continue
@@ -90,7 +129,7 @@ def listed(folder: Path, now: datetime.datetime) -> tuple[list[Listed], list[str
             continue
         shown = path.parent if path.name == NAME else path.with_suffix("")
         name = str(shown.relative_to(folder)) if shown != folder else folder.resolve().name
-        found.append(_describe_run(name, path.parent, record, now))
+        found.append((name, path, record))
     return found, warnings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,8 +65,14 @@ def rank() -> int:
 
 
 def say(line: str = "") -> None:
-    """Prints on rank 0 only, at once."""
-    if rank() == 0:
+    """Prints on rank 0 only, at once, and above the bars that are on a terminal."""
+    if rank() != 0:
+        return
+    bars = sys.modules.get("tqdm")
+    if bars is not None and sys.stderr.isatty():
+        bars.tqdm.write(line)  # removes the bars, prints and draws them again
+        sys.stdout.flush()
+    else:
         print(line, flush=True)
 
 

@@ -33,6 +33,14 @@ def join_words(words: Iterable[object]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def fill(label: str, text: str, width: int = 80) -> list[str]:
+    """`label`, then the text, in lines of `width` characters; further lines begin below the text's first one."""
+    import textwrap
+
+    words = {"initial_indent": label, "subsequent_indent": " " * len(label)}
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, **words) or [label]  # type: ignore[arg-type]
+
+
 def first_line(problem: BaseException) -> str:
     """An upstream error in one line."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
-from hf_recipes.compare import correlations
+from hf_recipes.compare import answers, correlations
 from hf_recipes.data.tag_schemes import Span, find_scheme, spans
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.metrics.functions import IGNORED
@@ -304,20 +304,29 @@ PERPLEXITY = Measure(
 )
 BITS_PER_BYTE = Measure(name="bits_per_byte", rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit)
 
+# Of generated answers, where an evaluation asked for them (evaluation/metrics/generated.py).
+EXACT_MATCH = Measure(
+    name="exact_match", rows=answers.share_rows("exact_match"), value=ratio, units=_ratio_units,
+    extremes=_ratio_extremes,
+)  # fmt: skip
+ROUGE = tuple(Measure(name=name, rows=answers.share_rows(name), value=ratio, slope=one) for name in answers.ROUGE)
+BLEU = Measure(name="bleu", rows=answers.bleu_rows, value=answers.bleu)
+OF_ANSWERS = (EXACT_MATCH, *ROUGE, BLEU)
+
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "text-classification": (F1, ACCURACY, F1_MICRO, F1_WEIGHTED),
     "multi-label-classification": (F1_OF_ALL, ACCURACY, F1_MICRO, F1_WEIGHTED),
     "text-regression": (MSE, PEARSON, SPEARMAN),
     "token-classification": (SPAN_F1, SPAN_F1_STRICT, ACCURACY, F1),
     "causal-lm": (PERPLEXITY, BITS_PER_BYTE),
-    "chat": (PERPLEXITY, BITS_PER_BYTE),
+    "chat": (PERPLEXITY, BITS_PER_BYTE, *OF_ANSWERS),
 }
 
 
 def available(task: str, every: Sequence[Scores]) -> list[Measure]:
     """A task's measures, without bits per byte where the bytes are not known and span F1 where the labels are no
     tags."""
-    found = list(MEASURES[task])
+    found = [one for one in MEASURES[task] if one not in OF_ANSWERS or answers.has_column(every, one.name)]
     if BITS_PER_BYTE in found and any(scores.table["n_bytes"].null_count for scores in every):
         found.remove(BITS_PER_BYTE)
     if SPAN_F1 in found and not _are_spans(every[0].label_names):

@@ -42,11 +42,25 @@ def describe_finding(finding: Finding, first: str, second: str) -> str:
         others += format_interval(f.difference, percent) if others else ""
         return f"{f.metric}: no difference on any example ({ends}{others})"
     if f.verdict == UNKNOWN:
-        least = f"{100 * f.detectable:.1f} points" if percent else format_number(f.detectable, False)
-        missed = f"a difference below {least} is missed here at least one time in "
-        missed += str(round(1 / (1 - POWER)))
-        return f"{f.metric}: cannot tell{_say_what_disagrees(f)} ({ends}; difference {apart}, {about}); {missed}"
+        why = f"cannot tell{_say_what_disagrees(f)} ({ends}; difference {apart}, {about})"
+        return f"{f.metric}: {why}; {_describe_power(f)}"
     return f"{f.metric}: {second} is {f.verdict} than {first}, {apart} ({ends}; {about})"
+
+
+def _describe_power(finding: Finding) -> str:
+    percent = finding.percent
+    least = f"{100 * finding.detectable:.1f} points" if percent else format_number(finding.detectable, False)
+    return f"a difference below {least} is missed here at least one time in {round(1 / (1 - POWER))}"
+
+
+def explain_unknown(finding: Finding) -> str:
+    """Why a verdict is "cannot tell"; "" for another one."""
+    if finding.verdict != UNKNOWN:
+        return ""
+    seen = finding.difference.low > 0 or finding.difference.high < 0
+    why = _say_what_disagrees(finding).removeprefix(": ")
+    why = why or ("the test sees no difference" if seen else "the interval contains 0")
+    return f"{why}; {_describe_power(finding)}"
 
 
 def _say_what_disagrees(finding: Finding) -> str:

@@ -34,6 +34,7 @@ ROW = "hf_recipes: row"  # a temporary column: no user's column has this name
 DEFAULT_TEST_SIZE = 0.1
 DEFAULT_SPLIT_SEED = 42
 EXTENSIONS = {"json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet", "txt": "text"}
+CONLL_ENDINGS = ("conll", "bio", "iob", "iob2")  # text files with `format: conll`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,15 +26,22 @@ class Scoring:
     """The metrics of one run's evaluation splits ("eval", and "test" if there is one), and their per-example rows."""
 
     def __init__(
-        self, task: Task, prepared: Prepared, names: Sequence[str], location: str = "metrics", threshold: float = 0.5
+        self,
+        task: Task,
+        prepared: Prepared,
+        names: Sequence[str],
+        location: str = "metrics",
+        threshold: float = 0.5,
+        add: Callable[[ComputeMetrics], ComputeMetrics] = lambda compute: compute,
     ):
         """`location`: of `metrics` in the recipe; `threshold`: probability from which on a label of a multi-label task
-        counts as predicted. Raises DataError for a metric that these labels cannot have."""
+        counts as predicted; `add`: metrics of the caller. Raises DataError for a metric that these labels cannot
+        have."""
         if "span_f1" in names:
             _check_span_tags(prepared.label_names, location)
         self.task, self.prepared, self.threshold = task, prepared, threshold
         self.of_split = {
-            split: RecordingMetrics(compute=_COMPUTE[task.scored_as](prepared, split, names, threshold))
+            split: RecordingMetrics(compute=add(_COMPUTE[task.scored_as](prepared, split, names, threshold)))
             for split in prepared.evals
         }
 

@@ -15,7 +15,7 @@ from hf_recipes.inference.inputs import Row
 from hf_recipes.inference.trained import Trained
 
 WINDOW = 32  # batches that are sorted by length together; results keep the order of the rows
-CALL = 8  # batches of one call of a pipeline
+CALL = 8  # batches that are tokenized together
 OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
 LIKELY = 0.5  # from this probability on a label of several is given
 
@@ -119,7 +119,6 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
         found = iter(tag([piece for parts in pieces for piece in parts]))
         return [_join([(piece, next(found)) for piece in parts]) for parts in pieces]
 
-    # the pipeline makes the batches: it gets several at a time, since each call of it costs as much as a short text
     for row, entities in in_order(checked(), CALL * batch_size, lambda row: len(row["text"]), predict):
         yield {"text": row["text"], "entities": entities}
 
@@ -196,8 +195,14 @@ def _ranges(sizes: Sequence[int], room: int, overlap: int) -> Iterator[tuple[int
 
 
 def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
-    """The entities of pieces by transformers' pipeline, their characters those of the piece."""
+    """The entities of pieces as transformers' pipeline finds them, their characters those of the piece.
+
+    The pipeline tokenizes and pads text by text; here a window of texts is tokenized at once, and batches hold texts of
+    similar length. What the tags of a text mean is the pipeline's own code.
+    """
+    import torch
     from transformers import TokenClassificationPipeline
+    from transformers.pipelines.token_classification import AggregationStrategy
 
     tokenizer, model = trained.tokenizer, trained.model
     tokenizer.model_max_length = trained.max_length
@@ -205,17 +210,50 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
     pipe = TokenClassificationPipeline(
         model=inner, tokenizer=tokenizer, aggregation_strategy="first", device=model.device
     )
+    passed = set(tokenizer.model_input_names)
+
+    def logits_of(encoded: Any, places: Sequence[int]) -> torch.Tensor:
+        """(B, S, C) of some of the texts, padded to the longest."""
+        chosen = {name: [values[i] for i in places] for name, values in encoded.items() if name in passed}
+        batch = tokenizer.pad(chosen, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return inner(**batch).logits.float().cpu()
+
+    def tag_same(pieces: Sequence[_Piece], *, split: bool) -> list[list[dict[str, Any]]]:
+        """Of pieces that all have words, or none of them."""
+        inputs: Any = [list(piece.words or ()) if split else piece.text for piece in pieces]
+        encoded = tokenizer(
+            inputs, is_split_into_words=split, truncation=True, return_offsets_mapping=True,
+            return_special_tokens_mask=True, verbose=False,
+        )  # fmt: skip
+        order = sorted(range(len(pieces)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
+        found: list[Any] = [None] * len(pieces)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            logits = logits_of(encoded, places)
+            for row, i in enumerate(places):
+                ids = np.array(encoded["input_ids"][i])
+                before = tokenizer.padding_side == "left"
+                own = logits[row, -len(ids) :] if before else logits[row, : len(ids)]
+                output = {
+                    "logits": own[None],
+                    "input_ids": ids[None],
+                    "offset_mapping": [encoded["offset_mapping"][i]],
+                    "special_tokens_mask": torch.tensor(encoded["special_tokens_mask"][i])[None],
+                    "sentence": pieces[i].text,
+                }
+                if split:
+                    output |= {"word_ids": encoded.word_ids(i), "word_to_chars_map": _spans(pieces[i].words or ())}
+                found[i] = pipe.postprocess([output], aggregation_strategy=AggregationStrategy.FIRST)
+        return found
 
     def tag(pieces: Sequence[_Piece]) -> list[list[dict[str, Any]]]:
         found: list[Any] = [None] * len(pieces)
         for split in (False, True):
             places = [i for i, piece in enumerate(pieces) if (piece.words is not None) == split]
-            if not places:
-                continue
-            more = {"is_split_into_words": True, "delimiter": " "} if split else {}
-            inputs: Any = [list(pieces[i].words or ()) if split else pieces[i].text for i in places]
-            for place, result in zip(places, pipe(inputs, batch_size=batch_size, **more), strict=True):
-                found[place] = result
+            if places:
+                for place, result in zip(places, tag_same([pieces[i] for i in places], split=split), strict=True):
+                    found[place] = result
         return found
 
     return tag

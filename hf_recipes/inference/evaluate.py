@@ -5,16 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
-from hf_recipes.errors import OutputDirError
+from hf_recipes.errors import MetricError, OutputDirError
+from hf_recipes.evaluation.metrics import generated
+from hf_recipes.inference.answers import FILE as ANSWERS
+from hf_recipes.inference.answers import add_columns, answer_rows, write_answers
 from hf_recipes.inference.inputs import load_file
+from hf_recipes.inference.module_metrics import FOLDER as METRICS
+from hf_recipes.inference.module_metrics import WHERE, compute_modules, inputs_of_modules, load_modules
 from hf_recipes.inference.trained import Found, Trained, load_trained
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.record import (
@@ -78,19 +83,50 @@ def evaluate(
     batch_size: int | None = None,
     base_model: str | None = None,
     cpu: bool = False,
+    metrics: Sequence[str] = (),
+    trusted: bool = False,
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Evaluates on every row of `data` (a file, a folder or a Hub id) and writes record, scores and report into a
     folder: `output`, else evaluations/<name of the data> in the run's folder. It is complete or absent.
 
-    Raises DataError for rows that the model's task or labels do not fit, ModelError for what does not load,
-    OutputDirError for a folder of something else.
+    `metrics`: beside the run's own: those of generated answers (exact_match, rouge, bleu), or modules of the `evaluate`
+    package, from a folder, or from the Hub where `trusted`.
+
+    Raises MetricError for a metric that cannot be computed, DataError for rows that the model's task or labels do not
+    fit, ModelError for what does not load, OutputDirError for a folder of something else.
     """
     target = Path(output) if output else found.folder / FOLDER / _name(data)
     _refuse_foreign(target)
+    added = choose_metrics(found, metrics, trusted=trusted)
     rows = load_file(found.recipe, data)
     trained = load_trained(found, base=base_model, cpu=cpu)
-    return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, say=say)
+    return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, say=say)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """Metrics beside the run's own. `answers`: names of evaluation/metrics/generated.py."""
+
+    answers: tuple[str, ...] = ()
+    modules: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.modules)
+
+
+def choose_metrics(found: Found, names: Sequence[str], *, trusted: bool = False) -> Added:
+    """Before anything heavy is loaded. Raises MetricError for a metric that cannot be computed of this task."""
+    answers = tuple(name for name in names if name in generated.NAMES)
+    others = [name for name in names if name not in (*answers, *found.recipe.get("metrics", ()))]
+    if answers and found.task != "chat":
+        what = f"{answers[0]} compares generated answers, and the task is {found.task}"
+        raise MetricError.at(WHERE, what, "leave it out")
+    if others and TASKS[found.task].generates and found.task != "chat":
+        what = f"{others[0]!r} needs predictions to compare, and {found.task} has none"
+        raise MetricError.at(WHERE, what, "leave it out")
+    generated.check_packages(answers)
+    return Added(answers=answers, modules=load_modules(others, trusted=trusted))
 
 
 def _name(data: str) -> str:
@@ -116,6 +152,7 @@ def score(
     *,
     batch_size: int | None = None,
     cpu: bool = False,
+    added: Added | None = None,
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """`evaluate` of a model that is loaded and rows that are read."""
@@ -155,6 +192,10 @@ def score(
     try:
         draft.mkdir(parents=True)
         scores = scoring.write(trainer, draft)
+        if added:
+            numbers = _add_metrics(trained, prepared, scoring, added, draft, args.per_device_eval_batch_size)
+            more = {f"eval_{name}": value for name, value in numbers.items()}
+            metrics = replace(metrics, eval={**(metrics.eval or {}), **more})
         record = _record(trained, recipe, prepared, device, args.seed)
         session = Session(started=started, ended=timestamp(), machine=describe_machine(record.device))
         record = replace(
@@ -183,6 +224,27 @@ def score(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Evaluation(folder=target, record=record)
+
+
+def _add_metrics(
+    trained: Trained, prepared: Prepared, scoring: Any, added: Added, folder: Path, batch_size: int
+) -> dict[str, float]:
+    """The values of the metrics that were asked for, with their files in `folder`."""
+    from hf_recipes.compare.measures import available
+    from hf_recipes.evaluation.scores import read_scores
+
+    if trained.task != "chat":
+        last = scoring.compute_metrics.last
+        inputs = inputs_of_modules(scoring.task.scored_as, last, prepared.label_names)
+        return compute_modules(added.modules, *inputs, folder)
+    columns, texts = answer_rows(trained, prepared.evals["eval"], added.answers, batch_size)
+    write_answers(folder, prepared.ids["eval"], texts)
+    add_columns(folder / "scores.parquet", columns)
+    scores = read_scores(folder / "scores.parquet")
+    measures = [one for one in available(scores.task, [scores]) if one.name in columns]
+    values = {one.name: float(one.value(one.rows(scores).sum(axis=0))) for one in measures}
+    answers, references = ([one[key] for one in texts] for key in ("answer", "reference"))
+    return values | compute_modules(added.modules, answers, references, folder)
 
 
 def _recipe_of_evaluation(trained: Trained, data: str, target: Path, batch_size: int | None) -> Recipe:
@@ -282,6 +344,7 @@ def describe_evaluation(one: Evaluation) -> list[str]:
         shown = f"   {interval.low:.4g} to {interval.high:.4g} (95 %)" if interval else ""
         lines.append(f"  {name:<18} {value:>10.4g}{shown}")
     lines += ["", f"record   {one.folder / NAME}"]
-    if (one.folder / "report.html").is_file():
-        lines.append(f"report   {one.folder / 'report.html'}")
+    for name, file in (("report", "report.html"), ("answers", ANSWERS), ("metrics", METRICS)):
+        if (one.folder / file).exists():
+            lines.append(f"{name:<8} {one.folder / file}")
     return lines

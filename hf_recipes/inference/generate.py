@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import tee
 from typing import Any
 
 from hf_recipes.common.text import first_line
 from hf_recipes.data import chat_prompt
+from hf_recipes.data.chat_messages import RowError, read_messages
 from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools
 from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
@@ -67,13 +69,30 @@ def chat_ids(trained: Trained, messages: list[dict[str, Any]], row: Row | None =
     return chat_prompt.prompt_ids(template, tokenizer, messages, tools, arguments)
 
 
+def _messages(trained: Trained, row: Row, number: int) -> list[dict[str, Any]] | None:
+    """The row's messages with role and content, whatever they are called in it; None for a row without any."""
+    recipe = trained.recipe
+    names = (recipe.get("dataset.messages_column"), "messages", "conversations")
+    key = next((str(name) for name in names if name is not None and row.get(str(name)) is not None), None)
+    if key is None:
+        return None
+    try:
+        found = read_messages(row[key], recipe.get("dataset.role_names") or {}, False, "messages_column")
+    except RowError as problem:
+        raise DataError.at(f"row {number}", problem.what, problem.fix) from None
+    system = row.get(str(recipe.get("dataset.system_column", "system")))
+    if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
+        found = [{"role": "system", "content": system}, *found]
+    return found
+
+
 def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     """Token ids that training had before the answer. The row has messages, a prompt (text or messages), or a text.
 
     Raises DataError for a row without one, and for what the chat template rejects.
     """
     recipe, tokenizer = trained.recipe, trained.tokenizer
-    messages = row.get(str(recipe.get("dataset.messages_column", "messages")))
+    messages = _messages(trained, row, number)
     prompt = row.get(str(recipe.get("dataset.prompt_column", "prompt")))
     chat = messages if isinstance(messages, list) else prompt if isinstance(prompt, list) else None
     if chat is None:
@@ -103,21 +122,29 @@ def generate(
 
     Raises RecipeError for what GenerationConfig refuses, DataError for a prompt longer than the model reads.
     """
+    asked, prompts = tee((row, prompt_ids(trained, row, number)) for number, row in enumerate(rows))
+    texts = continue_ids(trained, (ids for _, ids in prompts), batch_size, given)
+    for text, (row, _) in zip(texts, asked, strict=False):  # the texts first: they read ahead of the rows
+        yield {**row, "generated_text": text}
+
+
+def continue_ids(
+    trained: Trained, prompts: Iterable[list[int]], batch_size: int, given: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """What the model writes after each prompt, in their order. Raises as `generate`."""
     import torch
 
     tokenizer, model = trained.tokenizer, trained.model
-    arguments = generation_arguments(trained.recipe, given or {})
-    config = generation_config(trained, arguments)
+    config = generation_config(trained, generation_arguments(trained.recipe, given or {}))
 
     def checked() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(rows):
-            ids = prompt_ids(trained, row, number)
+        for number, ids in enumerate(prompts):
             if not ids:
                 raise DataError.at(f"row {number}", "gives no token to continue", "write some text")
             if trained.positions is not None and len(ids) >= trained.positions:
                 what = f"has {len(ids)} tokens; the model reads {trained.positions} with its answer"
                 raise DataError.at(f"row {number}", what, "shorten it")
-            yield {"row": row, "ids": ids}
+            yield {"ids": ids}
 
     def predict(batch: list[Row]) -> list[str]:
         width = max(len(one["ids"]) for one in batch)
@@ -132,8 +159,8 @@ def generate(
             )
         return list(tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True))
 
-    for one, text in in_order(checked(), batch_size, lambda one: len(one["ids"]), predict):
-        yield {**one["row"], "generated_text": text}
+    for _, text in in_order(checked(), batch_size, lambda one: len(one["ids"]), predict):
+        yield text
 
 
 def generation_config(trained: Trained, arguments: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.files import describe_special_file
-from hf_recipes.data.splits import EXTENSIONS, SPLIT_KEYS
+from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS, SPLIT_KEYS
 from hf_recipes.errors import DataError
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.recipe.schema.own_keys import DATASET
@@ -70,9 +70,11 @@ def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
     path = Path(file)
     if special:
         raise DataError.at(file, special, "name a data file")
-    builder = EXTENSIONS.get(path.name.lower().removesuffix(".gz").rpartition(".")[2])
+    ending = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    tagged = ending in CONLL_ENDINGS
+    builder = "text" if tagged else EXTENSIONS.get(ending)
     if builder is None and path.is_file():
-        raise DataError.at(file, "is no data file that is known", f"the formats are {', '.join(EXTENSIONS)}")
+        raise DataError.at(file, "is no data file that is known", f"the formats are {', '.join(EXTENSIONS)}, conll")
     own = {k: v for k, v in recipe.section("dataset").items() if k in DATASET}
     section: dict[str, Any] = {"path": file, **own}
     if builder is not None:
@@ -83,6 +85,10 @@ def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
         elif path.name.lower().removesuffix(".gz").endswith(".tsv"):
             section["delimiter"] = "\t"
         section |= own
+        if tagged:
+            section["format"] = "conll"
+        elif builder != "text":
+            section.pop("format", None)  # of the recipe's own CoNLL files
     return recipe.with_values({"dataset": section}, file)
 
 

@@ -167,6 +167,8 @@ def load_trained(found: Found, *, base: str | None = None, cpu: bool = False, pr
 
     name, where = str(found.folder), str(found.folder)
     device = this_device(use_cpu=cpu or bool(found.recipe.training.get("use_cpu")))
+    if device.kind == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, where it is installed, warns at its import
     check_folder(where, "model", name)
     tokenizer = _load_tokenizer(found)
     auto = getattr(transformers, TASKS[found.task].auto_class)

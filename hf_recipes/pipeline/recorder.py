@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
 
+FIRST_REPORT = 60.0  # seconds: a shorter run has its page at its end
+MOST_FOR_REPORTS = 0.01  # share of a run's time that reports may take while it trains
 SAMPLE = "sample at step "  # how a line of training/sample_text.py begins
 KEPT_FROM_TRAINING = (
     *("run", "steps", "epochs", "tokens", "total_flos", "train_loss", "log_history", "best_checkpoint"),
@@ -62,6 +64,7 @@ class RunRecorder:
         self._where = recipe.location(f"{recipe.trainer}.output_dir")
         self._add_progress: Callable[[RunRecord], RunRecord] | None = None  # while training
         self._began = time.perf_counter()
+        self._report_seconds = 0.0
         started = timestamp()
         facts = describe_device(device)
         self.record = RunRecord(
@@ -151,6 +154,18 @@ class RunRecorder:
         """After the first step and at each checkpoint: if the run is killed now, its record shows what it did."""
         self.measure()
         self._write(replace(self.record, status=Status.RUNNING))
+
+    def report_running(self) -> None:
+        """The report of the run so far, whose page updates itself: at each evaluation, unless that takes long."""
+        elapsed = time.perf_counter() - self._began
+        if rank() != 0 or elapsed < FIRST_REPORT or self._report_seconds > MOST_FOR_REPORTS * elapsed:
+            return
+        from hf_recipes.report.of_run import write_report
+
+        began = time.perf_counter()
+        self.measure()
+        write_report(self.folder, replace(self.record, status=Status.RUNNING), lambda line: None)
+        self._report_seconds += time.perf_counter() - began
 
     def mark_done(self, step: EndStep) -> None:
         """A step of the end is done, and stays so if the next one is not."""

@@ -29,12 +29,14 @@ from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.pipeline import finish, launch_checks
 from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
-from hf_recipes.recipe.defaults import choose, choose_length
+from hf_recipes.recipe.defaults import choose, choose_length, shown_choices
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.rules.device import missing_packages
 from hf_recipes.record import NAME, EndStep, Metrics, Stage, describe_machine, parse_forecast
+from hf_recipes.training.hooks import NONE as NO_HOOKS
+from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.signals import Listener, Stopped
 
 if TYPE_CHECKING:
@@ -51,10 +53,12 @@ def run(
     resume: bool = False,
     planned: bool = True,
     until: int | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Path:
     """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can fix.
 
-    `until`: a replay (commands/verify.py) ends with a checkpoint after this step and is not evaluated.
+    `hooks`: the caller's own code (hf_recipes.api). `until`: a replay (commands/verify.py) ends with a checkpoint after
+    this step and is not evaluated.
     """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # warnings for `check`, errors further down
@@ -74,12 +78,14 @@ def run(
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
         finish.refuse_no_checkpoint(recipe, folder)  # a run that is in the folder may not have saved one yet
-        return _run_in(folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until)
+        return _run_in(
+            folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until, hooks=hooks
+        )
 
 
 def _run_in(
     folder: Path, recipe: Recipe, warnings_of_recipe: list[str], resume_command: str, *, smoke: bool, planned: bool,
-    until: int | None,
+    until: int | None, hooks: Hooks,
 ) -> Path:  # fmt: skip
     """The run, in a folder that no other run is in."""
     _silence_upstream()
@@ -87,9 +93,10 @@ def _run_in(
 
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
     _choose_deepspeeds_device(device)
+    given = recipe
     recipe, choices = choose(recipe, device)
     _refuse(launch_checks.find_device_errors(recipe, device) + all_rules.device_errors(recipe, device))
-    for line in choices:
+    for line in shown_choices(given, choices):
         say(line)
     earlier = finish.find_earlier_end(recipe, folder) if recipe.training.get("resume_from_checkpoint") is True else None
     if earlier is not None and EndStep.EVALUATION in earlier.done:
@@ -123,7 +130,7 @@ def _run_in(
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
         watching = watching_ranks(args.process_index, args.world_size)
         with explain_lost_rank(), workers_ended(), listener.errors_first(), watching:
-            recipe = _train(recipe, args, recorder, listener, until)
+            recipe = _train(recipe, args, recorder, listener, until, hooks)
         recorder.finish()
         if rank() == 0 and until is None:
             finish.finish_run(recipe, folder, lambda: recorder.record, recorder.mark_done, say)
@@ -172,7 +179,10 @@ def _refuse(errors: Sequence[Any]) -> None:
         raise RecipeError(errors)
 
 
-def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, until: int | None = None) -> Recipe:
+def _train(
+    recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, until: int | None = None,
+    hooks: Hooks = NO_HOOKS,
+) -> Recipe:  # fmt: skip
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
     from hf_recipes.checkpoints import resume as resuming
     from hf_recipes.data.row_checks import check_rows
@@ -190,7 +200,9 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     recipe = recipe.without_key(f"{recipe.trainer}.resume_from_checkpoint")  # what is written can be run again
     recorder.enter(Stage.DATA)
     config = build_config(recipe)
-    splits = _smoke_splits(recipe) or load_splits(recipe)
+    if hooks.describe():
+        recorder.note(hooks.describe())
+    splits = hooks.format_splits(_smoke_splits(recipe) or load_splits(recipe))
     for line in splits.notes:
         recorder.note(line)
     tokenizer = build_tokenizer(recipe, splits.train, recorder.note)
@@ -204,8 +216,6 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     alone = contextlib.nullcontext() if recipe.task == "causal-lm" else args.main_process_first(desc="rows")
     with alone:
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
-    for line in lines:
-        say(line)
     for line in prepared.notes:
         recorder.note(line)
     check_rows(recipe, prepared, tokenizer, recorder.note)
@@ -217,7 +227,8 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
 
         model = prepare_model(model)
     metrics, threshold = tuple(recipe.get("metrics")), float(recipe.get("threshold") or 0.5)
-    scoring = Scoring(task_of(recipe), prepared, metrics, recipe.location("metrics"), threshold)
+    location = recipe.location("metrics")
+    scoring = Scoring(task_of(recipe), prepared, metrics, location, threshold, add=hooks.add_metrics)
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
 
     def write_recipe() -> None:
@@ -231,10 +242,13 @@ def _train(recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener,
     session = training.Session(
         listener=listener,
         run_facts=lambda args: resuming.describe_run(recipe, args, recorder.record, device),
-        timer=StepTimer(say, forecast.seconds),
+        timer=StepTimer(say, forecast.seconds, bar=not args.disable_tqdm),
+        say=say,
         sessions=recorder.sessions_for_manifest,
         after_first_step=record_first_step,
+        after_evaluation=recorder.report_running,
         until=until,
+        hooks=hooks,
     )
     compute_metrics, preprocess_logits = scoring.compute_metrics, scoring.preprocess_logits
     trainer = training.build_trainer(

@@ -6,6 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.common.text import fill
 from hf_recipes.data.labels import describe_counts
 from hf_recipes.record import NAME, Batch, ModelFacts, RunRecord
 
@@ -24,36 +25,39 @@ SHOWN = (
 def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     """One screenful before training: model, data, precision, device, batch, steps, output folder."""
     model, batch, device = record.model or ModelFacts(), record.batch or Batch(), record.device
-    attention = f", attention: {model.attention}" if model.attention else ""
     splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
     counts = record.data["train"].labels
-    labels = [f"labels     {describe_counts(counts)} ({record.label_order} order)"] if counts else []
-    steps = record.planned_steps or 0
+    share = model.trainable_parameters / model.parameters
+    kind = f"{model.class_}{', from scratch' if model.from_scratch else ''}"
+    size = f"{model.parameters:,} parameters, {share:.1%} trained, {model.dtype}"
+    facts = {
+        "task": recipe.task,
+        "model": f"{model.name} ({kind}): {size}{f', attention: {model.attention}' if model.attention else ''}",
+        "data": f"{splits}; longest training row {record.data['train'].longest} tokens",
+        "labels": f"{describe_counts(counts)} ({record.label_order} order)" if counts else "",
+        "precision": describe_precision(recipe, args),
+        "device": f"{device.name} ({device.kind}) x {args.world_size}",
+        **_describe_steps(recipe, args, record.planned_steps or 0, batch),
+        "output": str(args.output_dir),
+    }
+    lines = [line for name, text in facts.items() if text for line in fill(f"{name:<11}", text)]
+    if record.planned_steps and _value(args.save_strategy) != "no":
+        label, _, text = str(record.resumption).partition(" ")
+        lines += fill(f"{label:<11}", text.strip())
+    return ["", *lines, ""]
+
+
+def _describe_steps(recipe: Recipe, args: Any, steps: int, batch: Batch) -> dict[str, str]:
+    if not steps:
+        return {"steps": "none (do_train: false): the model is evaluated as it is"}
     asked = "as global_batch_size asks, " if recipe.get("global_batch_size") is not None else ""
-    plan = [
-        f"batch      {batch.per_device} per device x {batch.processes} device{'s' * (batch.processes > 1)} x "
+    return {
+        "batch": f"{batch.per_device} per device x {batch.processes} device{'s' * (batch.processes > 1)} x "
         f"{batch.accumulation} accumulation = {batch.sequences_per_step} sequences, "
         f"{asked}about {batch.tokens_per_step:,} tokens a step",
-        f"steps      {steps:,}, about {steps * batch.tokens_per_step:,} tokens in all; {_value(args.optim)}, "
+        "steps": f"{steps:,}, about {steps * batch.tokens_per_step:,} tokens in all; {_value(args.optim)}, "
         f"learning rate {args.learning_rate:g}, {_value(args.lr_scheduler_type)}",
-    ]
-    if not steps:
-        plan = ["steps      none (do_train: false): the model is evaluated as it is"]
-    return [
-        "",
-        f"task       {recipe.task}",
-        f"model      {model.name} ({model.class_}{', from scratch' if model.from_scratch else ''}): "
-        f"{model.parameters:,} parameters, {model.trainable_parameters:,} trainable "
-        f"({model.trainable_parameters / model.parameters:.1%}), {model.dtype}{attention}",
-        f"data       {splits}; longest training row {record.data['train'].longest} tokens",
-        *labels,
-        f"precision  {describe_precision(recipe, args)}",
-        f"device     {device.name} ({device.kind}) x {args.world_size}",
-        *plan,
-        f"output     {args.output_dir}",
-        *([str(record.resumption)] if steps and _value(args.save_strategy) != "no" else []),
-        "",
-    ]
+    }
 
 
 def _value(choice: Any) -> str:

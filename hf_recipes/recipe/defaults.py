@@ -6,7 +6,7 @@ quietly do something else. Reading the resolved recipe back leaves nothing to ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,26 @@ def choose(recipe: Recipe, device: Device) -> tuple[Recipe, list[str]]:
             recipe = recipe.with_values({dotted: value}, CHOSEN + reason)
             lines.append(f"{dotted}: {as_yaml(value)} ({reason})")
     return recipe, lines
+
+
+# What every run would print and nobody changes: in the record, the report and the model card.
+UNREMARKABLE = (
+    "model.dtype", "metrics", "LoraConfig.task_type",
+    *(
+        f"{section}.{key}"
+        for section in ("TrainingArguments", "SFTConfig")
+        for key in ("output_dir", "logging_nan_inf_filter", "include_num_input_tokens_seen", "dataloader_pin_memory",
+                    "activation_checkpointing")
+    ),
+)  # fmt: skip
+
+
+def shown_choices(recipe: Recipe, lines: Sequence[str]) -> list[str]:
+    """The choices that a user wants to see: those that replace a value of `recipe`, and the remarkable ones."""
+    keys = [line.partition(": ")[0] for line in lines]
+    return [
+        line for key, line in zip(keys, lines, strict=True) if key not in UNREMARKABLE or recipe.get(key) is not None
+    ]
 
 
 def choose_length(recipe: Recipe, positions: int | None, tokenizer_length: int) -> tuple[Recipe, int, list[str]]:

@@ -80,14 +80,18 @@ def _unreadable(path: str) -> Diagnostic | None:
         fix = f"give one file of it, such as {os.path.join(path, names[0])}" if names else "give a YAML file"
         return Diagnostic(location=path, message="is a directory, not a recipe", fix=fix)
     if not os.path.exists(path):
+        from hf_recipes.common import shipped
         from hf_recipes.common.text import nearest
 
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.path.isdir(folder) else []
         stems = {os.path.splitext(n)[0]: n for n in names if n.endswith((".yaml", ".yml"))}
-        near = nearest(os.path.splitext(os.path.basename(path))[0], stems)
+        stem = os.path.splitext(os.path.basename(path))[0]
+        near, built_in = nearest(stem, stems), "" if os.path.dirname(path) else nearest(stem, shipped.names("recipe"))
         if near:
             fix = f"did you mean {os.path.join(os.path.dirname(path), stems[near])!r}?"
+        elif built_in:
+            fix = f"did you mean {built_in!r}, which came with the package? `hf-recipes recipes` lists these"
         elif names or os.path.isdir(folder):
             fix = f"see what is in {folder!r}"
         else:

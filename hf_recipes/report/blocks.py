@@ -74,6 +74,7 @@ class Document:
 
     title: str
     blocks: Sequence[Block]
+    refresh: int | None = None  # seconds after which a browser reads the page again: of a run that is under way
 
 
 def cell(value: str | Cell) -> Cell:

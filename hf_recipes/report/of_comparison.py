@@ -80,10 +80,12 @@ def _metrics(findings: Sequence[Finding], first: str, second: str) -> Table:
                 text.format_interval(f.difference, f.percent),
                 Cell(text=f"{f.p_corrected:.3g}", value=f.p_corrected),
                 f.verdict,
+                text.explain_unknown(f),
             )
         )
-    head = ("metric", first, second, "difference", f"{LEVEL:.0%} interval", "p (Holm)", "verdict")
-    return Table(head=head, rows=rows)
+    head = ("metric", first, second, "difference", f"{LEVEL:.0%} interval", "p (Holm)", "verdict", "why not")
+    used = len(head) if any(row[-1] for row in rows) else len(head) - 1
+    return Table(head=head[:used], rows=[row[:used] for row in rows])
 
 
 def _classes(runs: Sequence[Run], scores: Sequence[Scores], number: str) -> Iterator[Block]:

@@ -16,6 +16,7 @@ from hf_recipes.errors import RecipeError
 from hf_recipes.record import MetricInterval, RunRecord, Session, Status
 from hf_recipes.report import plots
 from hf_recipes.report.blocks import Block, Cell, Code, Document, Figure, Heading, Note, Paragraph, Table
+from hf_recipes.report.examples import example_blocks, sample_blocks
 from hf_recipes.report.of_comparison import (
     COST,
     LABELS,
@@ -25,6 +26,7 @@ from hf_recipes.report.of_comparison import (
     label_table,
 )
 
+REFRESH = 20  # seconds after which the page of a run that is under way is read again
 CURVES = {  # log key -> (file, axis, caption)
     "learning_rate": ("learning-rate", "learning rate", "Learning rate"),
     "grad_norm": ("gradient", "norm", "Gradient norm, before clipping"),
@@ -55,9 +57,10 @@ def build_report(run: Run) -> Document:
         blocks.append(Note(text=f"{record.status} in {record.stage}" + (f": {record.error}" if record.error else "")))
     if record.stopped_early:
         blocks.append(Note(text=f"early stopping ended the run {record.stopped_early}"))
-    blocks += [*_metrics(run), *_curves(run), *_labels(run), *_cost(record), *_sessions(record), *_incidents(record)]
+    blocks += [*_metrics(run), *_curves(run), *sample_blocks(run.path.parent), *_labels(run), *example_blocks(run)]
+    blocks += [*_cost(record), *_sessions(record), *_incidents(record)]
     blocks += [*_data(record), *_settings(record)]
-    return Document(title=run.name, blocks=blocks)
+    return Document(title=run.name, blocks=blocks, refresh=REFRESH if record.status == Status.RUNNING else None)
 
 
 def _describe_run(run: Run) -> str:

@@ -96,7 +96,7 @@ def _use_css_colours(text: str) -> str:
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str) -> str:
     """(step, value) of each name."""
-    with _drawing(2.7) as (_, axes, made):
+    with _drawing(2.7) as (figure, axes, made):
         axis = axes[0][0]
         for i, (name, points) in enumerate(lines.items()):
             x, y = _thin_out(points)
@@ -104,8 +104,13 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str) -> s
             axis.plot(x, y, mark, markersize=4, color=COLOURS[i % len(COLOURS)], label=name)
         axis.set(xlabel="step", ylabel=ylabel)
         if len(lines) > 1:
-            axis.legend(fontsize=8)
+            _legend(figure)
     return made[0]
+
+
+def _legend(figure: Any) -> None:
+    """Above the axes, where it hides no curve."""
+    figure.legend(loc="outside upper left", fontsize=8, ncols=3, handlelength=1.5, columnspacing=1.2)
 
 
 def _thin_out(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +139,7 @@ def differences(rows: Sequence[tuple[str, float, float, float]]) -> str:
 
 def reliability(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
     """(confidence, accuracy, examples) of each bin and run: on the diagonal, a run knows how sure it may be."""
-    with _drawing(3.4) as (_, axes, made):
+    with _drawing(3.4) as (figure, axes, made):
         axis = axes[0][0]
         axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=":")
         for i, (name, rows) in enumerate(bins.items()):
@@ -145,7 +150,7 @@ def reliability(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
         least = min((row[0] for rows in bins.values() for row in rows), default=0.0)
         axis.set(xlabel="confidence", ylabel="share that is right", xlim=(max(0, least - 0.05), 1.02), ylim=(0, 1.03))
         if len(bins) > 1:
-            axis.legend(fontsize=8, loc="lower right")
+            _legend(figure)
     return made[0]
 
 

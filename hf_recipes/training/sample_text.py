@@ -5,8 +5,10 @@ Errors in the recipe are reported before training; a sample that fails later is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from hf_recipes.common.text import first_line
 from hf_recipes.data.chat_prompt import prompt_ids
 from hf_recipes.data.chat_template import AnswerTemplate
 from hf_recipes.errors import RecipeError
+from hf_recipes.record import SAMPLES
 
 NEW_TOKENS = 40  # of a sample, where GenerationConfig names no length
 
@@ -73,7 +76,20 @@ class SampleText(TrainerCallback):
                     say(f"sample at step {state.global_step}: {prompt!r} failed: {first_line(problem)}")
                     continue
                 for answer in answers:
+                    if state.is_world_process_zero:
+                        self._keep(args.output_dir, state.global_step, prompt, answer.strip())
                     say(f"sample at step {state.global_step}: {prompt!r} -> {answer.strip()!r}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and state.global_step == 0:  # of an earlier run in this folder
+            with suppress(OSError):
+                Path(args.output_dir, SAMPLES).unlink()
+
+    def _keep(self, folder: str, step: int, prompt: str, text: str) -> None:
+        """For the report. It stays beside the record and is not pushed: the model may repeat what it was trained on."""
+        line = json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False)
+        with suppress(OSError), Path(folder, SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     def _answers(self, model: Any, prompt: str, device: Any, *, synced: bool = False) -> list[str]:
         """`synced`: every process generates until all have an answer."""

@@ -18,9 +18,11 @@ CHANGE = 0.10  # of the time that is left: then it is printed again
 class StepTimer(TrainerCallback):
     """Seconds of optimizer steps without evaluation and saving; costs two reads of a clock per step."""
 
-    def __init__(self, say: Callable[[str], None], forecast: tuple[float, float] | None = None) -> None:
-        """`forecast`: plan's seconds for all steps of the run."""
-        self.say, self.forecast = say, forecast
+    def __init__(
+        self, say: Callable[[str], None], forecast: tuple[float, float] | None = None, *, bar: bool = False
+    ) -> None:
+        """`forecast`: plan's seconds for all steps of the run; `bar`: one shows the time left already."""
+        self.say, self.forecast, self.bar = say, forecast, bar
         self.steps, self.seconds = 0, 0.0
         self.began = 0.0
         self._training_since: float | None = None
@@ -75,9 +77,27 @@ class StepTimer(TrainerCallback):
             plan = (
                 f" (plan's estimate: {format_duration(self.forecast[0])} to {format_duration(self.forecast[1])} in all)"
             )
-        if before is None or left * mean > 60:
+        silent = self.bar and self.forecast is None  # the bar says as much
+        if not silent and (before is None or left * mean > 60):
             self.say(f"forecast: {format_duration(left * mean)} of training left, {mean:.3g} s per step{plan}")
         self.reported_step_seconds = mean
+
+
+class AfterEvaluation(TrainerCallback):
+    """Calls after each evaluation during training."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call, self._training = call, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._training = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._training and state.is_world_process_zero:
+            self._call()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._training = False
 
 
 class AfterFirstStep(TrainerCallback):

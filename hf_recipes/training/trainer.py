@@ -18,13 +18,16 @@ from hf_recipes.data.chat_template import read_template
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss
+from hf_recipes.training.hooks import NONE as NO_HOOKS
+from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import trainer_class
 from hf_recipes.training.plain_head import use_plain_logits
+from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
-from hf_recipes.training.step_timer import AfterFirstStep, StepTimer
+from hf_recipes.training.step_timer import AfterEvaluation, AfterFirstStep, StepTimer
 from hf_recipes.training.step_work import StepWork
 from hf_recipes.training.stop_callback import FollowSteps, StopAtStep
 from hf_recipes.training.trackers import limit_trackers
@@ -63,6 +66,9 @@ class Session:
     timer: StepTimer
     sessions: Callable[[], Mapping[str, Any]] = dict  # what each manifest says of the run's sessions so far
     after_first_step: Callable[[], None] = lambda: None
+    after_evaluation: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = print
+    hooks: Hooks = NO_HOOKS  # the caller's own code
     until: int | None = None  # a replay ends with a checkpoint after this step
 
 
@@ -119,6 +125,10 @@ def build_trainer(
     if not TASKS[recipe.task].generates:
         kind, weights = task_of(recipe).scored_as, prepared.class_weights
         arguments["compute_loss_func"] = classification_loss(kind, args.label_smoothing_factor, weights)
+    if session is not None and session.hooks.loss is not None:
+        arguments["compute_loss_func"] = session.hooks.loss
+    if session is not None:
+        arguments["callbacks"] += list(session.hooks.callbacks)
     try:
         trainer = trainer_class(_upstream_class(recipe))(**arguments)
     except (ValueError, TypeError, ImportError) as problem:
@@ -130,8 +140,10 @@ def build_trainer(
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
         session.listener.expect_workers()
+        print_columns(trainer, session.say)
         trainer.add_callback(session.timer)
         trainer.add_callback(AfterFirstStep(session.after_first_step))
+        trainer.add_callback(AfterEvaluation(session.after_evaluation))
         trainer.add_callback(FollowSteps(parts.work, session.listener, trainer))
         if session.until is not None:
             trainer.add_callback(StopAtStep(session.until))

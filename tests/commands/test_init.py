@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.commands.check import check
-from hf_recipes.commands.init import command, look
+from hf_recipes.commands.init import choose_target, command, recipe_text
+from hf_recipes.data.first_look import look
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.read import read_recipe
-from tests.support.tiny_models import write_rows
+from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
 CONLL = "Anne B-PER\nElliot I-PER\nsmiled O\n\nThe O\nsea O\n\n" * 3
 FILES = {
@@ -65,11 +66,11 @@ def test_the_recipe_passes_check_and_reads_back(folder: Path, name: str) -> None
 
 
 def test_what_cannot_be_told_is_asked_and_with_yes_refused(folder: Path) -> None:
-    write_rows("odd.jsonl", [{"a": 1.5, "b": 2.5}, {"a": 3.5, "b": 1.0}])
+    write_rows("odd.jsonl", [{"a": f"the day {i}", "b": f"the night {i}", "c": i + 0.5} for i in range(9)])
     with pytest.raises(RecipeError) as raised:
         command("odd.jsonl", yes=True, say=lambda line: None)
     assert str(raised.value) == (
-        "odd.jsonl: it is not clear what is to be learned from it: its columns are a, b; "
+        "odd.jsonl: it is not clear what is to be learned from it: its columns are a, b, c; "
         "name it with --task: causal-lm, chat, text-classification, token-classification"
     )
     asked: list[str] = []
@@ -80,6 +81,82 @@ def test_what_cannot_be_told_is_asked_and_with_yes_refused(folder: Path) -> None
 
     command("odd.jsonl", say=lambda line: None, ask=answer)
     assert asked == ["task"]
+    assert read_recipe("recipe.yaml").get("dataset.text_column") == "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "section"),
+    [
+        ("a.csv", "causal-lm", {"text_column": "review"}),
+        ("pairs.jsonl", "causal-lm", {"text_column": "prompt"}),
+        ("pairs.jsonl", "text-classification", {"text_column": "prompt", "label_column": "completion"}),
+        ("a.csv", "chat", {"prompt_column": "review", "completion_column": "stars"}),
+        ("b.txt", "token-classification", {"format": "conll"}),
+    ],
+)
+def test_a_task_that_is_asked_for_reads_the_columns_that_could_serve_it(
+    folder: Path, name: str, task: str, section: dict[str, str]
+) -> None:
+    Path(name).write_text(FILES[name])
+    seen = look(name, task)
+    assert seen.task == task and section.items() <= seen.dataset.items()
+
+
+def test_a_task_that_the_file_cannot_teach_is_refused(folder: Path) -> None:
+    write_rows("numbers.jsonl", [{"a": 1.5, "b": 2.5}, {"a": 3.5, "b": 1.0}])
+    with pytest.raises(RecipeError) as raised:
+        command("numbers.jsonl", task="chat", say=lambda line: None)
+    assert str(raised.value) == (
+        "numbers.jsonl: it has no columns with a prompt and an answer (it has a, b); "
+        "name another file, or another task with --task"
+    )
+    Path("lines.txt").write_text("one\ntwo\n")
+    with pytest.raises(RecipeError, match=r"cannot be read as CoNLL: line 1 has one column only \('one'\)"):
+        command("lines.txt", task="token-classification", say=lambda line: None)
+    assert not Path("recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "share.json", "words.jsonl", "b.txt", "lines.txt"])
+def test_a_recipe_from_scratch_needs_no_download_and_passes_check(folder: Path, name: str) -> None:
+    Path(name).write_text(FILES[name])
+    command(name, model="scratch", yes=True, say=lambda line: None)
+    assert check("recipe.yaml")[1] == 0
+    assert "BpeTrainer" in read_recipe("recipe.yaml").sections
+
+
+def test_a_model_that_is_not_here_is_named_where_the_hub_is_off(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    lines: list[str] = []
+    command("a.csv", yes=True, say=lines.append)
+    assert (
+        "warning: distilbert/distilbert-base-uncased is not on this machine, and the Hub is off: "
+        "--model FOLDER, or --model scratch"
+    ) in lines
+
+
+@pytest.mark.slow
+def test_a_recipe_for_a_gpu_has_its_batch_and_its_precision(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    save_bert("model", wordpiece(("good", "bad")))
+    lines: list[str] = []
+    command("a.csv", model="model", gpu="rtx-3070", yes=True, say=lines.append)
+    recipe = read_recipe("recipe.yaml")
+    assert recipe.get("TrainingArguments.bf16") is True
+    assert recipe.get("TrainingArguments.per_device_train_batch_size") == 32
+    assert "rtx-3070: 32 rows of 32 tokens fit, by plan" in lines
+    assert lines[-1].endswith("hf-recipes plan recipe.yaml --gpu rtx-3070    does it fit, how long will it take?")
+
+
+def test_a_gpu_without_bf16_trains_in_fp16(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    assert "  fp16: true" in recipe_text(look("a.csv"), "scratch", "a", 8, choose_target("t4"), "a.csv")
+
+
+def test_a_gpu_that_is_not_known_is_refused_before_anything_is_written(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    with pytest.raises(RecipeError, match="unknown GPU 'rtx-3071'"):
+        command("a.csv", gpu="rtx-3071", yes=True, say=lambda line: None)
+    assert not Path("recipe.yaml").exists()
 
 
 def test_files_that_cannot_be_read_are_refused(folder: Path) -> None:
@@ -106,3 +183,12 @@ def test_a_recipe_that_is_there_is_not_replaced(folder: Path) -> None:
     with pytest.raises(RecipeError) as raised:
         command("a.csv", yes=True, say=lambda line: None)
     assert str(raised.value) == "recipe.yaml: is there already; name another file with --output"
+
+
+def test_a_place_that_cannot_be_written_is_refused(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    with pytest.raises(RecipeError) as raised:
+        command("a.csv", output="no/such/recipe.yaml", yes=True, say=lambda line: None)
+    assert str(raised.value) == (
+        "argument '--output': 'no/such/recipe.yaml' cannot be written (No such file or directory); choose another place"
+    )

@@ -101,3 +101,13 @@ def test_every_recipe_launch_file_and_data_file_of_a_recipe_is_installed(root: P
         named = re.findall(r"recipes/data/[\w./-]+\.(?:txt|jsonl|jinja)", path.read_text(encoding="utf-8"))
         wanted |= set(named)
     assert wanted <= installed
+
+
+def test_presets_are_listed_with_their_size(capsys: pytest.CaptureFixture[str]) -> None:
+    from hf_recipes.catalog.presets import PRESETS
+    from hf_recipes.cli import main
+
+    main(["recipes", "--presets"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    assert all(f"{PRESETS[line.split()[0]].parameters / 1e6:,.1f}M" in line for line in lines[1:])

@@ -22,7 +22,7 @@ from hf_recipes.commands.compare import command as compare
 from hf_recipes.commands.runs import SORTS, command
 from hf_recipes.compare.measures import MEASURES
 from hf_recipes.errors import RecipeError, RecordError
-from hf_recipes.record import Memory, MetricInterval, Metrics, ModelFacts, RunRecord, Status, write_record
+from hf_recipes.record import Memory, MetricInterval, Metrics, ModelFacts, RecipeFacts, RunRecord, Status, write_record
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
 
@@ -170,3 +170,60 @@ def test_a_comparison_leaves_out_what_cannot_be_read_where_two_runs_are_left(
     for paths in (["a", "c"], ["a", "b", "none"]):
         with pytest.raises(RecordError):
             compare(paths)
+
+
+# --- a page of runs --------------------------------------------------------------------------------------------------
+
+
+def _page(name: str = "page.html") -> tuple[str, dict[str, Any]]:
+    text = Path(name).read_text()
+    data = text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
+    return text, json.loads(data)
+
+
+def test_a_page_of_runs_has_their_figures_their_settings_their_curves_and_why_one_failed(folder: Path) -> None:
+    history = tuple({"step": step, "loss": 1 / step, "eval_runtime": 1.0} for step in range(1, 1001))
+    for i, rate in enumerate((1e-4, 1e-3)):
+        sections = {"TrainingArguments": {"learning_rate": rate, "output_dir": f"runs/{i}", "num_train_epochs": 1}}
+        _record(
+            f"runs/{i}", "text-classification", i, metrics=Metrics(eval={"eval_f1": 0.9}), log_history=history,
+            recipe=RecipeFacts(sections=sections),
+        )  # fmt: skip
+    _record("runs/bad", "chat", 5, status=Status.FAILED, error="ValueError: </script><b>no\nsecond line")
+    assert command("runs", html="page.html", now=NOW) == ["written: page.html (3 runs)"]
+    text, data = _page()
+    assert text.count("</script>") == 2  # no text of a record ends a script
+    by_name = {one["name"]: one for one in data["runs"]}
+    assert by_name["bad"]["reason"] == "ValueError: </script><b>no" and by_name["bad"]["failed"]
+    assert (by_name["0"]["metric"], by_name["0"]["value"], by_name["0"]["failed"]) == ("f1", 0.9, False)
+    assert "TrainingArguments.learning_rate" in data["differing"]
+    assert not [key for key in data["differing"] if "output_dir" in key]
+    assert list(by_name["0"]["curves"]) == ["loss"] and len(by_name["0"]["curves"]["loss"]) == 300
+    assert by_name["0"]["curves"]["loss"][-1] == [1000.0, 0.001]
+
+
+def test_a_page_that_cannot_be_written_is_refused(three: None) -> None:
+    with pytest.raises(RecipeError, match=r"argument '--html': 'no/such/page.html' cannot be written"):
+        command("runs", html="no/such/page.html", now=NOW)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+def test_the_page_filters_hides_sorts_and_draws(three: None, tmp_path: Path) -> None:
+    command("runs", html="page.html", now=NOW)
+    probe = """<script>addEventListener("load", () => { const names = () => [...document.querySelectorAll("tbody tr")]
+      .map(row => row.cells[1].textContent), found = [names()], set = (id, name, value) => {
+      const one = document.getElementById(id); one[name] = value; one.dispatchEvent(new Event("input")); };
+      set("hide", "checked", true); found.push(names()); set("hide", "checked", false);
+      set("filter", "value", "deep"); found.push(names()); set("filter", "value", "");
+      document.querySelectorAll("th button")[6].click(); found.push(names());
+      const at = document.createElement("pre"); at.id = "found"; at.textContent = JSON.stringify(found);
+      document.body.append(at); });</script></body>"""
+    page = tmp_path / "probe.html"
+    page.write_text(Path("page.html").read_text().replace("</body>", probe))
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run([str(CHROMIUM), *words, page.as_uri()], capture_output=True, text=True, timeout=120)
+    found = json.loads(done.stdout.partition('<pre id="found">')[2].partition("</pre>")[0])
+    assert found == [["a", "c", "deep/b"], ["a", "deep/b"], ["deep/b"], ["a", "deep/b", "c"]]

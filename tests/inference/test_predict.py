@@ -97,6 +97,19 @@ def test_answers_to_200_conversations_are_those_of_the_transformers_pipeline(ent
     assert [one["generated_text"] for one in ours] == [one[0]["generated_text"] for one in theirs]
 
 
+def test_rows_of_sharegpt_are_answered_as_messages_are(enter_run: Enter) -> None:
+    enter_run("chat")
+    rows = conversations(60, 4)
+    roles = {"user": "human", "assistant": "gpt"}
+    shared = [
+        {"conversations": [{"from": roles[one["role"]], "value": one["content"]} for one in row["messages"]]}
+        for row in rows
+    ]
+    found = find_trained("out")
+    answers = [[one["generated_text"] for one in predict(found, part)] for part in (rows, shared)]
+    assert answers[0] == answers[1] and any(answers[0])
+
+
 def test_an_adapter_predicts_what_the_trained_model_does(enter_run: Enter) -> None:
     """The scores that its run wrote."""
     import pyarrow.parquet as pq

@@ -264,10 +264,34 @@ def test_sample_prompts_are_continued_at_each_evaluation_without_moving_the_trai
 def test_the_run_says_first_what_it_will_do(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(recipe, ["TrainingArguments.max_steps=1", "TrainingArguments.gradient_accumulation_steps=2"])
     printed = capsys.readouterr().out
-    assert "8 per device x 1 device x 2 accumulation = 16 sequences, about 1,024 tokens a step" in printed
-    assert "model.dtype: float32 (none is stated; from_pretrained would take the checkpoint's)" in printed
+    said = " ".join(printed.split())
+    assert "8 per device x 1 device x 2 accumulation = 16 sequences, about 1,024 tokens a step" in said
     assert "precision  float32 weights" in printed
     assert "record   out/record.json" in printed
+
+
+def test_the_first_screen_fits_a_terminal_of_80_by_24_and_defaults_go_to_the_record(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe, ["TrainingArguments.max_steps=1", "TrainingArguments.logging_steps=1"])
+    printed = capsys.readouterr().out
+    first = printed.partition("  step   epoch")[0].splitlines()
+    assert sum(max(1, -(-len(line) // 80)) for line in first) <= 24, first
+    choice = "model.dtype: float32 (none is stated; from_pretrained would take the checkpoint's)"
+    assert choice not in printed
+    assert choice in json.loads(Path("out/record.json").read_text())["choices"]
+
+
+def test_metrics_are_printed_in_columns(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["TrainingArguments.max_steps=2", "TrainingArguments.logging_steps=1", "TrainingArguments.eval_steps=1"]
+    run(recipe, [*words, "TrainingArguments.eval_strategy=steps"])
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("    step   epoch      loss  grad norm"))
+    steps, evaluations = lines[place + 1 : place + 5 : 2], lines[place + 2 : place + 6 : 2]
+    assert [line.split()[0] for line in steps] == ["1", "2"]
+    assert len({len(line) for line in (lines[place], *steps)}) == 1  # the columns are aligned
+    assert all(line.split()[2:4] == ["eval", "loss"] for line in evaluations)
+    assert not [line for line in lines if line.startswith("{") or "\r" in line]
 
 
 def test_importing_the_command_takes_no_torch() -> None:

@@ -45,6 +45,10 @@ def test_a_missing_file_is_named_with_the_nearest_one(here):
     assert errors_of("recipes/rtx370.yaml") == [
         "recipes/rtx370.yaml: no such file; did you mean 'recipes/rtx3070.yaml'?"
     ]
+    assert errors_of("quickstrat") == [
+        "quickstrat: no such file; did you mean 'quickstart', which came with the package? "
+        "`hf-recipes recipes` lists these"
+    ]
     assert errors_of("recipes/zzz") == ["recipes/zzz: no such file; see what is in 'recipes'"]
     assert errors_of("nowhere/a.yaml") == ["nowhere/a.yaml: no such file; there is no folder 'nowhere' either"]
     assert errors_of("recipes") == [

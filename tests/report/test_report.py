@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hf_recipes.commands.compare import command
 from hf_recipes.errors import RecipeError
+from hf_recipes.pipeline import recorder
 from hf_recipes.pipeline.run import run
 from hf_recipes.report import of_run, plots
 from hf_recipes.report.blocks import Cell, Code, Document, Figure, Heading, Note, Paragraph, Table, Verdict
@@ -138,6 +140,12 @@ def test_every_run_leaves_its_report(classes: str, capsys: pytest.CaptureFixture
         "metric",
         "reliability",
     ]
+    table = pq.read_table("out/scores.parquet").to_pylist()
+    wrong = [max(row["probabilities"]) for row in table if row["gold"] != row["predicted"]]
+    if wrong:
+        part = text.partition(f"## Wrong and most confident ({len(wrong)} wrong)")[2].partition("## ")[0]
+        shown = [float(one) for one in re.findall(r"\| ([\d.]+) % \|", part)]
+        assert shown == pytest.approx([100 * one for one in sorted(wrong, reverse=True)[:10]], abs=0.051)
     run(classes, ["TrainingArguments.max_steps=3"])  # a second run into the folder replaces its own report
 
 
@@ -174,6 +182,43 @@ def test_a_language_models_report_has_no_labels(folder: Path, write_recipe: Call
     run(write_recipe(CHAT))
     text = Path("out/report.md").read_text()
     assert "| perplexity |" in text and "## Labels" not in text and "| bits_per_byte |" in text
+
+
+def test_samples_of_a_run_are_in_its_report_side_by_side_and_are_not_pushed(
+    folder: Path, write_recipe: Callable[..., str]
+) -> None:
+    from hf_recipes.hub.pushed_files import RUN_FILES
+
+    save_llama("model", bpe(chat=CHATML))
+    rows = ([{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": t}] for i, t in enumerate(TEXTS * 4))
+    write_rows("rows.jsonl", ({"messages": messages} for messages in rows))
+    words = ["SFTConfig.max_steps=2", "SFTConfig.eval_strategy=steps", "SFTConfig.eval_steps=1"]
+    run(write_recipe(CHAT), [*words, "sample_prompts=[the sea, '<b>']", "GenerationConfig.max_new_tokens=4"])
+    samples = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["prompt"]) for one in samples] == [(s, p) for s in (1, 2) for p in ("the sea", "<b>")]
+    assert "| prompt | step 1 | step 2 |" in Path("out/report.md").read_text()
+    assert "samples.jsonl" not in RUN_FILES
+    run("recipe.yaml", [*words, "sample_prompts=[an old]"])  # another run begins its own file
+    prompts = [json.loads(line)["prompt"] for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert prompts == ["an old"] * 2
+
+
+def test_the_page_of_a_run_that_is_under_way_updates_itself(classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[str] = []
+    real = of_run.write_report
+
+    def watched(folder: Path, record: Any, say: Any) -> bool:
+        found = real(folder, record, say)
+        pages.append((folder / "report.html").read_text())
+        return found
+
+    monkeypatch.setattr(of_run, "write_report", watched)
+    monkeypatch.setattr(recorder, "FIRST_REPORT", 0.0)
+    monkeypatch.setattr(recorder, "MOST_FOR_REPORTS", 1.0)
+    run(classes, ["TrainingArguments.eval_strategy=steps", "TrainingArguments.eval_steps=2"])
+    refresh = '<meta http-equiv="refresh" content="20">'
+    assert len(pages) >= 4 and all(refresh in one for one in pages[:-1]) and refresh not in pages[-1]
+    assert "running in training" in pages[1] and "Loss" in pages[1]
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------

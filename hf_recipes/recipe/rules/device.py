@@ -35,6 +35,7 @@ OPTIMIZER_PACKAGES: dict[str, tuple[str, str]] = {
     "schedule_free": ("schedulefree", "schedulefree"),
     "stable_adamw": ("optimi", "torch-optimi"),
 }
+EXTRAS = {"bitsandbytes": "'hf_recipes[quantization]'", "tensorboard": "'hf_recipes[tensorboard]'"}  # of setup.cfg
 REPORTERS = ("wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "clearml", "codecarbon", "dvclive", "swanlab")
 FLASH = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
@@ -66,7 +67,8 @@ def missing_packages(recipe: Recipe) -> Iterator[Diagnostic]:
             wanted.append((f"{recipe.trainer}.report_to", f"report_to: {name}", (name, name.replace("_", "-"))))
     for dotted, what, (module, pip) in wanted:
         if find_spec(module) is None and not (module == "tensorboard" and find_spec("tensorboardX")):
-            yield report_key(recipe, dotted, f"{what} needs {pip}, which is not installed here", f"pip install {pip}")
+            fix = f"pip install {EXTRAS.get(pip, pip)}"
+            yield report_key(recipe, dotted, f"{what} needs {pip}, which is not installed here", fix)
 
 
 def device_errors(recipe: Recipe, device: Device) -> list[Diagnostic]:
