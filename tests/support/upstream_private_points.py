@@ -400,6 +400,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         signature="(device: 'torch.device') -> 'bool'",
     ),
     PrivatePoint(
+        name="trl.trainer.utils:_use_triton",
+        used_by="training/plain_head.py",
+        why="whether TRL's fused head has a kernel on this device; the trace of a GPU replaces it",
+        signature="(device: 'torch.device') -> 'bool'",
+    ),
+    PrivatePoint(
         name="trl.kernels.chunked_logprob:_addmm_fp32",
         used_by="plan/trace/upstream_patches.py",
         why="writes into its first argument: nothing is allocated on a card",
