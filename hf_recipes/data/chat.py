@@ -217,6 +217,10 @@ def _row_encoder(recipe: Recipe, tokenizer: Any, reader: RowReader, max_length: 
     templates = {}
     if reader.chat:
         templates = {tools: read_template(tokenizer, mark=answers, tools=tools) for tools in (False, True)}
+        if templates[False].needs_parts:
+            what = "the chat template writes contents that are lists of parts, as of images, and nothing of a text"
+            fix = "give a template for texts with SFTConfig.chat_template_path"
+            raise DataError.at(recipe.location("model"), what, fix)
     identity = [__version__, reader.columns, reader.optional, answers, completion, max_length]
     identity += [recipe.section("dataset"), tokenizer.special_tokens_map, *(one.source for one in templates.values())]
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True, default=str).encode())

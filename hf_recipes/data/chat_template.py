@@ -137,6 +137,18 @@ class AnswerTemplate:
         """Whether the answers are known: it was read to find them."""
         return self.marked or self._traced is not None
 
+    @property
+    def needs_parts(self) -> bool:
+        """Whether it writes nothing of a content that is a text, but does of a list of parts (templates for images)."""
+
+        def writes(content: Any) -> bool:
+            try:
+                return PROBE in self.text([{"role": "user", "content": content}], None, {})
+            except TEMPLATE_ERRORS:
+                return False
+
+        return not writes(PROBE) and writes([{"type": "text", "text": PROBE}])
+
     def _render_marked(self, messages: list[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -12,8 +12,9 @@ import io
 import json
 import lzma
 import os
+import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.other_tools import PREFERENCE_COLUMNS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROWS, BYTES = 20, 2**18  # that are read of a file
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, csv.Error, RecursionError)
 SHAPES = ("skiprows", "header", "usecols", "index_col", "comment", "quoting", "doublequote", "escapechar", "dialect")
+ROWS_BELOW = re.compile(r'"([^"\\]+)"\s*:\s*\[\s*(?=\{)')  # a key of one object that holds rows
 DELIMITERS = {",": ",", ";": ";", "\t": "\\t", "|": "|"}
 NAMED = {"text-classification": ("text_column", "label_column"), "causal-lm": ("text_column",)}
 
@@ -68,6 +70,12 @@ def _missing(recipe: Recipe, file: str, columns: list[str], broken: Collection[s
         fix = f"did you mean {near!r}?" if near else f"name it with dataset.{key}"
         if len(columns) == 1 and (delimiter := _other_delimiter(columns[0], name)):
             fix = f'write delimiter: "{delimiter}" in dataset'
+        elif name in (inner := _columns_below(file, given, columns)):
+            fix = f"its rows are below {inner[name]!r}: write field: {inner[name]} in dataset"
+        elif given.get("path") == "csv" and not set(given) & {"column_names", "names"}:
+            names = [task.columns[key] for key in needed]
+            if not near and not set(names) & set(columns):
+                fix += f"; for files without a header: column_names: [{', '.join(names)}]"
         shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
         what = f"{file} has no column {name!r} (it has {shown})"
         yield Diagnostic(location=recipe.location(f"dataset.{key}"), message=what, fix=fix)
@@ -76,6 +84,21 @@ def _missing(recipe: Recipe, file: str, columns: list[str], broken: Collection[s
 def _other_delimiter(header: str, name: str) -> str:
     """The delimiter that would make a column of this name out of one column's name."""
     return next((shown for mark, shown in DELIMITERS.items() if name in header.split(mark)), "")
+
+
+def _columns_below(file: str, given: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
+    """Column -> the key of the file's one object that holds its rows; {} for a file of rows."""
+    if given.get("path") != "json" or given.get("field") is not None:
+        return {}
+    found: dict[str, str] = {}
+    try:
+        for at in ROWS_BELOW.finditer(text := _beginning(file, given)):
+            if at[1] in columns:
+                found |= dict.fromkeys(json.JSONDecoder().raw_decode(text, at.end())[0], at[1])
+                break
+    except UNREADABLE:
+        pass
+    return found
 
 
 def _local_files(recipe: Recipe) -> Iterator[str]:
@@ -149,7 +172,8 @@ def _csv_columns(text: str, given: Mapping[str, Any]) -> list[str] | None:
 
 def _json_columns(text: str, given: Mapping[str, Any]) -> list[str] | None:
     if given.get("field") is not None:
-        return None
+        rows = json.loads(text).get(given["field"])  # a file that is longer than its beginning is left to the run
+        return list(dict.fromkeys(name for row in rows[:ROWS] for name in row)) if _are_rows(rows) else None
     found: dict[str, None] = {}
     for row in _json_rows(text):
         if not isinstance(row, dict):
@@ -158,14 +182,25 @@ def _json_columns(text: str, given: Mapping[str, Any]) -> list[str] | None:
     return list(found) or None
 
 
+def _are_rows(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows[:ROWS])
+
+
 def _json_rows(text: str) -> Iterator[Any]:
     """The first rows: of one document that is a list, or of a document on each line."""
     decoder, at = json.JSONDecoder(), 0
     text = text.lstrip()
     if not text.startswith("["):
-        for line in text.splitlines()[:ROWS]:
-            if line.strip():
-                yield json.loads(line)
+        lines = [line for line in text.splitlines()[:ROWS] if line.strip()]
+        below = ROWS_BELOW.search(text)
+        try:
+            yield json.loads(lines[0]) if lines else {}
+        except ValueError:  # one object over several lines
+            if below is None:
+                raise
+            yield {below[1]: None}
+            return
+        yield from map(json.loads, lines[1:])
         return
     at = 1
     for _ in range(ROWS):

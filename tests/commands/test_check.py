@@ -142,6 +142,36 @@ def test_another_delimiter_is_named_where_the_header_shows_it():
     assert "x.csv has no column 'text' (it has text;label); write delimiter: \";\" in dataset" in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '{"version": 1, "data": [{"text": "a", "label": 1}]}',
+        '{\n "version": 1,\n "data": [\n  {"text": "a", "label": 1},\n  {"text": "b", "label": 0}\n ]\n}\n',
+        '{\n "data": [\n' + '  {"text": "a", "label": 1},\n' * 20_000 + '  {"text": "b", "label": 0}\n ]\n}\n',
+    ],
+    ids=["one line", "several lines", "longer than what is read"],
+)
+def test_rows_below_a_key_of_one_object_are_named_with_the_key(rows):
+    write(rows, "x.json")
+    lines = "\n".join(found(changed(line5="  path: json", line6="  data_files: x.json")))
+    assert "x.json has no column 'text' (it has" in lines
+    assert "its rows are below 'data': write field: data in dataset" in lines
+    right = found(changed(line5="  path: json\n  field: data", line6="  data_files: x.json"))
+    assert not [line for line in right if "column" in line]
+
+
+def test_the_rows_below_a_field_are_compared_too():
+    write('{"data": [{"body": "a", "label": 1}]}', "x.json")
+    lines = "\n".join(found(changed(line5="  path: json\n  field: data", line6="  data_files: x.json")))
+    assert "x.json has no column 'text' (it has body, label)" in lines
+
+
+def test_a_file_without_a_header_is_named_with_the_key_that_gives_one():
+    write("a fine play,pos\na dull book,neg\n", "x.csv")
+    lines = "\n".join(found(changed(line5="  path: csv", line6="  data_files: x.csv")))
+    assert "name it with dataset.text_column; for files without a header: column_names: [text, label]" in lines
+
+
 def test_preferences_are_named_as_not_offered_with_trls_command():
     write('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "x.jsonl")
     text = "task: chat\nmodel: {pretrained_model_name_or_path: gpt2}\ndataset: {path: json, data_files: x.jsonl}\n"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
 from hf_recipes.data.generated import generate_splits
 from hf_recipes.data.prepared import Prepared
@@ -225,3 +227,13 @@ def test_a_smoke_run_has_rows_of_the_recipes_columns(make: Make, dataset: str) -
     recipe = make("chat", dataset, section="SFTConfig")
     found = prepare(recipe, generate_splits(recipe).train, bpe(chat=TOOLS), length=512)
     assert found.stats["train"].rows == 256
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm", "llava_next"])
+def test_a_template_for_images_that_writes_no_text_is_refused_for_that_reason(make: Make, name: str) -> None:
+    source = (Path(trl.__file__).parent / f"chat_templates/{name}.jinja").read_text(encoding="utf-8")
+    rows = [{"messages": [{"role": "user", "content": "how far?"}, {"role": "assistant", "content": "not far"}]}]
+    assert refusal(make("chat", section="SFTConfig"), rows, bpe(chat=source)) == (
+        "recipe.yaml:2: the chat template writes contents that are lists of parts, as of images, and nothing of a "
+        "text; give a template for texts with SFTConfig.chat_template_path"
+    )
