@@ -39,6 +39,7 @@ HEAVY_FILES = {
     "hf_recipes.models.half_precision",
     "hf_recipes.training.master_weights",
     "hf_recipes.training.trainer",
+    "hf_recipes.training.plain_head",
     "hf_recipes.training.classification_loss",
     "hf_recipes.training.step_timer",
     "hf_recipes.training.step_work",

@@ -23,6 +23,7 @@ from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.overrides import trainer_class
+from hf_recipes.training.plain_head import use_plain_logits
 from hf_recipes.training.screen import print_columns
 from hf_recipes.training.signals import Listener
 from hf_recipes.training.step_guard import StepGuard
@@ -134,6 +135,8 @@ def build_trainer(
         raise RecipeError.at(
             recipe.location(recipe.trainer), f"the trainer refuses: {first_line(problem)}"
         ) from problem
+    if recipe.trainer == "SFTConfig":
+        use_plain_logits(trainer.model)
     limit_trackers(trainer, say)
     if session is not None and parts.guard is not None:
         session.listener.expect_workers()
