@@ -126,7 +126,7 @@ def _read_text(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def is_conll(lines: Sequence[str]) -> bool:
-    """Whether lines are words with entity tags. Tags of other kinds are not told from sentences of one length."""
+    """Whether lines are words with entity tags. Other kinds of tags look like sentences of one length."""
     words = [line for line in lines if line.strip()]
     return bool(words) and sum(bool(CONLL.fullmatch(line)) for line in words) > 0.9 * len(words)
 
