@@ -336,6 +336,12 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         ),
     ),
     PrivatePoint(
+        name="torch.utils._python_dispatch:TorchDispatchMode._should_skip_dynamo",
+        used_by="plan/trace/tracker.py",
+        why="answers no: the guard that it asks for takes a tenth of a trace",
+        signature="() -> 'bool'",
+    ),
+    PrivatePoint(
         name="torch.utils._python_dispatch:_disable_current_modes",
         used_by="plan/trace/upstream_patches.py",
         why="makes a tensor that the tracker does not see: a paged state (and load.py looks at weights unseen)",

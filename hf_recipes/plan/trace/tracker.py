@@ -31,8 +31,9 @@ from hf_recipes.plan.trace.unknown_values import ANSWERS, KNOWN_RESULTS, NONFINI
 IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
 
 # Frames of Python between an operation and the one who called it: ours, and torch's around a dispatch mode.
-AROUND = ("writes_in_place", "_put", "__torch_dispatch__", "_fn", "inner")
+AROUND = ("writes_in_place", "_put", "_dispatch", "__torch_dispatch__", "_fn", "inner")
 
+aten = torch.ops.aten
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
 
@@ -256,10 +257,20 @@ class Tracker(TorchDispatchMode):
 
     # dispatch -------------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under a trace, and torch's guard against it would take a tenth of its time."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(kind.__name__ == "DTensor" for kind in types):
-            return NotImplemented  # it unwraps to its local shards, which come back here
-        kwargs = kwargs or {}
+        for kind in types:
+            if kind.__name__ == "DTensor":
+                return NotImplemented  # it unwraps to its local shards, which come back here
+        # In a backward autocast's function mode is on: looking at a tensor's shape here would go through it.
+        with torch._C.DisableTorchFunction():
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         packet = func._overloadpacket
         self._phase()
         if self.device == "meta" and packet in ANSWERS:
@@ -303,7 +314,8 @@ class Tracker(TorchDispatchMode):
         work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
         flops = 0
         if packet in flop_registry:
-            flops = _attention_flops(packet, args) or int(flop_registry[packet](*args, **kwargs, out_val=result))
+            flops = _product_flops(packet, args) or _attention_flops(packet, args)
+            flops = flops or int(flop_registry[packet](*args, **kwargs, out_val=result))
         elif packet.__name__ == "gemm_4bit":
             rows = args[0].numel() // args[0].shape[-1]
             flops = 2 * rows * int(args[2][0]) * int(args[2][1])
@@ -321,6 +333,17 @@ def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) 
     none = (0, 0, 0, 0, 0)
     sums = [sum(counted.get(phase, none)[i] for phase in phases) // max(1, times) for i in range(len(none))]
     return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2], half_flops=sums[3], matmul_bytes=sums[4])
+
+
+def _product_flops(packet: Any, args: Any) -> int:
+    """As torch's registry counts them, without its walk through the arguments."""
+    if packet is aten.mm:
+        rows, inner = args[0].shape
+        return int(2 * rows * inner * args[1].shape[1])
+    if packet is aten.addmm:
+        rows, inner = args[1].shape
+        return int(2 * rows * inner * args[2].shape[1])
+    return 0
 
 
 def _attention_flops(packet: Any, args: Any) -> int:

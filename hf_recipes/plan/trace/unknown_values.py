@@ -100,6 +100,21 @@ def _masked_select(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tupl
     return True, result
 
 
+def _same_everywhere(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """unique_consecutive of a count in each row (the classifiers of T5 and BART): every row has the same."""
+    if args[0].device.type != "meta":
+        return False, None
+    tracker.bounded.add(str(func))
+    return_inverse, return_counts = (*args[1:3], False, False)[:2]
+    found = args[0].new_empty(1)
+    empty = args[0].new_empty(0, dtype=torch.long)
+    inverse = args[0].new_empty(args[0].shape, dtype=torch.long) if return_inverse else empty
+    result = found, inverse, args[0].new_empty(1, dtype=torch.long) if return_counts else empty
+    for tensor in result:
+        tracker.track(tensor, "unique_consecutive")
+    return True, result
+
+
 def _put(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`x[mask] = y`, in place."""
     indices = args[1]
@@ -140,10 +155,19 @@ ANSWERS: dict[Any, Callable[[Recorder, Any, Any, Any], tuple[bool, Any]]] = {
     aten.index: _select,
     aten.nonzero: _nonzero,
     aten.masked_select: _masked_select,
+    aten.unique_consecutive: _same_everywhere,
     aten.index_put: _put,
     aten.index_put_: _put,
     aten._grouped_mm: _grouped,
 }
+
+
+def _number_less_tensor(tracker: Recorder, args: Any) -> float:
+    """`size - tensor` of whole numbers: a length that is cut by a count (Longformer)."""
+    if args[0].is_floating_point() or not isinstance(args[1], int):
+        return 1
+    return args[1] - tracker.number_in(args[0])
+
 
 NONFINITE_TESTS = ("isinf", "isnan", "eq")
 ZEROS = ("zeros_like", "zeros", "new_zeros")
@@ -156,5 +180,6 @@ KNOWN_RESULTS: dict[str, Callable[[Recorder, Any], float]] = {
     "isinf": lambda tracker, args: 0,
     "logical_not": lambda tracker, args: 1 - float(bool(tracker.number_in(args[0]))),
     "_to_copy": lambda tracker, args: tracker.number_in(args[0]),
+    "rsub": _number_less_tensor,
     "full": lambda tracker, args: float(args[1]),
 }

@@ -16,11 +16,13 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,6 +191,7 @@ def _running(seat: int) -> subprocess.Popen[str]:
         return known
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment["PYTHONHASHSEED"] = "0"  # some models walk through sets of names: the same plan each time
     # A launcher's variables would make the child wait for the other ranks.
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
@@ -251,9 +254,42 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except RecipeError as problem:
         return {"errors": [asdict(one) for one in problem.errors], "class": type(problem).__name__}
     except Exception as problem:  # upstream's: the parent reports it, this process continues
+        refused = _upstream_refusal(recipe, problem)
+        if refused is not None:
+            return {"errors": [asdict(refused)], "class": "ModelError"}
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise
-        return {"crash": f"{type(problem).__name__}: {first_line(problem)}"}
+        return {
+            "crash": f"{type(problem).__name__}: {first_line(problem) if str(problem).strip() else _place_of(problem)}"
+        }
+
+
+# What upstream says of a model that cannot do what the recipe asks: `run` ends with the same error.
+REFUSALS = (
+    (
+        r"does not support (activation|gradient) checkpointing",
+        "gradient_checkpointing",
+        "remove gradient_checkpointing",
+    ),
+)
+
+
+def _upstream_refusal(recipe: Recipe, problem: Exception) -> Diagnostic | None:
+    """The error at the line of the key that causes it; None for every other error."""
+    text = first_line(problem)
+    for pattern, key, fix in REFUSALS:
+        if re.search(pattern, text):
+            names = [name for name in (key, f"activation_{key.partition('_')[2]}") if name in recipe.training]
+            dotted = f"{recipe.trainer}.{names[0] if names else key}"
+            return Diagnostic(location=recipe.location(dotted), message=f"transformers rejects it: {text}", fix=fix)
+    return None
+
+
+def _place_of(problem: Exception) -> str:
+    """Where an error without words was raised."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    last = frames[-1] if frames else None
+    return "no reason given" if last is None else f"{os.path.basename(last.filename)}:{last.lineno}, {last.line}"
 
 
 def main() -> None:
