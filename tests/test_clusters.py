@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import is_loss
+
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ROOT / "docs" / "clusters"
 SCRIPTS = ("slurm.sh", "two_machines.sh")
@@ -210,7 +212,7 @@ def test_a_job_that_slurm_signals_before_its_limit_saves_is_requeued_and_continu
         return subprocess.Popen(script, env=environment, cwd=folder, stdout=log, stderr=log, text=True)
 
     job = start()
-    _wait_for(lambda: "'loss'" in Path("job.log").read_text(), job)
+    _wait_for(lambda: is_loss(Path("job.log").read_text()), job)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(timeout=900) != 0
     first = Path("job.log").read_text()

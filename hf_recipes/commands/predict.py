@@ -126,6 +126,7 @@ def _writer(output: str | None) -> Iterator[Callable[[str], None]]:
 def quiet_upstream() -> None:
     """Results are on stdout; bars and advice of other packages would be between them on a terminal."""
     import logging
+    import warnings
 
     import datasets
     import transformers
@@ -133,4 +134,5 @@ def quiet_upstream() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's call
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # "Failed to load CPU gemm_4bit_forward"

@@ -5,6 +5,7 @@ Imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+UNLEARNED = ("weight", "train", "training")  # OpenAI's, axolotl's: 0 or false for an answer that is not learned
 SHAREGPT_ROLES = {  # names of ShareGPT, LLaMA-Factory and axolotl
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
@@ -51,6 +53,11 @@ def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
         raise RowError("shape", f"message {i} is {_kind(message)}, not a message", "give a list of {role, content}")
     if len(message) == 2 and message.get("role") in ROLES and isinstance(message.get("content"), str) and not roles:
         return dict(message)  # as most are
+    unlearned = next((key for key in UNLEARNED if message.get(key) in (0, False) and message[key] is not None), "")
+    if unlearned and message.get("role", message.get("from")) not in ("user", "human", "system", "tool"):
+        what = f"message {i} has {unlearned}: {json.dumps(message[unlearned])}, and every answer is learned here"
+        fix = f"make it the end of a prompt (columns prompt and completion), or remove {unlearned}"
+        raise RowError(f"key {unlearned}", what, fix)
     found = {key: value for key, value in message.items() if value is not None}
     if "role" not in found and "from" in found:
         found = {key: value for key, value in found.items() if key not in ("from", "value")}
@@ -113,12 +120,22 @@ def messages_of(value: Any) -> Any:
     """The list of messages that a column holds as JSON text; every other value as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
-    try:
-        found = json.loads(value)
-    except ValueError:
+    found = list_of_text(value)
+    if found is None:
         return value
     named = bool(found) and all(isinstance(item, dict) and ({"role", "from"} & set(item)) for item in found)
     return found if named else value  # a text in brackets is a text
+
+
+def list_of_text(text: str) -> list[Any] | None:
+    """A list as JSON or as Python writes it (pandas' to_csv does); None for another text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
 
 
 def json_of(value: Any, column: str) -> Any:

@@ -91,6 +91,21 @@ def find_damage(name: str) -> str:
     return ""
 
 
+def find_other_format(name: str, builder: str) -> tuple[str, str] | None:
+    """(what a file is, how to fix it) where it is of another format than its loader reads, by its first bytes."""
+    with open(name, "rb") as file:
+        begin = file.read(2**11)
+    if begin.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the data", "git lfs pull"
+    if begin.startswith(b"PAR1") and builder != "parquet":
+        return "is a parquet file", "write path: parquet"
+    if begin.startswith(b"\xd0\xcf\x11\xe0") or (begin.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in begin):
+        return "is an Excel file", "save it as CSV (UTF-8)"
+    if builder in ("csv", "json") and begin.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "is a web page, not the data", "download the file itself"
+    return None
+
+
 def line_that_is_not_utf8(name: str) -> int:
     """The number of the first line that is not UTF-8; 0 if every line is, or the file cannot be read."""
     try:

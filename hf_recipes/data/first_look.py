@@ -117,12 +117,18 @@ def _read_text(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     with path.open(encoding="utf-8-sig") as file:
         lines = file.read(BYTES).splitlines()
     words = [line for line in lines if line.strip()]
-    if words and sum(bool(CONLL.fullmatch(line)) for line in words) > 0.9 * len(words):
+    if is_conll(lines):
         return _conll_rows(lines), {"format": "conll"}
     if any(not line.strip() for line in lines[:-1]):
         parts = "\n".join(lines).split("\n\n")
         return [{"text": part} for part in parts if part.strip()], {"sample_by": "paragraph"}
     return [{"text": line} for line in words], {}
+
+
+def is_conll(lines: Sequence[str]) -> bool:
+    """Whether lines are words with entity tags. Other kinds of tags look like sentences of one length."""
+    words = [line for line in lines if line.strip()]
+    return bool(words) and sum(bool(CONLL.fullmatch(line)) for line in words) > 0.9 * len(words)
 
 
 def _read_conll(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -18,7 +18,7 @@ from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.columns import needed_columns
 from hf_recipes.data.conll import load_conll
 from hf_recipes.data.csv_files import with_types
-from hf_recipes.data.files import file_names, literal_names
+from hf_recipes.data.files import file_names, find_other_format, literal_names
 from hf_recipes.data.load import load
 from hf_recipes.errors import DataError, Diagnostic
 from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
@@ -121,9 +121,12 @@ def _unknown_splits(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def _missing_file(recipe: Recipe, name: str, key: str, path: str) -> list[Diagnostic]:
-    if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)) or os.path.isfile(path):
-        return []
     location = recipe.location(key.partition("[")[0])
+    if os.path.isfile(path):
+        other = find_other_format(path, str(recipe.get("dataset.path")))
+        return [Diagnostic(location=location, message=f"{path} {other[0]}", fix=other[1])] if other else []
+    if "://" in path or (glob.has_magic(path) and glob.glob(path, recursive=True)):
+        return []
     if os.path.isdir(path):
         return [
             Diagnostic(location=location, message=f"data file {name!r} is a folder", fix=f"write {name.rstrip('/')}/*")

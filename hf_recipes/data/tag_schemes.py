@@ -7,6 +7,7 @@ is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,6 +45,15 @@ class Scheme:
 def is_prefixed(tag: str) -> bool:
     """Whether a tag is "O", or has a prefix such as "B-"."""
     return tag == "O" or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")
+
+
+def usual_spelling(tag: str) -> str:
+    """ "B-PER" for b-per, B_PER and PER-B, "O" for o; "" for a tag that is none of an entity."""
+    begins = re.fullmatch(rf"([{PREFIXES}])[-_:.](.+)", tag, re.IGNORECASE)
+    ends = re.fullmatch(rf"(.+)[-_:.]([{PREFIXES}])", tag)
+    if begins:
+        return f"{begins[1].upper()}-{begins[2]}"
+    return f"{ends[2]}-{ends[1]}" if ends else "O" if tag == "o" else ""
 
 
 def type_of(tag: str) -> str:

@@ -57,8 +57,7 @@ def tagged_rows(recipe: Recipe, splits: Splits) -> TaggedRows:
 
     def read(part: Dataset, split: str) -> Dataset:
         for name in (tokens, tags):
-            if name in part.column_names and _holds_lists_as_text(part, name):
-                part = _read_lists(part, name, split, locations[name])
+            part = read_lists_as_text(part, name, split, locations[name])
         return part
 
     return TaggedRows(splits=_each(splits, read), tokens=tokens, tags=tags)
@@ -70,6 +69,14 @@ def _each(splits: Splits, change: Any) -> Splits:
 
 
 # lists that are written as text ---------------------------------------------------------------------------------------
+
+
+def read_lists_as_text(part: Dataset, name: str, split: str, location: str) -> Dataset:
+    """The split with lists in a column that holds them as text, as CSV files do; every other split as it is. Raises
+    DataError for a row whose text is no list."""
+    if name in part.column_names and _holds_lists_as_text(part, name):
+        return _read_lists(part, name, split, location)
+    return part
 
 
 def _holds_lists_as_text(part: Dataset, name: str) -> bool:

@@ -14,6 +14,7 @@ from hf_recipes.data.labels import weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.splits import Splits, find_column, find_text_column
+from hf_recipes.data.tagged_rows import read_lists_as_text
 from hf_recipes.data.targets import Targets, make_targets
 from hf_recipes.errors import DataError
 
@@ -35,8 +36,11 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     parts = splits.by_name()
     texts = _text_columns(recipe, splits.train)
     label = find_column(recipe, splits.train, "label_column", "label")
+    if recipe.get("model.problem_type") == "multi_label_classification":
+        where = recipe.location("dataset.label_column")
+        parts = {split: read_lists_as_text(part, label, split, where) for split, part in parts.items()}
     text_location, label_location = recipe.location("dataset.text_column"), recipe.location("dataset.label_column")
-    targets = make_targets(recipe, splits.train, label, config)
+    targets = make_targets(recipe, parts["train"], label, config)
 
     # upstream's cache finds its rows by what `encode` closes over: not the recipe (another learning rate would
     # tokenize again), but our version.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import Task
-from hf_recipes.data.tag_schemes import is_prefixed
+from hf_recipes.data.tag_schemes import is_prefixed, usual_spelling
 from hf_recipes.errors import DataError
 from hf_recipes.evaluation import compute_metrics as of_trainer
 from hf_recipes.evaluation.compute_metrics import ComputeMetrics, RecordingMetrics
@@ -133,7 +133,9 @@ def _check_span_tags(names: Sequence[str], location: str) -> None:
     for name in names:
         if not is_prefixed(name):
             what = f"span_f1 reads tags such as B-PER, I-PER and O, and the data has {name!r}"
-            raise DataError.at(location, what, "write metrics: [accuracy], or add the prefixes to the tags")
+            usual = all(map(usual_spelling, set(names) - {"O"})) and usual_spelling(name)
+            fix = f"write it as {usual!r}, and the others so" if usual else "add the prefixes to the tags"
+            raise DataError.at(location, what, f"{fix}, or write metrics: [accuracy]")
 
 
 def _of_language_models(prepared: Prepared, split: str, names: Sequence[str], threshold: float) -> ComputeMetrics:

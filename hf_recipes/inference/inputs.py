@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.files import describe_special_file
+from hf_recipes.data.first_look import is_conll
 from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS, SPLIT_KEYS
 from hf_recipes.errors import DataError
 from hf_recipes.recipe.recipe import Recipe
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STDIN = "standard input"
+LOOKED_AT, FEW = 200, 5  # lines
+MARKS = ("-DOCSTART-", "#")  # of CoNLL files
 Row = Mapping[str, Any]  # {"text": ...}, {"tokens": [...]}, {"messages": [...]}, {"prompt": ...}
 
 
@@ -87,9 +91,19 @@ def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
         section |= own
         if tagged:
             section["format"] = "conll"
-        elif builder != "text":
-            section.pop("format", None)  # of the recipe's own CoNLL files
+        elif section.get("format") == "conll" and (builder != "text" or _is_sentences(path)):
+            del section["format"]  # of the recipe's own CoNLL files
     return recipe.with_values({"dataset": section}, file)
+
+
+def _is_sentences(path: Path) -> bool:
+    """Whether a text file has lines of text rather than a word and its tag: of different numbers of words."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line for line in islice(file, LOOKED_AT) if line.strip() and not line.startswith(MARKS)]
+    except (OSError, UnicodeDecodeError):
+        return False  # the reader says what is wrong
+    return not is_conll(lines) and (len(lines) < FEW or len({len(line.split()) for line in lines}) > 1)
 
 
 def load_file(recipe: Recipe, file: str) -> Dataset:

@@ -42,8 +42,7 @@ def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     }
     lines = [line for name, text in facts.items() if text for line in fill(f"{name:<11}", text)]
     if record.planned_steps and _value(args.save_strategy) != "no":
-        label, _, text = str(record.resumption).partition(" ")
-        lines += fill(f"{label:<11}", text.strip())
+        lines.append(str(record.resumption))
     return ["", *lines, ""]
 
 

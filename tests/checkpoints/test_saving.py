@@ -346,7 +346,11 @@ def test_the_command_restarts_a_run_that_is_killed(recipe: str) -> None:
     said = []
     for line in process.stdout:
         said.append(line)
-        if "'loss'" in line and Path("out/checkpoint-20").is_dir() and not any("killed by" in old for old in said):
+        if (
+            re.match(r" +\d+ +\d+\.\d", line)
+            and Path("out/checkpoint-20").is_dir()
+            and not any("killed by" in old for old in said)
+        ):
             children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
             os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
             said.append("killed by us")

@@ -237,3 +237,20 @@ def test_a_template_for_images_that_writes_no_text_is_refused_for_that_reason(ma
         "recipe.yaml:2: the chat template writes contents that are lists of parts, as of images, and nothing of a "
         "text; give a template for texts with SFTConfig.chat_template_path"
     )
+
+
+def test_messages_written_as_pythons_text_are_read(chat: Any) -> None:
+    assert chat({"messages": str([ASKED, ANSWER])}) == chat({"messages": [ASKED, ANSWER]})
+
+
+@pytest.mark.parametrize(("key", "value", "shown"), [("weight", 0, "0"), ("train", False, "false")])
+def test_an_answer_that_is_marked_as_not_learned_is_refused_and_not_learned_in_silence(
+    make: Make, key: str, value: Any, shown: str
+) -> None:
+    rows = [{"messages": [ASKED, {**ANSWER, key: value}, ASKED, ANSWER]}]
+    assert refusal(make("chat", section="SFTConfig"), rows, bpe(chat=TOOLS)) == (
+        f"recipe.yaml:3: row 0 of the train split: message 1 has {key}: {shown}, and every answer is learned here "
+        f"(1 of 1 rows); make it the end of a prompt (columns prompt and completion), or remove {key}"
+    )
+    fine = [{"messages": [{**ASKED, key: value}, {**ANSWER, key: type(value)(1)}]}]
+    assert prepare(make("chat", section="SFTConfig"), fine, bpe(chat=TOOLS)).train.num_rows == 1

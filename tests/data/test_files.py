@@ -15,7 +15,7 @@ import pytest
 from hf_recipes.data.splits import Splits, find_text_column, load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.recipe import Recipe
-from tests.support.tiny_models import refusal, wordpiece, write_rows
+from tests.support.tiny_models import prepare, refusal, wordpiece, write_rows
 
 Make = Callable[..., Recipe]
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
@@ -244,3 +244,30 @@ def test_a_cache_that_takes_no_file_is_reported_at_the_environment(read: Any, mo
         "environment: the cache of data sets '/proc/sys' cannot be written: No such file or directory; "
         "set HF_DATASETS_CACHE (or HF_HOME) to a folder that can be written"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"version https://git-lfs.github.com/v1\n", "is a Git LFS pointer, not the data; git lfs pull"),
+        ("a.csv", b"\n<!DOCTYPE html><html>404</html>", "is a web page, not the data; download the file itself"),
+        ("a.json", b"PAR1" + b"\0" * 40, "is a parquet file; write path: parquet"),
+        ("a.csv", b"PK\x03\x04\0\0[Content_Types].xml", "is an Excel file; save it as CSV (UTF-8)"),
+        ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "is an Excel file; save it as CSV (UTF-8)"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_format_is_named_for_what_it_is(read: Any, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        read(name, content)
+    assert str(raised.value) == f"recipe.yaml:3: {name} {message}"
+
+
+def test_lists_of_labels_that_a_csv_file_has_as_text_are_read(folder: Path, make: Make) -> None:
+    lines = ['sea,"[""a"", ""b""]"', "house,[]", "sea house,\"['b']\"", "good,[a]"] * 4
+    (folder / "a.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    recipe = make("text-classification", "data_files: {train: a.csv, validation: a.csv}", path="csv")
+    recipe = replace(recipe, sections={**recipe.sections, "model": {"problem_type": "multi_label_classification"}})
+    splits = load_splits(recipe)
+    found = prepare(recipe, splits.train, wordpiece(["sea", "house", "good"]))
+    assert found.label_names == ("a", "b")
+    assert found.train["labels"][:4] == [[1, 1], [0, 0], [0, 1], [1, 0]]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hf_recipes.data.tag_schemes import find_scheme, spans
+from hf_recipes.data.tag_schemes import find_scheme, spans, usual_spelling
 from hf_recipes.errors import DataError
 from hf_recipes.evaluation.metrics import functions
 
@@ -75,3 +75,14 @@ def test_random_tags_score_as_in_seqeval_with_the_right_scheme(scheme: str, lett
     assert found["span_f1_strict"] == pytest.approx(2 * hits / sum(len(one) for side in both for one in side))
     if scheme != "BILOU":  # whose letters seqeval's default mode does not know
         assert found["span_f1"] == f1_score(gold, predicted)
+
+
+@pytest.mark.parametrize(
+    ("tag", "usual"),
+    [
+        ("b-per", "B-per"), ("B_PER", "B-PER"), ("PER-B", "B-PER"), ("I:LOC", "I-LOC"), ("o", "O"), ("NOUN", ""),
+        ("per", ""), ("B-PER", "B-PER"),
+    ],
+)  # fmt: skip
+def test_other_spellings_of_tags_of_entities_are_known(tag: str, usual: str) -> None:
+    assert usual_spelling(tag) == usual

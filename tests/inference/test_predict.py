@@ -97,6 +97,21 @@ def test_answers_to_200_conversations_are_those_of_the_transformers_pipeline(ent
     assert [one["generated_text"] for one in ours] == [one[0]["generated_text"] for one in theirs]
 
 
+def test_a_model_of_conll_files_reads_sentences_and_conll_files(folder: Path) -> None:
+    from hf_recipes.inference.inputs import dataset_of_file, load_file
+    from hf_recipes.recipe.recipe import Recipe
+
+    dataset = {"path": "text", "data_files": {"train": "train.conll"}, "format": "conll"}
+    recipe = Recipe(path="r.yaml", sections={"task": "token-classification", "dataset": dataset}, locations={})
+    Path("a.txt").write_text("Anne smiled .\nShe saw Captain Wentworth there .\n")
+    assert [row["text"] for row in load_file(recipe, "a.txt")] == ["Anne smiled .", "She saw Captain Wentworth there ."]
+    for name in ("b.conll", "b.txt"):
+        Path(name).write_text("Anne B-PER\nsmiled O\n\nShe O\n")
+        assert [row["tokens"] for row in load_file(recipe, name)] == [["Anne", "smiled"], ["She"]]
+    write_rows("c.jsonl", [{"tokens": ["Anne"], "tags": ["B-PER"]}])
+    assert "format" not in dataset_of_file(recipe, "c.jsonl").section("dataset")
+
+
 def test_rows_of_sharegpt_are_answered_as_messages_are(enter_run: Enter) -> None:
     enter_run("chat")
     rows = conversations(60, 4)

@@ -16,7 +16,7 @@ from hf_recipes.common import parent_watch
 from hf_recipes.common.parent_watch import SUPERVISOR, find_parent_to_watch, is_launcher
 from hf_recipes.common.ranks import is_lost_connection
 from hf_recipes.training import trainer
-from tests.support.forks import fork, run_ranks
+from tests.support.forks import fork, is_loss, run_ranks
 from tests.support.killed_runs import KillAt
 
 RECIPE = """
@@ -51,7 +51,7 @@ def test_a_run_whose_supervisor_is_killed_saves_a_checkpoint_and_ends(recipe: st
 
     supervisor = fork(supervise, log)
     os.close(alive)
-    while "'loss'" not in Path("run.log").read_text():
+    while not is_loss(Path("run.log").read_text()):
         time.sleep(0.05)
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)

@@ -198,7 +198,7 @@ def test_tags_that_are_no_spans_are_refused_before_training(write_recipe: Callab
         run(path, ["metrics=[span_f1]"])
     assert str(caught.value) == (
         "argument 'metrics=[span_f1]': span_f1 reads tags such as B-PER, I-PER and O, and the data has '0'; "
-        "write metrics: [accuracy], or add the prefixes to the tags"
+        "add the prefixes to the tags, or write metrics: [accuracy]"
     )
     assert json.loads(Path("out/record.json").read_text())["stage"] == "model"
     run(path, ["metrics=[accuracy]"])

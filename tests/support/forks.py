@@ -14,6 +14,7 @@ from typing import IO
 
 SECONDS = 300
 KILLED = "(the launcher killed what was left)"
+LOSS = "loss  grad norm"  # of the header above the columns of training/screen.py
 
 
 def fork(work: Callable[[], object], output: int) -> int:
@@ -42,12 +43,17 @@ def fork(work: Callable[[], object], output: int) -> int:
         os._exit(code)
 
 
+def is_loss(text: str) -> bool:
+    """Whether a run has printed its columns of a training step (training/screen.py): they begin below this header."""
+    return LOSS in text
+
+
 def read_and_signal(process: int, output: IO[str], number: int | None) -> str:
     """The output of a process, which gets a signal at its first loss."""
     text = ""
     for line in output:
         text += line
-        if number is not None and "'loss'" in line:
+        if number is not None and is_loss(line):
             os.kill(process, number)
             number = None
     return text
