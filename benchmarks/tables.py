@@ -20,6 +20,7 @@ import peaks_page
 import recipe_fuzz_page
 import record_page
 import sharded_page
+import speed_page
 import torture_page
 
 from hf_recipes.plan.lab_record import read_calibration, read_cells, read_records
@@ -378,6 +379,7 @@ def pages() -> dict[Path, str]:
         "docs/methods/plan.md": {"plan_times": plan_times()},
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},
+        "docs/speed.md": speed_page.blocks(),
         "docs/recipe.md": {"keys": keys_page(), "converted": converted()},
     }
     return {

@@ -49,7 +49,7 @@ class RowLengths:
 
 
 def measure_rows(rows: Dataset, max_length: int) -> RowLengths:
-    """Of rows that are not cut. Labels that are not lists, one a row, count as one token at its end."""
+    """Of rows that are not cut. Labels of a whole row count as one token, which is never cut off."""
     import pyarrow as pa
     import pyarrow.compute as compute
 
@@ -60,7 +60,7 @@ def measure_rows(rows: Dataset, max_length: int) -> RowLengths:
         labels = batch["labels"].combine_chunks()
         if not pa.types.is_list(labels.type) or pa.types.is_floating(labels.type.value_type):
             learned.append(np.ones_like(lengths))
-            kept.append((lengths <= max_length).astype(np.int64))
+            kept.append(np.ones_like(lengths))  # of the whole row: a row that is cut keeps it
             continue
         owner = np.repeat(np.arange(len(lengths)), lengths)
         place = np.arange(len(owner)) - np.repeat(lengths.cumsum() - lengths, lengths)

@@ -25,7 +25,7 @@ def test_tokens_and_label_tokens_are_those_of_each_row_and_of_what_is_within_the
 @pytest.mark.parametrize("labels", [[0, 1], [0.5, 1.5]])
 def test_a_label_of_the_whole_row_is_lost_for_no_row(labels: list[Any]) -> None:
     found = measure_rows(Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "labels": labels}), max_length=2)
-    assert found.tokens.tolist() == [3, 1] and found.learned.tolist() == [1, 1]
+    assert found.tokens.tolist() == [3, 1] and found.learned.tolist() == found.kept.tolist() == [1, 1]
 
 
 def test_labels_of_several_classes_are_no_labels_of_tokens() -> None:

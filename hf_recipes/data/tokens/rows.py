@@ -7,6 +7,7 @@ file by its inode, size and times, or else by its BLAKE2b.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -142,7 +143,8 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         return None
     if moved:  # copied from elsewhere: what was read once is not read again
         index["state"] |= {name: [one[0], *file_state(folder / name)] for name, one in moved.items()}
-        put(folder / INDEX, json.dumps({**index, "digest": _digest_of(index)}, indent=1))
+        with contextlib.suppress(OSError):  # a store that may only be read
+            put(folder / INDEX, json.dumps({**index, "digest": _digest_of(index)}, indent=1))
     found: dict[str, Any] = index
     return found
 
