@@ -49,7 +49,7 @@ def conversations() -> Rows:
     rows = []
     for talk in body.values():
         said = [one["text"] for turn in talk["messages"] for one in turn][:6]
-        ratings = talk["ratings"]
+        ratings = talk.get("ratings") or {}
         if len(said) == 6 and {"witty", "interesting", "upbeat"} <= ratings.keys():
             rows.append({"text": " / ".join(said), "ratings": ratings})
     return rows
@@ -176,7 +176,7 @@ def main() -> None:
             finally:
                 os.chdir(before)
         print(kind, json.dumps(found[kind]), flush=True)
-    versions = {"scikit-learn": sklearn.__version__, "scipy": scipy}
+    versions = {"scikit-learn": sklearn.__version__, "SciPy": scipy}
     record = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "seed": SEED, "versions": versions, "kinds": found}
     RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

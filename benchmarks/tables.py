@@ -279,6 +279,52 @@ def predict_speed() -> str:
     return table(["task", "rows", "pipeline's CPU time / ours", f"of {found['tasks'][0]['pairs']} pairs"], rows)
 
 
+def chat_speed() -> str:
+    """docs/faq.md's table, of benchmarks/results/chat_speed.json."""
+    found = results("chat_speed")
+    rows = [
+        [
+            f"{kind} ({one['template']})",
+            f"{one['rows']:,}",
+            "" if one["tokens"] is None else f"{one['tokens']:,}",
+            ", ".join(f"{pair['ours']:.1f}" for pair in one["pairs"]),
+            ", ".join(f"{pair['trl']:.1f}" for pair in one["pairs"]),
+            f"{one['times_as_fast']:.1f}",
+        ]
+        for kind, one in found["kinds"].items()
+    ]
+    head = ["rows", "count", "tokens", "CPU seconds here", "CPU seconds of TRL", "times as fast (median)"]
+    profiled = {kind: one["profile"][0] for kind, one in found["kinds"].items() if "profile" in one}
+    longest = [f"{kind} {one['share']:.0%}" for kind, one in profiled.items() if "encode_batch" in one["function"]]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    sentence = f"Pairs one after the other, the same labels on both sides ({versions}; benchmarks/chat_speed.py)."
+    if longest:
+        sentence += (
+            f" Share of the tokenizer itself in our time under a profiler, which slows all else: {', '.join(longest)}."
+        )
+    return f"{table(head, rows)}\n\n{sentence}"
+
+
+def problem_types() -> str:
+    """docs/classification.md's table, of benchmarks/results/problem_types.json."""
+    found = results("problem_types")
+    rows = []
+    for kind, one in found["kinds"].items():
+        (long, short), (more, fewer) = one["steps"], one["values"]
+        name = next(iter(more))
+        verdicts = ", ".join(f"{metric} {verdict}" for metric, verdict in one["verdicts"].items())
+        values = [f"{metric} {value:.3f}" for metric, value in more.items()]
+        rows.append([
+            f"{kind} ({one['data']})", ", ".join(values), f"{fewer[name]:.3f}",
+            f"{one['largest_difference']:.0e}", verdicts,
+        ])  # fmt: skip
+        steps = f"{long} and {short} steps"
+    versions = " and ".join(f"{name} {version}" for name, version in found["versions"].items())
+    head = ["kind", f"after {long} steps", f"after {short}: the first", "largest difference", "the short run is"]
+    sentence = f"MiniLM after {steps}. The difference is that of any metric of both runs to {versions} on the saved "
+    return f"{table(head, rows)}\n\n{sentence}scores (benchmarks/problem_types.py)."
+
+
 def fault_tolerance() -> dict[str, str]:
     """docs/guards.md's tables, of benchmarks/results/survival.json."""
     found = results("survival")
@@ -375,6 +421,8 @@ def pages() -> dict[Path, str]:
             "compare_cost": compare_cost(),
         },
         "docs/using.md": {"predict_speed": predict_speed()},
+        "docs/classification.md": {"problem_types": problem_types()},
+        "docs/faq.md": {"chat_speed": chat_speed()},
         "docs/guards.md": fault_tolerance(),
         "docs/methods/plan.md": {"plan_times": plan_times()},
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
