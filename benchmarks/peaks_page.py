@@ -47,24 +47,32 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def false_fits(results: dict[str, Any], older: Sequence[truths.Truth]) -> tuple[list[str], int]:
-    """Rows that plan would call "fits" on a GPU of one byte less than was measured, and how many rows were looked at.
-    A sharded launch is never called "fits", and a refused row is no answer."""
+def false_fits(results: dict[str, Any]) -> tuple[list[str], int]:
+    """Rows that plan would call "fits" on a GPU of one byte less than was measured, and how many rows were looked
+    at."""
     rows = [row for group in results.values() for row in group["rows"]]
-    found = [row["name"] for row in rows if row["predicted_bytes"] * MARGIN < row["measured_bytes"]]
+    return [row["name"] for row in rows if row["predicted_bytes"] * MARGIN < row["measured_bytes"]], len(rows)
+
+
+def older_false_fits(older: Sequence[truths.Truth]) -> tuple[list[truths.Truth], int]:
+    """The same of other software. A sharded launch is never called "fits", and a refused row is no answer."""
     asked = [row for row in older if not row.sharded and row.reserved is not None]
-    return [*found, *(row.name for row in asked if row.is_false_fit)], len(rows) + len(asked)
+    return [row for row in asked if row.is_false_fit], len(asked)
 
 
 def page(results: dict[str, Any], older: Sequence[truths.Truth]) -> str:
     """The page's text."""
-    wrong, asked = false_fits(results, older)
+    wrong, asked = false_fits(results)
+    wrong_of_older, asked_of_older = older_false_fits(older)
+    sources = sorted({truths.TITLES[row.group].partition(" (")[0] for row in wrong_of_older})
     lines = [
         "# Accuracy of plan",
         "",
         f'**False "fits": {len(wrong)} of {asked} measured peaks.** A false "fits" is a peak above what plan predicts',
         f"as reserved, times its margin of {MARGIN}, with the CUDA context where the figure includes it.",
         *[f"- {name}" for name in wrong],
+        f"Of runs of older software or of other programs' models, which plan cannot repeat: {len(wrong_of_older)} of "
+        f"{asked_of_older}{', all of ' + ' and '.join(sources) if sources else ''} (marked below).",
         "",
         "Every measured number is of a real GPU: the lab's are ours (`recipes/results/lab`), all others are published",
         "by somebody else (`benchmarks/published` names the sources). Every predicted number is computed on a CPU,",
@@ -188,7 +196,9 @@ def _line(row: truths.Truth) -> str:
         return f"| {row.name} | {row.kind} | | | | no answer: {row.refused} |"
     measured = "" if row.measured is None else f"{row.measured / MIB:,.0f}"
     error = "" if row.error is None else f"{row.error:+.2%}"
-    return f"| {row.name} | {row.kind} | {measured} | {(row.predicted or 0) / MIB:,.0f} | {error} | {row.cause} |"
+    cause = f'{row.cause}; a false "fits"' if row.is_false_fit and not row.sharded else row.cause
+    kind = row.kind.replace("not said", "not stated")
+    return f"| {row.name} | {kind} | {measured} | {(row.predicted or 0) / MIB:,.0f} | {error} | {cause} |"
 
 
 # the plot -------------------------------------------------------------------------------------------------------------

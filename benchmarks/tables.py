@@ -363,6 +363,22 @@ def lab_verdicts() -> str:
     return table(["GPU, as 8 to 40 GiB", "plan's verdict", "finished", "out of memory"], rows)
 
 
+def plan_times() -> str:
+    """docs/methods/plan.md: what plan costs, from results/plan_times.json."""
+    lines = [
+        "| recipe | runs | `import transformers.trainer` | first plan | beyond the import | second plan | `--search` |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results("plan_times")["rows"]:
+        searched = f"{row['search_wall']:.0f} s by the clock" if "search_wall" in row else ""
+        beyond = row["first"] - row["import"]
+        lines.append(
+            f"| {row['recipe']} | {row['times']} | {row['import']:.1f} s | {row['first']:.1f} s | {beyond:.1f} s "
+            f"| {row['second']:.2f} s | {searched} |"
+        )
+    return "\n".join(lines)
+
+
 def lab_gpus() -> str:
     """The calibrations."""
     rows = []
@@ -408,6 +424,7 @@ def pages() -> dict[Path, str]:
         "docs/classification.md": {"problem_types": problem_types()},
         "docs/faq.md": {"chat_speed": chat_speed()},
         "docs/guards.md": fault_tolerance(),
+        "docs/methods/plan.md": {"plan_times": plan_times()},
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},
         "docs/speed.md": speed_page.blocks(),

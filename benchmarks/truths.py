@@ -101,6 +101,7 @@ CAUSES = (
     ("fms", "flash_attention_2", "the loss of transformers 4.48 kept a shifted copy of the logits"),
     ("sdpa_docs", "pythia", "GPT-NeoX then: another softmax, and a loss of fp16 logits"),
     ("sdpa_docs", "gpt2", "GPT-2 then: another eager attention"),
+    ("litgpt", "Adapter", "LitGPT's own adapter, for which LoRA stands"),
     ("litgpt", "", "LitGPT's own models: queries, keys and values are one layer, whose LoRA pads"),
     ("qwen", "full", "trained with ZeRO's buffers, whose settings are not published"),
     ("qwen", "Q-LoRA", "GPTQ's weights and kernels; nf4 stands for them"),
@@ -114,6 +115,8 @@ def name_of(row: Mapping[str, Any]) -> str:
     said = [
         str(row[key]).partition(" (first generation")[0] for key in NAMED if row.get(key) not in (None, "none", "None")
     ]
+    section = str(row.get("section", ""))
+    said += ["Adapter v2"] if "adapter_v2" in section else ["Adapter"] if "Adapter" in section else []
     said += [f"{row['length']} tokens"] if isinstance(row.get("length"), int) else []
     said += [f"r {row['lora_r']}"] if row.get("lora_r") else []
     said += [str(row["gpus"])] if row.get("gpus") not in (None, 1) else []

@@ -6,15 +6,17 @@ the line.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
 import tempfile
 from collections.abc import Collection, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.common.files import identify
+from hf_recipes.common.files import identify, put
 from hf_recipes.common.text import first_line
 from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.data.columns import CHAT
@@ -57,6 +59,9 @@ def load(
     given = _reading(recipe, path, arguments, files)
     _check_cache(given)
     before = [identify(Path(name)) for name in files]
+    memos = {name: _memo(given, name) for name in files}
+    if any(_was_rewritten(name, memo) for name, memo in memos.items()):
+        given["download_mode"] = "force_redownload"
     shown = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
     try:
@@ -76,6 +81,10 @@ def load(
         if identify(Path(name)) != one:
             what = f"{name} changed while it was read"
             raise DataError.at(recipe.location("dataset.data_files"), what, "run again when it is complete")
+    for name, memo in memos.items():
+        with contextlib.suppress(OSError):
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            put(memo, _state(name))
     if not all(_is_valid(part) for part in parts.values()):
         raise _not_utf8(recipe, path, arguments, files)
     if path == "json" and "field" not in arguments:
@@ -84,6 +93,30 @@ def load(
         return parts, []
     # A slice has fewer rows than its file has lines.
     return parts, check_lines(recipe, arguments, files, 0 if split else sum(part.num_rows for part in parts.values()))
+
+
+def _memo(arguments: Mapping[str, Any], name: str) -> Path:
+    """Where the state of a data file is kept, beside the rows that `datasets` made of it."""
+    import datasets
+
+    digest = blake2b(os.path.abspath(name).encode(), digest_size=16).hexdigest()
+    return Path(arguments.get("cache_dir") or datasets.config.HF_DATASETS_CACHE) / "hf_recipes/files" / digest
+
+
+def _was_rewritten(name: str, memo: Path) -> bool:
+    """Whether this is another file than the earlier one, with the same time: `datasets` finds its rows by that time
+    only (5.2 data_files.py), and would give the old ones. Nobody can set the time of a change of the file itself."""
+    try:
+        earlier = memo.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    now = _state(name)
+    return earlier.split()[:1] == now.split()[:1] and earlier != now
+
+
+def _state(name: str) -> str:
+    found = os.stat(name)
+    return f"{found.st_mtime_ns} {found.st_size} {found.st_ino} {found.st_ctime_ns}"
 
 
 def _by_role(loaded: Any) -> dict[str, Dataset]:

@@ -307,3 +307,16 @@ def test_a_file_that_changes_while_it_is_read_is_named(make: Make, folder: Path)
         ended.set()
         writer.join()
     assert load_splits(make("causal-lm", f"data_files: a.jsonl, cache_dir: {folder / 'cache'}")).train.num_rows > 80
+
+
+def test_another_text_of_the_same_size_and_time_makes_other_rows(make: Make, folder: Path) -> None:
+    """As `touch -r` or a copy that keeps times leaves it."""
+    path, tokenizer = folder / "a.jsonl", bpe()
+    recipe = make("causal-lm", f"data_files: a.jsonl, cache_dir: {folder / 'cache'}")
+    found = []
+    for word in ("sea", "day"):
+        path.write_text("".join(json.dumps({"text": f"the {word} {i:02}"}) + "\n" for i in range(80)), encoding="utf-8")
+        os.utime(path, (1e9, 1e9))
+        rows = load_splits(recipe)
+        found.append(tokenizer.decode(prepare(recipe, rows.train, tokenizer, length=32).train[0]["input_ids"]))
+    assert "sea" in found[0] and "day" in found[1]

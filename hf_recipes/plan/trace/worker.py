@@ -130,7 +130,8 @@ def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
         what = "the time limit was over before the trace was done"
         raise OutOfTimeError.at(recipe.path, what, "plan shorter rows (--length 256), or a smaller model")
     if "slow" in answer:
-        what = f"tracing this recipe takes more than {answer['slow']:.0f} seconds: the model computes token by token"
+        cause = "a very deep model, or one that computes token by token"
+        what = f"tracing takes more than {answer['slow']:.0f} seconds of computing: {cause}"
         raise OutOfTimeError.at(recipe.path, what, "plan shorter rows (--length 256); `run --no-plan` needs no plan")
     if "crash" in answer:
         what = f"plan cannot trace this recipe: {answer['crash']}"

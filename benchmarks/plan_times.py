@@ -1,0 +1,76 @@
+"""CPU seconds of `hf-recipes plan`, first and second call, beside `import transformers.trainer`, in one run, one core.
+
+    python benchmarks/plan_times.py [--times 5] [RECIPE...]     # default: all recipes; continues its record
+
+Each first call has an empty cache of its own. Times are of the whole process and its tracing child (user and system).
+The record, results/plan_times.json, makes the table in docs/methods/plan.md (`python benchmarks/tables.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "benchmarks" / "results" / "plan_times.json"
+SEARCHED = ("rtx3070", "gpt-small-wikitext103", "phi2-a10g-low")
+IMPORT = [sys.executable, "-c", "import transformers.trainer"]
+
+
+def seconds(command: list[str], cache: str) -> tuple[float, float]:
+    """(CPU, wall clock) seconds of a command with its children."""
+    environment = {**os.environ, "XDG_CACHE_HOME": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True)
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return used, wall
+
+
+def measure(name: str, times: int) -> dict[str, object]:
+    """Medians of one recipe."""
+    command = [sys.executable, "-m", "hf_recipes", "plan", f"recipes/{name}.yaml", "--gpu", "a100-40gb", "--no-advice"]
+    imports, firsts, seconds_again, searches = [], [], [], []
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as cache:
+            imports.append(seconds(IMPORT, cache)[0])
+            seconds([sys.executable, "-m", "hf_recipes", "check", f"recipes/{name}.yaml"], cache)  # upstream's fields
+            firsts.append(seconds(command, cache)[0])
+            seconds_again.append(seconds(command, cache)[0])
+            if name in SEARCHED:
+                searches.append(seconds([*command, "--search"], cache)[1])
+    found = {"import": imports, "first": firsts, "second": seconds_again, "search_wall": searches}
+    return {
+        "recipe": name,
+        "times": times,
+        **{key: round(statistics.median(values), 2) for key, values in found.items() if values},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("recipes", nargs="*")
+    words = parser.parse_args()
+    names = words.recipes or sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.is_file() else []
+    for name in names:
+        if any(row["recipe"] == name and row["times"] >= words.times for row in rows):
+            continue
+        rows = [row for row in rows if row["recipe"] != name] + [measure(name, words.times)]
+        rows.sort(key=lambda row: row["recipe"])
+        lines = ",\n".join(" " + json.dumps(row) for row in rows)
+        RECORD.write_text('{"rows": [\n' + lines + "\n]}\n", encoding="utf-8")
+        print(next(row for row in rows if row["recipe"] == name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
