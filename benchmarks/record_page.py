@@ -32,7 +32,7 @@ is the text "nan", "inf" or "-inf".
 ```python
 from pathlib import Path
 
-from hf_recipes.record import read_record
+from hf_recipes.record_file import read_record
 
 record = read_record(Path("runs/mine/record.json"))
 print(record.status, record.metrics.of("eval"))

@@ -25,11 +25,8 @@ from hf_recipes.record import (
     Session,
     Stage,
     Status,
-    find_record,
-    parse_record,
-    read_record,
-    write_record,
 )
+from hf_recipes.record_file import find_record, parse_record, read_record, write_record
 
 RECIPE = """
 task: causal-lm

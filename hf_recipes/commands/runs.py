@@ -21,7 +21,15 @@ from hf_recipes.common.text import GIB, join_words
 from hf_recipes.compare.runs import find_scores
 from hf_recipes.errors import OutputDirError, RecipeError, RecordError
 from hf_recipes.pipeline.finish import list_left
-from hf_recipes.record import COMPLETE, NAME, EndStep, MetricInterval, RunRecord, Status, read_record
+from hf_recipes.record import (
+    COMPLETE,
+    NAME,
+    EndStep,
+    MetricInterval,
+    RunRecord,
+    Status,
+)
+from hf_recipes.record_file import read_record
 from hf_recipes.report.of_runs import RunEntry, page_of_runs, read_curves, read_settings
 
 

@@ -24,7 +24,8 @@ from hf_recipes.common.files import identify, put
 from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
-from hf_recipes.record import COMPLETE, NAME, Status, find_record
+from hf_recipes.record import COMPLETE, NAME, Status
+from hf_recipes.record_file import find_record
 
 PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default

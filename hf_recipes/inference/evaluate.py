@@ -37,9 +37,8 @@ from hf_recipes.record import (
     Status,
     Timing,
     describe_machine,
-    find_record,
-    write_record,
 )
+from hf_recipes.record_file import find_record, write_record
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,7 +17,14 @@ from hf_recipes.common.files import put
 from hf_recipes.common.typed_json import to_json
 from hf_recipes.errors import CheckpointError, DivergedError
 from hf_recipes.pipeline import summary
-from hf_recipes.record import COMPLETE, EndStep, RunRecord, Session, Stage, find_record, write_record
+from hf_recipes.record import (
+    COMPLETE,
+    EndStep,
+    RunRecord,
+    Session,
+    Stage,
+)
+from hf_recipes.record_file import find_record, write_record
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe

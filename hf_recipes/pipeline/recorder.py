@@ -30,16 +30,13 @@ from hf_recipes.record import (
     NAME,
     EndStep,
     Memory,
-    NewerRecordError,
     RunRecord,
     Session,
     Stage,
     Status,
     describe_machine,
-    find_record,
-    read_record,
-    write_record,
 )
+from hf_recipes.record_file import NewerRecordError, find_record, read_record, write_record
 
 if TYPE_CHECKING:
     from hf_recipes.checkpoints.select import ResumePoint

@@ -34,7 +34,14 @@ from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.recipe.rules import all_rules
 from hf_recipes.recipe.rules.device import missing_packages
-from hf_recipes.record import NAME, EndStep, Metrics, Stage, describe_machine, parse_forecast
+from hf_recipes.record import (
+    NAME,
+    EndStep,
+    Metrics,
+    Stage,
+    describe_machine,
+)
+from hf_recipes.record_file import parse_forecast
 from hf_recipes.training.hooks import NONE as NO_HOOKS
 from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.signals import Listener, Stopped

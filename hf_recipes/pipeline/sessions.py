@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
-from hf_recipes.record import GuardEvents, Memory, RunRecord, Session, Timing, find_record
+from hf_recipes.record import (
+    GuardEvents,
+    Memory,
+    RunRecord,
+    Session,
+    Timing,
+)
+from hf_recipes.record_file import find_record
 
 if TYPE_CHECKING:
     from hf_recipes.checkpoints.select import ResumePoint

@@ -16,7 +16,15 @@ from hf_recipes.compare.pairing import find_stretches
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.errors import RecipeError
 from hf_recipes.evaluation.scores import score_batches, write_scores
-from hf_recipes.record import DataFacts, RecipeFacts, RunRecord, Stage, Status, Timing, write_record
+from hf_recipes.record import (
+    DataFacts,
+    RecipeFacts,
+    RunRecord,
+    Stage,
+    Status,
+    Timing,
+)
+from hf_recipes.record_file import write_record
 
 N, NAMES = 400, ("negative", "positive")
 IDS = example_ids({"text": f"row {i}"} for i in range(N))

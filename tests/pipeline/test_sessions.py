@@ -20,9 +20,8 @@ from hf_recipes.record import (
     Stage,
     Status,
     Timing,
-    parse_record,
-    read_record,
 )
+from hf_recipes.record_file import parse_record, read_record
 from hf_recipes.report.of_run import build_report
 from tests.support.killed_runs import run_until_killed
 
