@@ -5,6 +5,7 @@ No code of a Hub repository is run: `trust_remote_code` stays False, and weights
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,7 +171,8 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, arguments: dict[str, Any],
         arguments.setdefault("device_map", _one_device(recipe))
     location = recipe.location(f"model.{SOURCES[0]}")
     try:
-        loaded = auto.from_pretrained(name, output_loading_info=True, **{"trust_remote_code": False, **arguments})
+        with _without_report():
+            loaded = auto.from_pretrained(name, output_loading_info=True, **{"trust_remote_code": False, **arguments})
     except Exception as problem:  # a stranger's file: upstream may raise anything
         if "ignore_mismatched_sizes" in str(problem):
             what = f"the model {name!r} has weights of other shapes than its config with this recipe's fields"
@@ -186,7 +188,21 @@ def _pretrained(recipe: Recipe, auto: Any, name: str, arguments: dict[str, Any],
     new = sorted(info["missing_keys"])
     if new:
         say(f"newly initialized, not pretrained: {_shorten(new)}")
+    if info["unexpected_keys"]:
+        say(f"in the checkpoint, and not in this model: {_shorten(sorted(info['unexpected_keys']))}")
     return model, new
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Upstream prints a table of missing and unexpected weights; the notes of a run have the same in a line each."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _one_device(recipe: Recipe) -> dict[str, Any]:

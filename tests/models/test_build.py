@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,24 @@ def test_a_new_layer_of_the_head_is_trained_and_not_left_random(folder: Path, wr
         "newly initialized, not pretrained: classifier.bias, classifier.weight, pre_classifier.bias and 1 more",
         "fully trained, besides the adapter: pre_classifier (new, not pretrained)",
     ]
+
+
+def test_weights_that_the_model_has_no_place_for_are_a_line_and_upstream_prints_no_table(
+    folder: Path, write_recipe: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    import transformers
+
+    save_bert(folder / "model", bpe(), "distilbert")
+    transformers.AutoModelForMaskedLM.from_pretrained("model").save_pretrained("model")
+    logger = logging.getLogger("transformers")
+    caplog.clear()
+    logger.addHandler(caplog.handler)
+    try:
+        _, lines = built(read_recipe(write_recipe(text_of("text-classification"))), {"num_labels": 2})
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert any(line.startswith("in the checkpoint, and not in this model: vocab_") for line in lines)
+    assert "LOAD REPORT" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,15 @@ def test_a_pair_of_texts_is_read_as_one_input_and_both_count(two_runs: Callable)
     assert record["data"]["train"]["longest"] == 5  # [CLS] a [SEP] b [SEP]
     line = next(line for line in record["notes"] if line.startswith("class_weights"))
     assert line == "class_weights: other 1, same 2 (in the training loss; evaluations are not weighted)"
+
+
+@pytest.mark.assets
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pairs of texts", "weighted classes"])
+def test_metrics_of_real_texts_are_scikit_learns(root: Path, folder: Path, kind: str) -> None:
+    """As benchmarks/problem_types.py records it for all kinds, here of runs of a few steps."""
+    from benchmarks import problem_types
+
+    found = problem_types.measure(kind, long=3, short=1)
+    assert found["largest_difference"] < 1e-9
+    assert {"f1", "accuracy"} <= found["verdicts"].keys()
