@@ -282,7 +282,9 @@ def _upstream_refusal(recipe: Recipe, problem: Exception) -> Diagnostic | None:
         if re.search(pattern, text):
             names = [name for name in (key, f"activation_{key.partition('_')[2]}") if name in recipe.training]
             dotted = f"{recipe.trainer}.{names[0] if names else key}"
-            return Diagnostic(location=recipe.location(dotted), message=f"transformers rejects it: {text}", fix=fix)
+            return Diagnostic(
+                location=recipe.location(dotted), message=f"transformers rejects it: {text.rstrip('.')}", fix=fix
+            )
     return None
 
 

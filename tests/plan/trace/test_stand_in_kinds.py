@@ -68,7 +68,7 @@ def test_a_model_that_cannot_be_checkpointed_is_refused_at_its_line_as_run_would
         trace_recipe(recipe)
     assert str(refused.value) == (
         "tiny.yaml:9: transformers rejects it: AlbertForSequenceClassification does not support activation "
-        "checkpointing.; remove gradient_checkpointing"
+        "checkpointing; remove gradient_checkpointing"
     )
 
 
