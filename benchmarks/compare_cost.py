@@ -25,7 +25,7 @@ from hf_recipes.common.environment import current_commit, package_version, times
 from hf_recipes.data.row_ids import example_ids
 from hf_recipes.evaluation.scores import score_batches, write_scores
 from hf_recipes.record import RunRecord, Status
-from hf_recipes.record_file import read_record, write_record
+from hf_recipes.record.file import read_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/compare_cost.json"

@@ -1,4 +1,4 @@
-"""docs/record.md, from the types of hf_recipes/record.py and the comments beside their fields.
+"""docs/record.md, from the types of hf_recipes/record/ and the comments beside their fields.
 
 python benchmarks/tables.py     writes the page with the other generated ones
 """
@@ -22,7 +22,7 @@ TITLE = f"""# record.json
 Every run writes `record.json` into its `output_dir`, also a run that fails. `hf-recipes runs` and `hf-recipes compare`
 read it, and the report, the model card and the tables of this documentation are made from it.
 
-Written by `python benchmarks/tables.py` from the types in `hf_recipes/record.py`; a test checks that a run writes no
+Written by `python benchmarks/tables.py` from the types in `hf_recipes/record/`; a test checks that a run writes no
 other key. This is version {record.SCHEMA} of the format (`schema`). Records of earlier versions are read, those of a
 newer version are refused. Any value may be null. Bytes are bytes, seconds are seconds, and a number that is not finite
 is the text "nan", "inf" or "-inf".
@@ -32,7 +32,7 @@ is the text "nan", "inf" or "-inf".
 ```python
 from pathlib import Path
 
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 record = read_record(Path("runs/mine/record.json"))
 print(record.status, record.metrics.of("eval"))

@@ -52,7 +52,7 @@ def split_steps() -> list[dict[str, Any]]:
     from tests.test_out_of_memory import SFT, TRAINER, texts
 
     from hf_recipes.pipeline.run import run
-    from hf_recipes.record_file import read_record
+    from hf_recipes.record.file import read_record
     from tests.support.limited_memory import limited_memory
     from tests.support.tiny_models import CHATML, bpe, save_bert, save_llama, wordpiece, write_rows
 

@@ -28,7 +28,7 @@ from hf_recipes.recipe.convert import LOST, NEEDLESS, TRANSLATED, convert_file
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import own_keys
 from hf_recipes.record import ModelFacts, RunRecord
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {  # task -> metric

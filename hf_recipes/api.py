@@ -20,7 +20,7 @@ from typing import Any
 from hf_recipes.common import shipped
 from hf_recipes.errors import RecipeError
 from hf_recipes.record import MetricInterval, RunRecord
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 from hf_recipes.training.hooks import Hooks
 
 __all__ = [

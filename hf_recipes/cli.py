@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from hf_recipes import __version__, cli_of_runs
+from hf_recipes import __version__
+from hf_recipes.commands import of_runs
 from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECIPE, Number, check_text, whole
 from hf_recipes.common.output import lost_output, protect_output
 from hf_recipes.errors import RecipeError
@@ -289,7 +290,7 @@ def doctor(as_json: bool) -> None:
         sys.exit(1)
 
 
-for command_of_runs in cli_of_runs.COMMANDS:
+for command_of_runs in of_runs.COMMANDS:
     commands.add_command(command_of_runs)
 
 

@@ -26,7 +26,7 @@ from hf_recipes.record import (
     Stage,
     Status,
 )
-from hf_recipes.record_file import find_record, parse_record, read_record, write_record
+from hf_recipes.record.file import find_record, parse_record, read_record, write_record
 
 RECIPE = """
 task: causal-lm
@@ -111,7 +111,7 @@ def test_a_key_that_the_types_lack_is_named(folder: Path) -> None:
     assert parse_record(value, "a.json").batch is not None
     with pytest.raises(RecordError) as caught:
         parse_record(value, "a.json", strict=True)
-    assert str(caught.value) == "a.json: has keys that hf_recipes/record.py lacks: odd, batch.size"
+    assert str(caught.value) == "a.json: has keys that hf_recipes/record/ lacks: odd, batch.size"
 
 
 def test_a_newer_record_is_refused_by_its_version(folder: Path) -> None:

@@ -63,7 +63,7 @@ def is_complete() -> bool:
     """Whether every step of the run's end was made before it died: nothing is left to resume."""
     from hf_recipes.pipeline.finish import list_left
     from hf_recipes.record import Status
-    from hf_recipes.record_file import find_record
+    from hf_recipes.record.file import find_record
 
     record = find_record(Path("out"))
     return record is not None and record.status == Status.FINISHED and not list_left(Path("out"), record)

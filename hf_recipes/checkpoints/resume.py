@@ -18,7 +18,7 @@ from hf_recipes.checkpoints import compatibility, folders, manifest, select
 from hf_recipes.checkpoints.select import ResumePoint, read_trainer_state
 from hf_recipes.errors import CheckpointError, Diagnostic, RecipeError
 from hf_recipes.record import Resumption, RunRecord, Status
-from hf_recipes.record_file import find_record
+from hf_recipes.record.file import find_record
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device

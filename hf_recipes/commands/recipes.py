@@ -15,7 +15,7 @@ from hf_recipes.common import shipped
 from hf_recipes.common.text import nearest
 from hf_recipes.errors import OutputDirError, RecipeError
 from hf_recipes.record import Status
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 LONGEST = 60  # characters of a recipe's purpose in the list
 

@@ -27,7 +27,7 @@ from hf_recipes.errors import DivergedError, LaunchError, RecipeError
 from hf_recipes.pipeline.finish import describe_left, list_left
 from hf_recipes.pipeline.output_dir import output_dir_of
 from hf_recipes.record import COMPLETE, EndStep, RunRecord
-from hf_recipes.record_file import find_record
+from hf_recipes.record.file import find_record
 
 # Exit codes after which nothing is restarted: ended by a signal (training/signals.py), finished, refused, diverged.
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -29,7 +29,7 @@ from hf_recipes.record import (
     RunRecord,
     Status,
 )
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 from hf_recipes.report.of_runs import RunEntry, page_of_runs, read_curves, read_settings
 
 

@@ -25,7 +25,7 @@ from hf_recipes.errors import Diagnostic, OutputDirError, RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.record import COMPLETE, NAME, Status
-from hf_recipes.record_file import find_record
+from hf_recipes.record.file import find_record
 
 PLAN = "sweep.json"  # in the sweep's folder: its recipe
 SEED = 42  # upstream's default

@@ -15,7 +15,7 @@ from hf_recipes.common.text import format_value
 from hf_recipes.errors import Diagnostic, RecordError
 from hf_recipes.evaluation.scores import EXAMPLES, Scores, read_examples, read_scores
 from hf_recipes.record import NAME, RunRecord, Status
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 RUN_KEYS = (
     "seed",

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_recipes.errors import Diagnostic, HubError
 from hf_recipes.hub.local_paths import local_model, looks_local, paths_of, shorten_all, shorten_paths
-from hf_recipes.record_file import find_record
+from hf_recipes.record.file import find_record
 
 ADAPTER = "adapter_config.json"
 BASE = "base_model_name_or_path"  # peft's key for the model that an adapter belongs to

@@ -36,7 +36,7 @@ from hf_recipes.hub.copies import check_base_model, make_copies
 from hf_recipes.hub.model_card import model_card
 from hf_recipes.hub.pushed_files import files_to_push, lost_weight_errors, token_errors
 from hf_recipes.record import COMPLETE, NAME, EndStep
-from hf_recipes.record_file import find_record, read_record
+from hf_recipes.record.file import find_record, read_record
 
 FULL_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 NOT_CHECKED = "pushed, but not checked"

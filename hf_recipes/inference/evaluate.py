@@ -38,7 +38,7 @@ from hf_recipes.record import (
     Timing,
     describe_machine,
 )
-from hf_recipes.record_file import find_record, write_record
+from hf_recipes.record.file import find_record, write_record
 
 if TYPE_CHECKING:
     from datasets import Dataset

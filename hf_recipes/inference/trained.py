@@ -17,7 +17,7 @@ from hf_recipes.models.config import load_error, longest_input
 from hf_recipes.models.files import check_folder
 from hf_recipes.recipe.recipe import Recipe
 from hf_recipes.record import NAME, RunRecord
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 if TYPE_CHECKING:
     from hf_recipes.common.device import Device

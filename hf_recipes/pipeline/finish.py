@@ -24,7 +24,7 @@ from hf_recipes.record import (
     Session,
     Stage,
 )
-from hf_recipes.record_file import find_record, write_record
+from hf_recipes.record.file import find_record, write_record
 
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe

@@ -36,7 +36,7 @@ from hf_recipes.record import (
     Status,
     describe_machine,
 )
-from hf_recipes.record_file import NewerRecordError, find_record, read_record, write_record
+from hf_recipes.record.file import NewerRecordError, find_record, read_record, write_record
 
 if TYPE_CHECKING:
     from hf_recipes.checkpoints.select import ResumePoint

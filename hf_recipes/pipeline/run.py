@@ -41,7 +41,7 @@ from hf_recipes.record import (
     Stage,
     describe_machine,
 )
-from hf_recipes.record_file import parse_forecast
+from hf_recipes.record.file import parse_forecast
 from hf_recipes.training.hooks import NONE as NO_HOOKS
 from hf_recipes.training.hooks import Hooks
 from hf_recipes.training.signals import Listener, Stopped

@@ -17,7 +17,7 @@ from hf_recipes.record import (
     Session,
     Timing,
 )
-from hf_recipes.record_file import find_record
+from hf_recipes.record.file import find_record
 
 if TYPE_CHECKING:
     from hf_recipes.checkpoints.select import ResumePoint

@@ -17,8 +17,8 @@ import pytest
 
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.cli_of_runs import SORTS as OFFERED
 from hf_recipes.commands.compare import command as compare
+from hf_recipes.commands.of_runs import SORTS as OFFERED
 from hf_recipes.commands.runs import SORTS, command
 from hf_recipes.compare.measures import MEASURES
 from hf_recipes.errors import RecipeError, RecordError
@@ -31,7 +31,7 @@ from hf_recipes.record import (
     RunRecord,
     Status,
 )
-from hf_recipes.record_file import write_record
+from hf_recipes.record.file import write_record
 
 NOW = datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC)
 

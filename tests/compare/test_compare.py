@@ -24,7 +24,7 @@ from hf_recipes.record import (
     Status,
     Timing,
 )
-from hf_recipes.record_file import write_record
+from hf_recipes.record.file import write_record
 
 N, NAMES = 400, ("negative", "positive")
 IDS = example_ids({"text": f"row {i}"} for i in range(N))

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hf_recipes.hub.model_card import mask_secrets, model_card
-from hf_recipes.record_file import parse_record
+from hf_recipes.record.file import parse_record
 
 TOKEN = "hf_" + "abcdefghijABCDEFGHIJ0123456789abcd"
 

@@ -15,7 +15,7 @@ from hf_recipes.compare.answers import bleu
 from hf_recipes.errors import MetricError
 from hf_recipes.evaluation.metrics.generated import score_texts
 from hf_recipes.inference.answers import split_row
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 from tests.support.tiny_models import write_rows
 from tests.support.trained_runs import conversations, rows_of
 

@@ -12,7 +12,7 @@ import pytest
 from hf_recipes.commands import compare
 from hf_recipes.commands.evaluate import command
 from hf_recipes.errors import RecipeError
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 from tests.support.tiny_models import write_rows
 from tests.support.trained_runs import TASKS, rows_of
 

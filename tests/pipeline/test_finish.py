@@ -18,7 +18,7 @@ from hf_recipes.hub import push
 from hf_recipes.pipeline.recorder import RunRecorder
 from hf_recipes.pipeline.run import run
 from hf_recipes.record import EndStep, Stage, Status
-from hf_recipes.record_file import read_record, write_record
+from hf_recipes.record.file import read_record, write_record
 from tests.support.killed_runs import final_state, run_forked, run_until_killed
 
 RECIPE = """

@@ -21,7 +21,7 @@ from hf_recipes.record import (
     Status,
     Timing,
 )
-from hf_recipes.record_file import parse_record, read_record
+from hf_recipes.record.file import parse_record, read_record
 from hf_recipes.report.of_run import build_report
 from tests.support.killed_runs import run_until_killed
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from hf_recipes.hub.model_card import model_card
 from hf_recipes.hub.push import push_after_training
-from hf_recipes.record_file import parse_record
+from hf_recipes.record.file import parse_record
 
 MUST_STAY = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "notes.txt",
              "trainer_state.json", "runs/events.out.tfevents.1", "checkpoint-2/model.safetensors",

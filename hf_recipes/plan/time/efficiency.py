@@ -15,7 +15,7 @@ from hf_recipes.errors import RecordError
 from hf_recipes.plan.lab_record import PREDICTED, read_cells
 from hf_recipes.plan.time.roofline import FORMULA, roofline_seconds
 from hf_recipes.record import DeviceFacts, ForecastFacts, RunRecord
-from hf_recipes.record_file import read_record
+from hf_recipes.record.file import read_record
 
 # measured / roofline without any record: wider than what an H100's records show (0.9 to 1.7), since other GPUs stand
 # in other machines

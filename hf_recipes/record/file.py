@@ -70,7 +70,7 @@ def parse_record(value: Any, location: str, *, strict: bool = False) -> RunRecor
     except TypedJsonError as problem:
         raise RecordError.at(location, f"is no record of a run ({problem})", "restore the file") from None
     if unknown:
-        raise RecordError.at(location, f"has keys that hf_recipes/record.py lacks: {', '.join(unknown)}")
+        raise RecordError.at(location, f"has keys that hf_recipes/record/ lacks: {', '.join(unknown)}")
     return record if record.sessions else dataclasses.replace(record, sessions=(_only_session(record),))
 
 

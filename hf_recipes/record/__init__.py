@@ -1,7 +1,7 @@
 """record.json: what one run was and did, with its provenance. Imports neither torch nor transformers.
 
 Written when a run has made its first step (status "running"), at its end, however it ends, and after each step of its
-end (record_file.py). Each field's comment is its line in docs/record.md, which `python benchmarks/tables.py` writes.
+end (file.py). Each field's comment is its line in docs/record.md, which `python benchmarks/tables.py` writes.
 """
 
 from __future__ import annotations
