@@ -60,15 +60,11 @@ BART = {
     "eos_token_id": 2,
 }
 TEXT, CLASSES = "causal-lm", "text-classification"
+LLAMAS = "llama mistral qwen2 phi3 stablelm starcoder2 olmo olmo2 cohere granite smollm3 ministral seed_oss arcee glm"
+BERTS = "bert roberta camembert xlm-roberta electra deberta-v2 modernbert mpnet fnet layoutlm ernie roformer"
 # Model type -> its task and the fields of a small config.
 TYPES: dict[str, tuple[str, dict[str, Any]]] = {
-    **dict.fromkeys(
-        (
-            *("llama", "mistral", "qwen2", "phi3", "stablelm", "starcoder2", "olmo", "olmo2", "cohere", "granite"),
-            *("smollm3", "ministral", "seed_oss", "arcee", "glm"),
-        ),
-        (TEXT, GROUPED),
-    ),
+    **dict.fromkeys(LLAMAS.split(), (TEXT, GROUPED)),
     **{name: (TEXT, {**GROUPED, "head_dim": 16}) for name in ("qwen3", "gemma", "gemma2", "gemma3_text", "helium")},
     "phi": (TEXT, SIZES),
     "gpt_neox": (TEXT, SIZES),
@@ -94,13 +90,7 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
         TEXT,
         {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 500, "num_heads": 8, "head_dim": 16},
     ),
-    **dict.fromkeys(
-        (
-            *("bert", "roberta", "camembert", "xlm-roberta", "electra", "deberta-v2", "modernbert", "mpnet", "fnet"),
-            *("layoutlm", "ernie", "roformer"),
-        ),
-        (CLASSES, SIZES),
-    ),
+    **dict.fromkeys(BERTS.split(), (CLASSES, SIZES)),
     "distilbert": (CLASSES, {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 500}),
     "albert": (CLASSES, {**SIZES, "embedding_size": 32}),
     "xlnet": (CLASSES, {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "vocab_size": 500}),

@@ -6,6 +6,7 @@ are small, start in a moment, and neither a notebook nor a script without `if __
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -56,9 +57,10 @@ class Worker:
 
     def _reap(self, process: subprocess.Popen[bytes]) -> int:
         process.kill()
-        with process:  # closes its pipes
-            self.process = None
-        return process.returncode
+        self.process = None
+        with contextlib.suppress(BrokenPipeError), process:  # closes its pipes; what it did not read is still in one
+            pass
+        return process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self.closed:
