@@ -60,12 +60,15 @@ BART = {
     "eos_token_id": 2,
 }
 TEXT, CLASSES = "causal-lm", "text-classification"
-LLAMAS = "llama mistral qwen2 phi3 stablelm starcoder2 olmo olmo2 cohere granite smollm3 ministral seed_oss arcee glm"
+LLAMAS = "llama mistral qwen2 phi3 stablelm starcoder2 olmo olmo2 cohere granite smollm3 seed_oss arcee glm"
 BERTS = "bert roberta camembert xlm-roberta electra deberta-v2 modernbert mpnet fnet layoutlm ernie roformer"
 # Model type -> its task and the fields of a small config.
 TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(LLAMAS.split(), (TEXT, GROUPED)),
-    **{name: (TEXT, {**GROUPED, "head_dim": 16}) for name in ("qwen3", "gemma", "gemma2", "gemma3_text", "helium")},
+    **{
+        name: (TEXT, {**GROUPED, "head_dim": 16})
+        for name in ("qwen3", "gemma", "gemma2", "gemma3_text", "helium", "ministral")
+    },
     "phi": (TEXT, SIZES),
     "gpt_neox": (TEXT, SIZES),
     "opt": (TEXT, {**SIZES, "ffn_dim": 128, "word_embed_proj_dim": 64}),
