@@ -44,7 +44,15 @@ SIZES = {
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 EXPERTS = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 500}
-T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 500}
+T5 = {
+    "d_model": 64,
+    "decoder_start_token_id": 0,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 500,
+}
 BART = {
     "d_model": 64,
     "encoder_layers": 2,

@@ -26,8 +26,8 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     types = sum(any(map(_is_known, row["truth"].values())) for row in rows)
     return (
         f"{len(rows)} model types, {len(cells)} cells: {count['planned']} planned, {count['estimate']} planned with a "
-        f"marked estimate, {count['refused']} refused; the longest took {longest:.0f} s. On a CPU, {types} types with real "
-        f"tensors: {near} of {len(truths)} peaks are within 4 KiB of what real tensors hold."
+        f"marked estimate, {count['refused']} refused; the longest took {longest:.0f} s. On a CPU, {types} types with "
+        f"real tensors: {near} of {len(truths)} peaks are within 4 KiB of what real tensors hold."
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from hf_recipes.cli import main
 from hf_recipes.compare.runs import read_runs
+from hf_recipes.errors import RecordError
 from hf_recipes.pipeline.run import run
-from hf_recipes.record import RecordError
 from hf_recipes.report.of_run import write_report
 from tests.support.hub_double import HubDouble
 

@@ -107,7 +107,7 @@ def test_without_records_it_is_called_a_guess_and_records_of_the_gpu_narrow_it(s
 
 
 def test_the_labs_cells_narrow_the_gpus_forecast_and_each_would_have_been_forecast_by_the_others(root: Path) -> None:
-    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*hbm3.jsonl")
     cells, gpu = read_lab_timings(path), known_gpus()["h100"]
     assert len(cells) >= 13 and {cell.device.name for cell in cells} == {gpu.title}
     low, high, basis = find_slowdown(gpu, cells)
@@ -122,7 +122,7 @@ def test_the_labs_cells_narrow_the_gpus_forecast_and_each_would_have_been_foreca
 
 def test_small_recipes_are_bound_by_the_machine_that_launches(root: Path) -> None:
     """The figure in roofline.py is the records': microseconds of an operation, of the fastest cell of each recipe."""
-    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*hbm3.jsonl")
     found: dict[str, float] = {}
     for cell in read_records(path.parent):
         predicted, measured = cell.predicted, cell.measured

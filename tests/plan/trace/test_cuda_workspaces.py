@@ -17,7 +17,7 @@ from hf_recipes.plan.trace.tracker import Tracker
 
 
 def _calibration(root: Path) -> dict:
-    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*hbm3.jsonl")
     found: dict = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
     return found
 
@@ -43,7 +43,7 @@ def test_hopper_takes_cudnns_attention_and_cublas_its_larger_workspace(root: Pat
 
 
 def test_the_context_of_a_hopper_gpu_is_what_its_cells_had(root: Path) -> None:
-    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*.jsonl")
+    (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*hbm3.jsonl")
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     most = max(one["measured"]["context_bytes"] for one in lines if one.get("alone"))
     assert 0 <= MEASURED_CONTEXT[(9, 0)] - most < 2**20
