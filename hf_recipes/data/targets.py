@@ -6,6 +6,7 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Any, int], Any]  # (label as the data has it, number of the row) -> what is trained on
 FLOATS = ("float", "double", "decimal")
+TEXTS = ("string", "large_string")
+SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # a score that is written as a text
 
 
 class Targets(Protocol):
@@ -73,6 +76,14 @@ def _outside(location: str, split: str, row: int, value: Any, names: Sequence[st
     what = f"row {row} of the {split} split has the label {value!r}, which is none of the model's"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return DataError.at(location, what, f"the labels are {shown}")
+
+
+def _no_score(location: str, column: str, split: str, row: int, value: str) -> DataError:
+    what = f"row {row} of the {split} split has {value[:40]!r} in {column!r}, which is not a number"
+    fix = "write a number there, remove such rows, or name another column with dataset.label_column"
+    if re.fullmatch(r"[+-]?\d+,\d+", value.strip()):
+        fix = f'write {value.strip().replace(",", ".")}; in a CSV file, dataset.decimal: "," reads all of them'
+    return DataError.at(location, what, fix)
 
 
 # one class ------------------------------------------------------------------------------------------------------------
@@ -274,7 +285,7 @@ class Scores:
     def reader(self, part: Dataset, split: str) -> Reader:
         feature = part.features[self.column]
         dtype = str(getattr(feature, "dtype", type(feature).__name__))
-        if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, "int", "uint", "null")):
+        if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, *TEXTS, "int", "uint", "null")):
             shown = "class labels" if getattr(feature, "names", None) else "lists" if is_list(feature) else dtype
             mixed = _mixed(part, self.column, self.location)
             if mixed is not None:
@@ -284,6 +295,10 @@ class Scores:
         location = self.location
 
         def read(value: Any, row: int) -> float:
+            if isinstance(value, str):
+                if not SCORE.fullmatch(value.strip()):
+                    raise _no_score(location, self.column, split, row, value)
+                value = float(value)
             if value is None or value != value:
                 raise _no_label(location, split, row, value)
             if not math.isfinite(value) or value == -100:  # -100 is upstream's sign for no label
