@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_recipes.data.columns import values_of
-from hf_recipes.data.labels import DataLabels, Labels, choose_labels, count_labels, label_id, labels_of_data
+from hf_recipes.data.labels import (
+    DataLabels,
+    Labels,
+    choose_labels,
+    count_labels,
+    head_names,
+    label_id,
+    labels_of_data,
+    stated_names,
+)
 from hf_recipes.data.splits import describe_mixed
 from hf_recipes.errors import DataError
 
@@ -226,7 +235,9 @@ class SeveralLabels(_Named):
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
         empty = sum(not any(one) for one in values_of(train, "labels"))
-        return (f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them",) * bool(empty)
+        none = f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them"
+        read = f"the column {self.column!r} is read as {len(self.names)} numbers a row, 1 for each label that it has"
+        return (*(none,) * bool(empty), *(read,) * self.indicators)
 
 
 def _several_labels(recipe: Recipe, train: Dataset, label: str, config: Any, location: str) -> SeveralLabels:
@@ -235,7 +246,8 @@ def _several_labels(recipe: Recipe, train: Dataset, label: str, config: Any, loc
         raise _not_lists(label, location, train)
     class_names = getattr(getattr(feature, "feature", None), "names", None)
     lists = [one for batch in train.select_columns([label]).iter(1000) for one in batch[label]]
-    width = _width_of_indicators(lists) if not class_names else 0
+    stated = stated_names(recipe) or head_names(recipe, config)
+    width = _width_of_indicators(lists, len(stated) if stated else None) if not class_names else 0
     found: Iterable[Any] = range(width) if width else {value for one in lists for value in one or ()}
     data = labels_of_data(_whole(found), class_names)
     labels = choose_labels(recipe, data, config, "label_column", label, least=1)
@@ -246,13 +258,18 @@ def _whole(values: Iterable[Any]) -> list[Any]:
     return [int(one) if isinstance(one, float) and one == int(one) else one for one in values]
 
 
-def _width_of_indicators(lists: Sequence[Any]) -> int:
-    """Labels of rows such as [0, 1, 0, 1], one number for each label; 0 where rows list the labels that they have."""
+def _width_of_indicators(lists: Sequence[Any], labels: int | None) -> int:
+    """Labels of rows such as [0, 1, 0, 1], one number for each label; 0 where rows list the labels that they have.
+    `labels`: how many the recipe or the checkpoint names."""
     widths = {len(one or ()) for one in lists}
     if len(widths) != 1 or not all(value in (0, 1) and value is not None for one in lists for value in one or ()):
         return 0
+    (width,) = widths
+    if width < 2 or any(isinstance(value, str) for value in lists[0]):
+        return 0
     twice = any(len(set(one)) < len(one) for one in lists)  # a list of labels names none twice
-    return widths.pop() if twice and all(not isinstance(value, str) for value in lists[0]) else 0
+    # [0, 1] and [1, 0] alone: as lists, every row would have every label.
+    return width if twice or labels in (None, width) else 0
 
 
 def _not_lists(label: str, location: str, part: Dataset) -> DataError:
