@@ -81,9 +81,13 @@ def command(
         say(f"{data}: {seen.why}")
         seen = look(data, ask("task", list(TASKS)))
     say(f"{data}: {seen.rows:,}{'+' if seen.rows >= ROWS else ''} rows, {seen.task}: {seen.why}")
+    names = seen.dataset.get("column_names")
+    if names:
+        say(f"warning: {data} has no header; its columns are named {', '.join(names)} (dataset.column_names)")
     if seen.counts:
         shown = ", ".join(f"{name} {count}" for name, count in list(seen.counts.items())[:12])
-        say(f"classes: {len(seen.counts)} ({shown}{', ...' if len(seen.counts) > 12 else ''})")
+        more = ", ..." if len(seen.counts) > 12 else ""
+        say(f"{'labels' if seen.problem else 'classes'}: {len(seen.counts)} ({shown}{more})")
     name = model or MODELS[str(seen.task)]
     batch, note = _choose_batch(seen, name, path, target)
     for line in (note, _missing_offline(name)):
@@ -194,7 +198,7 @@ def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, d
         f"# Plan:     hf-recipes plan {name}.yaml {target.options or '--cpu'}",
         f"task: {seen.task}",
         "model:",
-        *(_from_scratch(seen) if scratch else [f"  pretrained_model_name_or_path: {as_yaml(model)}"]),
+        *(_from_scratch(seen) if scratch else [f"  pretrained_model_name_or_path: {as_yaml(model)}", *_problem(seen)]),
         "dataset:",
         *(f"  {key}: {as_yaml(value)}" for key, value in seen.dataset.items()),
         _beside("  test_size: 0.1", "rows that are split off for validation; or name a validation file"),
@@ -233,11 +237,16 @@ def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, d
     return "\n".join(lines) + "\n"
 
 
+def _problem(seen: Seen) -> list[str]:
+    return [f"  problem_type: {seen.problem}"] if seen.problem else []
+
+
 def _from_scratch(seen: Seen) -> list[str]:
     """A model with random weights, and a tokenizer that is trained on the train split."""
     config = DECODER if TASKS[str(seen.task)].generates else ENCODER
     return [
         _beside(f"  config: {config}", "random weights; a pretrained model learns more"),
+        *_problem(seen),
         _beside("BpeTrainer:", "the tokenizer is trained on the train split"),
         "  vocab_size: 4096",
     ]

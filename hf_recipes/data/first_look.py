@@ -7,25 +7,29 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_recipes.common.files import describe_special_file
 from hf_recipes.common.text import first_line, nearest
+from hf_recipes.data.chat_messages import list_of_text
+from hf_recipes.data.first_columns import lacks_header, name_columns, problem_of
 from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS
 from hf_recipes.errors import DataError
 
 ROWS, BYTES = 2_000, 2**22  # that are looked at
 MOST_CLASSES = 100
 LABELS = ("label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "rating", "stars")
+SCORES = ("score", "scores", "similarity", "value")
 TEXTS = ("text", "sentence", "review", "content", "message", "body", "comment", "title", "question", "document")
 TAGS = ("tags", "ner_tags", "labels", "pos_tags", "ner", "tag")
 PAIRS = (
     ("prompt", "completion"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),
     ("prompt", "response"), ("query", "response"), ("input", "output"), ("user", "assistant"),
 )  # fmt: skip
+USUAL = {*LABELS, *SCORES, *TEXTS, *TAGS, *(name for pair in PAIRS for name in pair)}
 CONLL = re.compile(r"\S+[ \t]+(?:.*[ \t])?(?:O|[BIESLU]-\S+)\s*")
 
 
@@ -39,6 +43,7 @@ class Seen:
     rows: int
     longest: int = 0  # bytes of the longest text looked at
     counts: Mapping[str, int] = field(default_factory=dict)  # of classes
+    problem: str = ""  # model.problem_type, where a text has several labels or a score
 
 
 def look(data: str, task: str | None = None) -> Seen:
@@ -90,7 +95,14 @@ def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         file.seek(0)
         reader = csv.DictReader(file, delimiter=delimiter)
         rows = [dict(row) for _, row in zip(range(ROWS), reader, strict=False)]
-    return rows, {} if delimiter == "," else {"delimiter": delimiter}
+        more: dict[str, Any] = {} if delimiter == "," else {"delimiter": delimiter}
+        first = list(reader.fieldnames or ())
+        if lacks_header(first, [[row.get(name) for name in first] for row in rows], USUAL):
+            file.seek(0)
+            cells = [row for _, row in zip(range(ROWS), csv.reader(file, delimiter=delimiter), strict=False) if row]
+            more["column_names"] = name_columns(cells)
+            rows = [dict(zip(more["column_names"], row, strict=False)) for row in cells]
+    return rows, more
 
 
 def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -183,13 +195,12 @@ def _tell(rows: list[dict[str, Any]], section: dict[str, Any]) -> Seen:
         why = f"{pair[0]!r} is answered by {pair[1]!r}"
         return Seen(task="chat", dataset={**section, **_named_pair(*pair)}, why=why, **count)
     texts = [name for name in columns if all(isinstance(row.get(name), str) for row in rows[:50])]
-    label = _label(rows, columns)
+    label = _target(rows, columns)
     text = _first([name for name in texts if name != label], TEXTS) or _longest_column(rows, texts, label)
     if label and text:
         named = {"text_column": text, "label_column": label}
-        why = f"a text in {text!r}, its class in {label!r}"
-        counts = _count(rows, label)
-        return Seen(task="text-classification", dataset={**section, **named}, counts=counts, why=why, **count)
+        count |= _seen_labels(rows, text, label)
+        return Seen(task="text-classification", dataset={**section, **named}, **count)
     if text and len(columns) == 1:
         named = {} if text == "text" else {"text_column": text}
         return Seen(task="causal-lm", dataset={**section, **named}, why="texts without labels", **count)
@@ -201,7 +212,7 @@ def _tell_of_task(rows: list[dict[str, Any]], section: dict[str, Any], task: str
     columns = list(rows[0])
     count: dict[str, Any] = {"rows": len(rows), "longest": _longest(rows)}
     texts = [name for name in columns if all(isinstance(row.get(name), str) for row in rows[:50])]
-    label = _label(rows, columns)
+    label = _target(rows, columns)
     free = [name for name in texts if name != label] or texts
     text = _first(free, TEXTS) or _longest_column(rows, free, None)
     if task == "causal-lm" and text:
@@ -210,8 +221,7 @@ def _tell_of_task(rows: list[dict[str, Any]], section: dict[str, Any], task: str
     if task == "text-classification" and text and len(columns) > 1:
         label = label or next(name for name in reversed(columns) if name != text)
         named = {"text_column": text, "label_column": label}
-        why = f"a text in {text!r}, its class in {label!r}"
-        return Seen(task=task, dataset={**section, **named}, why=why, counts=_count(rows, label), **count)
+        return Seen(task=task, dataset={**section, **named}, **count, **_seen_labels(rows, text, label))
     if task == "chat" and len(texts) > 1:
         why = f"{texts[0]!r} is answered by {texts[1]!r}"
         return Seen(task=task, dataset={**section, **_named_pair(texts[0], texts[1])}, why=why, **count)
@@ -230,12 +240,31 @@ def _named_pair(prompt: str, answer: str) -> dict[str, str]:
     return {} if known else {"prompt_column": prompt, "completion_column": answer}
 
 
-def _count(rows: list[dict[str, Any]], label: str) -> dict[str, int]:
-    return dict(sorted(Counter(str(row[label]) for row in rows).items(), key=lambda one: -one[1]))
+def _seen_labels(rows: list[dict[str, Any]], text: str, label: str) -> dict[str, Any]:
+    """`why`, `counts` and `problem` of texts with a class, several labels or a score."""
+    values = [row.get(label) for row in rows]
+    problem = problem_of(values)
+    if problem == "regression":
+        return {"why": f"a text in {text!r}, its score in {label!r}", "problem": problem}
+    if problem:
+        lists = [value if isinstance(value, list) else list_of_text(str(value)) or [] for value in values]
+        names = [] if all(set(one) <= {0, 1} for one in lists) else [str(name) for one in lists for name in one]
+        return {"why": f"a text in {text!r}, its labels in {label!r}", "problem": problem, "counts": _count(names)}
+    return {"why": f"a text in {text!r}, its class in {label!r}", "counts": _count(map(str, values))}
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
 
 
 def _first(columns: Sequence[str], known: Sequence[str]) -> str | None:
     return next((name for word in known for name in columns if str(name).lower() == word), None)
+
+
+def _target(rows: list[dict[str, Any]], columns: Sequence[str]) -> str | None:
+    """The column that a text is to be labelled with: a class, else lists of labels or scores under a usual name."""
+    several = [name for name in columns if problem_of([row.get(name) for row in rows])]
+    return _first(several, (*LABELS, *SCORES)) or _label(rows, columns)
 
 
 def _label(rows: list[dict[str, Any]], columns: Sequence[str]) -> str | None:

@@ -65,6 +65,58 @@ def test_the_recipe_passes_check_and_reads_back(folder: Path, name: str) -> None
     assert lines[0].startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("some text 0,a\nsome text 1,b\nsome text 2,a\nsome text 3,b\n", ["text", "label"]),
+        ("1;it was a dull play;7\n0;it was a great play;8\n1;dull;9\n0;great;3\n", ["label", "text", "column_3"]),
+        ("the day 1,0.25\nthe day 2,0.5\nthe day 3,2.75\nthe day 4,1.5\n", ["text", "label"]),
+        ("it was a long and dull day\nit rained\nit snowed\n", ["text"]),
+        ("words,kind\nsome text 1,b\nsome text 2,a\nsome text 3,b\n", None),
+        ("text,label\ntext,a\nq 1,b\nq 2,a\nq 3,b\n", None),
+        ("what is it,question\nit is,answer\nwho is it,question\nwhy is it,question\n", ["text", "label"]),
+        ("text,2019\nsome text 1,b\nsome text 2,a\nsome text 3,b\n", None),
+        ("text,label\na,b\nc,d\ntext,label\na,b\nc,d\n", None),
+    ],
+)
+def test_a_csv_file_without_a_header_loses_no_row(folder: Path, content: str, named: list[str] | None) -> None:
+    Path("a.csv").write_text(content)
+    seen = look("a.csv")
+    assert seen.dataset.get("column_names") == named
+    assert seen.rows == content.count("\n") - (named is None)
+    if named:
+        said: list[str] = []
+        command("a.csv", yes=True, say=said.append)
+        assert f"warning: a.csv has no header; its columns are named {', '.join(named)} (dataset.column_names)" in said
+        assert check("recipe.yaml")[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task", "problem"),
+    [
+        ("a.jsonl", [["b"], ["a", "b"], []], None, "multi_label_classification"),
+        ("a.jsonl", [[0, 1, 1], [1, 0, 0], [0, 0, 0]], None, "multi_label_classification"),
+        ("a.jsonl", [0.5, 1, 2.25], None, "regression"),
+        ("a.jsonl", [1.0, 2.0, 1.0, 2.0], "text-classification", None),
+        ("a.csv", "text,score\nq0,0.00\nq1,0.37\nq2,1.1\n", "text-classification", "regression"),
+        ("a.csv", "text,mood\nq0,0.00\nq1,0.37\nq2,1.1\n", "text-classification", "regression"),
+        ("a.csv", "text,labels\nq0,\"['a']\"\nq1,\"['a', 'b']\"\nq2,[]\n", None, "multi_label_classification"),
+    ],
+)
+@pytest.mark.parametrize("model", [None, "scratch"])
+def test_lists_of_labels_and_scores_get_their_problem_type(
+    folder: Path, name: str, content: str | list, task: str | None, problem: str | None, model: str | None
+) -> None:
+    if isinstance(content, str):
+        Path(name).write_text(content)
+    else:
+        write_rows(name, [{"text": f"q {i}", "label": value} for i, value in enumerate(content)])
+    command(name, task=task, model=model, yes=True, say=lambda line: None)
+    recipe = read_recipe("recipe.yaml")
+    assert (recipe.task, recipe.get("model.problem_type")) == ("text-classification", problem)
+    assert check("recipe.yaml")[1] == 0
+
+
 def test_what_cannot_be_told_is_asked_and_with_yes_refused(folder: Path) -> None:
     write_rows("odd.jsonl", [{"a": f"the day {i}", "b": f"the night {i}", "c": i + 0.5} for i in range(9)])
     with pytest.raises(RecipeError) as raised:
