@@ -50,9 +50,10 @@ class Entry:
         return value
 
     def lose(self, dotted: str, why: str) -> None:
-        if self.take(dotted) is not None:
+        value = self.take(dotted)
+        if value is not None or dotted in leaves(self.values):  # by its whole name, where that has dots itself
             self.needless.pop(dotted, None)
-            self.lost[dotted] = f"{as_yaml(self.look(dotted))[:60]}: {why}"
+            self.lost[dotted] = why if value is None else f"{as_yaml(value)[:60]}: {why}"
 
     def leave(self, dotted: str, why: str) -> None:
         if self.take(dotted) is not None:
@@ -102,7 +103,7 @@ def split(train: Any, test: Any = None) -> dict[str, Any]:
 
 # templates ----------------------------------------------------------------------------------------------------------
 
-NO_NAME = "a template reads columns whose names are words of letters, digits and _: rename the column"
+NO_NAME = "a template reads columns named with letters, digits and _ only: rename the column"
 
 
 def _text(text: str) -> str:
@@ -166,7 +167,7 @@ def axolotl_entry(entry: Entry, test: Any, default: Any = None) -> None:
         entry.take("type")
         _axolotl_messages(entry)
     elif str(asked) in ALPACA_TYPES:
-        entry.lose("type", "its columns are read, its words around them are not: the chat template writes a prompt")
+        entry.lose("type", "its columns are read; the chat template stands around them instead of its text")
     else:
         entry.lose("type", "name its columns in dataset")
     if entry.look("chat_template_jinja"):
@@ -277,10 +278,14 @@ def factory_entry(entry: Entry, folder: str, values: Mapping[str, Any]) -> None:
     if entry.take("folder") is not None:
         entry.sets["dataset.data_dir"] = entry.look("folder")
     name = str(entry.take("split") or "train")
-    most = [number for number in (entry.take("num_samples"), values.get("max_samples")) if number]
+    most = [
+        number
+        for number in (entry.take("num_samples"), values.get("max_samples"))
+        if isinstance(number, int) and number
+    ]
     entry.sets |= split(f"{name}[:{min(most)}]" if most and "[" not in name else name)
-    if most and "[" in name:
-        entry.lose("num_samples", "dataset.split has a part already")
+    if "[" in name or entry.look("num_samples") not in most:
+        entry.lose("num_samples", "it is no number, or the split is a part of the rows already")
     style = str(entry.take("formatting") or "alpaca")
     if style in ("sharegpt", "openai"):
         _factory_messages(entry)

@@ -257,6 +257,15 @@ def test_each_leaf_changes_the_recipe_or_is_named(make, prefix, entry):
         assert after.sections != before.sections or after.fates != before.fates, leaf
 
 
+def test_names_with_dots_and_numbers_are_named_too():
+    made = axolotl(**{"a.b": 1, "roles": {"x.y": ["z"], 3: ["w"]}, "type": {"format": "Q", 4: "n"}})
+    assert {"datasets[0].a.b", "datasets[0].type.4"} <= set(not_translated(made))
+    made = axolotl(roles={"x.y": ["z"], 3: ["w"]})
+    assert not_translated(made) == ["datasets[0].roles.x.y", "datasets[0].roles.3"]
+    made = factory({"num_samples": {"a": 1}, "tags": ["x"]})
+    assert not_translated(made) == ["dataset[a].num_samples", "dataset[a].tags"]
+
+
 def test_a_data_set_of_a_handbook_mixture_is_accounted_for_too():
     mixture = {"datasets": [{"id": "a/b", "columns": ["messages"], "weight": 0.5, "x_y": 1}], "seed": 1, "z": 2}
     Path("a.yaml").write_text(yaml.safe_dump({"model_name_or_path": "gpt2", "dataset_mixture": mixture, "lora_r": 8}))
