@@ -10,16 +10,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hf_recipes.catalog.chat_roles import ROLES, SHAREGPT_ROLES, as_mapping, guess_roles, names_of
+
 Message = dict[str, Any]
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 UNLEARNED = ("weight", "train", "training")  # OpenAI's, axolotl's: 0 or false for an answer that is not learned
-SHAREGPT_ROLES = {  # names of ShareGPT, LLaMA-Factory and axolotl
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
-    **{"system": "system", "developer": "developer", "function_call": "assistant"},
-}
 
 
 class RowError(ValueError):
@@ -40,7 +35,7 @@ def read_messages(value: Any, names: Mapping[str, str], padded: bool, key: str) 
     if not isinstance(value, list) or not value:
         what = "has no messages" if value in (None, [], "") else f"has {_kind(value)}, no list of messages"
         raise RowError("shape", what, f"name the column of the messages with dataset.{key}")
-    messages = [_read_message(message, i, names) for i, message in enumerate(value)]
+    messages = [_read_message(message, i, names, value) for i, message in enumerate(value)]
     if padded:
         for message in messages:
             if "tool_calls" in message:
@@ -48,7 +43,7 @@ def read_messages(value: Any, names: Mapping[str, str], padded: bool, key: str) 
     return messages
 
 
-def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
+def _read_message(message: Any, i: int, roles: Mapping[str, str], conversation: list[Any]) -> Message:
     if not isinstance(message, Mapping):
         raise RowError("shape", f"message {i} is {_kind(message)}, not a message", "give a list of {role, content}")
     if len(message) == 2 and message.get("role") in ROLES and isinstance(message.get("content"), str) and not roles:
@@ -75,7 +70,9 @@ def _read_message(message: Any, i: int, roles: Mapping[str, str]) -> Message:
         found["role"] = roles.get(named, named) if isinstance(named, str) else named
     if found["role"] not in ROLES:
         what = f"message {i} has the role {found['role']!r}, which is none of {', '.join(ROLES)}"
-        fix = f"correct it, or write role_names: {{{found['role']}: assistant}} into the dataset section"
+        known = {**(SHAREGPT_ROLES if "role" not in message else {}), **roles}
+        guess = guess_roles(names_of(conversation), known)
+        fix = "correct it" + (f", or write role_names: {as_mapping(guess)} into the dataset section" if guess else "")
         raise RowError(f"role {found['role']}", what, fix)
     if "content" in found:
         found["content"] = _read_content(found["content"], i)

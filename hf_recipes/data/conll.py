@@ -10,9 +10,10 @@ import glob
 import io
 import os
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any
 
-from hf_recipes.data.files import COMPRESSED, file_names
+from hf_recipes.data.files import COMPRESSED, file_names, guess_encoding
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from hf_recipes.recipe.recipe import Recipe
 
+HEAD = 1_000  # lines that show how many columns a file has, and its tags
 DOCUMENT = "-DOCSTART-"  # CoNLL-2003 begins its documents so
 KNOWN = ("data_files", "data_dir", "split", "encoding", "delimiter", "column_names")
 
@@ -45,7 +47,7 @@ def load_conll(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Datase
                     for sentence in _sentences(name, lines, arguments.get("delimiter"), location):
                         _add(columns, sentence, arguments.get("column_names"), name, location)
             except UnicodeDecodeError:
-                fix = "convert it, or name its encoding, e.g. encoding: latin-1"
+                fix = f"convert it, or name its encoding, e.g. encoding: {guess_encoding(name)}"
                 raise DataError.at(location, f"{name} is not {encoding.removesuffix('-sig')} text", fix) from None
         if not columns:
             shown = ", ".join(file_names(files).values())
@@ -86,16 +88,20 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
 def _sentences(name: str, lines: Any, delimiter: str | None, location: str) -> Iterator[list[list[str]]]:
     """Each sentence as the columns of its lines."""
     sentence: list[list[str]] = []
+    lines = iter(lines)
+    head = list(islice(lines, HEAD))
+    begin = [_cells(line, delimiter) for line in head if line.strip() and not line.startswith(("#", DOCUMENT))]
+    tags = {cells[-1] for cells in begin}
     width = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(chain(head, lines), 1):
         if not line.strip():
             if sentence:
                 yield sentence
             sentence = []
             continue
-        line = line.rstrip("\r\n")
-        cells = line.split(delimiter or ("\t" if "\t" in line else None))
-        if cells[0] == DOCUMENT or (cells[0].startswith("#") and len(cells) != width and not sentence):
+        cells = _cells(line, delimiter)
+        a_word = len(cells) == (width or len(begin[0] if begin else cells)) and (width or cells[-1] in {*tags, "O"})
+        if cells[0] == DOCUMENT or (cells[0].startswith("#") and not a_word and not sentence):
             continue  # the start of a document; a comment before a sentence
         if len(cells) < 2:
             what = f"{name}:{number} has one column only ({line.strip()[:40]!r}): a word needs its tag"
@@ -107,6 +113,11 @@ def _sentences(name: str, lines: Any, delimiter: str | None, location: str) -> I
         sentence.append(cells)
     if sentence:
         yield sentence
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    line = line.rstrip("\r\n")
+    return line.split(delimiter or ("\t" if "\t" in line else None))
 
 
 def _add(columns: dict[str, list], sentence: list[list[str]], names: Any, file: str, location: str) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS, BYTES = 20, 2**18  # that are read of a file
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, csv.Error, RecursionError)
-SHAPES = ("skiprows", "header", "usecols", "index_col", "comment", "quoting", "doublequote", "escapechar", "dialect")
+SHAPES = ("skiprows", "header", "usecols", "index_col", "comment", "dialect")  # what they make is left to the run
 ROWS_BELOW = re.compile(r'"([^"\\]+)"\s*:\s*\[\s*(?=\{)')  # a key of one object that holds rows
 DELIMITERS = {",": ",", ";": ";", "\t": "\\t", "|": "|"}
 NAMED = {"text-classification": ("text_column", "label_column"), "causal-lm": ("text_column",)}
@@ -166,7 +166,14 @@ def _csv_columns(text: str, given: Mapping[str, Any]) -> list[str] | None:
     quote = given.get("quotechar") or '"'
     if not (isinstance(delimiter, str) and len(delimiter) == 1 and isinstance(quote, str) and len(quote) == 1):
         return None
-    rows = csv.reader(io.StringIO(text), delimiter=delimiter, quotechar=quote)
+    escape, double = given.get("escapechar"), given.get("doublequote") is not False
+    if escape is not None and not (isinstance(escape, str) and len(escape) == 1):
+        return None
+    file = io.StringIO(text)
+    if given.get("quoting") == csv.QUOTE_NONE:
+        rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape)
+    else:
+        rows = csv.reader(file, delimiter=delimiter, quotechar=quote, escapechar=escape, doublequote=double)
     return next((row for row in rows if row), None)
 
 

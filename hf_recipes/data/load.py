@@ -167,7 +167,8 @@ def _load_apart(recipe: Recipe, path: str, arguments: Mapping[str, Any], needed:
             reading = csv_arguments(recipe, given, [name]) if path == "csv" else given
             escaped = glob.escape(os.path.abspath(name))
             rows = datasets.load_dataset(path, data_files={"train": [escaped]}, split="train", **reading)
-            pieces.append(rows.select_columns([column for column in rows.column_names if column in needed]))
+            read = [column for column in rows.column_names if column in needed]
+            pieces.append(rows.select_columns(read) if read else rows)  # whole, for the message on what it lacks
             columns.append(set(rows.column_names) & (set(needed) - set(CHAT)))
         parts[str(role)] = datasets.concatenate_datasets(pieces)
     if any(names != columns[0] for names in columns):  # a column that is read is not in every file

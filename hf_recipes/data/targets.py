@@ -6,12 +6,22 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_recipes.data.columns import values_of
-from hf_recipes.data.labels import DataLabels, Labels, choose_labels, count_labels, label_id, labels_of_data
+from hf_recipes.data.labels import (
+    DataLabels,
+    Labels,
+    choose_labels,
+    count_labels,
+    head_names,
+    label_id,
+    labels_of_data,
+    stated_names,
+)
 from hf_recipes.data.splits import describe_mixed
 from hf_recipes.errors import DataError
 
@@ -22,6 +32,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Any, int], Any]  # (label as the data has it, number of the row) -> what is trained on
 FLOATS = ("float", "double", "decimal")
+TEXTS = ("string", "large_string")
+SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # a score that is written as a text
 
 
 class Targets(Protocol):
@@ -73,6 +85,14 @@ def _outside(location: str, split: str, row: int, value: Any, names: Sequence[st
     what = f"row {row} of the {split} split has the label {value!r}, which is none of the model's"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return DataError.at(location, what, f"the labels are {shown}")
+
+
+def _no_score(location: str, column: str, split: str, row: int, value: str) -> DataError:
+    what = f"row {row} of the {split} split has {value[:40]!r} in {column!r}, which is not a number"
+    fix = "write a number there, remove such rows, or name another column with dataset.label_column"
+    if re.fullmatch(r"[+-]?\d+,\d+", value.strip()):
+        fix = f'write {value.strip().replace(",", ".")}; in a CSV file, dataset.decimal: "," reads all of them'
+    return DataError.at(location, what, fix)
 
 
 # one class ------------------------------------------------------------------------------------------------------------
@@ -215,7 +235,9 @@ class SeveralLabels(_Named):
 
     def describe(self, train: Dataset) -> tuple[str, ...]:
         empty = sum(not any(one) for one in values_of(train, "labels"))
-        return (f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them",) * bool(empty)
+        none = f"train: {empty:,} of {train.num_rows:,} rows have no label: they count as none of them"
+        read = f"the column {self.column!r} is read as {len(self.names)} numbers a row, 1 for each label that it has"
+        return (*(none,) * bool(empty), *(read,) * self.indicators)
 
 
 def _several_labels(recipe: Recipe, train: Dataset, label: str, config: Any, location: str) -> SeveralLabels:
@@ -224,7 +246,8 @@ def _several_labels(recipe: Recipe, train: Dataset, label: str, config: Any, loc
         raise _not_lists(label, location, train)
     class_names = getattr(getattr(feature, "feature", None), "names", None)
     lists = [one for batch in train.select_columns([label]).iter(1000) for one in batch[label]]
-    width = _width_of_indicators(lists) if not class_names else 0
+    stated = stated_names(recipe) or head_names(recipe, config)
+    width = _width_of_indicators(lists, len(stated) if stated else None) if not class_names else 0
     found: Iterable[Any] = range(width) if width else {value for one in lists for value in one or ()}
     data = labels_of_data(_whole(found), class_names)
     labels = choose_labels(recipe, data, config, "label_column", label, least=1)
@@ -235,13 +258,18 @@ def _whole(values: Iterable[Any]) -> list[Any]:
     return [int(one) if isinstance(one, float) and one == int(one) else one for one in values]
 
 
-def _width_of_indicators(lists: Sequence[Any]) -> int:
-    """Labels of rows such as [0, 1, 0, 1], one number for each label; 0 where rows list the labels that they have."""
+def _width_of_indicators(lists: Sequence[Any], labels: int | None) -> int:
+    """Labels of rows such as [0, 1, 0, 1], one number for each label; 0 where rows list the labels that they have.
+    `labels`: how many the recipe or the checkpoint names."""
     widths = {len(one or ()) for one in lists}
     if len(widths) != 1 or not all(value in (0, 1) and value is not None for one in lists for value in one or ()):
         return 0
+    (width,) = widths
+    if width < 2 or any(isinstance(value, str) for value in lists[0]):
+        return 0
     twice = any(len(set(one)) < len(one) for one in lists)  # a list of labels names none twice
-    return widths.pop() if twice and all(not isinstance(value, str) for value in lists[0]) else 0
+    # [0, 1] and [1, 0] alone: as lists, every row would have every label.
+    return width if twice or labels in (None, width) else 0
 
 
 def _not_lists(label: str, location: str, part: Dataset) -> DataError:
@@ -274,7 +302,7 @@ class Scores:
     def reader(self, part: Dataset, split: str) -> Reader:
         feature = part.features[self.column]
         dtype = str(getattr(feature, "dtype", type(feature).__name__))
-        if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, "int", "uint", "null")):
+        if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, *TEXTS, "int", "uint", "null")):
             shown = "class labels" if getattr(feature, "names", None) else "lists" if is_list(feature) else dtype
             mixed = _mixed(part, self.column, self.location)
             if mixed is not None:
@@ -284,6 +312,10 @@ class Scores:
         location = self.location
 
         def read(value: Any, row: int) -> float:
+            if isinstance(value, str):
+                if not SCORE.fullmatch(value.strip()):
+                    raise _no_score(location, self.column, split, row, value)
+                value = float(value)
             if value is None or value != value:
                 raise _no_label(location, split, row, value)
             if not math.isfinite(value) or value == -100:  # -100 is upstream's sign for no label

@@ -17,7 +17,7 @@ from hf_recipes.inference.trained import Trained
 WINDOW = 32  # batches that are sorted by length together; results keep the order of the rows
 CALL = 8  # batches that are tokenized together
 OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
-LIKELY = 0.5  # from this probability on a label of several is given
+LIKELY = 0.5  # from this probability on a label of several is given, where the recipe has no threshold
 
 
 def in_order(
@@ -47,10 +47,11 @@ def text_of(row: Row, column: str, number: int) -> str:
 def classify_texts(trained: Trained, rows: Iterable[Row], batch_size: int) -> Iterator[dict[str, Any]]:
     """{"text", "label", "score", "probabilities": {label: float}} of each row, texts cut at training's max_length.
 
-    A multi-label model gives "labels", those of a probability of 0.5 and more; a regression model "value". A row of
+    A multi-label model gives "labels", those from the recipe's threshold (0.5) on; a regression model "value". A row of
     texts in pairs has "text_pair" beside "text".
     """
     column = str(trained.recipe.get("dataset.text_column", "text"))
+    threshold = float(trained.recipe.get("threshold") or LIKELY)
     pair = trained.recipe.get("dataset.text_pair_column", "text_pair")
 
     def checked() -> Iterator[Row]:
@@ -63,7 +64,7 @@ def classify_texts(trained: Trained, rows: Iterable[Row], batch_size: int) -> It
         return list(_scores(trained, [row["text"] for row in batch], pairs or None))
 
     for row, scores in in_order(checked(), batch_size, lambda row: len(row["text"]), predict):
-        yield {**row, **_describe_scores(trained.model.config, scores)}
+        yield {**row, **_describe_scores(trained.model.config, scores, threshold)}
 
 
 def _scores(trained: Trained, texts: list[str], pairs: list[str] | None) -> np.ndarray:
@@ -84,14 +85,14 @@ def _scores(trained: Trained, texts: list[str], pairs: list[str] | None) -> np.n
     return scores
 
 
-def _describe_scores(config: Any, scores: np.ndarray) -> dict[str, Any]:
+def _describe_scores(config: Any, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     names = config.id2label
     if config.problem_type == "regression":
         values = [float(value) for value in scores]
         return {"value": values[0] if len(values) == 1 else values}
     probabilities = {names[i]: float(score) for i, score in enumerate(scores)}
     if config.problem_type == "multi_label_classification":
-        labels = [name for name, score in probabilities.items() if score >= LIKELY]
+        labels = [name for name, score in probabilities.items() if score >= threshold]
         return {"labels": labels, "probabilities": probabilities}
     best = int(scores.argmax())
     return {"label": names[best], "score": float(scores[best]), "probabilities": probabilities}

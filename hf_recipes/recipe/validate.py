@@ -164,7 +164,7 @@ def _validate_unknown(section: str, key: str, known: Mapping[str, Field], valida
 
 def fix_of_key(section: str, key: str, known: Mapping[str, Field]) -> str:
     """Where an unknown key belongs, or the nearest name of its section, or of another one."""
-    homes, near = sections_with(key, but=section), nearest(key, known)
+    homes, near = sections_with(key, but=section), _longer_name(section, key, known) or nearest(key, known)
     if homes:
         return f"it is a key of {' and of '.join(homes)}" + (f"; or did you mean {near!r}?" if near else "")
     _, meant = meaning_of_key(section, key)
@@ -177,6 +177,17 @@ def fix_of_key(section: str, key: str, known: Mapping[str, Field]) -> str:
         if near:
             return f"did you mean {near!r} of {other}?"
     return NO_FIX
+
+
+def _longer_name(section: str, key: str, known: Mapping[str, Field]) -> str:
+    """The one key that ends in this one ("patience": early_stopping_patience), or what other tools call
+    lora_<this one> (rank: r)."""
+    ending = [name for name in known if name.endswith(f"_{key}")]
+    if len(ending) == 1:
+        return ending[0]
+    target = meaning_of_key(section, f"lora_{key}")[0] if section == "LoraConfig" else ""
+    home, _, name = target.partition(".")
+    return name if home == section else ""
 
 
 def sections_with(key: str, but: str = "") -> list[str]:
@@ -268,6 +279,9 @@ def _validate_dataset(dataset: Mapping[str, Any], validator: Validator) -> None:
         else:
             for builder in FILE_BUILDERS:  # a Hub id or a folder is read by one of these
                 more |= schema.builder_fields(builder) or {}
+        if dataset.get("format") == "conll":  # read by data/conll.py, in whose files columns have names too
+            of_csv = schema.builder_fields("csv") or {}
+            more |= {key: of_csv[key] for key in ("column_names", "delimiter")}
     _validate_keys("dataset", dataset, validator, more, closed=True)
     if isinstance(path, str) and "/" not in path and "data_files" in dataset and not os.path.exists(path):
         builders = schema.builders()

@@ -98,6 +98,8 @@ def test_a_task_that_is_none_hides_no_unknown_key_of_the_dataset():
         ("x.csv", "body,label\na,b\n", "path: csv", "body, label"),
         ("x.csv", "\ufeffbody,label\r\na,b\r\n", "path: csv", "body, label"),
         ("x.tsv", "body\tlabel\na\tb\n", 'path: csv\n  delimiter: "\\t"', "body, label"),
+        ("x.csv", 'body,label\n"a,b\n', "path: csv\n  quoting: 3", "body, label"),
+        ("x.csv", "body,label\na\\,c,b\n", 'path: csv\n  escapechar: "\\\\"', "body, label"),
         ("x.jsonl", '{"body": "a"}\n{"body": "b", "label": 1}\n', "path: json", "body, label"),
         ("x.json", '[\n {"body": "a", "label": 1},\n {"body": "b"}\n]', "path: json", "body, label"),
     ],
@@ -110,6 +112,14 @@ def test_the_columns_of_a_local_file_are_compared_by_its_first_rows(name, rows, 
     assert lines == [
         f"error: a.yaml:{at}: {name} has no column 'text' (it has {columns}); name it with dataset.text_column"
     ]
+
+
+def test_tabs_that_are_read_with_quoting_3_still_need_their_delimiter():
+    write('text\tlabel\n"a\tb\n', "x.tsv")
+    lines = found(changed(line5="  path: csv\n  quoting: 3", line6="  data_files: x.tsv"))
+    assert lines[0] == (
+        "error: a.yaml:8: x.tsv has no column 'text' (it has text\tlabel); write delimiter: \"\\t\" in dataset"
+    )
 
 
 def test_the_columns_of_a_parquet_file_are_read_from_its_footer():

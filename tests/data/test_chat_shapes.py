@@ -147,6 +147,13 @@ def test_an_answer_that_opens_the_conversation_is_not_searched_in_the_system_mes
             "section",
         ),
         (
+            [[{**ASKED, "role": "User"}, {**ANSWER, "role": "Agent"}]],
+            "",
+            "row 0 of the train split: message 0 has the role 'User', which is none of system, developer, user, "
+            "assistant, tool (1 of 1 rows); correct it, or write role_names: {User: user, Agent: assistant} into the "
+            "dataset section",
+        ),
+        (
             [[ASKED, ANSWER], [{**ASKED, "content": None}, ANSWER]],
             "",
             "row 1 of the train split: message 0 (user) has no content (1 of 2 rows); "

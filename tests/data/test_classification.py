@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,32 @@ def test_labels_of_every_kind_get_numbers_in_order(make: Make, labels: list, nam
         "label2id": {name: i for i, name in enumerate(names)},
         "problem_type": "single_label_classification",
     }
+
+
+SEVERAL = {"problem_type": "multi_label_classification"}
+SWAPPED = labelled([0, 1], [1, 0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "targets"),
+    [
+        (SWAPPED, SEVERAL, [[0, 1], [1, 0], [0, 1]]),
+        (SWAPPED, {**SEVERAL, "id2label": {0: "spam", 1: "ham"}}, [[0, 1], [1, 0], [0, 1]]),
+        (SWAPPED, {**SEVERAL, "id2label": {0: "a", 1: "b", 2: "c"}}, [[1, 1, 0]] * 3),
+        (labelled([0, 0, 1], [1, 1, 0]), SEVERAL, [[0, 0, 1], [1, 1, 0]]),
+        (labelled([0], [1], [0]), SEVERAL, [[1, 0], [0, 1], [1, 0]]),
+        (labelled([0], [1], [0, 1]), SEVERAL, [[1, 0], [0, 1], [1, 1]]),
+    ],
+)
+def test_one_number_for_each_label_is_told_from_a_list_of_labels(
+    make: Make, rows: list, model: dict, targets: list
+) -> None:
+    recipe = make("text-classification")
+    recipe = replace(recipe, sections={**recipe.sections, "model": model})
+    found = prepare(recipe, rows, wordpiece(["text"]))
+    assert [list(map(int, one)) for one in found.train["labels"]] == targets
+    told = any("is read as" in note for note in found.notes)
+    assert told == (targets == [one["label"] for one in rows])
 
 
 def test_a_class_label_keeps_its_names_and_numbers_also_beside_plain_ones(make: Make) -> None:

@@ -211,6 +211,48 @@ def test_a_file_without_a_header_is_refused_with_the_key_that_names_its_columns(
     assert "; for files without a header: column_names: [text, label" in str(raised.value)
 
 
+def test_two_files_without_a_header_are_refused_for_that_and_not_for_their_number_of_rows(
+    folder: Path, make: Make
+) -> None:
+    for name, word in (("t.csv", "row"), ("v.csv", "line")):
+        (folder / name).write_text(CSV.split("\n", 1)[1].replace("text", word))
+    recipe = make("text-classification", "data_files: {train: t.csv, validation: v.csv}", path="csv")
+    with pytest.raises(RecipeError) as raised:
+        find_text_column(recipe, load_splits(recipe).train, "text_column", "text")
+    assert str(raised.value) == (
+        "recipe.yaml:3: the data has no column 'text' (it has row 0, a); name it with dataset.text_column; "
+        "for files without a header: column_names: [text, label]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ("0.5 1 2.5 -3e-1", ""),
+        ("+0.5 .25 007 1.", ""),
+        ("0.5 1 good 2", "'good' in 'label', which is not a number; write a number there, remove such rows, or name "
+         "another column with dataset.label_column"),
+        ("0.5 1 2,5 2", "'2,5' in 'label', which is not a number; write 2.5; in a CSV file, dataset.decimal: \",\" "
+         "reads all of them"),
+    ],
+)  # fmt: skip
+def test_scores_written_as_texts_are_numbers_or_refused_with_their_row(
+    folder: Path, make: Make, scores: str, expected: str
+) -> None:
+    rows = [{"text": "a", "label": score} for score in scores.split()]
+    write_rows(folder / "t.jsonl", rows)
+    write_rows(folder / "v.jsonl", rows)
+    recipe = make("text-classification", "data_files: {train: t.jsonl, validation: v.jsonl}")
+    recipe = replace(recipe, sections={**recipe.sections, "model": {"problem_type": "regression"}})
+    splits = load_splits(recipe)
+    if not expected:
+        prepared = prepare(recipe, splits.train, wordpiece(["a"]))
+        assert prepared.train["labels"] == [float(score) for score in scores.split()]
+    else:
+        found = refusal(recipe, splits.train, wordpiece(["a"]))
+        assert found == f"recipe.yaml:3: row 2 of the train split has {expected}"
+
+
 def test_one_long_document_gives_its_end_to_validation(read: Any) -> None:
     text = "A line of text.\n" * 100
     found = read("a.txt", text, "sample_by: document", task="causal-lm")

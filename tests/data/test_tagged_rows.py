@@ -142,6 +142,25 @@ def test_a_conll_file_is_read_as_sentences_of_words_and_tags(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# O\nbob B-PER\n\n# O\n", [["#", "bob"], ["#"]]),
+        ("#tag SYM\nbob NN\n: SYM\n", [["#tag", "bob", ":"]]),
+        ("# about Bob\nbob B-PER\n", [["bob"]]),
+        ("# Bob\nbob B-PER\n", [["bob"]]),
+        ("-DOCSTART- O\n\n# O\nbob B-PER\n", [["#", "bob"]]),
+    ],
+)
+def test_a_number_sign_with_a_tag_is_a_word_on_the_first_line_too(folder: Path, text: str, words: list) -> None:
+    assert list(load_splits(conll(text, folder)).train["tokens"]) == words
+
+
+def test_the_encoding_of_a_conll_file_is_guessed_as_of_other_files(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"name its encoding, e\.g\. encoding: utf-16$"):
+        load_splits(conll("bob B-PER\n".encode("utf-16"), folder))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "New York\tB-LOC\r\nis\tO\r\n\r\nhere\tO",

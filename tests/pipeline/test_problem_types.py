@@ -14,6 +14,8 @@ from hf_recipes.compare.pairing import pair_runs
 from hf_recipes.compare.runs import read_runs
 from hf_recipes.compare.verdict import compare, group_sides
 from hf_recipes.evaluation.scores import read_scores
+from hf_recipes.inference.classify import classify_texts
+from hf_recipes.inference.trained import find_trained, load_trained
 from hf_recipes.pipeline.run import run
 from tests.support.tiny_models import wordpiece, write_rows
 
@@ -92,6 +94,12 @@ def test_several_labels_a_text_are_trained_scored_and_loaded_again(two_runs: Cal
     assert found["eval_f1"] > other["metrics"]["eval"]["eval_f1"]
     assert verdicts().keys() == {"f1", "accuracy", "f1_micro", "f1_weighted"}
     assert scores.label_names == ("age", "home", "nature")
+
+    trained = load_trained(find_trained("first"))
+    said = list(classify_texts(trained, rows[96:], 8))
+    assert [one["labels"] for one in said] == [
+        [name for name, there in zip(scores.label_names, row, strict=True) if there] for row in predicted
+    ]  # by the recipe's threshold, as the scores
 
     config = json.loads(Path("first/config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"

@@ -7,6 +7,8 @@ from importlib.metadata import version
 import pytest
 
 from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.schema import installed as schema
+from hf_recipes.recipe.validate import fix_of_key
 from tests.support.recipe_files import TRANSFORMERS, VALID, changed, errors_of
 
 
@@ -101,6 +103,19 @@ def test_a_key_that_stands_in_the_wrong_section_is_reported_with_its_section(her
         f"a.yaml:13: TrainingArguments has no 'packing' ({TRANSFORMERS}); it is a key of SFTConfig",
         "a.yaml:15: a recipe has no 'learning_rate'; it is a key of TrainingArguments: write it there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "meant"),
+    [
+        ("LoraConfig", "rank", "r"),
+        ("LoraConfig", "dropout", "lora_dropout"),
+        ("EarlyStoppingCallback", "patience", "early_stopping_patience"),
+        ("BitsAndBytesConfig", "compute_dtype", "bnb_4bit_compute_dtype"),
+    ],
+)
+def test_the_short_name_of_a_key_is_read_as_the_key(section, key, meant):
+    assert fix_of_key(section, key, schema.fields(section)) == f"did you mean {meant!r}?"
 
 
 def test_an_unknown_section_is_refused_with_the_nearest(here):
@@ -259,6 +274,17 @@ def test_keys_of_the_builder_are_known_and_others_are_warned_about(here):
 )
 def test_values_of_the_dataset_are_checked(here, line, message):
     assert errors_of(here(changed(line7=f"  {line}"))) == [f"a.yaml:7: {message}"]
+
+
+def test_the_columns_of_a_conll_file_have_names(here):
+    data = "dataset: {path: text, format: conll, data_files: a.txt, column_names: [tokens, tags], delimiter: '|'}"
+    text = (
+        "task: token-classification\nmodel: {pretrained_model_name_or_path: bert-base-cased}\n"
+        f"{data}\nTrainingArguments: {{output_dir: out}}\n"
+    )
+    assert not [w for w in read_recipe(here(text)).warnings if "is not a known key" in str(w)]
+    plain = here(text.replace("format: conll, ", ""))
+    assert len([w for w in read_recipe(plain).warnings if "is not a known key" in str(w)]) == 2
 
 
 def test_keys_of_the_tokenizer_are_checked(here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.catalog.chat_roles import ROLES, as_mapping, usual_role
 from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import (
     Rule,
@@ -40,6 +41,25 @@ TWO_KINDS = (  # the second is not read
     ("input_ids_column", "text_column"),
 )
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
+
+
+def names_of_roles(recipe: Recipe) -> Iterator[Diagnostic]:
+    """role_names is {name in the data: role}; the other way round, the data's own roles would be lost."""
+    given = recipe.section("dataset").get("role_names")
+    if not isinstance(given, Mapping):
+        return
+    wrong = {str(name): role for name, role in given.items() if role not in ROLES}
+    if not wrong:
+        return
+    name, role = next(iter(wrong.items()))
+    what = f"role_names makes {name!r} of the data {role!r}, which is none of {', '.join(ROLES)}"
+    if all(name in ROLES and isinstance(role, str) for name, role in wrong.items()):
+        right = as_mapping({role: name for name, role in wrong.items()})
+        fix = f"it is reversed: write the name in the data first, role_names: {right}"
+    else:
+        right = as_mapping({name: usual_role(str(role)) or usual_role(name) or "user" for name, role in wrong.items()})
+        fix = f"write role_names: {right}"
+    yield report_key(recipe, "dataset.role_names", what, fix)
 
 
 def workers_that_are_not_there(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -226,6 +246,7 @@ def smoothing_that_costs_a_pass(recipe: Recipe) -> Iterator[Diagnostic]:
 ERRORS: tuple[Rule, ...] = (
     workers_that_are_not_there,
     columns_of_the_task,
+    names_of_roles,
     two_lengths,
     files_that_are_no_names,
     length_that_predicts_nothing,

@@ -54,6 +54,25 @@ def test_columns_of_other_tasks_are_refused(ask):
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "fix"),
+    [
+        ("user: human, assistant: gpt", "it is reversed: write the name in the data first, role_names: {human: user, "
+         "gpt: assistant}"),
+        ("bot: Assistant", "write role_names: {bot: assistant}"),
+    ],
+)  # fmt: skip
+def test_names_of_roles_that_lead_to_no_role_are_refused(ask, names, fix):
+    top = f"dataset: {{path: json, data_files: a.jsonl, role_names: {{{names}}}}}"
+    name, role = names.split(",")[0].split(": ")
+    assert ask(top=top, task="chat", trainer="SFTConfig", model="gpt2")[0] == [
+        f"7: role_names makes {name!r} of the data {role!r}, which is none of system, developer, user, assistant, "
+        f"tool; {fix}"
+    ]
+    top = "dataset: {path: json, data_files: a.jsonl, role_names: {human: user, system: user}}"
+    assert ask(top=top, task="chat", trainer="SFTConfig", model="gpt2")[0] == []
+
+
 def test_a_second_length_and_streaming_are_refused(ask):
     top = "dataset: {path: json, data_files: a.jsonl, max_length: 128, streaming: true}"
     assert ask(top=top, **SFT)[0] == [
