@@ -66,7 +66,7 @@ def convert_file(path: str, tool: str = "") -> Conversion:
     finish(tool, values, made.sections)
     _upgrade(made)
     _settle(made)
-    _describe(made)
+    _describe(made, values)
     return made
 
 
@@ -94,6 +94,12 @@ def _unknown(path: str, values: Mapping[str, Any]) -> str:
 def _take(made: Conversion, key: str, value: Any, values: Mapping[str, Any]) -> None:
     """One key of the file into the sections."""
     outcome = _outcome(made.tool, key, value, values)
+    _take_whole(made, key, outcome)
+    made.fates |= {part: (LOST, why) for part, why in outcome.parts_lost.items()}
+    made.fates |= {part: (NEEDLESS, why) for part, why in outcome.parts_needless.items()}
+
+
+def _take_whole(made: Conversion, key: str, outcome: Outcome) -> None:
     if outcome.lost or outcome.needless:
         made.fates[key] = (LOST, outcome.lost) if outcome.lost else (NEEDLESS, outcome.needless)
         return
@@ -104,7 +110,7 @@ def _take(made: Conversion, key: str, value: Any, values: Mapping[str, Any]) -> 
     made.fates[key] = (TRANSLATED, f"not translated: {outcome.but}" if outcome.but else "")
 
 
-def _describe(made: Conversion) -> None:
+def _describe(made: Conversion, values: Mapping[str, Any]) -> None:
     """What each translated key has become, in the recipe as it stands."""
     recipe = Recipe(path=made.path, sections=made.sections, locations={})
     for key, (fate, but) in list(made.fates.items()):
@@ -113,7 +119,20 @@ def _describe(made: Conversion) -> None:
         new = {dotted: recipe.get(dotted) for dotted, old in made.origin.items() if old == key}
         shown = [f"{dotted}: {as_yaml(value)[:60]}" for dotted, value in new.items() if value is not None]
         line = "; ".join([*shown, *([but] if but else [])])
-        made.fates[key] = (TRANSLATED, line) if shown else (NEEDLESS, but or "it asks for what is so anyway")
+        made.fates[key] = (TRANSLATED, line) if shown else _gone(made, key, new, values, but)
+
+
+QUANTISED = ("load_in_4bit", "load_in_8bit", "quantization_bit")
+
+
+def _gone(made: Conversion, key: str, new: Mapping[str, Any], values: Mapping[str, Any], but: str) -> tuple[str, str]:
+    """The fate of a key that set what the recipe does not have in the end: `finish` drops what an adapter is for."""
+    homes = {dotted.partition(".")[0] for dotted in new}
+    if "LoraConfig" not in made.sections and homes & {"LoraConfig", "BitsAndBytesConfig"}:
+        if key in QUANTISED and values.get(key):
+            return LOST, "quantised weights are trained through an adapter only, and this file asks for none"
+        return NEEDLESS, but or "it is for an adapter (LoraConfig), and this file asks for none"
+    return NEEDLESS, but or "it asks for what is so anyway"
 
 
 def _outcome(tool: str, key: str, value: Any, values: Mapping[str, Any]) -> Outcome:

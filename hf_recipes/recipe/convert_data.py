@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_recipes.common.text import as_yaml
+from hf_recipes.recipe.convert_entry import Entry, axolotl_entry, factory_entry, leaves, source, split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,11 @@ class Outcome:
     needless: str = ""
     lost: str = ""
     but: str = ""
+    parts_lost: Mapping[str, str] = field(default_factory=dict)  # full name of a leaf below the key -> why
+    parts_needless: Mapping[str, str] = field(default_factory=dict)
 
 
 Rule = Callable[[Any, Mapping[str, Any]], Outcome]  # (value, all values of the file)
-FILES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 FIRST_ONLY = "one data set is read: "
 
 
@@ -37,76 +38,55 @@ def set_if_true(dotted: str, value: Any, otherwise: str = "false: nothing is ask
 # data ---------------------------------------------------------------------------------------------------------------
 
 
-def _source(path: str, kind: str = "", files: Any = None) -> dict[str, Any]:
-    """dataset.path and data_files for a file of this machine or a Hub name."""
-    builder = kind if kind in FILES.values() else FILES.get(os.path.splitext(path.removesuffix(".gz"))[1], "")
-    if files is not None:
-        return {"dataset.path": path, "dataset.data_files": files}
-    if builder:
-        return {"dataset.path": builder, "dataset.data_files": path}
-    return {"dataset.path": path}
+def _outcome(entry: Entry, others: list[str], lost: str = "") -> Outcome:
+    """What the first data set sets, with a line for each part of it that is not translated."""
+    missing, needless = entry.fates()
+    shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    but = [part for part in (lost, f"{FIRST_ONLY}not {shown}" if others else "") if part]
+    return Outcome(sets=entry.sets, but="; ".join(but), parts_lost=missing, parts_needless=needless)
 
 
-def _split(train: Any, test: Any = None) -> dict[str, Any]:
-    named = {role: str(part) for role, part in (("train", train), ("validation", test)) if part}
-    return {"dataset.split": named} if named and named != {"train": "train"} else {}
-
-
-def axolotl_data(given: Any, values: Mapping[str, Any]) -> Outcome:
+def axolotl_data(given: Any, values: Mapping[str, Any], key: str = "datasets", default: Any = None) -> Outcome:
     entries = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, dict)]
     if not entries or not isinstance(entries[0].get("path"), str):
         return Outcome(lost="it names no data set")
-    first, lost = entries[0], []
-    sets = _source(first["path"], str(first.get("ds_type", "")), first.get("data_files"))
-    if first.get("name"):
-        sets["dataset.name"] = first["name"]
-    if first.get("revision"):
-        sets["dataset.revision"] = first["revision"]
-    sets |= _split(first.get("split"), _test_split(values, first["path"]))
-    kind = first.get("type")
-    if isinstance(kind, dict):
-        sets |= _templates(kind)
-    elif str(kind).partition(":")[0] in ("completion", "pretrain"):
-        sets["task"] = "causal-lm"
-        if str(first.get("field") or first.get("text_column") or "text") != "text":
-            sets["dataset.text_column"] = str(first.get("field") or first.get("text_column"))
-    elif str(kind) not in ("None", "chat_template", "sharegpt", "alpaca") and not str(kind).startswith("alpaca"):
-        lost.append(f"type: {as_yaml(kind)}, name its columns in dataset")
-    messages = first.get("field_messages")
-    if messages and messages not in ("messages", "conversations"):
-        sets["dataset.messages_column"] = messages
-    used = ("path", "ds_type", "data_files", "name", "revision", "split", "type", "field", "text_column")
-    ways = "message_property_mappings message_field_role message_field_content roles_to_train train_on_eos roles "
-    ways += "trust_remote_code field_messages conversation shards"
-    lost += [f"{name}: {as_yaml(first[name])}"[:80] for name in first if name not in (*used, *ways.split())]
-    others = [str(one.get("path")) for one in entries[1:]]
-    lost += [FIRST_ONLY + "not " + ", ".join(others)] if others else []
-    return Outcome(sets=sets, but="; ".join(lost))
+    entry = Entry(name=f"{key}[0]", values=entries[0])
+    axolotl_entry(entry, _test_split(values, entries[0]), default)
+    return _outcome(entry, [str(one.get("path")) for one in entries[1:]])
 
 
-def _test_split(values: Mapping[str, Any], path: str) -> Any:
-    """The split of axolotl's test_datasets, where it is of the same data set."""
+def _first_test(values: Mapping[str, Any]) -> Mapping[str, Any]:
     tests = values.get("test_datasets")
-    first = tests[0] if isinstance(tests, list) and tests and isinstance(tests[0], dict) else {}
-    return first.get("split") if first.get("path") == path else None
+    return tests[0] if isinstance(tests, list) and tests and isinstance(tests[0], dict) else {}
 
 
-def _templates(kind: Mapping[str, Any]) -> dict[str, Any]:
-    """axolotl's own prompt formats: columns by field_instruction, field_input, field_output."""
-    asked = str(kind.get("field_instruction") or "instruction")
-    more, answer = kind.get("field_input"), str(kind.get("field_output") or "output")
-    if kind.get("format") or kind.get("no_input_format") or more:
-        form = str(
-            kind.get("format") if more and kind.get("format") else kind.get("no_input_format") or "{instruction}"
+def _test_split(values: Mapping[str, Any], first: Mapping[str, Any]) -> Any:
+    """The split of axolotl's test_datasets, where it is of the same data set."""
+    test = _first_test(values)
+    same = test.get("path") == first.get("path") and test.get("data_files") == first.get("data_files")
+    return test.get("split") if same else None
+
+
+def axolotl_tests(given: Any, values: Mapping[str, Any]) -> Outcome:
+    """axolotl's test_datasets: another split of the first data set is translated, by that one's rule."""
+    data, test = values.get("datasets"), _first_test(values)
+    first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+    part = _test_split(values, first)
+    if not part or part == first.get("split"):
+        return Outcome(
+            lost="it is no other split of the first data set: name its file in dataset.data_files.validation"
         )
-        text = form.replace("{instruction}", _variable(asked)).replace("{input}", _variable(more or "input"))
-        return {"dataset.user_template": text, "dataset.assistant_template": _variable(answer)}
-    return {"dataset.prompt_column": asked, "dataset.completion_column": answer}
-
-
-def _variable(column: Any) -> str:
-    """A column in a Jinja template."""
-    return "{{ " + str(column) + " }}"
+    entry = Entry(name="test_datasets[0]", values=test)
+    for leaf in leaves(test):
+        if leaf == "split" or entry.look(leaf) == Entry(name="", values=first).look(leaf):
+            entry.take(leaf)
+        else:
+            entry.lose(leaf, "rows to evaluate on are read as those to train on")
+    missing, _ = entry.fates()
+    others = [str(one.get("path")) for one in given[1:] if isinstance(one, dict)]
+    if others:
+        missing["test_datasets[1]"] = FIRST_ONLY + "not " + ", ".join(others)
+    return Outcome(needless="it stands in dataset.split", parts_lost=missing)
 
 
 def axolotl_pretraining(given: Any, values: Mapping[str, Any]) -> Outcome:
@@ -115,7 +95,7 @@ def axolotl_pretraining(given: Any, values: Mapping[str, Any]) -> Outcome:
     first = {"path": first} if isinstance(first, str) else first
     if not isinstance(first, dict):
         return Outcome(lost="it names no data set")
-    return axolotl_data([{**first, "type": "pretrain"}, *entries[1:]], values)
+    return axolotl_data([first, *entries[1:]], values, "pretraining_dataset", "pretrain")
 
 
 def validation_share(given: Any, _: Mapping[str, Any]) -> Outcome:
@@ -125,28 +105,32 @@ def validation_share(given: Any, _: Mapping[str, Any]) -> Outcome:
 
 
 def trl_data(given: Any, values: Mapping[str, Any]) -> Outcome:
-    split = _split(values.get("dataset_train_split"), values.get("dataset_test_split"))
-    return Outcome(sets={**_source(str(given)), **split})
+    parts = split(values.get("dataset_train_split"), values.get("dataset_test_split"))
+    return Outcome(sets={**source(str(given)), **parts})
 
 
 def handbook_mixture(given: Any, _: Mapping[str, Any]) -> Outcome:
     entries = given.get("datasets") if isinstance(given, dict) else None
     if not (isinstance(entries, list) and entries and isinstance(entries[0], dict)):
         return Outcome(lost="it names no data set")
-    first = entries[0]
-    sets: dict[str, Any] = {"dataset.path": first.get("id"), **_split(first.get("split"))}
-    if first.get("config") not in (None, "default"):
-        sets["dataset.name"] = first["config"]
-    columns = first.get("columns")
-    if isinstance(columns, list) and len(columns) == 1 and columns[0] != "messages":
-        sets["dataset.messages_column"] = columns[0]
-    if given.get("test_split_size"):
-        sets["dataset.test_size"] = given["test_split_size"]
-    if given.get("seed") is not None:
-        sets["dataset.seed"] = given["seed"]
+    whole = Entry(name="dataset_mixture", values={**given, "datasets": None})
+    entry = Entry(name="dataset_mixture.datasets[0]", values=entries[0])
+    entry.sets |= {"dataset.path": entry.take("id"), **split(entry.take("split"))}
+    if entry.take("config") not in (None, "default"):
+        entry.sets["dataset.name"] = entry.look("config")
+    columns = entry.look("columns")
+    if isinstance(columns, list) and len(columns) == 1:
+        entry.take("columns")
+        entry.sets |= {"dataset.messages_column": columns[0]} if columns[0] != "messages" else {}
+    elif isinstance(columns, list):
+        entry.leave("columns", "columns that nobody reads do not matter")
+    entry.decide("weight", (1,), "all rows are read", "a part of the rows: write dataset.split, as in train[:10%]")
+    for key, new in (("test_split_size", "test_size"), ("seed", "seed")):
+        if whole.take(key) is not None:
+            entry.sets[f"dataset.{new}"] = whole.look(key)
     others = [f"{one.get('id')} {one.get('split', '')}".strip() for one in entries[1:] if isinstance(one, dict)]
-    shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-    return Outcome(sets=sets, but=f"{FIRST_ONLY}not {shown}" if others else "")
+    made = _outcome(entry, others)
+    return replace(made, parts_lost={**whole.fates()[0], **made.parts_lost})
 
 
 def handbook_mixer(given: Any, values: Mapping[str, Any]) -> Outcome:
@@ -156,7 +140,7 @@ def handbook_mixer(given: Any, values: Mapping[str, Any]) -> Outcome:
     splits = values.get("dataset_splits")
     train, test = ([*splits, None, None] if isinstance(splits, list) else [None, None])[:2]
     but = FIRST_ONLY + "not " + ", ".join(names[1:]) if names[1:] else ""
-    return Outcome(sets={"dataset.path": names[0], **_split(train, test)}, but=but)
+    return Outcome(sets={"dataset.path": names[0], **split(train, test)}, but=but)
 
 
 def in_the_split(_: Any, values: Mapping[str, Any]) -> Outcome:
@@ -167,35 +151,36 @@ def factory_data(given: Any, values: Mapping[str, Any]) -> Outcome:
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given or ())
     if not names:
         return Outcome(lost="it names no data set")
-    sets, lost = _registered(str(names[0]), values)
-    if values.get("max_samples") and "dataset.split" not in sets:
-        sets["dataset.split"] = {"train": f"train[:{values['max_samples']}]"}
-    lost += [FIRST_ONLY + "not " + ", ".join(map(str, names[1:]))] if names[1:] else []
-    return Outcome(sets=sets, but="; ".join(lost))
+    entry, lost = _registered(str(names[0]), values)
+    return _outcome(entry, [str(name) for name in names[1:]], lost)
 
 
-def _registered(name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """(what to set, what is lost) for a name of LLaMA-Factory's dataset_info.json, which is read if it is here."""
+def factory_most(given: Any, values: Mapping[str, Any]) -> Outcome:
+    """LLaMA-Factory's max_samples, which dataset.split says unless the data set's own entry asks for a part."""
+    sets = factory_data(values.get("dataset") or "", values).sets
+    if f"[:{given}]" in str(sets.get("dataset.split")):
+        return Outcome(needless="it stands in dataset.split")
+    return Outcome(lost="the data set's own entry asks for a part of the rows: write dataset.split")
+
+
+def _registered(name: str, values: Mapping[str, Any]) -> tuple[Entry, str]:
+    """(the data set, what is lost) for a name of LLaMA-Factory's dataset_info.json, which is read if it is here."""
     folder = str(values.get("dataset_dir") or "data")
+    entry, lost = Entry(name=f"dataset[{name}]", values={}), ""
     try:
         with open(os.path.join(folder, "dataset_info.json"), encoding="utf-8") as file:
-            entry = json.load(file)[name]
+            found = json.load(file)[name]
+        if not isinstance(found, dict):
+            raise TypeError(name)
     except (OSError, ValueError, KeyError, TypeError):
+        most = values.get("max_samples")
+        entry.sets |= {"dataset.split": {"train": f"train[:{most}]"}} if most else {}
         if "/" in name:
-            return _source(name), []
+            entry.sets |= source(name)
+            return entry, lost
         file_name = os.path.join("data" if ":" in folder else folder, f"{name}.json")
-        return _source(file_name), [f"{folder}/dataset_info.json is not here; {file_name} is a guess"]
-    columns = entry.get("columns") or {}
-    sets = _source(os.path.join(folder, entry["file_name"])) if "file_name" in entry else {}
-    sets = sets or _source(str(entry.get("hf_hub_url") or entry.get("script_url") or name))
-    if entry.get("subset"):
-        sets["dataset.name"] = entry["subset"]
-    if entry.get("split"):
-        sets |= _split(entry["split"])
-    messages = columns.get("messages")
-    if messages and messages not in ("messages", "conversations"):
-        sets["dataset.messages_column"] = messages
-    if columns.get("prompt") and columns["prompt"] != "instruction":
-        sets |= {"dataset.prompt_column": columns["prompt"]}
-        sets |= {"dataset.completion_column": columns["response"]} if columns.get("response") else {}
-    return sets, []
+        entry.sets |= source(file_name)
+        return entry, f"{folder}/dataset_info.json is not here; {file_name} is a guess"
+    entry = Entry(name=f"dataset[{name}]", values=found)
+    factory_entry(entry, folder, values)
+    return entry, lost

@@ -15,7 +15,9 @@ from hf_recipes.recipe.convert_data import (
     Rule,
     axolotl_data,
     axolotl_pretraining,
+    axolotl_tests,
     factory_data,
+    factory_most,
     handbook_mixer,
     handbook_mixture,
     in_the_split,
@@ -187,7 +189,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "axolotl": {
         "datasets": axolotl_data,
         "pretraining_dataset": axolotl_pretraining,
-        "test_datasets": in_the_split,
+        "test_datasets": axolotl_tests,
         "val_set_size": validation_share,
         "adapter": _adapter,
         "lora_target_linear": set_if_true("LoraConfig.target_modules", "all-linear"),
@@ -230,7 +232,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "dataset": factory_data,
         "eval_dataset": lambda given, _: Outcome(lost="name its file in dataset.data_files.validation"),
         "dataset_dir": lambda given, _: Outcome(needless="it stands in dataset.data_files"),
-        "max_samples": lambda given, _: Outcome(needless="it stands in dataset.split"),
+        "max_samples": factory_most,
         "val_size": validation_share,
         "lora_target": _commas("LoraConfig.target_modules", "all-linear"),
         "additional_target": _commas("LoraConfig.modules_to_save"),
@@ -271,6 +273,8 @@ def preferences(tool: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def finish(tool: str, values: Mapping[str, Any], sections: dict[str, Any]) -> None:
     """What a tool takes for granted and a recipe must say, and the order of the sections."""
+    if tool == "LLaMA-Factory" and "finetuning_type" not in values:
+        sections.setdefault("LoraConfig", {})  # its default
     adapter = "LoraConfig" in sections and _adapted(tool, values)
     if not adapter:
         sections.pop("LoraConfig", None)
@@ -305,4 +309,8 @@ def finish(tool: str, values: Mapping[str, Any], sections: dict[str, Any]) -> No
 def _adapted(tool: str, values: Mapping[str, Any]) -> bool:
     if tool == "TRL":
         return values.get("use_peft") is True
-    return values.get("adapter") in ("lora", "qlora") if tool == "axolotl" else values.get("finetuning_type") == "lora"
+    return (
+        values.get("adapter") in ("lora", "qlora")
+        if tool == "axolotl"
+        else values.get("finetuning_type", "lora") == "lora"
+    )

@@ -40,7 +40,7 @@ def test_each_file_becomes_a_recipe_that_passes_check_and_every_key_is_accounted
     assert recipe.translations == (), "it is written with today's names"
     from hf_recipes.recipe.yaml_reader import read_file
 
-    assert set(made.fates) == set(read_file(str(path)).values)
+    assert {key for key in made.fates if "[" not in key} == set(read_file(str(path)).values)
     lost = [key for key, (fate, _) in made.fates.items() if fate == LOST]
     assert all(f"#   {key}: " in Path("a.yaml").read_text() for key in lost)
 
@@ -88,6 +88,7 @@ def test_an_axolotl_file_becomes_the_recipe_that_it_asks_for():
         },
     }
     assert [key for key, (fate, _) in made.fates.items() if fate == LOST] == [
+        "datasets[0].type",
         "loss_watchdog_threshold",
         "loss_watchdog_patience",
     ]
@@ -102,8 +103,8 @@ def test_a_llama_factory_file_takes_its_data_from_dataset_info(tmp_path, monkeyp
     assert made.sections["dataset"] == {
         "path": "json",
         "data_files": "data/me.json",
-        "prompt_column": "question",
-        "completion_column": "answer",
+        "user_template": "{{ question }}",
+        "assistant_template": "{{ answer }}",
         "split": {"train": "train[:1000]"},
     }
     assert made.sections["LoraConfig"] == {"r": 8, "target_modules": "all-linear", "lora_alpha": 16}
@@ -167,7 +168,7 @@ def test_the_command_writes_the_recipe_once_and_tells_what_became_of_each_key(tm
     assert lines["val_set_size"].startswith("left out: 0: without a validation split")
     assert lines["x_y"] == "not translated: this package knows no such key"
     assert lines["num_epochs"].startswith("not translated: SFTConfig.num_train_epochs is 'none' (string)")
-    assert lines["a-recipe.yaml:"].startswith("written from a file of axolotl (7 translated, 1 left out, 2 not")
+    assert lines["a-recipe.yaml:"].startswith("written from a file of axolotl (7 translated, 1 left out, 3 not")
     recipe = read_recipe("a-recipe.yaml")
     assert recipe.section("dataset") == {"path": "json", "data_files": "rows.jsonl"}
     with pytest.raises(RecipeError, match="is there already"):
