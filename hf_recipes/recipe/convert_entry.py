@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_recipes.catalog.chat_roles import ROLES, SHAREGPT_ROLES
 from hf_recipes.common.text import as_yaml
 
 FILES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
-ROLES = ("system", "user", "assistant", "tool")
-READ_AS_IS = {"human": "user", "gpt": "assistant", "observation": "tool"}  # beside `from` and `value`
 MESSAGE_KEYS = (("role", "content"), ("from", "value"))
 UNKNOWN = "this package knows no such key of a data set"
 
@@ -197,7 +196,7 @@ def _axolotl_messages(entry: Entry) -> None:
             entry.decide(f"{mapped}.{leaf}", (leaf,), same, "a key of a message is read under its own name")
     names: dict[str, str] = {}
     for role, given in entry.part("roles").items():
-        ours = READ_AS_IS.get(role, role)
+        ours = SHAREGPT_ROLES.get(role, role)
         if ours in ROLES:
             entry.take(f"roles.{role}")
             names |= {str(name): ours for name in (given if isinstance(given, list) else [given]) if name != ours}
@@ -208,7 +207,7 @@ def _axolotl_messages(entry: Entry) -> None:
     trained = entry.look("roles_to_train")
     asked = trained if isinstance(trained, list) else [trained]
     all_answers = bool(asked) and all(
-        READ_AS_IS.get(str(one), names.get(str(one), one)) == "assistant" for one in asked
+        SHAREGPT_ROLES.get(str(one), names.get(str(one), one)) == "assistant" for one in asked
     )
     only = "the answers of a chat are what is trained on"
     entry.decide("roles_to_train", (trained,) if all_answers else (), only, only)
@@ -327,7 +326,7 @@ def _factory_messages(entry: Entry) -> None:
     names = {}
     for key, role in TAGS.items():
         name = str(entry.take(f"tags.{key}") or role)
-        if name != role and not (from_value and READ_AS_IS.get(name) == role):
+        if name != role and not (from_value and SHAREGPT_ROLES.get(name) == role):
             names[name] = role
     if names:
         entry.sets["dataset.role_names"] = names
