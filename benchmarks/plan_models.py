@@ -1,4 +1,4 @@
-"""50 model types x (fp32, bf16, LoRA, QLoRA, checkpointing): planned, an estimate, or refused; and CPU truth.
+"""60 model types x (fp32, bf16, LoRA, QLoRA, checkpointing): planned, an estimate, or refused; and CPU truth.
 
     python benchmarks/plan_models.py            all; or only the model types that are named; continues its record
 
@@ -151,7 +151,7 @@ def in_fork(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         os.dup2(quiet, 2)
         try:
             found = work()
-        except BaseException as problem:
+        except BaseException as problem:  # a fork must end here; what failed is the cell's outcome
             found = {"crash": f"{type(problem).__name__}: {problem}"}
         with os.fdopen(writer, "w") as file:
             file.write(json.dumps(found))

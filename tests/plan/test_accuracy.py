@@ -51,6 +51,13 @@ def test_no_cell_of_a_real_gpu_was_predicted_to_fit_and_ran_out_of_memory():
     assert sum(record.measured is not None for record in found) >= 24 and runner.false_fits(found) == []
 
 
+def _with_errors(group):
+    import peaks_page
+
+    rows = [row for row in group["rows"] if row.get("predicted_bytes") is not None]
+    return zip(rows, peaks_page.errors(group), strict=True)
+
+
 def test_the_errors_are_what_was_promised():
     import peaks_page
 
@@ -59,7 +66,11 @@ def test_the_errors_are_what_was_promised():
     assert found["bert"]["rows"] == 9 and found["bert"]["median"] <= 0.01
     assert found["bert"]["worst"] <= 0.05
     assert found["lab_allocated"]["rows"] >= 13 and found["lab_allocated"]["worst"] <= 0.005
-    assert found["lab_reserved"]["median"] <= 0.005 and found["lab_reserved"]["worst"] <= 0.03
+    assert found["lab_reserved"]["median"] <= 0.005
+    off = {row["name"]: error for row, error in _with_errors(RESULTS["lab_reserved"]) if abs(error) > 0.02}
+    # Unexplained: exact until new segments got addresses below the older ones. No other row may be as far off.
+    assert all("gemma-270m-optimized" in name for name in off) and len(off) <= 1
+    assert all(abs(error) <= 0.03 for error in off.values())
     assert found["t4_allocated"]["rows"] == 5 and found["t4_allocated"]["worst"] <= 0.001  # eager attention, too
     assert found["t4_reserved"]["median"] <= 0.001 and found["t4_reserved"]["worst"] <= 0.062
     assert found["peft"]["rows"] >= 28
