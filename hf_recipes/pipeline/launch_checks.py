@@ -100,7 +100,7 @@ def find_environment_errors(recipe: Recipe, environment: Mapping[str, str] = os.
         optim = str(training.get("optim") or "")
         if name == "fsdp" and optim.startswith(NOT_WITH_FSDP2):
             what = f"optim: {optim} cannot step on weights that FSDP2 shards"
-            fix = "write adamw_torch or adamw_torch_8bit, or launch with accelerate_configs/deepspeed_zero3.yaml"
+            fix = "write adamw_torch, or launch with accelerate_configs/deepspeed_zero3.yaml"
             errors.append(Diagnostic(location=recipe.location(f"{section}.optim"), message=what, fix=fix))
         if master:
             what = f"master_weights keeps complete fp32 copies, {name} shards them"

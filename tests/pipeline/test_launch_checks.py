@@ -154,7 +154,7 @@ def test_an_optimizer_that_cannot_step_on_sharded_weights_is_refused(recipe: Rec
     eight = recipe.with_values({"TrainingArguments.optim": "adamw_bnb_8bit"}, "recipe.yaml:7")
     assert _lines(launch_checks.find_environment_errors(eight, {"ACCELERATE_USE_FSDP": "true"})) == [
         "recipe.yaml:7: optim: adamw_bnb_8bit cannot step on weights that FSDP2 shards; "
-        "write adamw_torch or adamw_torch_8bit, or launch with accelerate_configs/deepspeed_zero3.yaml"
+        "write adamw_torch, or launch with accelerate_configs/deepspeed_zero3.yaml"
     ]
     assert launch_checks.find_environment_errors(eight, {"ACCELERATE_USE_DEEPSPEED": "true"}) == []
 
