@@ -133,12 +133,12 @@ def make_venv(folder: Path, wheel: Path, *, install: bool) -> Path:
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", *([] if install else ["--without-pip"]), str(venv)], check=True)
     python = venv / "bin" / "python"
-    if not install:
-        shown = next(venv.glob("lib/python*/site-packages"))
-        (shown / "shared.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
     words = [] if install else ["--no-deps"]
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *words, str(wheel)]
     subprocess.run(command, check=True, timeout=3600)
+    if not install:  # afterwards: pip would find this Python's hf-recipes there, and install nothing
+        shown = next(venv.glob("lib/python*/site-packages"))
+        (shown / "shared.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
     return venv
 
 
