@@ -6,7 +6,6 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,14 +35,13 @@ def test_without_a_token_the_message_says_how_to_log_in(run: Path, tmp_path: Pat
     )
 
 
-def test_offline_mode_says_so_at_once(run: Path, tmp_path: Path):
+def test_offline_mode_says_so_and_asks_nothing(run: Path, tmp_path: Path):
     with HubDouble() as hub:
         out = client(after_training(run, repo_id="user/mood"), tmp_path, **{**hub.environment, "HF_HUB_OFFLINE": "1"})
         assert hub.requests == []
     assert out["message"] == not_pushed(
         run, "not pushed, because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it, then"
     )
-    assert out["seconds"] < 10
 
 
 def test_a_login_stored_by_hf_auth_login_is_used_and_searched_for_in_the_files(run: Path, tmp_path: Path):
@@ -165,11 +163,9 @@ def test_a_name_that_no_repository_can_have_is_refused(run: Path):
     assert re.fullmatch(r"'user/a b': is not a repository name: .+; name one with --repo ORG/NAME", str(caught.value))
 
 
-def test_importing_the_hub_is_fast_and_imports_no_torch():
-    started = time.monotonic()
+def test_importing_the_hub_imports_no_torch():
     code = "import sys, hf_recipes.hub.push; assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
