@@ -46,6 +46,9 @@ def commands() -> None:
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 @click.option("--log-file", default=None, type=PATH, metavar="FILE", help="Append what is printed to this file.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Load metrics of the recipe from the Hub: programs that run here."
+)
 def run(recipe: str, overrides: tuple[str, ...], no_plan: bool, **options: Any) -> None:
     """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
     from hf_recipes.commands.run import command
