@@ -115,6 +115,23 @@ def upgrade(recipe: str, dry_run: bool) -> None:
 
 
 @commands.command()
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option("--minutes", default=2.0, type=Number(min=0.1), help="Try settings for about N minutes; default: 2.")
+@click.option(
+    "--output", default=None, type=PATH_TO_WRITE, metavar="FILE", help="The recipe to write; default: NAME-tuned.yaml."
+)
+@click.option("--all", "every", is_flag=True, help="Also packing, length grouping and tf32, which change a step.")
+@click.option("--dry-run", is_flag=True, help="List what would be tried.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tune(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Try what could make RECIPE faster on this machine at equal loss, and write the recipe. Comments are kept."""
+    from hf_recipes.commands.tune import command
+
+    command(recipe, overrides, **options, say=click.echo)
+
+
+@commands.command()
 @click.argument("file", type=PATH)
 @click.option("--from", "tool", default=None, type=click.Choice(TOOLS), help="The file's tool; default: by its keys.")
 @click.option(

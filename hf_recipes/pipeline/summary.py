@@ -102,7 +102,7 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
         lines.append(f"  {name:<14} {was}{after[f'eval_{name}']:.4g}{on_test}")
     if record.tokens_per_second and record.time.train_seconds is not None:
         speed = f"{record.tokens_per_second:,.0f} tokens a second"
-        lines.append(f"  trained for    {record.time.train_seconds:.0f} s at {speed}")
+        lines.append(f"  trained for    {record.time.train_seconds:.0f} s at {speed}{describe_use_of_time(record)}")
     lines += ["", f"record   {folder / NAME}"]
     if (folder / "report.html").is_file():
         lines.append(f"report   {folder / 'report.html'}")
@@ -118,6 +118,14 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
             push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])
             lines.append(f"next     {push}    put it on the Hub")
     return lines
+
+
+def describe_use_of_time(record: RunRecord) -> str:
+    """Time spent waiting for data, and the share of the GPU's peak rate; "" where neither was measured."""
+    wait, used = record.data_wait, record.utilization.mfu
+    parts = [f"{wait:.1%} of the time waiting for data"] if wait is not None else []
+    parts += [f"{used:.1%} of the peak rate (MFU)"] if used is not None else []
+    return "".join(f", {part}" for part in parts)
 
 
 def describe_use(recipe: Recipe, folder: Path) -> list[str]:
