@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.models.build import parameter_counts
 from hf_recipes.models.config import from_scratch, model_name
+from hf_recipes.pipeline.utilization import describe_utilization
 from hf_recipes.record import (
     Batch,
     DataFacts,
@@ -92,6 +93,7 @@ def add_facts(
 ) -> RunRecord:
     """With model, tokenizer, data, batch and steps of a run that is about to train."""
     data, rows = describe_data(prepared), len(trainer.train_dataset)
+    batch = describe_batch(args, data["train"], rows)
     return replace(
         record,
         model=describe_model(recipe, model, prepared),
@@ -100,7 +102,8 @@ def add_facts(
         data=data,
         label_names=tuple(prepared.label_names),
         label_order=prepared.label_order,
-        batch=describe_batch(args, data["train"], rows),
+        batch=batch,
+        utilization=describe_utilization(model, args, batch, record.device),
         planned_steps=count_steps(args, rows) if recipe.training.get("do_train") is not False else 0,
         seed=args.seed,
         upstream_defaults=_arguments(args),
@@ -150,7 +153,11 @@ def add_progress(record: RunRecord, trainer: Any, timer: StepTimer, logged: int,
         session,
         last_step=state.global_step if state.global_step >= session.first_step else None,
         tokens=max(0, state.num_input_tokens_seen - tokens),
-        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
+        time=Timing(
+            train_seconds=max(0.0, timer.training_seconds - evaluating),
+            data_seconds=trainer.parts.wait.seconds,
+            eval_seconds=evaluating,
+        ),
         step_seconds=timer.step_seconds,
         guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
     )

@@ -208,8 +208,8 @@ class Overrides(TrainerMembers):
         self.parts.loop.seed_epoch(kwargs["train_dataloader"], self.args, int(kwargs["epoch"]))
         super()._run_epoch(*args, **kwargs)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        batches, items = super().get_batch_samples(*args, **kwargs)
+    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(self.parts.wait.measure(epoch_iterator), *args, **kwargs)
         guard = self.parts.guard
         self.parts.work.begin_step()
         if guard is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.catalog.tasks import TASKS, task_of
+from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
 from hf_recipes.common.device import Device
 from hf_recipes.errors import PlanError
 from hf_recipes.evaluation.scoring import Scoring
@@ -154,7 +154,7 @@ def stand_in_trainer(
 
         with Tracker(device=device):  # it looks at the weights, and a tracker answers for meta ones
             model = prepare_model(model)
-    scoring = Scoring(task_of(recipe), prepared, tuple(recipe.get("metrics")))
+    scoring = Scoring(task_of(recipe), prepared, split_metrics(recipe)[0])
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )

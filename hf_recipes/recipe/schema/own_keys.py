@@ -24,7 +24,12 @@ TOP = _table(
         "str",
         "Another recipe, relative to this file. Both are merged key by key; this file wins; lists are replaced.",
     ),
-    _key("metrics", "list", "What the evaluation reports. Without it: the task's own metrics.", items=("str",)),
+    _key(
+        "metrics",
+        "list",
+        "What the evaluation reports: names, and modules of `evaluate`. Without it: the task's own metrics.",
+        items=("str",),
+    ),
     _key(
         "threshold",
         "float",
@@ -160,5 +165,5 @@ SECTION_HELP = {
     "BitsAndBytesConfig": "transformers.BitsAndBytesConfig: the frozen model is loaded in 8 or 4 bits.",
     "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer, trained on the data.",
     "EarlyStoppingCallback": "transformers.EarlyStoppingCallback.",
-    "GenerationConfig": "transformers.GenerationConfig, for sample_prompts.",
+    "GenerationConfig": "transformers.GenerationConfig, for sample_prompts; metrics of answers leave its sampling out.",
 }
