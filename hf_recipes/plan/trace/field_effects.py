@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.plan.trace.flex_attention import ESTIMATE as FLEX
-from hf_recipes.plan.trace.stand_in_optimizers import estimate_of, rule_of
 from hf_recipes.recipe.rules.device import optimizer_package
 
 if TYPE_CHECKING:
@@ -220,6 +218,21 @@ TABLES: Mapping[str, Table] = {
 }
 
 
+FLEX = "flex_attention: its kernel is counted as the flash kernel, without the mask's blocks"
+# Optimizers that stand_in_optimizers.py has a rule for: their packages need not be installed.
+STAND_INS = (
+    *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw", "lomo", "adalomo", "grokadamw"),
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw"),
+    *("adamw_torch_8bit", "adamw_torch_4bit"),
+)
+LAYERWISE = "_layerwise"  # the same rule, in the backward pass
+
+
+def has_stand_in(optim: str) -> bool:
+    """Whether the optimizer's states are counted by a rule, and its own code is not traced."""
+    return optim.removesuffix(LAYERWISE) in STAND_INS
+
+
 def find_refusals(recipe: Recipe) -> list[Diagnostic]:
     """What the recipe sets and plan does not support, each at its line."""
     found = []
@@ -233,8 +246,10 @@ def find_refusals(recipe: Recipe) -> list[Diagnostic]:
 def estimate_reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why an answer about this recipe is an estimate: fields that are set and not modelled to the byte."""
     reasons = [effect.estimate for _, _, effect in _set(recipe) if effect.estimate]
-    optimizer = estimate_of(str(recipe.training.get("optim", "")))
-    reasons += [optimizer] if optimizer else []
+    optim = str(recipe.training.get("optim", ""))
+    if has_stand_in(optim):
+        what = "is counted by the shapes of its states, its temporaries at their most: an upper bound"
+        reasons.append(f"optim: {optim} {what}")
     reasons += [FLEX] if recipe.get("model.attn_implementation") == "flex_attention" else []
     return tuple(dict.fromkeys(reasons))
 
@@ -260,7 +275,7 @@ def _optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
     """The optimizer's own code is traced, so it has to be installed, but for those that have a rule."""
     optim = str(recipe.training.get("optim", ""))
     package = optimizer_package(optim)
-    if rule_of(optim) is None and package is not None and find_spec(package[0]) is None:
+    if not has_stand_in(optim) and package is not None and find_spec(package[0]) is None:
         what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not installed"
         fix = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
         yield Diagnostic(location=recipe.location(f"{recipe.trainer}.optim"), message=what, fix=fix)

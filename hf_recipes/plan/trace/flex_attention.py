@@ -12,8 +12,6 @@ import torch
 
 from hf_recipes.plan.trace.upstream_patches import replace_attribute
 
-ESTIMATE = "flex_attention: its kernel is counted as the flash kernel, without the mask's blocks"
-
 
 @contextmanager
 def flex_attention_on_meta() -> Iterator[None]:

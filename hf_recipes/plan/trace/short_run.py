@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.trace.field_effects import find_refusals, traced_arguments
-from hf_recipes.plan.trace.stand_in_optimizers import rule_of
+from hf_recipes.plan.trace.field_effects import find_refusals, has_stand_in, traced_arguments
 from hf_recipes.recipe.global_batch import KEY, accumulation_of
 from hf_recipes.recipe.recipe import Recipe
 
@@ -21,7 +20,7 @@ def shorten_recipe(recipe: Recipe, folder: str, micro_batch: int | None, steps: 
         raise RecipeError(refused)
     arguments = traced_arguments(recipe) | {"output_dir": folder, "max_steps": steps}
     arguments["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
-    if rule_of(str(arguments.get("optim", ""))) is not None:  # trace.py gives it an optimizer
+    if has_stand_in(str(arguments.get("optim", ""))):  # trace.py gives it an optimizer
         arguments |= {"optim": "adamw_torch", "optim_args": None, "optim_target_modules": None}
     if micro_batch is not None:
         arguments["per_device_train_batch_size"] = micro_batch

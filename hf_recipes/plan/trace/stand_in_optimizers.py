@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_recipes.plan.trace.field_effects import LAYERWISE
+
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
@@ -123,7 +125,6 @@ RULES: dict[str, Rule] = {
     "adamw_torch_8bit": Rule(states=torchao_8bit, passing=6),
     "adamw_torch_4bit": Rule(states=torchao_4bit, passing=6),
 }
-LAYERWISE = "_layerwise"  # the same rule, in the backward pass
 
 
 def rule_of(optim: str) -> Rule | None:
@@ -132,13 +133,6 @@ def rule_of(optim: str) -> Rule | None:
     if rule is None or not optim.endswith(LAYERWISE):
         return rule
     return Rule(states=rule.states, low_rank=rule.low_rank, passing=rule.passing, in_backward=True)
-
-
-def estimate_of(optim: str) -> str:
-    """Why an answer with this optimizer is an estimate, "" where its own code is traced."""
-    if rule_of(optim) is None:
-        return ""
-    return f"optim: {optim} is counted by the shapes of its states, its temporaries at their most: an upper bound"
 
 
 class StandIn(torch.optim.Optimizer):

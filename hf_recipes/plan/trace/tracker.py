@@ -193,7 +193,7 @@ class Tracker(TorchDispatchMode):
         return min(mask.numel(), written)
 
     def set_true_places(self, mask: torch.Tensor, count: int) -> None:
-        """Tells that so many places of a mask are true at most."""
+        """At most so many places of a mask are true."""
         known = self._alive.get(mask.untyped_storage()._cdata)
         if known is not None:
             self.true_counts[known[0]] = count

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_recipes.plan.trace import stand_in_optimizers as optimizers
+from hf_recipes.plan.trace.field_effects import STAND_INS
 from hf_recipes.plan.trace.refusals import describe, explain
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.plan.trace.worker import _answer
@@ -82,6 +83,10 @@ def test_an_optimizer_without_its_package_is_an_upper_bound(name):
     )
     found = trace_here(tiny("causal-lm", LLAMA, optim=name, **low), evaluation=False)
     assert any(f"optim: {name}" in reason and "an upper bound" in reason for reason in found.estimate)
+
+
+def test_every_optimizer_that_is_said_to_have_a_rule_has_one():
+    assert set(optimizers.RULES) == set(STAND_INS)
 
 
 def state_bytes(name, weight, rank=8, low=True):
