@@ -64,17 +64,27 @@ def _steps(found: dict[str, Any]) -> str:
     for case, one in found["cases"].items():
         for kind, row in one["kinds"].items():
             low, high = row["interval"]
-            rows.append([case, kind, f"{row['seconds']:.2f} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
+            rows.append([case, kind, f"{row['seconds']:.3g} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
+        apart = f"the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
+        if "sft_faster" not in one:
+            lines.append(f"{case}: {apart}.")
+            continue
         low, high = one["sft_faster"]["interval"]
         lines.append(
             f"{case}: SFTConfig here is {one['sft_faster']['times']:.2f} times as fast as SFTTrainer "
-            f"({low:.2f} to {high:.2f}); the largest difference of a loss is {one['largest_difference_of_loss']:.0e}."
+            f"({low:.2f} to {high:.2f}); {apart}."
         )
     shape = found["shape"]
     size = (
         f"A Llama of {shape['layers']} x {shape['width']}, vocabulary {shape['vocabulary']:,}, {shape['batch']} x "
         f"{shape['length']} tokens. {_machine(found)}."
     )
+    if "sentences" in found:
+        sentences = found["sentences"]
+        size += (
+            f" MiniLM's shape without dropout, {sentences['batch']} sentences of {sentences['median']} tokens in the "
+            f"median, {sentences['longest']} at most."
+        )
     return _table(["case", "trained by", "a step", "of the bare loop (95%)"], rows) + "\n\n" + "\n".join([*lines, size])
 
 
