@@ -279,7 +279,8 @@ def init(data: str, **options: Any) -> None:
     def ask(what: str, answers: Sequence[str]) -> str:
         return str(click.prompt(what, type=click.Choice(list(answers))))
 
-    command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None)
+    if not command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None):
+        sys.exit(USER_ERROR)
 
 
 @commands.group(invoke_without_command=True)
