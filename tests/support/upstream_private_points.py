@@ -32,6 +32,13 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         until="Trainer lets an optimizer clip its own gradients without SageMaker",
     ),
     PrivatePoint(
+        name="transformers.trainer:Trainer._get_eval_sampler",
+        used_by="training/overrides.py",
+        why="evaluation in batches of like length; results are put back into the data's order",
+        signature="(self, eval_dataset: torch.utils.data.dataset.Dataset) -> torch.utils.data.sampler.Sampler | None",
+        until="Trainer sorts an evaluation by length and hands results out in the data's order",
+    ),
+    PrivatePoint(
         name="transformers.trainer:Trainer._get_grad_norm",
         used_by="training/overrides.py",
         why="the norm that is logged when max_grad_norm is 0 must be the unscaled one too",
