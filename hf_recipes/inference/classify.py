@@ -42,7 +42,11 @@ def text_of(row: Row, column: str, number: int) -> str:
     """The row's text. Raises DataError with the row's number."""
     text = row.get(column, row.get("text"))
     if not isinstance(text, str) or not text.strip():
-        what = f"has no text in {column!r}" if column in row else f"has no {column!r} (it has {', '.join(row)})"
+        name = column if column in row else "text"
+        what = f"has no {column!r} (it has {', '.join(row)})"
+        if name in row:
+            odd = row[name] is not None and not isinstance(row[name], str)
+            what = f"{name!r} is no text" if odd else f"its text in {name!r} is empty"
         raise DataError.at(f"row {number}", what, "give a text in every row")
     return text
 
@@ -106,7 +110,7 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
     characters of the text. A row of words has them joined by blanks. A word's tag is its first token's, as in training.
 
     A text longer than training's max_length is read in parts that overlap. Where the tokenizer does not mark the parts
-    of words, as WordPiece does, the words of a text are those of `words_of`: training has seen words one by one.
+    of words, as WordPiece does, a text is split by `words_of`: training has seen one word at a time.
     """
     column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
     tag = _tagger(trained, batch_size)
@@ -121,6 +125,9 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
             if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
                 yield {"text": " ".join(words), "words": words, "spans": _spans(words)}
                 continue
+            if column in row:
+                what = f"{column!r} is empty" if words in ([], None) else f"{column!r} is no list of words"
+                raise DataError.at(f"row {number}", what, 'write {"tokens": ["Anne", "smiled"]}, or a text')
             text = text_of(row, str(trained.recipe.get("dataset.text_column", "text")), number)
             spans = list(words_of(text, pattern)) if split else None
             yield {"text": text, "words": spans and [text[a:b] for a, b in spans], "spans": spans}

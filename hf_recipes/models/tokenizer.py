@@ -102,7 +102,7 @@ def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     arguments = dict(recipe.section("BpeTrainer"))
     special = list(dict.fromkeys([END_TOKEN, *arguments.pop("special_tokens", [])]))
     tokenizer = Tokenizer(models.BPE())
-    # Words that are given one by one then have the tokens that they have in a text, behind a blank.
+    # Of a list of words, each then has the tokens that it has in a text, behind a blank.
     of_words = recipe.task == "token-classification"
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=of_words)
     if of_words:

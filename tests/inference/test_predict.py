@@ -177,7 +177,7 @@ def test_an_output_file_is_not_left_half_written(enter_run: Enter, tmp_path: Pat
     write_rows(tmp_path / "rows.jsonl", [{"text": "good"}, {"text": ""}])
     with pytest.raises(RecipeError) as raised:
         command("out", [], file=str(tmp_path / "rows.jsonl"), output=str(tmp_path / "out.jsonl"))
-    assert str(raised.value) == "row 1: has no text in 'text'; give a text in every row"
+    assert str(raised.value) == "row 1: its text in 'text' is empty; give a text in every row"
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
