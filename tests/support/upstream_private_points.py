@@ -439,6 +439,25 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=("compact = _use_triton(hidden_states.device)",),
     ),
     PrivatePoint(
+        name="transformers.integrations.flex_attention:compile_friendly_flex_attention",
+        used_by="plan/trace/flex_attention.py",
+        why="flex attention's compiled kernel: a stand-in with the same outputs",
+        signature="(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, training=False, **kwargs) -> "
+        "torch.Tensor | tuple[torch.Tensor, torch.Tensor]",
+    ),
+    PrivatePoint(
+        name="transformers.models.longformer.modeling_longformer:LongformerSelfAttention._get_global_attn_indices",
+        used_by="plan/trace/longformer.py",
+        why="the mask of global attention: its places are counted here",
+        lines=("is_index_global_attn.nonzero(as_tuple=True)",),
+    ),
+    PrivatePoint(
+        name="bitsandbytes.autograd._functions:matmul",
+        used_by="plan/trace/upstream_patches.py",
+        why="products of 8 bit go by the device: MatMul8bitFp on a CPU, also where the tensors are meta ones",
+        lines=("MatMul8bitFp.apply(A, B, out, bias, state)", "MatMul8bitLt.apply(A, B, out, bias, state)"),
+    ),
+    PrivatePoint(
         name="transformers.modeling_flash_attention_utils:lazy_import_flash_attention",
         used_by="plan/trace/flash_attention.py",
         why="gives the flash package's functions: stand-ins with the same outputs, so that it need not be installed",
