@@ -7,15 +7,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hf_recipes.catalog.tasks import TASKS
+from hf_recipes.commands.settings import options_in_fixes, read_settings, with_generation
 from hf_recipes.errors import OutputDirError, RecipeError
 from hf_recipes.inference import inputs
 from hf_recipes.inference.trained import Found, find_trained, load_trained
+
+SECTIONS = ("GenerationConfig", "dataset")  # that --set may name
 
 
 def command(
@@ -36,8 +40,12 @@ def command(
     Raises RecipeError for a folder without a model, rows that cannot be predicted, and settings that do not fit.
     """
     found = find_trained(run_dir, task)
-    given = generation_settings(found, overrides, max_new_tokens)
-    rows = _choose_rows(found, texts, file)
+    settings = read_settings(overrides, SECTIONS)
+    given = with_generation(found, settings.get("GenerationConfig", {}), max_new_tokens)
+    found = replace(found, reading=settings.get("dataset", {}))
+    quiet_upstream()
+    with options_in_fixes():
+        rows = _choose_rows(found, texts, file)
     with _writer(output) as write:
         for line in predict(found, rows, batch_size=batch_size, given=given, base_model=base_model, cpu=cpu):
             write(json.dumps(line, ensure_ascii=False))
@@ -65,32 +73,11 @@ def predict(
     return of_task[found.task](trained, rows, batch_size)
 
 
-def generation_settings(found: Found, overrides: Sequence[str], max_new_tokens: int | None) -> dict[str, Any]:
-    """GenerationConfig's arguments of the command line. Raises RecipeError for another section, and for a task that
-    generates nothing."""
-    from hf_recipes.recipe.merge import arguments_document
-
-    document = arguments_document(overrides)
-    if document.errors:
-        raise RecipeError(document.errors)
-    wrong = [name for name in document.values or {} if name != "GenerationConfig"]
-    if wrong:
-        what = f"{wrong[0]} does not change how text is generated"
-        raise RecipeError.at("argument '--set'", what, "write GenerationConfig.key=value")
-    given = dict((document.values or {}).get("GenerationConfig") or {})
-    if max_new_tokens is not None:
-        given["max_new_tokens"] = max_new_tokens
-    if given and not TASKS[found.task].generates:
-        what = f"a model for {TASKS[found.task].title} generates no text"
-        raise RecipeError.at("argument '--set'" if overrides else "argument '--max-new-tokens'", what, "leave it out")
-    return given
-
-
 def _choose_rows(found: Found, texts: Sequence[str], file: str | None) -> Iterable[inputs.Row]:
     if file is not None and texts:
         raise RecipeError.at("argument '--file'", "texts are given, too", "give texts or a file")
     if file is not None:
-        return inputs.load_file(found.recipe, file)
+        return inputs.texts_of_file(found.recipe, file, found.reading)
     if texts and list(texts) != ["-"]:
         return [{"text": text} for text in texts]
     if sys.stdin.isatty():

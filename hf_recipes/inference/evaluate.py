@@ -97,7 +97,7 @@ def evaluate(
     target = Path(output) if output else found.folder / FOLDER / _name(data)
     _refuse_foreign(target)
     added = _choose_metrics(found, metrics, trusted=trusted, say=say)
-    rows = load_file(found.recipe, data)
+    rows = load_file(found.recipe, data, found.reading)
     trained = load_trained(found, base=base_model, cpu=cpu)
     return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, say=say)
 
@@ -224,7 +224,7 @@ def _recipe_of_evaluation(trained: Trained, data: str, target: Path, batch_size:
     """The run's recipe, with this model, these rows, and nothing that only training needs."""
     from hf_recipes.inference.inputs import dataset_of_file
 
-    recipe = dataset_of_file(trained.recipe, data, "validation")
+    recipe = dataset_of_file(trained.recipe, data, "validation", trained.found.reading)
     sections = {name: value for name, value in recipe.sections.items() if name not in SECTIONS_OF_TRAINING}
     training = {key: value for key, value in recipe.training.items() if key not in OF_TRAINING}
     training |= {"output_dir": str(target), "do_train": False, "report_to": "none", "save_strategy": "no"}

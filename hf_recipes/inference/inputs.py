@@ -11,16 +11,18 @@ from typing import IO, TYPE_CHECKING, Any
 from hf_recipes.common.files import describe_special_file
 from hf_recipes.data.first_file import is_conll
 from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS, SPLIT_KEYS
-from hf_recipes.errors import DataError
-from hf_recipes.recipe.recipe import Recipe
+from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.recipe.schema.own_keys import DATASET
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.recipe.recipe import Recipe
+
 STDIN = "standard input"
 LOOKED_AT, FEW = 200, 5  # lines
 MARKS = ("-DOCSTART-", "#")  # of CoNLL files
+NOTHING: Mapping[str, Any] = {}
 Row = Mapping[str, Any]  # {"text": ...}, {"tokens": [...]}, {"messages": [...]}, {"prompt": ...}
 
 
@@ -67,9 +69,13 @@ def rows_of_stream(stream: IO[bytes]) -> Iterator[Row]:
     return rows_of_texts(lines())
 
 
-def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
+def dataset_of_file(recipe: Recipe, file: str, split: str = "train", reading: Mapping[str, Any] = NOTHING) -> Recipe:
     """The recipe with a `dataset` section that reads this file as `split`; columns and reading options stay, the
-    latter only where the file has the format of the recipe's own files. Raises DataError for what no loader reads."""
+    latter only where the file has the format of the recipe's own files. `reading`: keys of `dataset` that the user
+    names for this file.
+
+    Raises DataError for what no loader reads.
+    """
     special = describe_special_file(file)
     path = Path(file)
     if special:
@@ -93,7 +99,21 @@ def dataset_of_file(recipe: Recipe, file: str, split: str = "train") -> Recipe:
             section["format"] = "conll"
         elif section.get("format") == "conll" and (builder != "text" or _is_sentences(path)):
             del section["format"]  # of the recipe's own CoNLL files
-    return recipe.with_values({"dataset": section}, file)
+    _check_reading(reading, str(section["path"]))
+    return recipe.with_values({"dataset": {**section, **reading}}, file)
+
+
+def _check_reading(reading: Mapping[str, Any], path: str) -> None:
+    """Raises RecipeError for keys and values that the reader of `path` does not take."""
+    if not reading:
+        return
+    from hf_recipes.recipe.document import Document
+    from hf_recipes.recipe.validate import validate_sections
+
+    where = {f"dataset.{key}": f"argument 'dataset.{key}={value}'" for key, value in reading.items()}
+    errors = validate_sections(Document(values={"dataset": {"path": path, **reading}}, locations=where)).errors
+    if errors:
+        raise RecipeError(errors)
 
 
 def _is_sentences(path: Path) -> bool:
@@ -106,11 +126,23 @@ def _is_sentences(path: Path) -> bool:
     return not is_conll(lines) and (len(lines) < FEW or len({len(line.split()) for line in lines}) > 1)
 
 
-def load_file(recipe: Recipe, file: str) -> Dataset:
+def load_file(recipe: Recipe, file: str, reading: Mapping[str, Any] = NOTHING) -> Dataset:
     """The rows of one file, or of a data set's folder or Hub id. Raises DataError for what cannot be read."""
+    return _load(dataset_of_file(recipe, file, reading=reading), file)
+
+
+def texts_of_file(recipe: Recipe, file: str, reading: Mapping[str, Any] = NOTHING) -> Iterable[Row]:
+    """As `load_file`; of a text file the lines that are not empty, as of stdin."""
+    asked = dataset_of_file(recipe, file, reading=reading)
+    rows = _load(asked, file)
+    if asked.get("dataset.path") != "text" or asked.get("dataset.format") == "conll":
+        return rows
+    return rows.select([number for number, text in enumerate(rows["text"]) if text.strip()])
+
+
+def _load(asked: Recipe, file: str) -> Dataset:
     from hf_recipes.data.splits import file_errors, load_parts
 
-    asked = dataset_of_file(recipe, file)
     errors = file_errors(asked)
     if errors:
         raise DataError(errors)
