@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from hf_recipes.commands.predict import quiet_upstream
-from hf_recipes.commands.settings import read_settings, with_generation
+from hf_recipes.commands.predict import generation_settings, quiet_upstream
 from hf_recipes.errors import RecipeError
 from hf_recipes.inference.trained import find_trained, load_trained
 
@@ -33,8 +32,7 @@ def command(
     from hf_recipes.inference.chat import Base, Chat
 
     found = find_trained(run_dir, task)
-    settings = read_settings(overrides, ("GenerationConfig",))
-    given = with_generation(found, settings.get("GenerationConfig", {}), max_new_tokens)
+    given = generation_settings(found, overrides, max_new_tokens)
     quiet_upstream()
     trained = load_trained(found, base=base_model, cpu=cpu)
     chat = Chat(trained=trained, given=given, system=system)

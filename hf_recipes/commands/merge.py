@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
 from hf_recipes.commands.predict import quiet_upstream
-from hf_recipes.commands.settings import options_in_fixes, read_settings
 from hf_recipes.inference.trained import find_trained
 
 
@@ -18,16 +16,13 @@ def command(
     data: str | None = None,
     base_model: str | None = None,
     cpu: bool = False,
-    overrides: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:
     """Prints what merging changed and where the model is. Raises RecipeError for what cannot be merged."""
     from hf_recipes.inference.merge import describe_merge, merge
 
-    found = replace(find_trained(run_dir), reading=read_settings(overrides, ("dataset",)).get("dataset", {}))
+    found = find_trained(run_dir)
     quiet_upstream()
     target = output or f"{run_dir.rstrip('/')}-merged"
-    with options_in_fixes():
-        merged = merge(found, target, dtype=dtype, base_model=base_model, data=data, cpu=cpu, say=say)
-    for line in describe_merge(merged):
+    for line in describe_merge(merge(found, target, dtype=dtype, base_model=base_model, data=data, cpu=cpu, say=say)):
         say(line)

@@ -110,7 +110,7 @@ def _with_metrics(
     from hf_recipes.inference.evaluate import FOLDER, score
     from hf_recipes.inference.inputs import load_file
 
-    rows = load_file(found.recipe, data, found.reading)
+    rows = load_file(found.recipe, data)
     before = load_trained(found, base=base, cpu=cpu)
     folder = one.folder / FOLDER
     return replace(
@@ -142,7 +142,7 @@ def _texts(trained: Trained, data: str | None) -> list[str]:
 
     if data is None:
         return list(TEXTS)
-    rows, found = load_file(trained.recipe, data, trained.found.reading), []
+    rows, found = load_file(trained.recipe, data), []
     for row in rows.select(range(min(CHECKED, rows.num_rows))):
         for value in row.values():
             if isinstance(value, str) and value.strip():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from hf_recipes.models.added_tokens import fit_vocabulary
 from hf_recipes.models.config import load_error, longest_input
 from hf_recipes.models.files import check_folder
 from hf_recipes.recipe.recipe import Recipe
-from hf_recipes.recipe.schema.own_keys import DATASET
 from hf_recipes.record import NAME, RunRecord
 from hf_recipes.record.file import read_record
 
@@ -36,18 +35,14 @@ class Found:
     task: str
     record: RunRecord | None  # None: a model folder of another tool
     adapter: bool
-    reading: Mapping[str, Any] = field(default_factory=dict)  # keys of `dataset` for the file that is read now
 
     @property
     def recipe(self) -> Recipe:
-        """The run's recipe, with the columns that `reading` names; of a folder without a record one that says its task
-        only."""
+        """The run's recipe; of a folder without a record one that says its task only."""
         sections: Mapping[str, Any] = self.record.recipe.sections if self.record else {}
         trainer = "SFTConfig" if self.task == "chat" else "TrainingArguments"
         named = {"task": self.task, "model": {"pretrained_model_name_or_path": str(self.folder)}, "dataset": {}}
-        recipe = Recipe(path=str(self.folder), sections=sections or {**named, trainer: {}}, locations={})
-        columns = {f"dataset.{key}": value for key, value in self.reading.items() if key in DATASET}
-        return recipe.with_values(columns, "argument '--set'")
+        return Recipe(path=str(self.folder), sections=sections or {**named, trainer: {}}, locations={})
 
 
 @dataclass(frozen=True, kw_only=True)
