@@ -39,6 +39,7 @@ class Calibration:
     bins: tuple[tuple[float, float, int], ...]
     error: float
 
+
 @dataclass(frozen=True, kw_only=True)
 class ChangedExamples:
     """Examples whose prediction became right or wrong, by id; for language models those whose loss changed most."""
