@@ -64,6 +64,12 @@ def test_longformers_first_token_attends_everywhere_and_its_tokens_alone_do_not(
         assert -NEAR <= planned.allocated - real.allocated <= NEAR + more * real.allocated, task
 
 
+def test_fnet_in_bf16_is_planned_for_a_cpu_whose_autocast_transforms_in_fp32():
+    recipe = tiny("text-classification", {**BERT, "model_type": "fnet"}, bf16=True, use_cpu=True)
+    planned, real = (trace_here(recipe, cpu=True, real=one, evaluation=False) for one in (False, True))
+    assert abs(planned.allocated - real.allocated) <= NEAR
+
+
 def test_mica_trains_half_of_the_adapter():
     sections = {"LoraConfig": {"r": 4, "target_modules": ["q_proj", "up_proj"]}}
     plain = trace_here(tiny("causal-lm", LLAMA, sections=sections), evaluation=False)
