@@ -279,7 +279,8 @@ def _trainer(
             sections["BitsAndBytesConfig"] = NF4
         recipe = Recipe(path=name, sections=sections, locations={})
         with _upcast() if upcast else nullcontext():
-            found = trace_here(recipe, capability=capability, evaluation=False)
+            rank = {"processes": layout.processes} if layout and layout.is_traceable else {}
+            found = trace_here(recipe, capability=capability, evaluation=False, **rank)
     found = apply_layout(found, layout) if layout else found
     return found.allocated, replay_trace(found).peak
 
