@@ -97,8 +97,8 @@ class Truth:
             return "plan: not called fits" if more else "plan: fits"
         if self.error is None or abs(self.error) <= 0.02:
             return ""
-        if self.sharded:
-            return "predicted for one GPU" if self.group == "litgpt" else "a closed form of FSDP, not a trace"
+        if self.sharded and self.group == "litgpt":
+            return "predicted for one GPU"
         return next((why for group, part, why in CAUSES if group == self.group and part in self.name), "unexplained")
 
 
@@ -109,6 +109,7 @@ CAUSES = (
     ("fms", "flash_attention_2", "the loss of transformers 4.48 kept a shifted copy of the logits"),
     ("sdpa_docs", "pythia", "GPT-NeoX then: another softmax, and a loss of fp16 logits"),
     ("sdpa_docs", "gpt2", "GPT-2 then: another eager attention"),
+    ("fsdp_qlora", "", "FSDP1 in a loop of its own, which loads a shard at a time; a rank of FSDP2 stands for it"),
     ("litgpt", "Adapter", "LitGPT's own adapter, for which LoRA stands"),
     ("litgpt", "", "LitGPT's own models: queries, keys and values are one layer, whose LoRA pads"),
     ("qwen", "full", "trained with ZeRO's buffers, whose settings are not published"),

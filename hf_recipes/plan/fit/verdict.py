@@ -155,20 +155,17 @@ def check_fits(
     usable: int | None = None,
 ) -> list[Fit | RecipeError]:
     """`check_fit` of each, two at a time; an error takes the place of a refused recipe's."""
-    if is_rank_traced(gpu, layout):
-        return [_try_fit(recipe, gpu, length, layout, usable) for recipe in recipes]
-    found = trace_recipes(recipes, length=length, **tracer_arguments(gpu))
-    return [
-        one if isinstance(one, RecipeError) else assess_fit(recipe, one, gpu, usable, layout)
-        for recipe, one in zip(recipes, found, strict=True)
-    ]
-
-
-def _try_fit(recipe: Recipe, gpu: Gpu, length: int | None, layout: Layout, usable: int | None) -> Fit | RecipeError:
-    try:
-        return check_fit(recipe, gpu, length=length, layout=layout, usable=usable)
-    except RecipeError as problem:
-        return problem
+    rank = rank_arguments(layout) if is_rank_traced(gpu, layout) else {}
+    arguments = {"length": length, **tracer_arguments(gpu)}
+    found: list[Fit | RecipeError] = []
+    for recipe, one in zip(recipes, trace_recipes(recipes, **arguments, **rank), strict=True):
+        refusal = one.errors[0].message if rank and isinstance(one, PlanError) else ""
+        trace = trace_recipes([recipe], **arguments)[0] if refusal else one
+        if isinstance(trace, RecipeError):
+            found.append(trace)
+        else:
+            found.append(assess_fit(recipe, _note_refusal(trace, refusal), gpu, usable, layout))
+    return found
 
 
 def is_rank_traced(gpu: Gpu, layout: Layout) -> bool:

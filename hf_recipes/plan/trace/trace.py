@@ -182,10 +182,10 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gp
     """Training under the tracker; the weights are there before it begins, or, `sharded`, this rank's when it has.
     `loads_onto_gpu`: from_pretrained puts them there, one by one."""
     model = trainer.model
-    loaded = tensors_before_training(model)
+    loaded = [] if sharded else tensors_before_training(model)
     if loads_onto_gpu and simulation.capability is not None and tracker.device == "meta":
         replay_load(tracker, model)
-    for tensor in loaded if not sharded else ():
+    for tensor in loaded:
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
 

@@ -15,6 +15,7 @@ from tests.support.tiny_recipes import GPT2, LLAMA, tiny
 
 LORA = {"LoraConfig": {"r": 4, "target_modules": "all-linear"}}
 NF4 = {"BitsAndBytesConfig": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
+SHARED = {"BitsAndBytesConfig": {**NF4["BitsAndBytesConfig"], "bnb_4bit_quant_storage": "bfloat16"}}
 WIDE = {**LLAMA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
 BATCHES = 4096  # bytes of rows that the loaders hold in the CPU's memory; a GPU has one batch
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -23,6 +24,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bf16, tied": (GPT2, {"bf16": True}),
     "accumulation": (WIDE, {"gradient_accumulation_steps": 2}),
     "QLoRA": (WIDE, {"sections": {**LORA, **NF4}, "bf16": True}),
+    "QLoRA, shared": (WIDE, {"sections": {**LORA, **SHARED}, "bf16": True, "model": {"dtype": "bfloat16"}}),
 }
 FAST = ("full", "LoRA, checkpointing")
 
@@ -55,6 +57,15 @@ def test_collectives_are_in_streams_of_their_own_on_a_gpu() -> None:
     rank = trace_here(tiny("causal-lm", LLAMA), evaluation=False, processes=2)
     assert len({stream for _, stream in rank.streams}) == 2  # all-gather's copies, reduce-scatter's results
     assert trace_here(tiny("causal-lm", LLAMA), evaluation=False).streams == ()
+
+
+def test_4_bit_weights_are_shared_only_if_their_bytes_are_given_a_floating_dtype() -> None:
+    def peak(sections: dict[str, Any], processes: int) -> int:
+        recipe = tiny("causal-lm", WIDE, bf16=True, sections={**LORA, **sections}, model={"dtype": "bfloat16"})
+        return trace_here(recipe, evaluation=False, processes=processes).phases["optimizer"]
+
+    assert peak(NF4, 1) == peak(SHARED, 1)
+    assert peak(SHARED, 2) < peak(NF4, 2) < peak(NF4, 1)
 
 
 def test_more_processes_hold_less_each() -> None:
