@@ -428,7 +428,9 @@ def pages() -> dict[Path, str]:
         "docs/faq.md": {"chat_speed": chat_speed()},
         "docs/guards.md": fault_tolerance(),
         "docs/methods/plan.md": {
-            "plan_times": plan_times(), **plan_models_page.blocks(), **rank_peaks_page.blocks(),
+            "plan_times": plan_times(),
+            **plan_models_page.blocks(),
+            **rank_peaks_page.blocks(),
         },
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},

@@ -99,9 +99,22 @@ class Truth:
             return ""
         if self.sharded and self.group == "litgpt":
             return "predicted for one GPU"
+        if self.sharded and self.group == "fms":
+            return next((why for part, why in OF_RANKS if part in self.name), "unexplained")
         return next((why for group, part, why in CAUSES if group == self.group and part in self.name), "unexplained")
 
 
+# Of fms-acceleration's rows under FSDP1: part of the row's name, cause.
+OF_RANKS = (
+    ("santacoder", "unexplained"),
+    (
+        "Mixtral-8x7B-Instruct-v0.1 accelerated",
+        "today's experts are not quantized, and each rank loads the whole model",
+    ),
+    ("70b", "today each rank loads the whole 4-bit model, which is the peak"),
+    ("peft-bnb", "the loss of transformers 4.48 kept a shifted copy of the logits"),
+    ("", "FSDP1; a rank of FSDP2 stands for it"),
+)
 # (group, part of the row's name, why today's code is not what was measured); the first that fits counts.
 CAUSES = (
     ("fms", "Mixtral", "today's experts are one tensor a layer, which bitsandbytes does not quantize"),

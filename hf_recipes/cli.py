@@ -214,8 +214,14 @@ def plan(recipe: str | None, overrides: tuple[str, ...], as_json: bool, **option
 @click.option("--cpu", is_flag=True, help="Measure a few tiny cells on this machine's CPU.")
 @click.option("--dry", is_flag=True, help="List the cells and measure nothing.")
 @click.option("--predict", metavar="GPU", help="Only predict, for a GPU that is not here (h100).")
-def lab(**options: Any) -> None:
+@click.option("--speed", is_flag=True, help="Instead try what `tune` tries on shapes of Llama: 1B and 8B, LoRA, QLoRA.")
+def lab(speed: bool, **options: Any) -> None:
     """Measure recipes on this GPU and compare with plan. Writes a record for each."""
+    if speed:
+        from hf_recipes.pipeline.tuning.lab import run_speed
+
+        run_speed(**{name: options[name] for name in ("output", "minutes", "cpu", "dry")}, say=click.echo)
+        return
     from hf_recipes.plan.measure.runner import run_lab as measure
 
     measure(**options, say=click.echo)
@@ -273,7 +279,8 @@ def init(data: str, **options: Any) -> None:
     def ask(what: str, answers: Sequence[str]) -> str:
         return str(click.prompt(what, type=click.Choice(list(answers))))
 
-    command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None)
+    if not command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None):
+        sys.exit(USER_ERROR)
 
 
 @commands.group(invoke_without_command=True)

@@ -75,8 +75,14 @@ def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
     }
 
 
+def count_rows(train: Any) -> int:
+    """Of the trainer's data set; 0 for a stream, which has no length."""
+    return len(train) if hasattr(train, "__len__") else 0
+
+
 def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
-    """`rows`: of the trainer's data set."""
+    """`rows`: of the trainer's data set; 0: a stream of full rows."""
+    tokens_of_row = data.tokens / rows if rows else data.longest or 0
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     sequences = per_device * args.world_size * accumulation
     return Batch(
@@ -84,7 +90,7 @@ def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
         processes=args.world_size,
         accumulation=accumulation,
         sequences_per_step=sequences,
-        tokens_per_step=round(data.tokens / rows * sequences),
+        tokens_per_step=round(tokens_of_row * sequences),
     )
 
 
@@ -92,7 +98,7 @@ def add_facts(
     record: RunRecord, recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, prepared: Prepared
 ) -> RunRecord:
     """With model, tokenizer, data, batch and steps of a run that is about to train."""
-    data, rows = describe_data(prepared), len(trainer.train_dataset)
+    data, rows = describe_data(prepared), count_rows(trainer.train_dataset)
     batch = describe_batch(args, data["train"], rows)
     return replace(
         record,

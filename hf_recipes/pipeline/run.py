@@ -368,7 +368,7 @@ def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
 
 def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
     batch = args.per_device_train_batch_size * args.world_size
-    if args.dataloader_drop_last and len(train) < batch:
+    if args.dataloader_drop_last and hasattr(train, "__len__") and len(train) < batch:
         what = f"dataloader_drop_last: true leaves nothing to train on: {len(train)} rows make no batch of {batch}"
         where = recipe.location(f"{recipe.trainer}.dataloader_drop_last")
         raise RecipeError.at(where, what, "leave it out, or take a smaller per_device_train_batch_size")

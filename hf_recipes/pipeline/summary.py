@@ -31,7 +31,9 @@ LEFT_OUT = (
 def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     """One screenful before training: model, data, precision, device, batch, steps, output folder."""
     model, batch, device = record.model or ModelFacts(), record.batch or Batch(), record.device
-    splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
+    splits = ", ".join(
+        f"{name} {f'{part.rows:,} rows' if part.rows else 'streamed'}" for name, part in record.data.items()
+    )
     counts = record.data["train"].labels
     share = model.trainable_parameters / model.parameters
     kind = f"{model.class_}{', from scratch' if model.from_scratch else ''}"

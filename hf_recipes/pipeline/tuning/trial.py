@@ -13,6 +13,7 @@ from hf_recipes.pipeline.tuning.pairs import Trial
 from hf_recipes.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
+    from hf_recipes.common.device import Device
     from hf_recipes.pipeline.rows import RecipeRows
 
 WARM_UP = 2  # steps that are not timed: memory is taken, kernels are chosen, programs compiled
@@ -70,7 +71,6 @@ class TrialRunner:
         from transformers import set_seed
 
         from hf_recipes.common.device import this_device
-        from hf_recipes.models.build import build_model
         from hf_recipes.models.half_precision import prepare_model
         from hf_recipes.recipe.defaults import choose
         from hf_recipes.training import trainer as training
@@ -80,11 +80,11 @@ class TrialRunner:
         began = time.perf_counter()
         device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
         recipe, _ = choose(recipe, device)
-        rows = self._rows_of(recipe)
+        rows = self.rows_of(recipe)
         recipe = recipe.with_values({recipe.max_length_key: rows.length}, LOCATION)
         args = training.build_arguments(recipe)
         set_seed(args.seed)
-        model = build_model(recipe, rows.config, rows.tokenizer, rows.prepared.config, _silent)
+        model = self.build_model(recipe, rows, device)
         if recipe.get("master_weights"):
             model = prepare_model(model)
         if check:
@@ -108,7 +108,12 @@ class TrialRunner:
         losses = tuple(float(one["loss"]) for one in trainer.state.log_history if "loss" in one)
         return clock.trial(began, trainer, losses, check, device)
 
-    def _rows_of(self, recipe: Recipe) -> RecipeRows:
+    def build_model(self, recipe: Recipe, rows: RecipeRows, device: Device) -> Any:
+        from hf_recipes.models.build import build_model
+
+        return build_model(recipe, rows.config, rows.tokenizer, rows.prepared.config, _silent)
+
+    def rows_of(self, recipe: Recipe) -> RecipeRows:
         """Rows depend on packing, and on nothing else that is tried."""
         from hf_recipes.pipeline.rows import prepare_rows_of
 

@@ -25,9 +25,11 @@ class FailedTrialError(Exception):
 
 
 class Worker:
-    """A child that runs trials until it is closed, or replaced after a trial that changed it."""
+    """A child that runs trials until it is closed, or replaced after a trial that changed it. `generated`: of recipes
+    whose rows and weights are made up (generated.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, generated: bool = False) -> None:
+        self._generated = generated
         self._child: subprocess.Popen[str] | None = None
 
     def facts(self, recipe: Recipe, seconds: float) -> dict[str, Any]:
@@ -37,7 +39,8 @@ class Worker:
         """A trial. Raises FailedTrialError, after `seconds` too, and RecipeError for what a run would refuse."""
         if new_process:
             self.close()
-        found = self._ask({"kind": "trial", "steps": steps, "check": check}, recipe, seconds)
+        request = {"kind": "trial", "steps": steps, "check": check, "generated": self._generated}
+        found = self._ask(request, recipe, seconds)
         return from_json(Trial, found)
 
     def close(self) -> None:
@@ -87,9 +90,10 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
+    from hf_recipes.pipeline.tuning.generated import GeneratedRunner
     from hf_recipes.pipeline.tuning.trial import OutOfTrialMemoryError, TrialRunner, facts_here
 
-    runner = TrialRunner()
+    runners = {False: TrialRunner(), True: GeneratedRunner()}
     for line in sys.stdin:
         request = json.loads(line)
         recipe = Recipe(**request["recipe"])
@@ -97,6 +101,7 @@ def main() -> None:
             if request["kind"] == "facts":
                 found = dict(facts_here(recipe))
             else:
+                runner = runners[request["generated"]]
                 found = to_json(runner.run(recipe, request["steps"], check=request["check"]))
         except RecipeError as problem:
             found = {"errors": [asdict(one) for one in problem.errors]}

@@ -137,6 +137,12 @@ DATASET = _table(
     _key("role_names", "dict", "Other names of the roles: {bot: assistant} (chat)."),
     # TRL's SFTConfig reads them from a column of this name only, which is read here too.
     _key("chat_template_kwargs", "dict", "Variables of the chat template, such as {enable_thinking: false} (chat)."),
+    _key(
+        "buffer_size",
+        "int",
+        "With streaming: true, the rows that are kept to draw from, as in IterableDataset.shuffle. Without it: 1000.",
+        limits=Limits(least=1),
+    ),
     _key("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
 )
 
