@@ -1,4 +1,4 @@
-"""Bytes that each of two real FSDP2 processes holds at its peak, beside plan's one rank: `python benchmarks/rank_peaks.py`
+"""What each of two real FSDP2 processes holds at its peak, beside plan's one rank: `python benchmarks/rank_peaks.py`
 
 On a CPU, with gloo and torch's own `fully_shard`; three minutes. Writes results/rank_peaks.json; tables.py makes the
 table of docs/methods/plan.md of it. gloo may hold a tensor of a collective until its thread has ended it, so that one

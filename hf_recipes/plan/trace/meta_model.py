@@ -210,6 +210,6 @@ def tensors_before_training(model: Any) -> list[torch.Tensor]:
         for level in (state, getattr(state, "state2", None)):
             parts = (getattr(level, name, None) for name in ("absmax", "code", "offset"))
             found += [part for part in parts if isinstance(part, torch.Tensor)]
-        scales = getattr(param, "SCB", None)  # of 8 bit
+        scales = getattr(holder, "SCB", None)  # of 8 bit
         found += [scales] if isinstance(scales, torch.Tensor) else []
     return found
