@@ -197,6 +197,22 @@ def _templates(recipe: Recipe, train: Dataset) -> RowReader:
     return RowReader(columns=tuple(used), keys=keys, optional=common.columns, read=read)
 
 
+def template_messages(recipe: Recipe, row: Row) -> list[dict[str, Any]] | None:
+    """The messages before the answer that the recipe's templates make of a row; None without a template, and for a row
+    that lacks one of its columns."""
+    messages = []
+    for key, role in TEMPLATES.items():
+        source = recipe.get(f"dataset.{key}")
+        if source is None or role == "assistant":
+            continue
+        template, names = _compile(str(source), recipe.location(f"dataset.{key}"))
+        if not names <= set(row):
+            return None
+        content = template.render({name: "" if row[name] is None else row[name] for name in names})
+        messages += [{"role": role, "content": content}] if content or role != "system" else []
+    return messages or None
+
+
 def _no_column(recipe: Recipe, part: Dataset, key: str, name: str) -> DataError:
     what = f"dataset.{key} reads {name!r}, and the data has no such column (it has {', '.join(part.column_names)})"
     return DataError.at(recipe.location(f"dataset.{key}"), what, "correct the template")

@@ -10,7 +10,7 @@ from typing import Any
 from hf_recipes.common.text import first_line
 from hf_recipes.data import chat_prompt
 from hf_recipes.data.chat_messages import RowError, read_messages
-from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools
+from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools, template_messages
 from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.inference.classify import in_order, text_of
@@ -92,7 +92,7 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     Raises DataError for a row without one, and for what the chat template rejects.
     """
     recipe, tokenizer = trained.recipe, trained.tokenizer
-    messages = _messages(trained, row, number)
+    messages = template_messages(recipe, row) or _messages(trained, row, number)
     prompt = row.get(str(recipe.get("dataset.prompt_column", "prompt")))
     chat = messages if isinstance(messages, list) else prompt if isinstance(prompt, list) else None
     if chat is None:
