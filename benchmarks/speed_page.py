@@ -108,7 +108,7 @@ def _evaluation(found: dict[str, Any]) -> str:
                 one["way"],
                 f"{one['seconds']:.1f} s",
                 f"{one['of_forward']:.2f} ({low:.2f} to {high:.2f})",
-                f"{one['peak_bytes'] / MB:.0f} MB",
+                "-" if one["peak_bytes"] is None else f"{one['peak_bytes'] / MB:.0f} MB",
             ]
         )
     head = ["rows", "evaluated by", "CPU time", "of the forward passes (range of rounds)", "more memory"]

@@ -194,7 +194,7 @@ def mixture_of_files(recipe: Recipe) -> Iterator[Diagnostic]:
         what = f"{dotted}: rows of a mixture may come twice, so no share of it is split off for validation"
         yield report_key(recipe, dotted, what, "name a validation file: data_files: {train: [...], validation: ...}")
     if recipe.get("dataset.split") is not None:
-        what = f"{dotted} draws from whole files, and dataset.split names parts of them"
+        what = f"{dotted} draws from all rows of its files, and dataset.split names parts of them"
         yield report_key(recipe, "dataset.split", what, "leave it out")
 
 
