@@ -318,6 +318,7 @@ def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]], glued: bool) -> 
     """The entities of all pieces of a text, each once. `glued`: their words are to be read in the text."""
     found: list[dict[str, Any]] = []
     for piece, entities in parts:
+        earlier = found[-1]["end"] if found else 0  # within a piece entities may share a character of several bytes
         for one in entities:
             start, end = int(one["start"]) + piece.start, int(one["end"]) + piece.start
             covered = piece.text[int(one["start"]) : int(one["end"])]
@@ -326,6 +327,6 @@ def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]], glued: bool) -> 
             if start >= end:
                 continue
             word = covered.strip() if glued else one["word"]
-            if piece.owns[0] <= start < piece.owns[1] and (not found or start >= found[-1]["end"]):
+            if piece.owns[0] <= start < piece.owns[1] and start >= earlier:
                 found.append({**one, "word": word, "score": float(one["score"]), "start": start, "end": end})
     return found
