@@ -313,24 +313,8 @@ def read_template(tokenizer: Any, mark: bool = True, tools: bool = False) -> Ans
     )
 
 
-def _make_again(
-    source: str,
-    special: Mapping[str, Any],
-    ends: tuple[str, ...],
-    marked: bool,
-    note: str,
-    traced: bool,
-    by_roles: bool,
-) -> AnswerTemplate:
-    return AnswerTemplate(
-        source=source,
-        special=special,
-        ends=ends,
-        marked=marked,
-        note=note,
-        _traced=with_marks(source) if traced else None,
-        _by_roles=by_roles,
-    )
+def _make_again(source: str, traced: bool, kept: Mapping[str, Any]) -> AnswerTemplate:
+    return AnswerTemplate(source=source, _traced=with_marks(source) if traced else None, **kept)
 
 
 def is_marked(source: str) -> bool:
