@@ -12,8 +12,10 @@ MB = 10**6
 
 def blocks() -> dict[str, str]:
     """Name of a block -> its text."""
-    data, step = (json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("data", "step"))
-    return {"data_speed": _data(data), "data_reads": _reads(data), "step_speed": _steps(step)}
+    names = ("data", "data_chat", "step")
+    data, chat, step = (json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names)
+    tables = {"data_speed": _data(data), "data_reads": _reads(data), "data_chat": _chat(chat)}
+    return {**tables, "step_speed": _steps(step)}
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -57,6 +59,25 @@ def _reads(found: dict[str, Any]) -> str:
         f"{times['np.memmap']:.1f} from one flat `np.memmap` of the same ids, and {times['datasets']:.0f} as a row "
         "of `datasets`, which makes Python integers of them."
     )
+
+
+def _chat(found: dict[str, Any]) -> str:
+    rows = []
+    for kind in found["kinds"].values():
+        for way, row in kind["ways"].items():
+            bare = kind["ways"][f"bare, {way.partition(', ')[2]}"]
+            rows.append(
+                [
+                    f"{kind['rows']:,}: {kind['template']}",
+                    way,
+                    f"{row['cpu_seconds']:.1f} s",
+                    f"{row['cpu_seconds'] / bare['cpu_seconds']:.2f}",
+                    f"{row['seconds'] / bare['seconds']:.2f}",
+                    f"{row['peak_bytes'] / MB:,.0f} MB",
+                ]
+            )
+    head = ["rows", "prepared by", "CPU time", "of bare", "elapsed, of bare", "memory"]
+    return _table(head, rows) + f"\n\n{_machine(found)}."
 
 
 def _steps(found: dict[str, Any]) -> str:
