@@ -31,7 +31,6 @@ STEPS = 2
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 FSDP2X = Layout(kind="fsdp2", processes=2)
 MIB = 2**20
-CONTEXT = 461 * MIB  # catalog/gpus.py: assumed where none was measured
 
 LLAMA = {"model_type": "llama", "max_position_embeddings": 8192}
 QWEN = {"model_type": "qwen2", "vocab_size": 151936, "max_position_embeddings": 8192}

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from benchmarks/results/data.json and step.json."""
+"""The tables of docs/speed.md, from the records of benchmarks/data.py, step.py, evaluation.py and startup.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ MB = 10**6
 
 def blocks() -> dict[str, str]:
     """Name of a block -> its text."""
-    names = ("data", "data_chat", "step")
-    data, chat, step = (json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names)
-    tables = {"data_speed": _data(data), "data_reads": _reads(data), "data_chat": _chat(chat)}
-    return {**tables, "step_speed": _steps(step)}
+    pages = {
+        "data_speed": ("data", _data),
+        "data_reads": ("data", _reads),
+        "data_chat": ("data_chat", _chat),
+        "step_speed": ("step", _steps),
+        "evaluation_speed": ("evaluation", _evaluation),
+        "startup_speed": ("startup", _startup),
+    }
+    return {
+        block: page(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+        for block, (name, page) in pages.items()
+        if (RESULTS / f"{name}.json").is_file()
+    }
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -85,18 +94,55 @@ def _steps(found: dict[str, Any]) -> str:
     for case, one in found["cases"].items():
         for kind, row in one["kinds"].items():
             low, high = row["interval"]
-            rows.append([case, kind, f"{row['seconds']:.2f} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
+            rows.append([case, kind, f"{row['seconds']:.3g} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
+        apart = f"the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
+        if "sft_faster" not in one:
+            lines.append(f"{case}: {apart}.")
+            continue
         low, high = one["sft_faster"]["interval"]
         lines.append(
             f"{case}: SFTConfig here is {one['sft_faster']['times']:.2f} times as fast as SFTTrainer "
-            f"({low:.2f} to {high:.2f}); the largest difference of a loss is {one['largest_difference_of_loss']:.0e}."
+            f"({low:.2f} to {high:.2f}); {apart}."
         )
     shape = found["shape"]
     size = (
         f"A Llama of {shape['layers']} x {shape['width']}, vocabulary {shape['vocabulary']:,}, {shape['batch']} x "
         f"{shape['length']} tokens. {_machine(found)}."
     )
+    if "sentences" in found:
+        sentences = found["sentences"]
+        size += (
+            f" MiniLM's shape without dropout, {sentences['batch']} sentences of {sentences['median']} tokens in the "
+            f"median, {sentences['longest']} at most."
+        )
     return _table(["case", "trained by", "a step", "of the bare loop (95%)"], rows) + "\n\n" + "\n".join([*lines, size])
+
+
+def _evaluation(found: dict[str, Any]) -> str:
+    rows = []
+    for one in found["cells"]:
+        low, high = one["range"]
+        rows.append(
+            [
+                f"{one['task']}, {one['rows']:,} rows",
+                one["way"],
+                f"{one['seconds']:.1f} s",
+                f"{one['of_forward']:.2f} ({low:.2f} to {high:.2f})",
+                f"{one['peak_bytes'] / MB:.0f} MB",
+            ]
+        )
+    head = ["rows", "evaluated by", "CPU time", "of the forward passes (range of rounds)", "more memory"]
+    return _table(head, rows) + f"\n\nMiniLM's shape, batches of {found['batch']}. {_machine(found)}."
+
+
+def _startup(found: dict[str, Any]) -> str:
+    rows = []
+    for name, one in found["starts"].items():
+        low, high = one["range"]
+        seconds = f"{one['seconds']:.1f} s ({low:.1f} to {high:.1f})"
+        rows.append([name, seconds, f"{one['of_bare']:.2f}", str(one["data_files_opened"])])
+    head = ["start", "CPU time to the first step", "of the bare script", "opens of data files"]
+    return _table(head, rows) + f"\n\n`{found['recipe']}`. {_machine(found)}."
 
 
 def _machine(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -29,13 +30,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/step.json"
 STEPS, SKIPPED, ROWS, LENGTH, BATCH, VOCABULARY = 12, 3, 64, 256, 4, 16_000
-CASES = {
-    "GPT from scratch": {"lora": False, "learned": 1.0},
-    "LoRA, half of the tokens learned": {"lora": True, "learned": 0.5},
+CASES: dict[str, dict[str, Any]] = {
+    "GPT from scratch": {"task": "causal-lm", "lora": False, "learned": 1.0, "steps": STEPS},
+    "LoRA, half of the tokens learned": {"task": "causal-lm", "lora": True, "learned": 0.5, "steps": STEPS},
+    "MiniLM, text classification": {"task": "text-classification", "steps": 43},
+    "MiniLM, token classification": {"task": "token-classification", "steps": 43},
 }
+MINILM = {"vocab_size": 30_522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+          "intermediate_size": 1536, "num_labels": 3, "hidden_dropout_prob": 0.0,
+          "attention_probs_dropout_prob": 0.0}  # fmt: skip
+SENTENCES, SENTENCES_A_BATCH, LONGEST = 512, 8, 64
 TRAINING = {
-    "max_steps": STEPS,
-    "per_device_train_batch_size": BATCH,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 1.0,
@@ -52,9 +57,17 @@ TRAINING = {
 SFT = {"bf16": False, "activation_checkpointing": False, "max_length": LENGTH, "packing": False}
 
 
-def rows(learned: float) -> dict[str, list]:
-    """Tokens in which each is likely to be followed by the next number, so that there is something to learn."""
+def rows(case: dict[str, Any]) -> dict[str, list]:
+    """Tokens in which each is likely to be followed by the next number, so that there is something to learn. Of
+    classifiers: sentences of spread lengths, whose labels are in their tokens."""
     draw, found = random.Random(0), []
+    if case["task"] != "causal-lm":
+        for _ in range(SENTENCES):
+            length = max(3, min(LONGEST, round(draw.lognormvariate(math.log(16), 0.6))))
+            found.append([draw.randrange(1000, 30_000) for _ in range(length)])
+        tags = case["task"] == "token-classification"
+        return {"input_ids": found, "labels": [[i % 3 for i in row] if tags else row[0] % 3 for row in found]}
+    learned = case["learned"]
     for _ in range(ROWS):
         ids = [draw.randrange(3, VOCABULARY)]
         while len(ids) < LENGTH:
@@ -81,10 +94,31 @@ def save_model(folder: Path) -> None:
     )
 
 
-def model_of(folder: Path, lora: bool) -> Any:
+def training_of(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+    batch = BATCH if case["task"] == "causal-lm" else SENTENCES_A_BATCH
+    given = {"output_dir": str(folder / "out"), "max_steps": case["steps"], "per_device_train_batch_size": batch}
+    return {**given, **TRAINING, "learning_rate": 1e-3 if case["task"] == "causal-lm" else 1e-4}
+
+
+def collator_of(folder: Path, case: dict[str, Any]) -> Any:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    kinds = {"text-classification": "DataCollatorWithPadding", "causal-lm": "DataCollatorForSeq2Seq"}
+    return getattr(transformers, kinds.get(case["task"], "DataCollatorForTokenClassification"))(tokenizer)
+
+
+def model_of(folder: Path, case: dict[str, Any]) -> Any:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM
 
+    if case["task"] != "causal-lm":
+        kind = "Sequence" if case["task"] == "text-classification" else "Token"
+        auto = getattr(transformers, f"BertFor{kind}Classification")
+        torch.manual_seed(0)
+        return auto(transformers.BertConfig(**MINILM))
+    lora = case["lora"]
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     if not lora:
         return model
@@ -123,14 +157,18 @@ class Clock:
 def bare(folder: Path, case: dict[str, Any], clock: Clock) -> None:
     import torch
 
-    model, data = model_of(folder, case["lora"]), rows(case["learned"])
+    model, data, collator = model_of(folder, case), rows(case), collator_of(folder, case)
+    given = training_of(folder, case)
+    batch, count = given["per_device_train_batch_size"], len(data["input_ids"])
     trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(trained, lr=given["learning_rate"], weight_decay=0.0, fused=True)
     model.train()
-    for step in range(STEPS):
-        some = [(step * BATCH + i) % ROWS for i in range(BATCH)]
-        ids, labels = (torch.tensor([data[name][i] for i in some]) for name in ("input_ids", "labels"))
-        loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False).loss
+    more = {"use_cache": False} if case["task"] == "causal-lm" else {}
+    for step in range(case["steps"]):
+        some = [(step * batch + i) % count for i in range(batch)]
+        inputs = collator([{name: data[name][i] for name in data} for i in some])
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        loss = model(**inputs, **more).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -141,14 +179,12 @@ def bare(folder: Path, case: dict[str, Any], clock: Clock) -> None:
 
 def plain_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
     from datasets import Dataset
-    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     clock.watch()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    args = TrainingArguments(output_dir=str(folder / "out"), **TRAINING)
-    data = Dataset.from_dict(rows(case["learned"]))
-    collator = DataCollatorForSeq2Seq(tokenizer)
-    Trainer(model=model_of(folder, case["lora"]), args=args, train_dataset=data, data_collator=collator).train()
+    args = TrainingArguments(**training_of(folder, case))
+    data, collator = Dataset.from_dict(rows(case)), collator_of(folder, case)
+    Trainer(model=model_of(folder, case), args=args, train_dataset=data, data_collator=collator).train()
 
 
 def sft_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
@@ -158,16 +194,16 @@ def sft_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
 
     clock.watch()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    args = SFTConfig(output_dir=str(folder / "out"), **TRAINING, **SFT)
-    data = Dataset.from_dict(rows(case["learned"]))
-    model = model_of(folder, case["lora"])
+    args = SFTConfig(**training_of(folder, case), **SFT)
+    data = Dataset.from_dict(rows(case))
+    model = model_of(folder, case)
     SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer).train()
 
 
 def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None:
     """What `hf-recipes run` builds, with its guards, retries and checks of each step."""
     from datasets import Dataset
-    from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+    from transformers import AutoTokenizer
 
     from hf_recipes.data.prepared import Prepared, SplitStats
     from hf_recipes.recipe.read import read_recipe
@@ -176,20 +212,20 @@ def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None
     from hf_recipes.training.step_timer import StepTimer
 
     clock.watch()
-    given = {"output_dir": str(folder / "out"), **TRAINING, **(SFT if section == "SFTConfig" else {})}
+    given = {**training_of(folder, case), **(SFT if section == "SFTConfig" else {})}
     path = folder / "recipe.yaml"
     recipe = {
-        "task": "causal-lm",
+        "task": case["task"],
         "model": {"pretrained_model_name_or_path": str(folder / "model")},
         "dataset": {"path": "json", "data_files": "unused.jsonl"},
         section: given,
     }
     path.write_text(json.dumps(recipe), encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    data = Dataset.from_dict(rows(case["learned"]))
-    stats = SplitStats(rows=ROWS, tokens=ROWS * LENGTH, longest=LENGTH)
+    data = Dataset.from_dict(rows(case))
+    stats = SplitStats(rows=len(data), tokens=sum(map(len, data["input_ids"])), longest=LENGTH)
     prepared = Prepared(
-        train=data, evals={"eval": data}, collator=DataCollatorForSeq2Seq(tokenizer), config={}, label_names=(),
+        train=data, evals={"eval": data}, collator=collator_of(folder, case), config={}, label_names=(),
         stats={"train": stats, "eval": stats}, ids={}, row_bytes={}, sources={}, notes=(),
     )  # fmt: skip
     read = read_recipe(str(path))
@@ -204,7 +240,7 @@ def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None
             until=None,
         )
         built = training.build_trainer(
-            read, args, model_of(folder, case["lora"]), tokenizer, prepared, lambda _: {}, None, print, session
+            read, args, model_of(folder, case), tokenizer, prepared, lambda _: {}, None, print, session
         )
         built.train()
 
@@ -241,21 +277,26 @@ def interval(of: list[float], base: list[float]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--case", action="append", choices=list(CASES), help="only these; the others stay in the record"
+    )
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         measure_here(given.measure[0], given.measure[1], Path(given.measure[2]))
         return
-    cases: dict[str, Any] = {}
+    earlier = json.loads(RESULT.read_text(encoding="utf-8"))["cases"] if RESULT.is_file() else {}
+    cases: dict[str, Any] = {name: earlier[name] for name in CASES if given.case and name in earlier}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(folder / "model")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        for case in CASES:
-            seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for case in given.case or CASES:
+            kinds = [kind for kind in KINDS if "SFT" not in kind or CASES[case]["task"] == "causal-lm"]
+            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
             losses: dict[str, list[float]] = {}
             for number in range(given.rounds):
-                for kind in list(KINDS)[:: 1 if number % 2 == 0 else -1]:
+                for kind in kinds[:: 1 if number % 2 == 0 else -1]:
                     command = [sys.executable, __file__, "--measure", kind, case, name]
                     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
                     if done.returncode:
@@ -265,7 +306,7 @@ def main() -> None:
                     losses[kind] = found["losses"]
                     print(case, kind, statistics.median(found["seconds"]), found["losses"][:2], flush=True)
             largest = max(
-                abs(one - other) for kind in KINDS for one, other in zip(losses[kind], losses["bare loop"], strict=True)
+                abs(one - other) for kind in kinds for one, other in zip(losses[kind], losses["bare loop"], strict=True)
             )
             assert largest < 1e-4, f"{case}: the losses differ by {largest}: {losses}"
             cases[case] = {
@@ -279,18 +320,20 @@ def main() -> None:
                     }
                     for kind, some in seconds.items()
                 },
-                "sft_faster": {
-                    "times": statistics.median(seconds["SFTTrainer"])
-                    / statistics.median(seconds["hf_recipes, SFTConfig"]),
-                    "interval": interval(seconds["SFTTrainer"], seconds["hf_recipes, SFTConfig"]),
-                },
             }
+            if "SFTTrainer" in kinds:
+                pair = seconds["SFTTrainer"], seconds["hf_recipes, SFTConfig"]
+                cases[case]["sft_faster"] = {
+                    "times": statistics.median(pair[0]) / statistics.median(pair[1]),
+                    "interval": interval(*pair),
+                }
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, one thread",
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")},
         "shape": {"layers": 4, "width": 256, "vocabulary": VOCABULARY, "batch": BATCH, "length": LENGTH},
-        "cases": cases,
+        "sentences": {"batch": SENTENCES_A_BATCH, "median": 16, "longest": LONGEST},
+        "cases": {name: cases[name] for name in CASES if name in cases},
     }
     RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

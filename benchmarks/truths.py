@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.catalog.gpus import context_bytes, find_gpu
 from hf_recipes.plan.fit.verdict import MARGIN
 
 HERE = Path(__file__).resolve().parent
@@ -23,7 +24,9 @@ RESULTS = HERE / "results" / "truths.json"
 PUBLISHED = HERE / "published" / "truths.json"
 FIRST = ("optimum", "hf_blog", "fms", "sdpa_docs", "litgpt", "ms_swift", "qwen", "fsdp_qlora")
 NAMED = ("model", "method", "framework", "quantization", "attention", "task", "batch", "micro_batch", "longest_row")
-CONTEXT = 461 * 2**20  # catalog/gpus.py: assumed where none was measured
+# The GPU of a group's figures, whose CUDA context counts; a Titan RTX is a Turing GPU, as an RTX 2080 Ti.
+GPUS = {"qwen": "a100-80gb", "ms_swift": "a100-80gb", "fms": "a100-80gb", "litgpt": "a100-40gb"}
+GPUS |= {"hf_blog": "rtx-2080-ti"}
 GIB = 2**30
 # What torch sees of a GPU on which a run was out of memory, or had its largest batch.
 CAPACITY = {"litgpt": 39.4 * GIB, "hf_blog": 23.65 * GIB}
@@ -60,7 +63,12 @@ class Truth:
             return None
         if self.kind == "allocated":
             return self.allocated
-        return self.reserved + (CONTEXT if "nvidia-smi" in self.kind else 0)
+        return self.reserved + (self.context if "nvidia-smi" in self.kind else 0)
+
+    @property
+    def context(self) -> int:
+        """The most that CUDA took for itself."""
+        return context_bytes(find_gpu(GPUS[self.group]))
 
     @property
     def error(self) -> float | None:
@@ -75,17 +83,17 @@ class Truth:
             return False
         needed = self.reserved * MARGIN
         if self.kind == "out of memory":
-            return needed <= CAPACITY[self.group] - CONTEXT
+            return needed <= CAPACITY[self.group] - self.context
         if self.measured is None:
             return False
         with_context = self.smi or (self.measured if "nvidia-smi" in self.kind else None)
-        return needed < self.measured if with_context is None else needed + CONTEXT < with_context
+        return needed < self.measured if with_context is None else needed + self.context < with_context
 
     @property
     def cause(self) -> str:
         """Why it is more than 2 % off; "" where it is not."""
         if self.kind.startswith("out of memory"):
-            more = (self.reserved or 0) * MARGIN > CAPACITY[self.group] - CONTEXT
+            more = (self.reserved or 0) * MARGIN > CAPACITY[self.group] - self.context
             return "plan: not called fits" if more else "plan: fits"
         if self.error is None or abs(self.error) <= 0.02:
             return ""

@@ -156,22 +156,24 @@ def run(
     resume: bool = False,
     plan_first: bool = True,
     hooks: Hooks | None = None,
+    trust_remote_code: bool = False,
 ) -> Ran:
     """Trains, evaluates and writes the record; the recipe's output_dir has the model. `hooks`: code of yours that runs
-    with it: Hooks(callbacks=, metrics=, formatting=, loss=)."""
+    with it: Hooks(callbacks=, metrics=, formatting=, loss=). `trust_remote_code`: of metrics from the Hub."""
     from hf_recipes.pipeline.run import run as run_recipe
 
     with _as_file(recipe) as path:
         record = run_recipe(
-            path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first, hooks=hooks or Hooks()
-        )
+            path, _arguments(overrides), smoke=smoke, resume=resume, planned=plan_first, hooks=hooks or Hooks(),
+            trusted=trust_remote_code,
+        )  # fmt: skip
     return Ran(folder=record.parent, record=read_record(record))
 
 
 def evaluate(
     trained: str | os.PathLike[str] | Scored, data: str, output: str | None = None, **options: Any
 ) -> Evaluated:
-    """A run, or a model folder, on other data. `options`: batch_size, base_model, cpu."""
+    """A run, or a model folder, on other data. `options`: metrics, batch_size, base_model, cpu."""
     from hf_recipes.inference.evaluate import evaluate as evaluate_model
     from hf_recipes.inference.trained import find_trained
 

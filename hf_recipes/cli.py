@@ -46,6 +46,9 @@ def commands() -> None:
 @click.option("--no-plan", is_flag=True, help="Skip the check that the run fits the GPU's memory.")
 @click.option("--log-file", default=None, type=PATH, metavar="FILE", help="Append what is printed to this file.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Load metrics of the recipe from the Hub: programs that run here."
+)
 def run(recipe: str, overrides: tuple[str, ...], no_plan: bool, **options: Any) -> None:
     """Train RECIPE, evaluate, write the record. Push if the recipe asks for it."""
     from hf_recipes.commands.run import command
@@ -109,6 +112,23 @@ def upgrade(recipe: str, dry_run: bool) -> None:
         click.echo(line, err=dry_run)  # what is printed on stdout is the new text alone
     if dry_run:
         click.echo(text, nl=False)
+
+
+@commands.command()
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, metavar="[Section.key=value]...")
+@click.option("--minutes", default=2.0, type=Number(min=0.1), help="Try settings for about N minutes; default: 2.")
+@click.option(
+    "--output", default=None, type=PATH_TO_WRITE, metavar="FILE", help="The recipe to write; default: NAME-tuned.yaml."
+)
+@click.option("--all", "every", is_flag=True, help="Also packing, length grouping and tf32, which change a step.")
+@click.option("--dry-run", is_flag=True, help="List what would be tried.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tune(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Try what could make RECIPE faster on this machine at equal loss, and write the recipe. Comments are kept."""
+    from hf_recipes.commands.tune import command
+
+    command(recipe, overrides, **options, say=click.echo)
 
 
 @commands.command()
@@ -194,8 +214,14 @@ def plan(recipe: str | None, overrides: tuple[str, ...], as_json: bool, **option
 @click.option("--cpu", is_flag=True, help="Measure a few tiny cells on this machine's CPU.")
 @click.option("--dry", is_flag=True, help="List the cells and measure nothing.")
 @click.option("--predict", metavar="GPU", help="Only predict, for a GPU that is not here (h100).")
-def lab(**options: Any) -> None:
+@click.option("--speed", is_flag=True, help="Instead try what `tune` tries on shapes of Llama: 1B and 8B, LoRA, QLoRA.")
+def lab(speed: bool, **options: Any) -> None:
     """Measure recipes on this GPU and compare with plan. Writes a record for each."""
+    if speed:
+        from hf_recipes.pipeline.tuning.lab import run_speed
+
+        run_speed(**{name: options[name] for name in ("output", "minutes", "cpu", "dry")}, say=click.echo)
+        return
     from hf_recipes.plan.measure.runner import run_lab as measure
 
     measure(**options, say=click.echo)
@@ -253,7 +279,8 @@ def init(data: str, **options: Any) -> None:
     def ask(what: str, answers: Sequence[str]) -> str:
         return str(click.prompt(what, type=click.Choice(list(answers))))
 
-    command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None)
+    if not command(data, **options, say=click.echo, ask=ask if sys.stdin.isatty() else None):
+        sys.exit(USER_ERROR)
 
 
 @commands.group(invoke_without_command=True)

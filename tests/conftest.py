@@ -18,9 +18,11 @@ os.environ.pop("HF_TOKEN", None)
 
 import pytest
 
-# A shell starts what it puts in the background with Ctrl-C ignored, and a run leaves an ignored signal ignored.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it puts in the background with Ctrl-C ignored, nohup what it starts with SIGHUP ignored, and a run
+# leaves an ignored signal ignored.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -35,6 +35,8 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "eval
 # Files that may import torch when they are imported; every other file imports what is heavy inside functions.
 HEAVY_FILES = {
     "hf_recipes.evaluation.exact",
+    "hf_recipes.evaluation.length_order",
+    "hf_recipes.data.streaming",
     "hf_recipes.training.sample_text",
     "hf_recipes.models.half_precision",
     "hf_recipes.training.master_weights",

@@ -40,6 +40,8 @@ class Gpu:
     source: str
     visible_bytes: int | None = None  # torch.cuda's total_memory; None: not known, memory_bytes stands for it
     visible_source: str = ""
+    measured_context: int | None = None  # bytes of its CUDA context, the most that is known; None: not known
+    context_source: str = ""
 
     @property
     def bf16(self) -> bool:
@@ -67,6 +69,8 @@ def _gpu(
     source: str,
     visible_gib: float | None = None,
     visible_source: str = "",
+    context_mib: int | None = None,
+    context_source: str = "",
     compute_capability: str | None = None,
     bandwidth_gb_s: float | None = None,
     half_tflops: float | None = None,
@@ -82,6 +86,8 @@ def _gpu(
         memory_bytes=memory_gib * GIB,
         visible_bytes=None if visible_gib is None else int(visible_gib * GIB),
         visible_source=visible_source,
+        measured_context=None if context_mib is None else context_mib * 2**20,
+        context_source=context_source,
         capability=None if compute_capability is None else (int(major), int(minor)),
         bandwidth=None if bandwidth_gb_s is None else bandwidth_gb_s * 1e9,
         half_flops=None if half_tflops is None else half_tflops * TERA,
@@ -92,12 +98,6 @@ def _gpu(
     )
 
 
-# CUDA contexts in use, each measured. By compute capability: an H100 with torch 2.11, CUDA 13 and driver 580
-# (recipes/results/lab; 619 MiB when nothing has run). By name, since a context grows with the multiprocessors: a T4
-# with torch 2.10 (fitcheck-llm 0.2.0, context_bytes of every row).
-MEASURED_CONTEXT = {(9, 0): 771 * 2**20}
-CONTEXT_OF = {"t4": 141 * 2**20}
-CONTEXT_BYTES = 461 * 2**20  # of others: CUDA 12.2 and later with lazy loading, assumed, between those two
 DESKTOP_BYTES = 614 * 2**20  # of a laptop's GPU that draws the desktop too: an assumption
 UNIFIED_SHARE = 0.25  # of Apple's unified memory kept by the system: macOS's default limit is 3/4 of it
 SAME_GPU = 0.10  # a present GPU whose memory differs by more than this from a row's is another one
@@ -105,16 +105,28 @@ LARGEST = 2**44  # 16 TiB: no GPU has a tenth of it
 
 
 def usable_bytes(gpu: Gpu) -> int:
-    """What torch's allocator can have: what torch sees of the GPU less the CUDA context, a desktop, the system's
-    share."""
+    """What torch's allocator can have in any case: what torch sees of the GPU less the largest CUDA context that it may
+    have, a desktop, the system's share."""
     if gpu.unified:
         return int(gpu.memory_bytes * (1 - UNIFIED_SHARE))
     return gpu.seen_bytes - context_bytes(gpu) - (DESKTOP_BYTES if gpu.laptop else 0)
 
 
 def context_bytes(gpu: Gpu) -> int:
-    """What CUDA takes for itself in each process."""
-    return CONTEXT_OF.get(gpu.name) or MEASURED_CONTEXT.get(gpu.capability or (0, 0), CONTEXT_BYTES)
+    """The most that CUDA takes for itself in each process."""
+    return context_range(gpu)[1]
+
+
+def context_range(gpu: Gpu) -> tuple[int, int]:
+    """The least and the most that CUDA may take for itself. A context grows with the GPU's multiprocessors: of a GPU
+    whose context is not known it is between those of its compute capability, if two are known, else of all."""
+    if gpu.measured_context is not None:
+        return gpu.measured_context, gpu.measured_context
+    known = [one for one in known_gpus().values() if one.measured_context is not None]
+    alike = {one.measured_context for one in known if one.capability == gpu.capability}
+    found = alike if len(alike) > 1 else {one.measured_context for one in known}
+    sizes = sorted(size for size in found if size is not None)
+    return sizes[0], sizes[-1]
 
 
 def find_gpu(name: str, location: str = "argument '--gpu'") -> Gpu:

@@ -53,5 +53,19 @@ METRICS: Mapping[str, MetricEntry] = MappingProxyType(
         ),
     }
 )
+# Of the answers that a chat model generates, computed once, at the end of a run: name -> what each reports.
+GENERATED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"exact_match": ("exact_match",), "rouge": ("rouge1", "rouge2", "rougeL"), "bleu": ("bleu",)}
+)
 # Every value of which less is better, by the name that an evaluation gives it.
 LOWER_IS_BETTER = frozenset({"loss", *(key for one in METRICS.values() if one.lower_is_better for key in one.keys)})
+
+
+def names_a_module(name: str) -> bool:
+    """Whether it is a module of the `evaluate` package: a file, a folder (./my_metric) or a Hub id (user/metric)."""
+    return "/" in name or name.endswith(".py")
+
+
+def is_local_module(name: str) -> bool:
+    """Whether it names a place on this machine, be something there or not."""
+    return name.startswith((".", "/", "~")) or name.endswith(".py") or name.count("/") > 1

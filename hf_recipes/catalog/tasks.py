@@ -135,6 +135,13 @@ def find_task(name: str, model: Any) -> Task | None:
     return variant if variant is not None and variant.name == name else TASKS.get(name)
 
 
+def split_metrics(recipe: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(metrics of each evaluation, those that are computed once at the end: of generated answers, and modules of the
+    `evaluate` package) that a recipe names."""
+    names, own = tuple(recipe.get("metrics") or ()), task_of(recipe).metrics
+    return tuple(name for name in names if name in own), tuple(name for name in names if name not in own)
+
+
 def task_of(recipe: Any) -> Task:
     """The row of a recipe's task, as its `model` section makes it. Raises KeyError for an unknown one."""
     return find_task(recipe.task, recipe.section("model")) or TASKS[recipe.task]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -13,8 +15,10 @@ from hf_recipes.catalog.gpus import find_gpu, recognise_gpu
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.files import put
 from hf_recipes.common.text import as_yaml, nearest
-from hf_recipes.data.first_look import ROWS, Seen, look
-from hf_recipes.errors import DataError, OutputDirError, RecipeError
+from hf_recipes.data.first_file import ROWS
+from hf_recipes.data.first_look import Seen, count_rows, look
+from hf_recipes.errors import DataError, ModelError, OutputDirError, PlanError, RecipeError
+from hf_recipes.recipe.model_facts import is_path
 
 MODELS = {  # small ones that fit every GPU; the first recipe is to be trained, not to win
     "text-classification": "distilbert/distilbert-base-uncased",
@@ -30,6 +34,7 @@ SCRATCH_LENGTH = 128
 BATCHES = (32, 16, 8, 4, 2, 1)
 STEP = 32  # sequences of an optimizer step
 CPU_BATCH = 8
+MOST_TRIED = 64 * 2**20  # bytes of a file that is read as a run reads it
 BYTES_PER_TOKEN = 3  # of English, at least
 
 Say = Callable[[str], None]
@@ -58,12 +63,13 @@ def command(
     yes: bool = False,
     say: Say = print,
     ask: Callable[[str, Sequence[str]], str] | None = None,
-) -> None:
-    """Looks at the data, says what it takes it for, writes a commented recipe that passes `check`.
+) -> bool:
+    """Looks at the data, says what it takes it for, writes a commented recipe that passes `check`, and reads the data
+    by it as a run does. Whether nothing needs a correction.
 
     `ask`: chooses one of several answers, where the data do not say it; never called with `yes`.
     Raises DataError for a file that cannot be read or is not understood, OutputDirError for a recipe that is there,
-    PlanError for a GPU that is not known.
+    PlanError for a GPU that is not known, ModelError for a model's folder that is not there.
     """
     path = Path(output)
     if path.exists():
@@ -72,6 +78,7 @@ def command(
         near = nearest(task, TASKS)
         fix = f"did you mean {near!r}?" if near else f"it must be one of {', '.join(TASKS)}"
         raise RecipeError.at("argument '--task'", f"there is no task {task!r}", fix)
+    _refuse_no_model(model)
     target = choose_target(gpu)
     seen = look(data, task)
     if seen.task is None:
@@ -80,7 +87,12 @@ def command(
             raise DataError.at(data, what, f"name it with --task: {', '.join(TASKS)}")
         say(f"{data}: {seen.why}")
         seen = look(data, ask("task", list(TASKS)))
-    say(f"{data}: {seen.rows:,}{'+' if seen.rows >= ROWS else ''} rows, {seen.task}: {seen.why}")
+    counted = f"{seen.rows:,}+ rows" if seen.rows >= ROWS else count_rows(seen.rows)
+    say(f"{data}: {counted}, {seen.task}: {seen.why}")
+    if seen.dataset.get("encoding"):
+        say(f"{data} is no UTF-8: it is read as {seen.dataset['encoding']} (dataset.encoding)")
+    if seen.dataset.get("field"):
+        say(f"the rows are those below {seen.dataset['field']!r} (dataset.field)")
     names = seen.dataset.get("column_names")
     if names:
         say(f"warning: {data} has no header; its columns are named {', '.join(names)} (dataset.column_names)")
@@ -88,23 +100,72 @@ def command(
         shown = ", ".join(f"{name} {count}" for name, count in list(seen.counts.items())[:12])
         more = ", ..." if len(seen.counts) > 12 else ""
         say(f"{'labels' if seen.problem else 'classes'}: {len(seen.counts)} ({shown}{more})")
+    for line in seen.notes:
+        say(line)
     name = model or MODELS[str(seen.task)]
     batch, note = _choose_batch(seen, name, path, target)
     for line in (note, _missing_offline(name)):
         if line:
             say(line)
-    _write(path, recipe_text(seen, name, path.stem, batch, target, data))
+    _write(path, recipe_text(seen, name, path, batch, target, data))
     from hf_recipes.commands.check import check
 
     lines, errors = check(str(path))
     for line in lines:
         if not line.startswith("note: "):
             say(line)
-    if errors:
-        say(f"written: {path}, and it needs a correction")
+    refused = "" if errors else _try(path, data)
+    if refused:
+        say(f"error: {refused}")
+    if errors or refused:
+        say(f"written: {path}; correct {'the recipe' if errors else 'that'} before: {_run(path)}")
+        return False
+    say(
+        f"written: {path}\nnext     {_run(path)}\n         {_plan(path, target)}    does it fit, how long will it take?"
+    )
+    return True
+
+
+def _run(path: Path) -> str:
+    return shlex.join(["hf-recipes", "run", str(path)])
+
+
+def _plan(path: Path, target: Target) -> str:
+    return f"{shlex.join(['hf-recipes', 'plan', str(path)])} {target.options or '--cpu'}"
+
+
+def _try(path: Path, data: str) -> str:
+    """What a run refuses in the data; "" for nothing, and for a file that is too large to be read twice."""
+    if os.path.getsize(data) > MOST_TRIED:
+        return ""
+    import datasets
+
+    from hf_recipes.data.trial import try_data
+    from hf_recipes.recipe.read import read_recipe
+
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        try_data(read_recipe(str(path)))
+    except DataError as problem:
+        return str(problem.errors[0])
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return ""
+
+
+def _refuse_no_model(model: str | None) -> None:
+    if model is None or model == SCRATCH or os.path.isdir(os.path.expanduser(model)):
         return
-    plan = f"hf-recipes plan {path} {target.options or '--cpu'}"
-    say(f"written: {path}\nnext     hf-recipes run {path}\n         {plan}    does it fit, how long will it take?")
+    if is_path(model):
+        parent = Path(os.path.expanduser(model)).parent
+        near = nearest(Path(model).name, os.listdir(parent)) if parent.is_dir() else ""
+        fix = f"did you mean {str(parent / near)!r}?" if near else "name a model's folder, a Hub id, or scratch"
+        raise ModelError.at("argument '--model'", f"{model!r}: no such folder", fix)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+        fix = "name a model's folder, a Hub id such as distilbert/distilbert-base-uncased, or scratch"
+        raise ModelError.at("argument '--model'", f"{model!r} is neither a folder nor a Hub id", fix)
 
 
 def _write(path: Path, text: str) -> None:
@@ -118,7 +179,12 @@ def _write(path: Path, text: str) -> None:
 def choose_target(gpu: str | None) -> Target:
     """The GPU that is named, else the one that is here. Raises PlanError for a name that is not known."""
     if gpu is not None:
-        found = find_gpu(gpu)
+        try:
+            found = find_gpu(gpu, "argument '--gpu'")
+        except PlanError as problem:
+            near = problem.errors[0].fix.partition(";")[0] if "nearest" in problem.errors[0].fix else ""
+            fix = f"{near + '; ' if near else ''}all: hf-recipes plan --gpu list"
+            raise PlanError.at("argument '--gpu'", problem.errors[0].message, fix) from None
         return Target(arguments={"gpu": gpu}, bf16=found.capability is not None and found.bf16)
     driver = shutil.which("nvidia-smi")
     if driver is None:
@@ -158,7 +224,7 @@ def _choose_batch(seen: Seen, model: str, path: Path, target: Target) -> tuple[i
     shown = target.arguments.get("gpu") or target.options
     draft = path.with_name(f"{path.name}.part")
     try:
-        _write(draft, recipe_text(seen, model, path.stem, BATCHES[0], target, ""))
+        _write(draft, recipe_text(seen, model, path, BATCHES[0], target, ""))
         for batch in BATCHES:
             override = f"{_trainer(seen)}.per_device_train_batch_size={batch}"
             _, fits = plan(str(draft), [override], **target.arguments, with_advice=False, read_data=False)  # type: ignore[arg-type]
@@ -182,20 +248,24 @@ def _length(seen: Seen, model: str) -> int:
     most, length = SCRATCH_LENGTH if model == SCRATCH else LENGTHS[str(seen.task)], 32
     while length < most and length * BYTES_PER_TOKEN < seen.longest:
         length *= 2
-    return most if seen.task == "causal-lm" else min(length, most)
+    if seen.task != "causal-lm":
+        return min(length, most)
+    while most > 8 and most * 10 > seen.size:  # of a small text several blocks, of which one is for validation
+        most //= 2
+    return most
 
 
 # the recipe ----------------------------------------------------------------------------------------------------------
 
 
-def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, data: str) -> str:
+def recipe_text(seen: Seen, model: str, path: Path, batch: int, target: Target, data: str) -> str:
     """The recipe as YAML with comments."""
     chat, scratch = seen.task == "chat", model == SCRATCH
     length = f"  max_length: {_length(seen, model)}"
     lines = [
         f"# {seen.task} on {data or 'data'}: {seen.why}. Written by hf-recipes init.",
-        f"# Run:      hf-recipes run {name}.yaml",
-        f"# Plan:     hf-recipes plan {name}.yaml {target.options or '--cpu'}",
+        f"# Run:      {_run(path)}",
+        f"# Plan:     {_plan(path, target)}",
         f"task: {seen.task}",
         "model:",
         *(_from_scratch(seen) if scratch else [f"  pretrained_model_name_or_path: {as_yaml(model)}", *_problem(seen)]),
@@ -215,7 +285,7 @@ def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, d
     accumulation = max(1, STEP // batch)
     lines += [
         f"{_trainer(seen)}:",
-        f"  output_dir: runs/{name}",
+        f"  output_dir: {as_yaml(f'runs/{path.stem}')}",
         f"  num_train_epochs: {5 if scratch else 3}",
         f"  per_device_train_batch_size: {batch}",
         _beside(f"  gradient_accumulation_steps: {accumulation}", f"{batch} x {accumulation} rows a step"),
@@ -234,6 +304,8 @@ def recipe_text(seen: Seen, model: str, name: str, batch: int, target: Target, d
     ]
     if chat:
         lines.append(_beside(length, "tokens; longer rows are cut"))
+    if seen.metrics:
+        lines.append(_beside(f"metrics: [{', '.join(seen.metrics)}]", "the tags are no entities"))
     return "\n".join(lines) + "\n"
 
 

@@ -37,9 +37,10 @@ def command(
         raise RecipeError(errors)
     quiet_upstream()
     from hf_recipes.pipeline.inspection import inspect_rows
-    from hf_recipes.pipeline.rows import prepare_rows_of
+    from hf_recipes.pipeline.rows import prepare_rows_of, refuse_stream
 
     notes: list[str] = []
+    refuse_stream(recipe)
     found = inspect_rows(prepare_rows_of(recipe, notes.append, check=False), near_duplicates, notes.append)
     if as_json:
         say(json.dumps(_as_json(found), indent=1))

@@ -26,8 +26,9 @@ def command(path: str, overrides: Sequence[str] = (), *, say: Callable[[str], No
         raise RecipeError(errors)
     if not sys.stderr.isatty():
         quiet_upstream()
-    from hf_recipes.pipeline.rows import prepare_rows_of
+    from hf_recipes.pipeline.rows import prepare_rows_of, refuse_stream
 
+    refuse_stream(recipe)
     rows = prepare_rows_of(recipe, say)
     for line in describe_rows(rows.prepared):
         say(line)

@@ -304,6 +304,14 @@ PERPLEXITY = Measure(
 )
 BITS_PER_BYTE = Measure(name="bits_per_byte", rows=_pair("nll_sum", "n_bytes"), value=bits, slope=per_bit)
 
+
+def mean_of(values: Sequence[float]) -> Measure:
+    """A mean of somebody's values, for rows of [value, 1]; of values that are 0 or 1 a share."""
+    if set(values) <= {0.0, 1.0}:
+        return Measure(name="", rows=_correct_rows, value=ratio, units=_ratio_units, extremes=_ratio_extremes)
+    return Measure(name="", rows=_correct_rows, value=ratio, slope=one)
+
+
 # Of generated answers, where an evaluation asked for them (evaluation/metrics/generated.py).
 EXACT_MATCH = Measure(
     name="exact_match", rows=answers.share_rows("exact_match"), value=ratio, units=_ratio_units,

@@ -116,8 +116,9 @@ def jackknife(rows: Array, value: Value, level: float = LEVEL) -> Interval:
         ratios = _without_each(rows)
         ratio = rows[:, 0].sum() / rows[:, 1].sum()
         reach = float(stdtrit(freedom_of(rows), (1 + level) / 2)) * _jackknife_error(ratios[:, 0] / ratios[:, 1])
-    low, high = (float(value(np.array([ratio + sign * reach, 1.0]))) for sign in (-1, 1))
-    return Interval(value=middle, low=low, high=high, error=_jackknife_error(value(ratios)))
+        low, high = (float(value(np.array([ratio + sign * reach, 1.0]))) for sign in (-1, 1))
+        error = _jackknife_error(value(ratios))
+    return Interval(value=middle, low=low, high=high, error=error)
 
 
 def jackknife_of_logarithm(rows: Array, level: float = LEVEL) -> Interval:

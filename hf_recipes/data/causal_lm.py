@@ -50,6 +50,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     found, counts = {}, {}
     notes = []
     for split, part in parts.items():
+        if split == "train" and splits.stream is not None:
+            continue
 
         def check(made: Counts, split: str = split) -> None:
             _check_counts(made, split, location, ended=not tokenized and tokenizer.eos_token_id is not None)
@@ -81,13 +83,21 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
             left = counts[split].tokens - rows.tokens
             notes.append(f"{split}: {left} tokens at the end do not fill a block and are left out")
     evals = {split: rows for split, rows in found.items() if split != "train"}
+    if splits.stream is None:
+        train, streamed = found["train"].data, {}
+    else:
+        from hf_recipes.data.streaming import make_stream
+
+        train = make_stream(recipe, splits.stream, columns["train"], tokenizer, max_length)
+        streamed = {"train": SplitStats(rows=0, tokens=0, longest=max_length)}  # nobody has counted them
     return Prepared(
-        train=found["train"].data,
+        train=train,
         evals={split: rows.data for split, rows in evals.items()},
         collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
         config={},
         label_names=(),
-        stats={
+        stats=streamed
+        | {
             split: SplitStats(
                 rows=rows.data.num_rows,
                 tokens=rows.tokens,

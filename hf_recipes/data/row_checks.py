@@ -72,7 +72,9 @@ def _check_end_token(
         return
     ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
     ends |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    rows = prepared.train.select(range(min(CHECKED, prepared.train.num_rows)))
+    from hf_recipes.data.streaming import first_rows
+
+    rows = first_rows(prepared.train, CHECKED)
     if any(label in ends for labels in rows["labels"] for label in labels if label != -100):
         return
     location = recipe.location(
@@ -92,7 +94,9 @@ def _check_double_bos(
         begin is None or begin == tokenizer.eos_token_id
     ):  # one token for both: the end of a document meets the start of the next
         return
-    rows = prepared.train.select(range(min(CHECKED, prepared.train.num_rows)))
+    from hf_recipes.data.streaming import first_rows
+
+    rows = first_rows(prepared.train, CHECKED)
     twice = sum(any(a == b == begin for a, b in pairwise(ids)) for ids in rows["input_ids"])
     if not twice:
         return

@@ -45,6 +45,7 @@ class Splits:
     validation: Dataset
     test: Dataset | None
     notes: tuple[str, ...] = ()
+    stream: Any = None  # the train split as an IterableDataset (streaming: true); `train` has its first rows then
 
     def by_name(self) -> dict[str, Dataset]:
         """ "train", "eval" (the validation split, as Trainer calls it) and, if there is one, "test"."""
@@ -172,6 +173,8 @@ def load_splits(recipe: Recipe) -> Splits:
     errors = file_errors(recipe)
     if errors:
         raise DataError(errors)
+    if recipe.get("dataset.streaming") is True:
+        return _load_streaming(recipe)
     parts, read = load_parts(recipe)
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
@@ -193,6 +196,30 @@ def load_splits(recipe: Recipe) -> Splits:
         train, validation, note = _split_validation(recipe, train)
         notes.append(note)
     return Splits(train=train, validation=validation, test=parts.get("test"), notes=tuple(notes))
+
+
+def _load_streaming(recipe: Recipe) -> Splits:
+    """The train split as a stream; the others, which are scored row by row, as tables."""
+    from hf_recipes.data.streaming import load_stream
+
+    arguments = loader_arguments(recipe)
+    for key in ("streaming", "buffer_size"):
+        arguments.pop(key, None)
+    rows, head = load_stream(recipe, arguments.pop("path"), arguments)
+    named = {
+        key: {role: value for role, value in recipe.get(f"dataset.{key}").items() if role != "train"}
+        for key in ("data_files", "split")
+        if isinstance(recipe.get(f"dataset.{key}"), Mapping)
+    }
+    others = recipe.without_key("dataset.streaming").with_values(
+        {f"dataset.{key}": value for key, value in named.items()}, recipe.location("dataset")
+    )
+    parts, notes = load_parts(others)
+    if "validation" not in parts:
+        where = recipe.location("dataset.streaming")
+        raise DataError.at(where, "a stream has no share to split off", "name a validation split")
+    note = "train: streamed, and not stored; its first rows stand for it in the checks of columns and copies"
+    return Splits(train=head, validation=parts["validation"], test=parts.get("test"), notes=(*notes, note), stream=rows)
 
 
 def _split_validation(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:

@@ -38,20 +38,20 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     splits, words, tags = read.splits, read.tokens, read.tags
     parts = splits.by_name()
     tokens_location, tags_location = recipe.location("dataset.tokens_column"), recipe.location("dataset.tags_column")
-    _check_kinds(splits.train, words, tags, tokens_location, tags_location)
-    chosen = choose_labels(recipe, _data_tags(splits.train, tags), config, "tags_column", tags)
+    check_kinds(splits.train, words, tags, tokens_location, tags_location)
+    chosen = choose_labels(recipe, data_tags(splits.train, tags), config, "tags_column", tags)
     names, index = chosen.names, dict(chosen.index)
     scheme = _scheme(parts.values(), tags, names, index)
 
     def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
         find_column(recipe, part, "tokens_column", words)
         find_column(recipe, part, "tags_column", tags)
-        _check_kinds(part, words, tags, tokens_location, tags_location)
+        check_kinds(part, words, tags, tokens_location, tags_location)
         own_names = _feature_names(part, tags)
 
         def encode(batch: dict[str, list], rows: list[int], version: str = __version__) -> dict[str, list]:
             for row, row_words, row_tags in zip(rows, batch[words], batch[tags], strict=True):
-                _check_row(tokens_location, tags_location, f"row {row} of the {split} split", row_words, row_tags)
+                check_row(tokens_location, tags_location, f"row {row} of the {split} split", row_words, row_tags)
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
             labels, lost, blank = [], [], []
             for i, row_tags in enumerate(batch[tags]):
@@ -112,7 +112,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     )
 
 
-def _check_kinds(part: Dataset, words: str, tags: str, tokens_location: str, tags_location: str) -> None:
+def check_kinds(part: Dataset, words: str, tags: str, tokens_location: str, tags_location: str) -> None:
+    """Raises DataError for columns that hold no lists."""
     for column, location in ((words, tokens_location), (tags, tags_location)):
         kind = part.features[column]
         if not hasattr(kind, "feature") and not isinstance(kind, list):
@@ -124,7 +125,8 @@ def _check_kinds(part: Dataset, words: str, tags: str, tokens_location: str, tag
             raise DataError.at(location, what, "split the text into words first")
 
 
-def _check_row(tokens_location: str, tags_location: str, name: str, words: Any, tags: Any) -> None:
+def check_row(tokens_location: str, tags_location: str, name: str, words: Any, tags: Any) -> None:
+    """Raises DataError for a row without words, or without a tag for each."""
     if not words:
         raise DataError.at(tokens_location, f"{name} has no tokens", "remove such rows")
     if not all(isinstance(word, str) for word in words):
@@ -139,7 +141,7 @@ def _feature_names(part: Dataset, tags: str) -> list[str] | None:
     return getattr(getattr(part.features[tags], "feature", None), "names", None)
 
 
-def _data_tags(train: Dataset, tags: str) -> DataLabels:
+def data_tags(train: Dataset, tags: str) -> DataLabels:
     """The tags that the train split has."""
     names = _feature_names(train, tags)
     found = {tag for batch in train.select_columns([tags]).iter(1000) for row in batch[tags] for tag in row or ()}

@@ -5,21 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS, task_of
+from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
 from hf_recipes.errors import MetricError, OutputDirError
-from hf_recipes.evaluation.metrics import generated
+from hf_recipes.inference.added_metrics import NONE, Added, AddedValues, add_metrics, choose_metrics
 from hf_recipes.inference.answers import FILE as ANSWERS
-from hf_recipes.inference.answers import add_columns, answer_rows, write_answers
 from hf_recipes.inference.inputs import load_file
 from hf_recipes.inference.module_metrics import FOLDER as METRICS
-from hf_recipes.inference.module_metrics import WHERE, compute_modules, inputs_of_modules, load_modules
 from hf_recipes.inference.trained import Found, Trained, load_trained
 from hf_recipes.recipe.recipe import Recipe, dump_recipe
 from hf_recipes.record import (
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from hf_recipes.data.prepared import Prepared
 
 FOLDER = "evaluations"  # in the run's folder
+WHERE = "argument '--metric'"
 # Keys of a trainer that act on training only, or on files that an evaluation has not.
 OF_TRAINING = ("resume_from_checkpoint", "push_to_hub", "load_best_model_at_end", "metric_for_best_model",
                "eval_on_start", "packing", "save_strategy", "eval_strategy", "torch_compile", "report_to",
@@ -97,35 +96,27 @@ def evaluate(
     """
     target = Path(output) if output else found.folder / FOLDER / _name(data)
     _refuse_foreign(target)
-    added = choose_metrics(found, metrics, trusted=trusted)
+    added = _choose_metrics(found, metrics, trusted=trusted, say=say)
     rows = load_file(found.recipe, data)
     trained = load_trained(found, base=base_model, cpu=cpu)
     return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, say=say)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Added:
-    """Metrics beside the run's own. `answers`: names of evaluation/metrics/generated.py."""
-
-    answers: tuple[str, ...] = ()
-    modules: Mapping[str, Any] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.answers or self.modules)
-
-
-def choose_metrics(found: Found, names: Sequence[str], *, trusted: bool = False) -> Added:
-    """Before anything heavy is loaded. Raises MetricError for a metric that cannot be computed of this task."""
-    answers = tuple(name for name in names if name in generated.NAMES)
-    others = [name for name in names if name not in (*answers, *found.recipe.get("metrics", ()))]
-    if answers and found.task != "chat":
-        what = f"{answers[0]} compares generated answers, and the task is {found.task}"
-        raise MetricError.at(WHERE, what, "leave it out")
-    if others and TASKS[found.task].generates and found.task != "chat":
-        what = f"{others[0]!r} needs predictions to compare, and {found.task} has none"
-        raise MetricError.at(WHERE, what, "leave it out")
-    generated.check_packages(answers)
-    return Added(answers=answers, modules=load_modules(others, trusted=trusted))
+def _choose_metrics(found: Found, names: Sequence[str], *, trusted: bool, say: Callable[[str], None]) -> Added:
+    """Those that are asked for, and those of the recipe that are here. Raises MetricError for one that was asked for
+    and cannot be computed of this task."""
+    own, of_recipe = split_metrics(found.recipe)
+    added = choose_metrics(found.task, [name for name in names if name not in own], WHERE, trusted=trusted)
+    for name in of_recipe:
+        if name in names:
+            continue
+        try:
+            one = choose_metrics(found.task, [name], "metrics of the run's recipe", trusted=trusted)
+        except MetricError as problem:
+            say(f"warning: {problem}")
+            continue
+        added = replace(added, answers=(*added.answers, *one.answers), modules={**one.modules, **added.modules})
+    return added
 
 
 def _name(data: str) -> str:
@@ -151,7 +142,7 @@ def score(
     *,
     batch_size: int | None = None,
     cpu: bool = False,
-    added: Added | None = None,
+    added: Added = NONE,
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """`evaluate` of a model that is loaded and rows that are read."""
@@ -177,7 +168,7 @@ def score(
     for line in prepared.notes:
         if line.startswith("eval: "):
             say(line)
-    names, threshold = tuple(recipe.get("metrics")), float(recipe.get("threshold") or 0.5)
+    names, threshold = split_metrics(recipe)[0], float(recipe.get("threshold") or 0.5)
     scoring = Scoring(task_of(recipe), prepared, names, recipe.location("metrics"), threshold)
     args = build_arguments(recipe)
     trainer = build_trainer(
@@ -191,10 +182,13 @@ def score(
     try:
         draft.mkdir(parents=True)
         scores = scoring.write(trainer, draft)
+        more = AddedValues()
         if added:
-            numbers = _add_metrics(trained, prepared, scoring, added, draft, args.per_device_eval_batch_size)
-            more = {f"eval_{name}": value for name, value in numbers.items()}
-            metrics = replace(metrics, eval={**(metrics.eval or {}), **more})
+            more = add_metrics(added, trained, scoring, "eval", draft, args.per_device_eval_batch_size)
+            for line in more.notes:
+                say(line)
+            named = {f"eval_{name}": value for name, value in more.values.items()}
+            metrics = replace(metrics, eval={**(metrics.eval or {}), **named})
         record = _record(trained, recipe, prepared, device, args.seed)
         session = Session(started=started, ended=timestamp(), machine=describe_machine(record.device))
         record = replace(
@@ -209,7 +203,8 @@ def score(
             ),
             memory=Memory(peak_rss_bytes=peak_rss_bytes()),
         )
-        record = replace(record, intervals=intervals_of_run(draft, record))
+        intervals = intervals_of_run(draft, record)
+        record = replace(record, intervals={"eval": {**intervals["eval"], **more.intervals}}, notes=more.notes)
         write_record(draft, record)
         (draft / "recipe.yaml").write_text(record.recipe.text, encoding="utf-8")
         if write_report(draft, record, say):
@@ -223,27 +218,6 @@ def score(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Evaluation(folder=target, record=record)
-
-
-def _add_metrics(
-    trained: Trained, prepared: Prepared, scoring: Any, added: Added, folder: Path, batch_size: int
-) -> dict[str, float]:
-    """The values of the metrics that were asked for, with their files in `folder`."""
-    from hf_recipes.compare.measures import available
-    from hf_recipes.evaluation.scores import read_scores
-
-    if trained.task != "chat":
-        last = scoring.compute_metrics.last
-        inputs = inputs_of_modules(scoring.task.scored_as, last, prepared.label_names)
-        return compute_modules(added.modules, *inputs, folder)
-    columns, texts = answer_rows(trained, prepared.evals["eval"], added.answers, batch_size)
-    write_answers(folder, prepared.ids["eval"], texts)
-    add_columns(folder / "scores.parquet", columns)
-    scores = read_scores(folder / "scores.parquet")
-    measures = [one for one in available(scores.task, [scores]) if one.name in columns]
-    values = {one.name: float(one.value(one.rows(scores).sum(axis=0))) for one in measures}
-    answers, references = ([one[key] for one in texts] for key in ("answer", "reference"))
-    return values | compute_modules(added.modules, answers, references, folder)
 
 
 def _recipe_of_evaluation(trained: Trained, data: str, target: Path, batch_size: int | None) -> Recipe:

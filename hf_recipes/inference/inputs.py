@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_recipes.common.files import describe_special_file
-from hf_recipes.data.first_look import is_conll
+from hf_recipes.data.first_file import is_conll
 from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS, SPLIT_KEYS
 from hf_recipes.errors import DataError
 from hf_recipes.recipe.recipe import Recipe

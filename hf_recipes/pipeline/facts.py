@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.data.row_ids import fingerprint
 from hf_recipes.models.build import parameter_counts
 from hf_recipes.models.config import from_scratch, model_name
+from hf_recipes.pipeline.utilization import describe_utilization
 from hf_recipes.record import (
     Batch,
     DataFacts,
@@ -74,8 +75,14 @@ def describe_data(prepared: Prepared) -> dict[str, DataFacts]:
     }
 
 
+def count_rows(train: Any) -> int:
+    """Of the trainer's data set; 0 for a stream, which has no length."""
+    return len(train) if hasattr(train, "__len__") else 0
+
+
 def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
-    """`rows`: of the trainer's data set."""
+    """`rows`: of the trainer's data set; 0: a stream of full rows."""
+    tokens_of_row = data.tokens / rows if rows else data.longest or 0
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     sequences = per_device * args.world_size * accumulation
     return Batch(
@@ -83,7 +90,7 @@ def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
         processes=args.world_size,
         accumulation=accumulation,
         sequences_per_step=sequences,
-        tokens_per_step=round(data.tokens / rows * sequences),
+        tokens_per_step=round(tokens_of_row * sequences),
     )
 
 
@@ -91,7 +98,8 @@ def add_facts(
     record: RunRecord, recipe: Recipe, args: Any, trainer: Any, model: Any, tokenizer: Any, prepared: Prepared
 ) -> RunRecord:
     """With model, tokenizer, data, batch and steps of a run that is about to train."""
-    data, rows = describe_data(prepared), len(trainer.train_dataset)
+    data, rows = describe_data(prepared), count_rows(trainer.train_dataset)
+    batch = describe_batch(args, data["train"], rows)
     return replace(
         record,
         model=describe_model(recipe, model, prepared),
@@ -100,7 +108,8 @@ def add_facts(
         data=data,
         label_names=tuple(prepared.label_names),
         label_order=prepared.label_order,
-        batch=describe_batch(args, data["train"], rows),
+        batch=batch,
+        utilization=describe_utilization(model, args, batch, record.device),
         planned_steps=count_steps(args, rows) if recipe.training.get("do_train") is not False else 0,
         seed=args.seed,
         upstream_defaults=_arguments(args),
@@ -150,7 +159,11 @@ def add_progress(record: RunRecord, trainer: Any, timer: StepTimer, logged: int,
         session,
         last_step=state.global_step if state.global_step >= session.first_step else None,
         tokens=max(0, state.num_input_tokens_seen - tokens),
-        time=Timing(train_seconds=max(0.0, timer.training_seconds - evaluating), eval_seconds=evaluating),
+        time=Timing(
+            train_seconds=max(0.0, timer.training_seconds - evaluating),
+            data_seconds=trainer.parts.wait.seconds,
+            eval_seconds=evaluating,
+        ),
         step_seconds=timer.step_seconds,
         guards=GuardEvents(skipped_steps=tuple(guard.skipped), rolled_back=sum(guard.rolled_back.values())),
     )

@@ -11,6 +11,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
 from hf_recipes.data.row_checks import check_rows
 from hf_recipes.data.splits import load_splits
+from hf_recipes.errors import DataError
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.recipe.defaults import choose, choose_length
@@ -29,6 +30,14 @@ class RecipeRows:
     tokenizer: Any
     length: int
     prepared: Prepared
+
+
+def refuse_stream(recipe: Recipe) -> None:
+    """Raises DataError for rows that are read while the run trains: nothing of them is stored, or counted."""
+    if recipe.get("dataset.streaming") is True:
+        what = "dataset.streaming: true: the train split is read while the run trains"
+        fix = "leave it out, here or as an argument: dataset.streaming=false"
+        raise DataError.at(recipe.location("dataset.streaming"), what, fix)
 
 
 def prepare_rows_of(recipe: Recipe, say: Callable[[str], None], *, check: bool = True) -> RecipeRows:

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.catalog.tasks import TASKS, task_of
+from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
 from hf_recipes.checkpoints.compatibility import FLAG
 from hf_recipes.common.device import rank, say
 from hf_recipes.common.files import put
@@ -25,9 +25,10 @@ from hf_recipes.common.ranks import explain_lost_rank
 from hf_recipes.common.worker_signals import workers_ended
 from hf_recipes.data.splits import file_errors, load_splits
 from hf_recipes.errors import RecipeError
+from hf_recipes.inference.added_metrics import Added, check_answers
 from hf_recipes.models.config import build_config, longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
-from hf_recipes.pipeline import finish, launch_checks
+from hf_recipes.pipeline import final_metrics, finish, launch_checks
 from hf_recipes.pipeline.output_dir import find_foreign_files, hold_output_dir
 from hf_recipes.recipe.defaults import choose, choose_length, shown_choices
 from hf_recipes.recipe.read import read_recipe
@@ -61,11 +62,12 @@ def run(
     planned: bool = True,
     until: int | None = None,
     hooks: Hooks = NO_HOOKS,
+    trusted: bool = False,
 ) -> Path:
     """Trains what the recipe says and returns the path of the record. Raises RecipeError for what the user can fix.
 
     `hooks`: the caller's own code (hf_recipes.api). `until`: a replay (commands/verify.py) ends with a checkpoint after
-    this step and is not evaluated.
+    this step and is not evaluated. `trusted`: metrics that are programs of the Hub may run.
     """
     recipe = read_recipe(path, overrides)
     refused = () if smoke else tuple(missing_packages(recipe))  # warnings for `check`, errors further down
@@ -81,18 +83,19 @@ def run(
         recipe, replaced = shrink(recipe)
         say("smoke run; replaced: " + "; ".join(replaced))
     _refuse(launch_checks.find_environment_errors(recipe) + ([] if smoke else file_errors(recipe)))
-    flags = [*(["--smoke"] if smoke else []), "--resume"]
+    flags = [*(["--smoke"] if smoke else []), *(["--trust-remote-code"] if trusted else []), "--resume"]
     resume_command = shlex.join([*launch_checks.resume_command(path, overrides), *flags])
     with hold_output_dir(recipe, say) as folder:
         finish.refuse_no_checkpoint(recipe, folder)  # a run that is in the folder may not have saved one yet
         return _run_in(
-            folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until, hooks=hooks
-        )
+            folder, recipe, warnings_of_recipe, resume_command, smoke=smoke, planned=planned, until=until, hooks=hooks,
+            trusted=trusted,
+        )  # fmt: skip
 
 
 def _run_in(
     folder: Path, recipe: Recipe, warnings_of_recipe: list[str], resume_command: str, *, smoke: bool, planned: bool,
-    until: int | None, hooks: Hooks,
+    until: int | None, hooks: Hooks, trusted: bool,
 ) -> Path:  # fmt: skip
     """The run, in a folder that no other run is in."""
     _silence_upstream()
@@ -137,7 +140,8 @@ def _run_in(
     with Listener(say).listening() as listener, recorder.recording(resume_command, until is None):
         watching = watching_ranks(args.process_index, args.world_size)
         with explain_lost_rank(), workers_ended(), listener.errors_first(), watching:
-            recipe = _train(recipe, args, recorder, listener, until, hooks)
+            added = final_metrics.choose(recipe, trusted=trusted)
+            recipe = _train(recipe, args, recorder, listener, added, until, hooks)
         recorder.finish()
         if rank() == 0 and until is None:
             finish.finish_run(recipe, folder, lambda: recorder.record, recorder.mark_done, say)
@@ -187,7 +191,7 @@ def _refuse(errors: Sequence[Any]) -> None:
 
 
 def _train(
-    recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, until: int | None = None,
+    recipe: Recipe, args: Any, recorder: RunRecorder, listener: Listener, added: Added, until: int | None = None,
     hooks: Hooks = NO_HOOKS,
 ) -> Recipe:  # fmt: skip
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
@@ -226,6 +230,7 @@ def _train(
     for line in prepared.notes:
         recorder.note(line)
     check_rows(recipe, prepared, tokenizer, recorder.note)
+    check_answers(added, recipe.task, prepared.evals.values())
 
     recorder.enter(Stage.MODEL)
     model = build.build_model(recipe, config, tokenizer, prepared.config, recorder.note)
@@ -233,7 +238,7 @@ def _train(
         from hf_recipes.models.half_precision import prepare_model
 
         model = prepare_model(model)
-    metrics, threshold = tuple(recipe.get("metrics")), float(recipe.get("threshold") or 0.5)
+    metrics, threshold = split_metrics(recipe)[0], float(recipe.get("threshold") or 0.5)
     location = recipe.location("metrics")
     scoring = Scoring(task_of(recipe), prepared, metrics, location, threshold, add=hooks.add_metrics)
     forecast = parse_forecast((recorder.record.plan or {}).get("forecast") or {})
@@ -310,11 +315,11 @@ def _train(
             raise Stopped(signal)
     else:
         recorder.record = replace(recorder.record, steps=0)
-    _evaluate(trainer, scoring, recorder)
+    _evaluate(trainer, scoring, recorder, added)
     return recipe
 
 
-def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
+def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder, added: Added) -> None:
     """Metrics, per-example scores and their intervals."""
     from hf_recipes.compare.intervals import intervals_of_run
 
@@ -325,7 +330,11 @@ def _evaluate(trainer: Any, scoring: Any, recorder: RunRecorder) -> None:
         recorder.record = replace(recorder.record, diverged=f"the loss on the validation split is {loss:g}")
     scored = time.perf_counter()
     recorder.record = replace(recorder.record, scores=scoring.write(trainer, recorder.folder))
-    recorder.record = replace(recorder.record, intervals=intervals_of_run(recorder.folder, recorder.record))
+    more = final_metrics.add(added, trainer, scoring, recorder)
+    intervals = intervals_of_run(recorder.folder, recorder.record)
+    recorder.record = replace(
+        recorder.record, intervals={split: {**found, **more.get(split, {})} for split, found in intervals.items()}
+    )
     recorder.record_scores(time.perf_counter() - scored)
     recorder.enter(Stage.END)
 
@@ -359,7 +368,7 @@ def _refuse_length(recipe: Recipe, length: int, positions: int | None) -> None:
 
 def _refuse_no_batch(recipe: Recipe, args: Any, train: Any) -> None:
     batch = args.per_device_train_batch_size * args.world_size
-    if args.dataloader_drop_last and len(train) < batch:
+    if args.dataloader_drop_last and hasattr(train, "__len__") and len(train) < batch:
         what = f"dataloader_drop_last: true leaves nothing to train on: {len(train)} rows make no batch of {batch}"
         where = recipe.location(f"{recipe.trainer}.dataloader_drop_last")
         raise RecipeError.at(where, what, "leave it out, or take a smaller per_device_train_batch_size")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.typed_json import TypedJsonError, from_json, to_json
+from hf_recipes.pipeline.utilization import with_mfu
 from hf_recipes.record import (
     GuardEvents,
     Memory,
@@ -80,12 +81,13 @@ def sum_sessions(record: RunRecord) -> RunRecord:
     sessions = record.sessions
     timed = [one for one in sessions if one.tokens and one.time.train_seconds]
     seconds = sum(one.time.train_seconds or 0.0 for one in timed)
-    return replace(
+    found = replace(
         record,
         started=sessions[0].started or record.started,
         time=Timing(**{name: _total(getattr(one.time, name) for one in sessions) for name in _names(Timing)}),
         memory=Memory(**{name: _largest(getattr(one.memory, name) for one in sessions) for name in _names(Memory)}),
         tokens_per_second=sum(one.tokens or 0 for one in timed) / seconds if seconds else None,
+        data_wait=_data_wait(sessions),
         guards=GuardEvents(
             skipped_steps=tuple(sorted({step for one in sessions for step in one.guards.skipped_steps})),
             rolled_back=sum(one.guards.rolled_back for one in sessions),
@@ -93,6 +95,14 @@ def sum_sessions(record: RunRecord) -> RunRecord:
         forecast=replace(record.forecast, measured_step_seconds=_mean_step_seconds(sessions)),
         repeated_steps=count_repeated_steps(sessions),
     )
+    return with_mfu(found)
+
+
+def _data_wait(sessions: Sequence[Session]) -> float | None:
+    """Of the sessions that measured it; those of earlier versions did not."""
+    timed = [one.time for one in sessions if one.time.data_seconds is not None and one.time.train_seconds]
+    seconds = sum(one.train_seconds or 0.0 for one in timed)
+    return sum(one.data_seconds or 0.0 for one in timed) / seconds if seconds else None
 
 
 def count_repeated_steps(sessions: Sequence[Session]) -> int:

@@ -20,12 +20,20 @@ SHOWN = (
     *("f1", "f1_micro", "span_f1", "span_f1_strict", "accuracy"),
     *("mse", "pearsonr", "spearmanr", "loss"),
 )
+# What Trainer and SFTTrainer add, and what is in the report only.
+LEFT_OUT = (
+    *("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time", "epoch"),
+    *("num_tokens", "num_input_tokens_seen", "entropy", "mean_token_accuracy"),
+    *("f1_weighted", "span_precision", "span_recall"),
+)
 
 
 def describe_start(recipe: Recipe, args: Any, record: RunRecord) -> list[str]:
     """One screenful before training: model, data, precision, device, batch, steps, output folder."""
     model, batch, device = record.model or ModelFacts(), record.batch or Batch(), record.device
-    splits = ", ".join(f"{name} {part.rows:,} rows" for name, part in record.data.items())
+    splits = ", ".join(
+        f"{name} {f'{part.rows:,} rows' if part.rows else 'streamed'}" for name, part in record.data.items()
+    )
     counts = record.data["train"].labels
     share = model.trainable_parameters / model.parameters
     kind = f"{model.class_}{', from scratch' if model.from_scratch else ''}"
@@ -88,14 +96,15 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
     trained = recipe.training.get("do_train") is not False
     lines = ["", f"{record.status} after {record.steps} steps" if trained else "evaluated; nothing was trained"]
     before, after, test = (record.metrics.of(split) for split in ("before", "eval", "test"))
-    for name in SHOWN:
-        if f"eval_{name}" in after:
-            was = f"{before[f'eval_{name}']:.4g} -> " if f"eval_{name}" in before else ""
-            on_test = f"   (test {test[f'test_{name}']:.4g})" if f"test_{name}" in test else ""
-            lines.append(f"  {name:<14} {was}{after[f'eval_{name}']:.4g}{on_test}")
+    measured = [key.removeprefix("eval_") for key in after]
+    others = [name for name in measured if name not in (*SHOWN, *LEFT_OUT)]  # of hooks, answers and modules
+    for name in (*(name for name in SHOWN if name in measured), *others):
+        was = f"{before[f'eval_{name}']:.4g} -> " if f"eval_{name}" in before else ""
+        on_test = f"   (test {test[f'test_{name}']:.4g})" if f"test_{name}" in test else ""
+        lines.append(f"  {name:<14} {was}{after[f'eval_{name}']:.4g}{on_test}")
     if record.tokens_per_second and record.time.train_seconds is not None:
         speed = f"{record.tokens_per_second:,.0f} tokens a second"
-        lines.append(f"  trained for    {record.time.train_seconds:.0f} s at {speed}")
+        lines.append(f"  trained for    {record.time.train_seconds:.0f} s at {speed}{describe_use_of_time(record)}")
     lines += ["", f"record   {folder / NAME}"]
     if (folder / "report.html").is_file():
         lines.append(f"report   {folder / 'report.html'}")
@@ -111,6 +120,14 @@ def describe_end(recipe: Recipe, folder: Path, record: RunRecord) -> list[str]:
             push = shlex.join(["hf-recipes", "push", str(folder), "--repo", repo])
             lines.append(f"next     {push}    put it on the Hub")
     return lines
+
+
+def describe_use_of_time(record: RunRecord) -> str:
+    """Time spent waiting for data, and the share of the GPU's peak rate; "" where neither was measured."""
+    wait, used = record.data_wait, record.utilization.mfu
+    parts = [f"{wait:.1%} of the time waiting for data"] if wait is not None else []
+    parts += [f"{used:.1%} of the peak rate (MFU)"] if used is not None else []
+    return "".join(f", {part}" for part in parts)
 
 
 def describe_use(recipe: Recipe, folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS, task_of
 from hf_recipes.common.text import as_yaml
 from hf_recipes.recipe.global_batch import derive_accumulation
+from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.recipe import CHOSEN
 from hf_recipes.recipe.schema.installed import fields
 
@@ -99,7 +100,8 @@ def _precision(recipe: Recipe, device: Device) -> Iterator[Choice]:
         if recipe.get("master_weights"):
             yield "model.dtype", "float16", "master_weights: fp16 parameters; the fp32 masters are the optimizer's"
         elif recipe.section("BitsAndBytesConfig"):
-            dtype = "bfloat16" if device.bf16 and not on_cpu else "float32"
+            halves = device.bf16 and not on_cpu and model_facts(recipe.section("model")).model_type != "fnet"
+            dtype = "bfloat16" if halves else "float32"  # FNet's Fourier transform: rules/device.py
             yield "model.dtype", dtype, "of what is not quantised; none is stated"
         else:
             yield "model.dtype", "float32", "none is stated; from_pretrained would take the checkpoint's"

@@ -145,6 +145,7 @@ class Timing:
     """Seconds, of all sessions together or of one. Of a killed one: until its last checkpoint."""
 
     train_seconds: float | None = None  # training without its evaluations
+    data_seconds: float | None = None  # of it, waiting for the data loader's next batch
     eval_seconds: float | None = None  # evaluations during training
     scores_seconds: float | None = None  # writing per-example scores, and their intervals
     total_seconds: float | None = None  # from the data to the scores
@@ -162,6 +163,17 @@ class Memory:
     def peak_bytes(self) -> int | None:
         """On the GPU if there is one, else of the process."""
         return self.peak_reserved_bytes or self.peak_rss_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utilization:
+    """Model FLOPs utilization (MFU), of a GPU that is known; null elsewhere."""
+
+    mfu: float | None = None  # tokens_per_second x flops_per_token / peak_flops
+    flops_per_token: float | None = None  # forward and backward of one token, padding and recomputation left out
+    formula: str | None = None  # how they were counted
+    peak_flops: float | None = None  # of all GPUs of the run, a second
+    peak: str | None = None  # whose rate that is, and in which precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +330,8 @@ class RunRecord:
     total_flos: float | None = None  # floating-point operations, as Trainer counts them
     time: Timing = Timing()  # seconds of all sessions, repeated steps included
     tokens_per_second: float | None = None  # of training in all sessions, evaluations left out
+    data_wait: float | None = None  # share of the training time that was spent waiting for data
+    utilization: Utilization = Utilization()  # share of the GPU's peak rate that training used
     train_loss: float | None = None  # mean over the run
     log_history: tuple[Mapping[str, Any], ...] = ()  # Trainer's log entries
     best_checkpoint: str | None = None  # by metric_for_best_model

@@ -167,6 +167,11 @@ def _cost(record: RunRecord) -> Iterator[Block]:
         rows.append(("expected training time", f"{forecast.seconds[0]:,.0f} to {forecast.seconds[1]:,.0f} s"))
     if forecast.measured_step_seconds:
         rows.append(("one step", f"{forecast.measured_step_seconds:.3g} s"))
+    if record.data_wait is not None:
+        rows.append(("waiting for data", f"{record.data_wait:.1%} of the training time"))
+    used = record.utilization
+    if used.mfu is not None:
+        rows.append(("MFU", f"{used.mfu:.1%} of {used.peak}; FLOPs of a token: {used.formula}"))
     yield Table(head=("", ""), rows=rows)
     parts = [(name, size / GIB) for name, size in (plan.get("card") or {}).items() if size > 0]
     if parts:

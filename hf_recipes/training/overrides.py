@@ -4,6 +4,7 @@
     OutOfMemoryRetry  training/out_of_memory.py    retries a step with a smaller micro-batch
     MasterWeightsStep training/master_weights.py   fp16 weights with fp32 masters (optional)
     ExactEvaluation   evaluation/exact.py          two numbers a row instead of logits
+    EvaluationOrder   evaluation/length_order.py   rows of like length together, results in the data's order
     CheckpointWriter  checkpoints/saving.py        checkpoints that are complete or not there
     LoopState         checkpoints/loop_state.py    a resumed run equals an uninterrupted one
     StepWork          training/step_work.py        what follows a step is done once, also where a signal comes between
@@ -208,8 +209,8 @@ class Overrides(TrainerMembers):
         self.parts.loop.seed_epoch(kwargs["train_dataloader"], self.args, int(kwargs["epoch"]))
         super()._run_epoch(*args, **kwargs)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        batches, items = super().get_batch_samples(*args, **kwargs)
+    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(self.parts.wait.measure(epoch_iterator), *args, **kwargs)
         guard = self.parts.guard
         self.parts.work.begin_step()
         if guard is not None:
@@ -279,15 +280,22 @@ class Overrides(TrainerMembers):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         with self.parts.evaluation.all_rows_in_order(self):
-            loader = super().get_eval_dataloader(eval_dataset)
+            loader = self.parts.order.remember(super().get_eval_dataloader(eval_dataset))
         return self.parts.loop.seed_loader(loader, self.args)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         with self.parts.evaluation.all_rows_in_order(self):
-            loader = super().get_test_dataloader(test_dataset)
+            loader = self.parts.order.remember(super().get_test_dataloader(test_dataset))
         return self.parts.loop.seed_loader(loader, self.args)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return self.parts.order.choose(self, eval_dataset) or super()._get_eval_sampler(eval_dataset)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.parts.order.kept(self, dataloader) as put_back:
+            return put_back(self._evaluate_batches(dataloader, *args, **kwargs))
+
+    def _evaluate_batches(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_fsdp_enabled and not self.accelerator._models:  # no training came before
             whole: Any = self.model
             unused = torch.optim.SGD(list(whole.parameters()), lr=0.0)  # accelerate (1.15) asks for one with FSDP2

@@ -20,6 +20,8 @@ from hf_recipes.checkpoints.saving import CheckpointWriter, describe_lost_weight
 from hf_recipes.checkpoints.settings import SCHEDULER, RecipeSettings
 from hf_recipes.checkpoints.sharded import save_optimizer
 from hf_recipes.evaluation.exact import ExactEvaluation
+from hf_recipes.evaluation.length_order import EvaluationOrder
+from hf_recipes.training.data_wait import DataWait
 from hf_recipes.training.master_weights import MasterWeightsStep
 from hf_recipes.training.out_of_memory import OutOfMemoryRetry
 from hf_recipes.training.step_guard import StepGuard
@@ -50,6 +52,8 @@ class TrainerParts:
     work: StepWork = field(default_factory=StepWork)
     settings: RecipeSettings = field(default_factory=RecipeSettings)
     evaluation: ExactEvaluation = field(default_factory=ExactEvaluation)
+    order: EvaluationOrder = field(default_factory=EvaluationOrder)
+    wait: DataWait = field(default_factory=DataWait)
 
 
 class TrainerMembers(_Trainer):

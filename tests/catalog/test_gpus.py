@@ -7,6 +7,7 @@ import pytest
 from hf_recipes.catalog.gpus import (
     GIB,
     context_bytes,
+    context_range,
     find_gpu,
     format_gpus,
     known_gpus,
@@ -28,9 +29,14 @@ def test_a_gpu_is_called_full_before_its_sold_size_is() -> None:
         assert usable_bytes(gpu) <= gpu.visible_bytes - context_bytes(gpu), gpu.name
 
 
-def test_a_context_that_was_measured_counts_and_any_other_is_assumed_between_those() -> None:
-    t4, h100, other = (context_bytes(find_gpu(name)) for name in ("t4", "h100", "rtx-2080-ti"))
-    assert (t4, h100) == (141 * 2**20, 771 * 2**20) and t4 < other < h100
+def test_a_context_that_is_known_counts_and_any_other_lies_between_those_of_its_capability() -> None:
+    def mib(name: str) -> tuple[int, ...]:
+        return tuple(size // 2**20 for size in context_range(find_gpu(name)))
+
+    assert [mib(name) for name in ("t4", "a100-80gb", "h100")] == [(141, 141), (503, 503), (771, 771)]
+    assert mib("rtx-3070") == mib("a10g") == (210, 323)  # an A4000's and an RTX 3090's
+    assert mib("v100-16gb") == mib("rtx-2080-ti") == (141, 771)  # no two of their capability are known: of all
+    assert all(bool(gpu.context_source) == (gpu.measured_context is not None) for gpu in CUDA)
 
 
 @pytest.mark.parametrize("typed", ["rtx3070", "RTX 3070", "rtx_3070", "GeForce RTX 3070", "NVIDIA GeForce RTX 3070"])

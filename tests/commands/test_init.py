@@ -10,19 +10,30 @@ import pytest
 from hf_recipes.commands.check import check
 from hf_recipes.commands.init import choose_target, command, recipe_text
 from hf_recipes.data.first_look import look
+from hf_recipes.data.splits import load_splits
+from hf_recipes.data.trial import try_data
 from hf_recipes.errors import RecipeError
+from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
 from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
+ASKED, ANSWERED = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 CONLL = "Anne B-PER\nElliot I-PER\nsmiled O\n\nThe O\nsea O\n\n" * 3
 FILES = {
     "a.csv": "review,stars\n" + "a good film,5\na bad film,1\n" * 5,
     "a.tsv": "text\tlabel\n" + "good\tyes\nbad\tno\n" * 5,
     "b.csv": "label;text\n" + "yes;a good film, really\nno;bad\n" * 5,
-    "chat.jsonl": json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+    "chat.jsonl": f"{json.dumps({'messages': [ASKED, ANSWERED]})}\n" * 3,
     "share.json": json.dumps([{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}] * 3),
-    "pairs.jsonl": json.dumps({"prompt": "1 + 1 =", "completion": " 2"}),
-    "words.jsonl": json.dumps({"tokens": ["Anne", "smiled"], "ner_tags": ["B-PER", "O"]}),
+    "pairs.jsonl": f"{json.dumps({'prompt': '1 + 1 =', 'completion': ' 2'})}\n" * 3,
+    "words.jsonl": f"{json.dumps({'tokens': ['Anne', 'smiled'], 'ner_tags': ['B-PER', 'O']})}\n" * 3,
+    "talks.jsonl": f"{json.dumps({'prompt': [ASKED], 'completion': [ANSWERED]})}\n" * 3,
+    "nli.csv": "premise,hypothesis,label\n" + "it rains,it is wet,yes\nit rains,it is dry,no\n" * 5,
+    "pos.conll": "The DT\nsea NN\n\nIt PRP\nrose VB\n\n" * 3,
+    "numbers.jsonl": f"{json.dumps({'tokens': ['Anne', 'smiled'], 'ner_tags': [3, 0]})}\n" * 3,
+    "spans.jsonl": f"{json.dumps({'text': 'Anne smiled', 'entities': [{'start': 0, 'end': 4, 'label': 'PER'}]})}\n" * 3,
+    "below.json": json.dumps({"version": 1, "data": [{"text": "x", "label": i % 2} for i in range(9)]}),
+    "pretty.json": json.dumps({"train": [{"text": "x", "label": i % 2} for i in range(9)], "test": []}, indent=2),
     "a.conll": CONLL,
     "b.txt": CONLL,
     "book.txt": "It is a truth.\nUniversally acknowledged.\n\nA second paragraph.\n" * 3,
@@ -36,6 +47,13 @@ EXPECTED = {
     "share.json": ("chat", {"path": "json"}),
     "pairs.jsonl": ("chat", {"path": "json"}),
     "words.jsonl": ("token-classification", {"tokens_column": "tokens", "tags_column": "ner_tags"}),
+    "talks.jsonl": ("chat", {"path": "json"}),
+    "nli.csv": ("text-classification", {"text_column": "premise", "text_pair_column": "hypothesis"}),
+    "pos.conll": ("token-classification", {"format": "conll"}),
+    "numbers.jsonl": ("token-classification", {"tags_column": "ner_tags"}),
+    "spans.jsonl": ("token-classification", {"path": "json"}),
+    "below.json": ("text-classification", {"field": "data"}),
+    "pretty.json": ("text-classification", {"field": "train"}),
     "a.conll": ("token-classification", {"path": "text", "format": "conll"}),
     "b.txt": ("token-classification", {"path": "text", "format": "conll"}),
     "book.txt": ("causal-lm", {"sample_by": "paragraph"}),
@@ -52,14 +70,15 @@ def test_a_file_is_taken_for_what_it_is(folder: Path, name: str) -> None:
     assert section.items() <= seen.dataset.items()
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "chat.jsonl", "words.jsonl", "book.txt"])
+@pytest.mark.parametrize("name", FILES)
 def test_the_recipe_passes_check_and_reads_back(folder: Path, name: str) -> None:
     Path(name).write_text(FILES[name])
     lines: list[str] = []
-    command(name, yes=True, say=lines.append)
+    assert command(name, yes=True, say=lines.append), lines
     assert check("recipe.yaml")[1] == 0
     recipe = read_recipe("recipe.yaml")
     assert recipe.task == EXPECTED[name][0]
+    assert try_data(recipe) is not None  # a run reads every row
     assert recipe.get("dataset.data_files") == {"train": name}
     assert lines[-1].startswith("written: recipe.yaml\nnext     hf-recipes run recipe.yaml")
     assert lines[0].startswith(f"{name}: ")
@@ -168,6 +187,18 @@ def test_a_task_that_the_file_cannot_teach_is_refused(folder: Path) -> None:
     assert not Path("recipe.yaml").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_what_init_writes_trains(folder: Path, name: str) -> None:
+    Path(name).write_text(FILES[name] if name != "lines.txt" else "one sentence and more\n" * 300)
+    command(name, model="scratch", yes=True, say=lambda line: None)
+    arguments = f"{read_recipe('recipe.yaml').trainer}."
+    if name == "book.txt":
+        Path(name).write_text(FILES[name] * 40)
+    run("recipe.yaml", [f"{arguments}max_steps=1", f"{arguments}use_cpu=true", f"{arguments}bf16=false"])
+    assert Path("runs/recipe/model.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", ["a.csv", "share.json", "words.jsonl", "b.txt", "lines.txt"])
 def test_a_recipe_from_scratch_needs_no_download_and_passes_check(folder: Path, name: str) -> None:
     Path(name).write_text(FILES[name])
@@ -201,7 +232,7 @@ def test_a_recipe_for_a_gpu_has_its_batch_and_its_precision(folder: Path) -> Non
 
 def test_a_gpu_without_bf16_trains_in_fp16(folder: Path) -> None:
     Path("a.csv").write_text(FILES["a.csv"])
-    assert "  fp16: true" in recipe_text(look("a.csv"), "scratch", "a", 8, choose_target("t4"), "a.csv")
+    assert "  fp16: true" in recipe_text(look("a.csv"), "scratch", Path("a.yaml"), 8, choose_target("t4"), "a.csv")
 
 
 def test_a_gpu_that_is_not_known_is_refused_before_anything_is_written(folder: Path) -> None:
@@ -214,18 +245,31 @@ def test_a_gpu_that_is_not_known_is_refused_before_anything_is_written(folder: P
 def test_files_that_cannot_be_read_are_refused(folder: Path) -> None:
     Path("empty.csv").write_text("")
     Path("bad.json").write_text("{")
-    Path("latin.csv").write_bytes("text,label\ncaf\xe9,1\n".encode("latin-1"))
+    Path("bad.jsonl").write_text('{"text": "a"}\n' * 5 + '{"text": "b\n')
+    Path("latin.json").write_bytes('[{"text": "caf\xe9", "label": 1}]'.encode("latin-1"))
+    Path("ragged.csv").write_text("text,label\na, b,1\n")
     messages = []
-    for name in ("empty.csv", "bad.json", "latin.csv", "emtpy.csv", "a.docx"):
+    for name in ("empty.csv", "bad.json", "latin.json", "emtpy.csv", "a.docx", "bad.jsonl", "ragged.csv", "no/file"):
         Path("a.docx").write_text("x")
         with pytest.raises(RecipeError) as raised:
             command(name, yes=True, say=lambda line: None)
         messages.append(str(raised.value))
     assert messages[0] == "empty.csv: there are no rows in it; name a file with some"
     assert messages[1].startswith("bad.json: cannot be read as json: ")
-    assert messages[2] == "latin.csv: is not UTF-8 text; convert it to UTF-8"
+    assert messages[2] == (
+        "latin.json: cannot be read as json: it is latin-1, and a file that is one JSON document is read as UTF-8 "
+        "only; convert it: iconv -f latin-1 -t utf-8 latin.json > FILE"
+    )
     assert messages[3] == "emtpy.csv: no such file; did you mean 'empty.csv'?"
     assert messages[4].startswith("a.docx: is no data file that is known; the formats are json, ")
+    assert messages[5].startswith("bad.jsonl: cannot be read as json: 6 is not JSON: ")
+    assert messages[6] == (
+        "ragged.csv: cannot be read as csv: line 2 has more fields than the 2 columns (text, label); "
+        "put texts that hold ',' into quotes"
+    )
+    assert messages[7] == (
+        "no/file: no such file; of a data set on the Hub download a file first: hf download --repo-type dataset no/file"
+    )
     assert not Path("recipe.yaml").exists()
 
 
@@ -244,3 +288,103 @@ def test_a_place_that_cannot_be_written_is_refused(folder: Path) -> None:
     assert str(raised.value) == (
         "argument '--output': 'no/such/recipe.yaml' cannot be written (No such file or directory); choose another place"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "written"),
+    [
+        ("a.csv", "latin-1", "latin-1"),
+        ("a.csv", "cp1252", "cp1252"),
+        ("a.csv", "utf-16", "utf-16"),
+        ("a.csv", "utf-8-sig", None),
+        ("lines.txt", "latin-1", "latin-1"),
+        ("lines.txt", "utf-16", "utf-16"),
+        ("a.jsonl", "latin-1", "latin-1"),
+        ("a.conll", "latin-1", "latin-1"),
+        ("a.conll", "utf-16", "utf-16"),
+    ],
+)
+def test_a_file_that_is_not_utf8_is_read_by_its_encoding(
+    folder: Path, name: str, encoding: str, written: str | None
+) -> None:
+    letter = "\u2019" if encoding == "cp1252" else "\xf6"
+    rows = '{"text": "good", "label": "a"}\n{"text": "no", "label": "b"}\n' * 5
+    text = {**FILES, "a.jsonl": rows}[name].replace("o", letter)
+    Path(name).write_bytes(text.encode(encoding))
+    lines: list[str] = []
+    assert command(name, yes=True, say=lines.append), lines
+    recipe = read_recipe("recipe.yaml")
+    assert recipe.get("dataset.encoding") == written
+    assert (f"{name} is no UTF-8: it is read as {written} (dataset.encoding)" in lines) == (written is not None)
+    splits = load_splits(recipe)
+    assert letter in str([*splits.train, *splits.validation])
+
+
+def test_rows_that_a_run_refuses_are_named_and_the_command_fails(folder: Path) -> None:
+    Path("a.csv").write_text("text,label\ngood,a\nbad,b\n" * 5 + "none,\n,a\n")
+    lines: list[str] = []
+    assert not command("a.csv", yes=True, say=lines.append)
+    assert "warning: 1 row has no label in 'label' (the first is row 14): a run refuses such rows; remove them" in lines
+    assert "warning: 1 row has no text in 'text' (the first is row 15): a run refuses such rows; remove them" in lines
+    assert any("has no label (None); remove such rows" in line for line in lines)
+    assert lines[-1] == "written: recipe.yaml; correct that before: hf-recipes run recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "message"),
+    [
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], None, "a.jsonl: has preferences (chosen and rejected): "),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "chat", "a.jsonl: has preferences (chosen and rejected): "),
+        ([{"text": f"text {i}", "other": f"text {i}"} for i in range(9)], "text-classification",
+         "a.jsonl: no column has classes: 'other' has 9 values in 9 rows; "),
+        ([{"text": f"text {i}", "vector": [0.5, i]} for i in range(9)], "text-classification",
+         "a.jsonl: the column 'vector' holds lists or objects, not classes; "),
+        ([{"text": ["a", "b"], "label": [1, 2]}], None,
+         "a.jsonl: cannot be read as json: it holds one object of columns, each a list; write one object a line; "),
+    ],
+)  # fmt: skip
+def test_what_nothing_can_be_learned_from_is_refused_and_nothing_is_written(
+    folder: Path, rows: list, task: str | None, message: str
+) -> None:
+    write_rows("a.jsonl", rows)
+    with pytest.raises(RecipeError) as raised:
+        command("a.jsonl", task=task, yes=True, say=lambda line: None)
+    assert str(raised.value).startswith(message)
+    assert not Path("recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("./modle", "argument '--model': './modle': no such folder; did you mean 'model'?"),
+        ("/no/where", "argument '--model': '/no/where': no such folder; name a model's folder, a Hub id, or scratch"),
+        (
+            "a model",
+            "argument '--model': 'a model' is neither a folder nor a Hub id; name a model's folder, a Hub id such",
+        ),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused(folder: Path, model: str, message: str) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    Path("model").mkdir()
+    with pytest.raises(RecipeError) as raised:
+        command("a.csv", model=model, yes=True, say=lambda line: None)
+    assert str(raised.value).startswith(message)
+
+
+def test_what_is_not_read_is_named_and_the_next_command_can_be_typed(folder: Path) -> None:
+    Path("my data").mkdir()
+    Path("my data/a.csv").write_text("id,text,label\n" + "".join(f"{i},day {i},{'ab'[i % 2]}\n" for i in range(9)))
+    lines: list[str] = []
+    command("my data/a.csv", output="my data/r.yaml", model="scratch", yes=True, say=lines.append)
+    assert "not read: id" in lines
+    assert "next     hf-recipes run 'my data/r.yaml'" in lines[-1]
+    assert "# Run:      hf-recipes run 'my data/r.yaml'" in Path("my data/r.yaml").read_text()
+    read_recipe("my data/r.yaml")
+
+
+def test_a_gpu_that_is_not_known_gets_advice_that_this_command_has(folder: Path) -> None:
+    Path("a.csv").write_text(FILES["a.csv"])
+    with pytest.raises(RecipeError) as raised:
+        command("a.csv", gpu="rtx-9999", yes=True, say=lambda line: None)
+    assert str(raised.value).endswith("all: hf-recipes plan --gpu list") and "--memory" not in str(raised.value)

@@ -316,3 +316,10 @@ def test_draws_that_are_made_in_parts_are_as_many_as_were_asked_for(
     for few in (100, 1):
         monkeypatch.setattr(statistics, "FEW", few)
         assert statistics.bootstrap(_ones(real), 101, 0).shape == (101, 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_whose_perplexity_is_infinite_have_no_interval_and_no_warning_of_numpy() -> None:
+    rows = np.array([[900.0, 1.0], [1000.0, 1.0], [1100.0, 1.0]])
+    found = small_samples.jackknife(rows, measures.exponential)
+    assert np.isinf(found.value) and np.isinf(found.high) and np.isnan(found.error)

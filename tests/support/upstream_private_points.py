@@ -32,6 +32,13 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         until="Trainer lets an optimizer clip its own gradients without SageMaker",
     ),
     PrivatePoint(
+        name="transformers.trainer:Trainer._get_eval_sampler",
+        used_by="training/overrides.py",
+        why="evaluation in batches of like length; results are put back into the data's order",
+        signature="(self, eval_dataset: torch.utils.data.dataset.Dataset) -> torch.utils.data.sampler.Sampler | None",
+        until="Trainer sorts an evaluation by length and hands results out in the data's order",
+    ),
+    PrivatePoint(
         name="transformers.trainer:Trainer._get_grad_norm",
         used_by="training/overrides.py",
         why="the norm that is logged when max_grad_norm is 0 must be the unscaled one too",
@@ -430,6 +437,25 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
             "d_to_fp32: bool = False, outputs: tuple[str, ...] = ('log_probs',)) -> None"
         ),
         lines=("compact = _use_triton(hidden_states.device)",),
+    ),
+    PrivatePoint(
+        name="transformers.integrations.flex_attention:compile_friendly_flex_attention",
+        used_by="plan/trace/flex_attention.py",
+        why="flex attention's compiled kernel: a stand-in with the same outputs",
+        signature="(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, training=False, **kwargs) -> "
+        "torch.Tensor | tuple[torch.Tensor, torch.Tensor]",
+    ),
+    PrivatePoint(
+        name="transformers.models.longformer.modeling_longformer:LongformerSelfAttention._get_global_attn_indices",
+        used_by="plan/trace/longformer.py",
+        why="the mask of global attention: its places are counted here",
+        lines=("is_index_global_attn.nonzero(as_tuple=True)",),
+    ),
+    PrivatePoint(
+        name="bitsandbytes.autograd._functions:matmul",
+        used_by="plan/trace/upstream_patches.py",
+        why="products of 8 bit go by the device: MatMul8bitFp on a CPU, also where the tensors are meta ones",
+        lines=("MatMul8bitFp.apply(A, B, out, bias, state)", "MatMul8bitLt.apply(A, B, out, bias, state)"),
     ),
     PrivatePoint(
         name="transformers.modeling_flash_attention_utils:lazy_import_flash_attention",

@@ -10,23 +10,24 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from hf_recipes.catalog.metrics import GENERATED
 from hf_recipes.errors import MetricError
 
-NAMES = ("exact_match", "rouge", "bleu")  # that a user can ask for
-ROUGE = ("rouge1", "rouge2", "rougeL")
+NAMES = tuple(GENERATED)  # that a user can ask for
+ROUGE = GENERATED["rouge"]
 ORDER = 4  # BLEU's longest n-gram
 PACKAGES = {"rouge": "rouge_score", "bleu": "sacrebleu"}
 
 Column = list[Any]  # a value an example
 
 
-def check_packages(names: Sequence[str]) -> None:
+def check_packages(names: Sequence[str], where: str) -> None:
     """Before a model is loaded. Raises MetricError for a metric whose package is not installed."""
     for name in names:
         package = PACKAGES.get(name)
         if package is not None and find_spec(package) is None:
             fix = "run: pip install 'hf_recipes[generation]'"
-            raise MetricError.at("argument '--metric'", f"{name} needs {package}, which is not installed", fix)
+            raise MetricError.at(where, f"{name} needs {package}, which is not installed", fix)
 
 
 def score_texts(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, Column]:

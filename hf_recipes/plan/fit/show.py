@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
-from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_bytes
+from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_range
 from hf_recipes.common.text import format_bytes
 from hf_recipes.plan.fit.verdict import CPU, OUT, TIGHT, Fit
 from hf_recipes.plan.trace.result import PARTS
@@ -100,10 +100,13 @@ def _describe_usable(fit: Fit) -> str:
         return f"{text} what Python with its imports takes"
     if gpu.unified:
         return f"{text} the system's share of {UNIFIED_SHARE:.0%}"
+    least, most = context_range(gpu)
     if gpu.laptop:
-        context, desktop = format_bytes(context_bytes(gpu)), format_bytes(DESKTOP_BYTES)
-        return f"{text} {context} of CUDA context and {desktop} of the desktop's"
-    return f"{text} {format_bytes(overhead)} of CUDA context"
+        overhead -= DESKTOP_BYTES
+    # Free bytes that a driver reports are without the context as it is.
+    assumed = f" (assumed, {format_bytes(least)} at least)" if least < most == overhead else ""
+    desktop = f" and {format_bytes(DESKTOP_BYTES)} of the desktop's" if gpu.laptop else ""
+    return f"{text} {format_bytes(overhead)} of CUDA context{assumed}{desktop}"
 
 
 def _describe_largest(fit: Fit) -> Iterator[str]:

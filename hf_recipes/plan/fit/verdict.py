@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_recipes.catalog.gpus import Gpu, find_gpu, parse_bytes, usable_bytes
+from hf_recipes.catalog.gpus import Gpu, context_range, find_gpu, parse_bytes, usable_bytes
 from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.parallel import SINGLE, Layout, apply_layout
 from hf_recipes.plan.trace.cuda_allocator import replay_trace
@@ -85,12 +85,16 @@ def cpu_as_gpu() -> Gpu:
 
 
 def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None, layout: Layout = SINGLE) -> Fit:
-    """FITS: what the allocator reserves is there with MARGIN to spare; TIGHT: what is allocated is there, what is
-    reserved hardly or not (set expandable_segments); OUT: neither. `usable`: free bytes, where the driver reports
-    them."""
+    """FITS: what the allocator reserves is there with MARGIN to spare and the largest CUDA context that the GPU may
+    have; TIGHT: what is allocated is there, what is reserved hardly or not (set expandable_segments); OUT: neither,
+    with the smallest context. `usable`: free bytes, where the driver reports them: they are without the context."""
     if gpu.name == CPU:
         return _assess_on_cpu(recipe, trace, gpu)
-    usable = usable_bytes(gpu) if usable is None else usable
+    most = usable
+    if usable is None:
+        least_context, most_context = (0, 0) if gpu.unified else context_range(gpu)
+        usable = usable_bytes(gpu)
+        most = usable + most_context - least_context
     trace = apply_layout(trace, layout)
     if gpu.unified:
         trace = replace(trace, estimate=(*trace.estimate, NOT_APPLE))
@@ -98,7 +102,7 @@ def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None
     if reserved.peak * MARGIN <= usable:
         verdict = FITS
     else:
-        verdict = OUT if replay_trace(trace, capacity=usable, expandable=True).out_of_memory else TIGHT
+        verdict = OUT if replay_trace(trace, capacity=most, expandable=True).out_of_memory else TIGHT
     if layout.is_closed_form and verdict != OUT:
         verdict = UNSURE
     return Fit(recipe=recipe, gpu=gpu, trace=trace, reserved=reserved, usable=usable, verdict=verdict, layout=layout)

@@ -1,100 +1,125 @@
-"""Results of common operations on meta tensors without torch's Python references, which take half of a trace.
+"""What an operation on meta tensors gave before: the second of two equal layers asks torch nothing new.
 
-torch 2.13 runs its meta kernels of these operations in Python (torch/_refs, torch/_decomp): broadcasting, promotion,
-strides. Where every tensor is contiguous and of one floating dtype, and shapes agree, there is nothing to find out. All
-else is torch's: a rule answers None.
+torch runs many meta kernels in Python (torch/_refs, torch/_decomp): broadcasting, promotion, strides. That is most of
+a trace's time. What comes out depends on the arguments' shapes, strides and dtypes and on plain values alone, so it is
+remembered for one trace. Only operations that write nothing and return new storages are, and a few in place; what they
+return is looked at the first time (`_is_new`). Views, scalars, subclasses and other devices are always torch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-Rule = Callable[..., Any]
-_aten = torch.ops.aten
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-SAFE_KWARGS = frozenset({"alpha", "approximate", "value"})  # that change no shape and no dtype
+_VALUES = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+VIEWS = ("_unsafe_view", "_reshape_alias", "lift_fresh", "lift")  # which their schemas do not call so
+IN_PLACE = ("add_", "sub_", "mul_", "div_", "addcmul_", "addcdiv_", "lerp_", "copy_", "zero_", "fill_", "masked_fill_")
+
+Form = tuple[torch.Size, tuple[int, ...], torch.dtype]  # of a tensor
+Cost = tuple[int, int, bool]  # floating point operations, bytes that are moved, whether in half precision
 
 
-def shortcut(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result, of the same shapes, dtypes and strides as torch's own; None where torch has to compute it."""
-    rule = RULES.get(packet)
-    if rule is None or (kwargs and not kwargs.keys() <= SAFE_KWARGS) or not _is_easy(args[0]):
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`forms`: of each result, None for none of it; `many`: how they are returned; in place, the first argument is."""
+
+    forms: tuple[Form | None, ...]
+    many: type | None
+    in_place: bool
+    cost: Cost
+
+    def result(self, args: tuple[Any, ...]) -> Any:
+        """New tensors of the remembered forms."""
+        if self.in_place:
+            return args[0]
+        if self.many is None:
+            return _new(self.forms[0])
+        return self.many(map(_new, self.forms))
+
+
+def key_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """All that the result depends on; None where it may depend on more."""
+    if not _can_be_known(func):
         return None
-    return rule(*args)
-
-
-def _is_easy(value: Any) -> bool:
-    return type(value) in _PLAIN and value.is_meta and value.is_floating_point() and value.is_contiguous()
-
-
-def _like(one: Any, first: torch.Tensor) -> bool:
-    return _is_easy(one) and one.dtype == first.dtype and one.shape == first.shape
-
-
-def _new(*shape: int, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype or like.dtype, device="meta")
-
-
-def _agree(first: torch.Tensor, others: tuple[Any, ...]) -> bool:
-    return all(isinstance(one, int | float) or _like(one, first) for one in others)
-
-
-def _pointwise(first: torch.Tensor, *others: Any) -> Any:
-    return _new(*first.shape, like=first) if _agree(first, others) else None
-
-
-def _in_place(first: torch.Tensor, *others: Any) -> Any:
-    return first if _agree(first, others) else None
-
-
-def _mm(first: torch.Tensor, second: Any) -> Any:
-    """The second may be transposed: what comes out is contiguous all the same."""
-    if type(second) not in _PLAIN or not second.is_meta or second.dtype != first.dtype or first.shape[1] != len(second):
+    try:
+        named = tuple((name, _key(kwargs[name])) for name in sorted(kwargs)) if kwargs else ()
+        return (func, torch.get_default_dtype(), named, *map(_key, args))
+    except TypeError:
         return None
-    return _new(first.shape[0], second.shape[1], like=first)
 
 
-def _addmm(bias: torch.Tensor, first: Any, second: Any) -> Any:
-    if not _is_easy(first) or first.dtype != bias.dtype or bias.dim() != 1:
+def learn(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, cost: Cost) -> Known | None:
+    """What to remember of the first result; None where it is not new storage that its form describes."""
+    if func._overloadpacket.__name__ in IN_PLACE:
+        return Known(forms=(), many=None, in_place=True, cost=cost) if result is args[0] else None
+    results = (result,) if isinstance(result, torch.Tensor) else result
+    if type(results) not in (tuple, list):
         return None
-    found = _mm(first, second)
-    return found if found is not None and found.shape[1] == len(bias) else None
+    taken = {one.untyped_storage()._cdata for one in _tensors((*args, *kwargs.values()))}
+    for one in results:
+        if one is not None and not _is_new(one, taken):
+            return None
+    forms = tuple(None if one is None else (one.shape, one.stride(), one.dtype) for one in results)
+    return Known(forms=forms, many=None if results is not result else type(result), in_place=False, cost=cost)
 
 
-def _dropout(first: torch.Tensor, p: Any, train: Any) -> Any:
-    if not train or not 0 < p < 1:
-        return None
-    return _new(*first.shape, like=first), _new(*first.shape, like=first, dtype=torch.bool)
+def _is_new(one: Any, taken: set[int]) -> bool:
+    """Whether `empty_strided` makes the same: a plain tensor at the beginning of a storage of its own. Adds the storage
+    to `taken`."""
+    if type(one) is not torch.Tensor or not one.is_meta or one.layout is not torch.strided or one.storage_offset():
+        return False
+    storage = one.untyped_storage()
+    if storage._cdata in taken or one.is_conj() or one.is_neg():
+        return False
+    taken.add(storage._cdata)
+    return _make((one.shape, one.stride(), one.dtype)).untyped_storage().nbytes() == storage.nbytes()
 
 
-def _dropout_backward(gradient: torch.Tensor, mask: Any, scale: Any) -> Any:
-    same = isinstance(mask, torch.Tensor) and mask.shape == gradient.shape and mask.is_contiguous() and mask.is_meta
-    return _new(*gradient.shape, like=gradient) if same else None
+def _make(form: Form) -> torch.Tensor:
+    return torch.empty_strided(form[0], form[1], dtype=form[2], device="meta")
 
 
-def _layer_norm(first: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: Any) -> Any:
-    """float32 only: the statistics of half precision have a dtype of their own."""
-    parts = [part for part in (weight, bias) if part is not None]
-    if first.dtype != torch.float32 or not all(_is_easy(part) and part.dtype == first.dtype for part in parts):
-        return None
-    statistics = (*first.shape[: first.dim() - len(shape)], *(1 for _ in shape))
-    return _new(*first.shape, like=first), _new(*statistics, like=first), _new(*statistics, like=first)
+def _new(form: Form | None) -> torch.Tensor | None:
+    return None if form is None else _make(form)
 
 
-POINTWISE = (
-    "add", "sub", "rsub", "mul", "div", "neg", "abs", "exp", "sqrt", "rsqrt", "reciprocal", "pow", "tanh", "sigmoid",
-    "relu", "gelu", "silu", "sin", "cos", "gelu_backward", "silu_backward", "tanh_backward", "sigmoid_backward",
-)  # fmt: skip
-IN_PLACE = ("add_", "sub_", "mul_", "div_", "addcmul_", "addcdiv_", "lerp_")
-RULES: dict[Any, Rule] = {
-    **{getattr(_aten, name): _pointwise for name in POINTWISE},
-    **{getattr(_aten, name): _in_place for name in IN_PLACE},
-    _aten.mm: _mm,
-    _aten.addmm: _addmm,
-    _aten.native_dropout: _dropout,
-    _aten.native_dropout_backward: _dropout_backward,
-    _aten.native_layer_norm: _layer_norm,
-}
+def _key(value: Any) -> Any:
+    """Raises TypeError for what is not known by its form."""
+    kind = type(value)
+    if kind in _PLAIN:
+        if not value.is_meta or not value.dim():  # a scalar may be a number in disguise, which promotes otherwise
+            raise TypeError
+        return value.shape, value.stride(), value.dtype
+    if kind in (list, tuple):
+        return tuple(map(_key, value))
+    if kind in _VALUES:
+        return kind, value  # 1, 1.0 and True are equal, and give different dtypes
+    raise TypeError
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+_functions: dict[Any, bool] = {}
+
+
+def _can_be_known(func: Any) -> bool:
+    """By its schema: it writes into none of its arguments and returns none of them, or is one of IN_PLACE."""
+    found = _functions.get(func)
+    if found is None:
+        schema = func._schema
+        pure = not any(one.alias_info for one in (*schema.arguments, *schema.returns))
+        name = func._overloadpacket.__name__
+        found = bool(schema.returns) and (pure or name in IN_PLACE) and name not in VIEWS
+        _functions[func] = found
+    return found

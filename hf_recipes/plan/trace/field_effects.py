@@ -61,7 +61,12 @@ TRAINING: Table = {
     **_counted("per_device_train_batch_size per_device_eval_batch_size optim optim_args optim_target_modules"),
     **_counted("weight_decay", "some optimizers add it in a tensor of its own"),
     **_counted("gradient_accumulation_steps", "two micro-batches of a step at most: their peak is that of all"),
-    **_counted("label_smoothing_factor use_cache neftune_noise_alpha use_liger_kernel liger_kernel_config"),
+    **_counted("label_smoothing_factor use_cache neftune_noise_alpha"),
+    **_counted(
+        "use_liger_kernel liger_kernel_config",
+        traced=LEFT_OUT,
+        estimate="use_liger_kernel: counted without Liger's kernels, which take less: an upper bound",
+    ),
     **_counted("bf16"),
     **_counted("fp16", "traced as a GPU's autocast with its loss scaler"),
     **_counted(
@@ -149,10 +154,10 @@ SFT: Table = {
         "completion_only_loss assistant_only_loss", "every position is counted as labelled, the most that can be",
         traced=LEFT_OUT,
     ),
-    **_refused(
+    **_counted(
         "activation_offloading",
-        "its copies to the CPU overlap with the computation on a stream of their own",
-        "plan activation_checkpointing_kwargs: {offload: true}, or leave it out",
+        traced=LEFT_OUT,
+        estimate="activation_offloading: counted as if nothing were sent to the CPU: an upper bound",
     ),
     **_refused("trust_remote_code", "code from the Hub is not run", "leave it out"),
 }  # fmt: skip
@@ -191,10 +196,14 @@ LORA: Table = {
 
 QUANTISED: Table = {
     **_counted("load_in_4bit bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant"),
-    **_counted("llm_int8_skip_modules"),
-    **_nothing("llm_int8_threshold", "of 8 bit"),
-    **_refused("load_in_8bit", "the size of LLM.int8's products depends on the data", "plan load_in_4bit: true"),
-    **_refused("llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight", "8 bit is not traced", "leave it out"),
+    **_counted("llm_int8_skip_modules llm_int8_threshold"),
+    **_counted(
+        "load_in_8bit",
+        estimate="load_in_8bit: every column of a product is counted as one with outliers: an upper bound",
+    ),
+    **_refused(
+        "llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight", "this kind of 8 bit is not traced", "leave it out"
+    ),
     **_refused(
         "bnb_4bit_quant_storage", "other storage types than uint8 are not traced", "leave it out",
         fine=(None, "uint8"),
@@ -209,6 +218,21 @@ TABLES: Mapping[str, Table] = {
 }
 
 
+FLEX = "flex_attention: its kernel is counted as the flash kernel, without the mask's blocks"
+# Optimizers that stand_in_optimizers.py has a rule for: their packages need not be installed.
+STAND_INS = (
+    *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw", "lomo", "adalomo", "grokadamw"),
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw"),
+    *("adamw_torch_8bit", "adamw_torch_4bit"),
+)
+LAYERWISE = "_layerwise"  # the same rule, in the backward pass
+
+
+def has_stand_in(optim: str) -> bool:
+    """Whether the optimizer's states are counted by a rule, and its own code is not traced."""
+    return optim.removesuffix(LAYERWISE) in STAND_INS
+
+
 def find_refusals(recipe: Recipe) -> list[Diagnostic]:
     """What the recipe sets and plan does not support, each at its line."""
     found = []
@@ -221,7 +245,13 @@ def find_refusals(recipe: Recipe) -> list[Diagnostic]:
 
 def estimate_reasons(recipe: Recipe) -> tuple[str, ...]:
     """Why an answer about this recipe is an estimate: fields that are set and not modelled to the byte."""
-    return tuple(dict.fromkeys(effect.estimate for _, _, effect in _set(recipe) if effect.estimate))
+    reasons = [effect.estimate for _, _, effect in _set(recipe) if effect.estimate]
+    optim = str(recipe.training.get("optim", ""))
+    if has_stand_in(optim):
+        what = "is counted by the shapes of its states, its temporaries at their most: an upper bound"
+        reasons.append(f"optim: {optim} {what}")
+    reasons += [FLEX] if recipe.get("model.attn_implementation") == "flex_attention" else []
+    return tuple(dict.fromkeys(reasons))
 
 
 def traced_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -242,10 +272,10 @@ def _set(recipe: Recipe) -> Iterator[tuple[str, str, Effect]]:
 
 
 def _optimizers(recipe: Recipe) -> Iterator[Diagnostic]:
-    """The optimizer's own code is traced, so it has to be installed."""
+    """The optimizer's own code is traced, so it has to be installed, but for those that have a rule."""
     optim = str(recipe.training.get("optim", ""))
     package = optimizer_package(optim)
-    if package is not None and find_spec(package[0]) is None:
+    if not has_stand_in(optim) and package is not None and find_spec(package[0]) is None:
         what = f"plan traces the optimizer's own code, and optim: {optim} needs {package[1]}, which is not installed"
         fix = f"pip install {package[1]}, or plan optim: adamw_torch_fused"
         yield Diagnostic(location=recipe.location(f"{recipe.trainer}.optim"), message=what, fix=fix)

@@ -39,6 +39,8 @@ def replay_load(tracker: Tracker, model: Any) -> None:
                 if state.nested:  # absmax, and the same less its mean
                     absmax = state.absmax.numel() * 4
                     passing += [tracker.add_storage(absmax, "quantize_4bit", part="weights") for _ in range(2)]
+            elif getattr(param, "SCB", None) is not None:  # 8 bit: Int8Params._quantize takes it in half precision
+                passing.append(tracker.add_storage(2 * param.numel(), "original", part="weights"))
             for tensor in tensors_of(param):
                 tracker.track(tensor, "loaded", part="weights")
             for number in reversed(passing):
@@ -71,7 +73,8 @@ def is_packed(param: Any) -> bool:
 def tensors_of(param: Any) -> list[torch.Tensor]:
     """A weight, and the scales of a quantised one in the order in which they are made."""
     if not is_packed(param):
-        return [param]
+        scales = getattr(param, "SCB", None)
+        return [param] if scales is None else [param.data, scales]
     state = param.quant_state
     found = [param.data]
     if state.nested:

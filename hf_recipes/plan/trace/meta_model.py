@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.catalog.tasks import TASKS
-from hf_recipes.errors import ModelError, PlanError
+from hf_recipes.errors import ModelError
 from hf_recipes.models import build
 from hf_recipes.models.config import config_fields, from_scratch
 from hf_recipes.recipe.model_facts import model_facts
@@ -131,29 +131,42 @@ def _new(model: Any) -> list[str]:
     return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
-# 4 bit --------------------------------------------------------------------------------------------------------------
+# quantised ----------------------------------------------------------------------------------------------------------
 
 
 def quantize_model(model: Any, values: Mapping[str, Any]) -> None:
-    """What from_pretrained with BitsAndBytesConfig(load_in_4bit=True) leaves: upstream's quantizer picks the layers,
-    and each weight becomes its packed halves of bytes with their scales, empty."""
+    """What from_pretrained with a BitsAndBytesConfig leaves: upstream's quantizer picks the layers, and each weight
+    becomes its packed halves of bytes, or its bytes, with their scales, empty."""
     from transformers import BitsAndBytesConfig
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     settings = BitsAndBytesConfig(**values)
     kind = "bitsandbytes_4bit" if settings.load_in_4bit else "bitsandbytes_8bit"
     quantizer = AUTO_QUANTIZER_MAPPING[kind](settings, pre_quantized=False)
-    if not settings.load_in_4bit:
-        raise PlanError.at(
-            "BitsAndBytesConfig", "plan cannot trace load_in_8bit", "plan load_in_4bit; `run` needs no plan"
-        )
-    dtypes = {name: part.weight.dtype for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    # GPT-2's layers are Conv1D, which bitsandbytes takes as well.
+    layers = [(name, getattr(part, "weight", None)) for name, part in model.named_modules()]
+    dtypes = {name: weight.dtype for name, weight in layers if isinstance(weight, torch.Tensor)}
     quantizer.preprocess_model(model, dtype=None, device_map={"": 0})
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
     for name, part in model.named_modules():
         if type(part).__name__ == "Linear4bit":
             _pack(part, settings, dtypes[name])
+        elif type(part).__name__ == "Linear8bitLt":
+            _pack_bytes(part, dtypes[name])
+
+
+def _pack_bytes(part: Any, dtype: torch.dtype) -> None:
+    """bitsandbytes/nn/modules.py, Int8Params._quantize: a byte a value, and a scale a row."""
+    import bitsandbytes
+
+    rows, columns = part.out_features, part.in_features
+    values = torch.zeros(rows, columns, dtype=torch.int8)
+    part.weight = bitsandbytes.nn.Int8Params(
+        values, requires_grad=False, has_fp16_weights=False, CB=values, SCB=torch.zeros(rows)
+    )
+    if part.bias is not None:
+        part.bias = nn.Parameter(torch.zeros(rows, dtype=dtype), requires_grad=False)
 
 
 def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
@@ -195,4 +208,6 @@ def tensors_before_training(model: Any) -> list[torch.Tensor]:
         for level in (state, getattr(state, "state2", None)):
             parts = (getattr(level, name, None) for name in ("absmax", "code", "offset"))
             found += [part for part in parts if isinstance(part, torch.Tensor)]
+        scales = getattr(param, "SCB", None)  # of 8 bit
+        found += [scales] if isinstance(scales, torch.Tensor) else []
     return found

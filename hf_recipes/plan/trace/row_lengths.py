@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
 from hf_recipes.data.splits import load_splits
+from hf_recipes.errors import DataError
 from hf_recipes.models.config import longest_input
 from hf_recipes.models.tokenizer import build_tokenizer
 from hf_recipes.plan.trace.meta_model import build_config
@@ -28,6 +29,9 @@ def read_row_lengths(recipe: Recipe) -> Lengths:
     began = time.perf_counter()
     recipe, _ = choose(recipe, Device(kind="cpu", name="CPU", bf16=True))
     config = build_config(recipe)
+    if recipe.get("dataset.streaming") is True:
+        what = "the rows are streamed: their lengths are not known ahead"
+        raise DataError.at(recipe.location("dataset.streaming"), what, "blocks of text are as long as max_length")
     splits = load_splits(recipe)
     tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hf_recipes.errors import RecipeError
-from hf_recipes.plan.trace.field_effects import find_refusals, traced_arguments
+from hf_recipes.plan.trace.field_effects import find_refusals, has_stand_in, traced_arguments
 from hf_recipes.recipe.global_batch import KEY, accumulation_of
 from hf_recipes.recipe.recipe import Recipe
 
@@ -20,6 +20,8 @@ def shorten_recipe(recipe: Recipe, folder: str, micro_batch: int | None, steps: 
         raise RecipeError(refused)
     arguments = traced_arguments(recipe) | {"output_dir": folder, "max_steps": steps}
     arguments["gradient_accumulation_steps"] = min(accumulation_of(recipe), MICRO_BATCHES)
+    if has_stand_in(str(arguments.get("optim", ""))):  # trace.py gives it an optimizer
+        arguments |= {"optim": "adamw_torch", "optim_args": None, "optim_target_modules": None}
     if micro_batch is not None:
         arguments["per_device_train_batch_size"] = micro_batch
     if arguments.get("fp16") and not recipe.get("master_weights"):

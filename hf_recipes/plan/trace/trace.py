@@ -15,25 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.catalog.tasks import TASKS, task_of
+from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
 from hf_recipes.common.device import Device
 from hf_recipes.errors import PlanError
 from hf_recipes.evaluation.scoring import Scoring
 from hf_recipes.models import build
 from hf_recipes.models.config import longest_input
+from hf_recipes.plan.trace import longformer
 from hf_recipes.plan.trace.autocast import Simulation, replace_autocast
+from hf_recipes.plan.trace.costs import work_of
 from hf_recipes.plan.trace.cuda_allocator import rounded
 from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
 from hf_recipes.plan.trace.field_effects import estimate_reasons
 from hf_recipes.plan.trace.flash_attention import flash_attention_on_meta
+from hf_recipes.plan.trace.flex_attention import flex_attention_on_meta
 from hf_recipes.plan.trace.load import replay_load
 from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_before_training, vocabulary_size
 from hf_recipes.plan.trace.module_paths import track_modules
 from hf_recipes.plan.trace.peak import summarize_peak
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.short_run import is_padded, is_uniform, shorten_recipe
+from hf_recipes.plan.trace.stand_in_optimizers import stand_in_optimizer
 from hf_recipes.plan.trace.stand_in_rows import LABELS, prepared_rows, stand_in_tokenizer
-from hf_recipes.plan.trace.tracker import Tracker, UntraceableError, work_of
+from hf_recipes.plan.trace.tracker import Tracker, UntraceableError
 from hf_recipes.plan.trace.trainer_effects import describe_untraced, evaluate_once, list_evaluations, patch_trainer
 from hf_recipes.plan.trace.upstream_patches import patch_upstream_for_meta
 from hf_recipes.recipe.defaults import choose, choose_length
@@ -83,17 +87,22 @@ def trace_here(
         if not real:
             stack.enter_context(patch_upstream_for_meta(cuda=not cpu))
             stack.enter_context(flash_attention_on_meta())
+            if recipe.get("model.attn_implementation") == "flex_attention":
+                stack.enter_context(flex_attention_on_meta())
         tracker = Tracker(
             device="cpu" if real else "meta",
             uniform=is_uniform(recipe, int(short.training.get("per_device_train_batch_size", 8))),
             workspaces=None if cpu else CudaWorkspaces(capability),
         )
         simulation = Simulation(tracker, None if cpu else capability)
+        if config.model_type == longformer.MODEL_TYPE and not real:
+            stack.enter_context(longformer.global_attention(tracker, recipe.task == "text-classification"))
         if not cpu:
             stack.enter_context(patch_trainer(tracker))
         if not real:
             stack.enter_context(replace_autocast(simulation, "cpu" if cpu else "cuda"))
         trainer = stand_in_trainer(short, config, tokenizer, length, tracker.device, notes.append)
+        trainer.optimizer = stand_in_optimizer(recipe, trainer.model, cpu)
         if recipe.training.get("fp16") and not recipe.get("master_weights") and not real:
             _scale_losses(trainer)
         gc.collect()
@@ -145,7 +154,7 @@ def stand_in_trainer(
 
         with Tracker(device=device):  # it looks at the weights, and a tracker answers for meta ones
             model = prepare_model(model)
-    scoring = Scoring(task_of(recipe), prepared, tuple(recipe.get("metrics")))
+    scoring = Scoring(task_of(recipe), prepared, split_metrics(recipe)[0])
     trainer = training.build_trainer(
         recipe, args, model, tokenizer, prepared, scoring.compute_metrics, scoring.preprocess_logits, say
     )

@@ -20,12 +20,17 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from hf_recipes.common.text import first_line
-from hf_recipes.plan.trace.fast_meta import shortcut
-from hf_recipes.plan.trace.result import Work
-from hf_recipes.plan.trace.unknown_values import ANSWERS, KNOWN_RESULTS, NONFINITE_TESTS, ZEROS, is_infinite
+from hf_recipes.plan.trace.costs import cost_of
+from hf_recipes.plan.trace.fast_meta import Known, key_of, learn
+from hf_recipes.plan.trace.unknown_values import (
+    ANSWERS,
+    KNOWN_RESULTS,
+    NAMED_ANSWERS,
+    ZEROS,
+    is_infinite,
+)
 
 # What autograd does in place where no dispatch mode looks on (isTensorSubclassLike in its C++), in a backward.
 IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
@@ -78,6 +83,7 @@ class Tracker(TorchDispatchMode):
         self.bounded: set[str] = set()  # operations that were given their largest possible result
         self.known_numbers: dict[int, float] = {}  # storage -> the number in it, where the trace knows it
         self.all_false: set[int] = set()  # masks of what is infinite or not a number: nothing is
+        self.false_tests: tuple[str, ...] = ("isinf", "isnan")  # tests of which nothing is true
         self.true_counts: dict[int, int] = {}  # storage of a mask -> places that can be true, where fewer than all
         self._alive: dict[int, tuple[int, Any]] = {}  # address of the C++ storage -> (number, weak reference)
         # (sum, first operand, the sum's address) of the last sum that may be in place
@@ -85,6 +91,7 @@ class Tracker(TorchDispatchMode):
         self._same: dict[int, int] = {}  # such a sum -> the storage that it is
         self._in_backward = False
         self._resize = torch.UntypedStorage.resize_
+        self._known: dict[tuple[Any, ...], Known] = {}  # results of operations that come again
 
     # events ---------------------------------------------------------------------------------------------------------
 
@@ -185,6 +192,12 @@ class Tracker(TorchDispatchMode):
         written = self.true_counts.get(known[0], mask.numel()) if known is not None else mask.numel()
         return min(mask.numel(), written)
 
+    def set_true_places(self, mask: torch.Tensor, count: int) -> None:
+        """At most so many places of a mask are true."""
+        known = self._alive.get(mask.untyped_storage()._cdata)
+        if known is not None:
+            self.true_counts[known[0]] = count
+
     def is_nowhere(self, mask: torch.Tensor) -> bool:
         known = self._alive.get(mask.untyped_storage()._cdata)
         return known is not None and known[0] in self.all_false
@@ -200,10 +213,10 @@ class Tracker(TorchDispatchMode):
         if (
             isinstance(result, torch.Tensor)
             and result.dtype == torch.bool
-            and name in (*ZEROS, *NONFINITE_TESTS, "copy_")
+            and (name in (*ZEROS, "eq", "copy_") or name in self.false_tests)
         ):
             known = self._alive.get(result.untyped_storage()._cdata)
-            if known is not None and (name in ("isinf", "isnan") or (name == "eq" and is_infinite(args[1]))):
+            if known is not None and (name in self.false_tests or (name == "eq" and is_infinite(args[1]))):
                 self.all_false.add(known[0])
             if known is not None and name in ZEROS:
                 self.true_counts[known[0]] = 0
@@ -273,14 +286,15 @@ class Tracker(TorchDispatchMode):
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         packet = func._overloadpacket
         self._phase()
-        if self.device == "meta" and packet in ANSWERS:
-            answered, value = ANSWERS[packet](self, func, args, kwargs)
+        answer = ANSWERS.get(packet) or NAMED_ANSWERS.get(packet.__name__) if self.device == "meta" else None
+        if answer is not None:
+            answered, value = answer(self, func, args, kwargs)
             if answered:
                 return value
+        key = key_of(func, args, kwargs) if self.device == "meta" else None
+        known = self._known.get(key) if key is not None else None
         try:
-            result = shortcut(packet, args, kwargs) if self.device == "meta" else None
-            if result is None:
-                result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if known is None else known.result(args)
         except (NotImplementedError, RuntimeError) as problem:
             if self.device == "meta" and _is_untraceable(problem):
                 raise UntraceableError(f"{func}: {first_line(problem)}") from problem
@@ -298,7 +312,13 @@ class Tracker(TorchDispatchMode):
                 self.add_storage(size, f"{packet.__name__} workspace", part="workspaces") for size in passing
             ]:
                 self.free_storage(number)
-        self._count(func, packet, args, kwargs, result)
+        if not _is_view(func):
+            cost = cost_of(packet, args, kwargs, result) if known is None else known.cost
+            self._count(*cost)
+            if key is not None and known is None:
+                learned = learn(func, args, kwargs, result, cost)
+                if learned is not None:
+                    self._known[key] = learned
         return result
 
     def _track_all(self, result: Any, op: str) -> None:
@@ -308,60 +328,14 @@ class Tracker(TorchDispatchMode):
             for one in result:
                 self._track_all(one, op)
 
-    def _count(self, func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
-        if _is_view(func):
-            return
+    def _count(self, flops: int, moved: int, half: bool) -> None:
         work = self.work.setdefault("backward" if self._in_backward else self.phase, [0, 0, 0, 0, 0])
-        flops = 0
-        if packet in flop_registry:
-            flops = _product_flops(packet, args) or _attention_flops(packet, args)
-            flops = flops or int(flop_registry[packet](*args, **kwargs, out_val=result))
-        elif packet.__name__ == "gemm_4bit":
-            rows = args[0].numel() // args[0].shape[-1]
-            flops = 2 * rows * int(args[2][0]) * int(args[2][1])
-        moved = _bytes(args) + _bytes(tuple(kwargs.values())) + _bytes(result)
         work[0] += flops
         work[1] += moved
         work[2] += 1
         if flops:
-            work[3] += flops if _is_half(args) else 0
+            work[3] += flops if half else 0
             work[4] += moved
-
-
-def work_of(counted: dict[str, list[int]], phases: tuple[str, ...], times: int) -> Work:
-    """The work of some phases, each counted `times` times."""
-    none = (0, 0, 0, 0, 0)
-    sums = [sum(counted.get(phase, none)[i] for phase in phases) // max(1, times) for i in range(len(none))]
-    return Work(flops=sums[0], bytes_moved=sums[1], kernels=sums[2], half_flops=sums[3], matmul_bytes=sums[4])
-
-
-def _product_flops(packet: Any, args: Any) -> int:
-    """As torch's registry counts them, without its walk through the arguments."""
-    if packet is aten.mm:
-        rows, inner = args[0].shape
-        return int(2 * rows * inner * args[1].shape[1])
-    if packet is aten.addmm:
-        rows, inner = args[1].shape
-        return int(2 * rows * inner * args[2].shape[1])
-    return 0
-
-
-def _attention_flops(packet: Any, args: Any) -> int:
-    """Of attention whose heads share keys, which torch before 2.12 does not count: 2 products, 5 in the backward."""
-    if not packet.__name__.startswith("_scaled_dot_product"):
-        return 0
-    backward = packet.__name__.endswith("_backward")
-    query, key = args[int(backward)], args[int(backward) + 1]
-    if query.shape[1] == key.shape[1]:
-        return 0
-    batch, heads, rows, width = query.shape
-    return int(2 * batch * heads * rows * key.shape[2] * width * (5 if backward else 2))
-
-
-def _is_half(args: Any) -> bool:
-    """Whether a product's first tensor is fp16 or bf16."""
-    first = next((one for one in args if isinstance(one, torch.Tensor)), None)
-    return first is not None and first.dtype in (torch.float16, torch.bfloat16)
 
 
 _views: dict[Any, bool] = {}
@@ -374,14 +348,6 @@ def _is_view(func: Any) -> bool:
         found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
         _views[func] = found
     return found
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, tuple | list):
-        return sum(map(_bytes, value))
-    return 0
 
 
 def _is_untraceable(problem: Exception) -> bool:

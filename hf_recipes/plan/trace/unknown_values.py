@@ -86,7 +86,7 @@ def _nonzero(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool
     if args[0].device.type != "meta":
         return False, None
     tracker.bounded.add(str(func))
-    result = torch.empty(args[0].numel(), args[0].dim(), dtype=torch.long, device="meta")
+    result = torch.empty(tracker.most_true(args[0]), args[0].dim(), dtype=torch.long, device="meta")
     tracker.track(result, "nonzero")
     return True, result
 
@@ -147,6 +147,50 @@ def _grouped(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool
     return True, result
 
 
+def _quantise_rows(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """LLM.int8's input (bitsandbytes/backends/cuda/ops.py, int8_vectorwise_quant): bytes, a scale a row, and the
+    columns with outliers: all of them, the most that there can be."""
+    taken = args[0]
+    threshold = args[1] if len(args) > 1 else kwargs.get("threshold", 0.0)
+    if taken.device.type != "meta" or not threshold:
+        return False, None
+    found = torch.empty(taken.shape, dtype=torch.int8, device="meta")
+    scales = torch.empty(taken.numel() // taken.shape[-1], device="meta")
+    columns = torch.empty(taken.shape[-1], dtype=torch.long, device="meta")
+    for number in [tracker.add_storage(size, "int8_vectorwise_quant") for size in (taken.nbytes, taken.numel())]:
+        tracker.free_storage(number)  # A.abs(), and where it is an outlier
+    for tensor in (found, scales, columns):
+        tracker.track(tensor, "int8_vectorwise_quant")
+    return True, (found, scales, columns)
+
+
+def _multiply_bytes(tracker: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """LLM.int8's product (bitsandbytes/backends/default/ops.py, int8_mixed_scaled_mm): the columns with outliers of
+    both sides are multiplied in half precision, beside the bytes' product, which is int32 first."""
+    first, weight, columns = args[0], args[2], args[5] if len(args) > 5 else kwargs.get("outlier_cols")
+    if first.device.type != "meta":
+        return False, None
+    chosen = columns.numel() if columns is not None else 0
+    rows, outputs = first.numel() // first.shape[-1], weight.shape[0]
+    outliers = first.new_empty(rows, chosen) if chosen else first.new_empty(0)
+    result = first.new_empty(*args[1].shape[:-1], outputs)
+    tracker.track(outliers, "int8_mixed_scaled_mm")
+    half = first.element_size()
+    # the weight's columns as bytes, as fp32 and in half precision; the int32 product, and the sum without outliers
+    sizes = (outputs * chosen, outputs * chosen * 4, outputs * chosen * half, rows * outputs * 4, rows * outputs * half)
+    passing = [tracker.add_storage(size, "int8_mixed_scaled_mm") for size in sizes]
+    tracker.track(result, "int8_mixed_scaled_mm")
+    for number in passing:
+        tracker.free_storage(number)
+    tracker.guessed_flops(2 * rows * first.shape[-1] * outputs)
+    return True, (result, outliers)
+
+
+# By the name of an operation of a package that need not be there.
+NAMED_ANSWERS: dict[str, Callable[[Recorder, Any, Any, Any], tuple[bool, Any]]] = {
+    "int8_vectorwise_quant": _quantise_rows,
+    "int8_mixed_scaled_mm": _multiply_bytes,
+}
 ANSWERS: dict[Any, Callable[[Recorder, Any, Any, Any], tuple[bool, Any]]] = {
     aten._local_scalar_dense: _scalar,
     aten.is_nonzero: _truth,
@@ -169,7 +213,6 @@ def _number_less_tensor(tracker: Recorder, args: Any) -> float:
     return args[1] - tracker.number_in(args[0])
 
 
-NONFINITE_TESTS = ("isinf", "isnan", "eq")
 ZEROS = ("zeros_like", "zeros", "new_zeros")
 KNOWN_RESULTS: dict[str, Callable[[Recorder, Any], float]] = {
     "all": lambda tracker, args: float(tracker.uniform),

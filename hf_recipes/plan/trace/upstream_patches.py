@@ -5,6 +5,7 @@ Each private name is listed in tests/support/upstream_private_points.py with the
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ def patch_upstream_for_meta(*, cuda: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_device())
         stack.enter_context(_optimizers(cuda))
-        stack.enter_context(_bitsandbytes())
+        stack.enter_context(_bitsandbytes(cuda))
         if cuda:
             stack.enter_context(_fused_dropout())
             stack.enter_context(_trl())
@@ -32,7 +33,7 @@ def patch_upstream_for_meta(*, cuda: bool) -> Iterator[None]:
 
 @contextmanager
 def replace_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
+    before = inspect.getattr_static(owner, name)  # a static method as one
     setattr(owner, name, value)
     try:
         yield
@@ -98,9 +99,11 @@ def _fused_dropout() -> Iterator[None]:
 
 
 @contextmanager
-def _bitsandbytes() -> Iterator[None]:
-    """Paged states lie in managed memory, which torch's allocator does not count: the tracker does not see them."""
+def _bitsandbytes(cuda: bool) -> Iterator[None]:
+    """Paged states lie in managed memory, which torch's allocator does not count: the tracker does not see them. And
+    on a CPU the products of 8 bit are made in floating point (matmul goes by the device)."""
     try:
+        import bitsandbytes.autograd._functions as products
         import bitsandbytes.functional as functional
         import bitsandbytes.optim.optimizer as optimizer
     except ImportError:
@@ -117,6 +120,8 @@ def _bitsandbytes() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replace_attribute(functional, "get_paged", get_paged))
         stack.enter_context(replace_attribute(functional, "prefetch_tensor", lambda *_, **__: None))
+        if not cuda:
+            stack.enter_context(replace_attribute(products, "MatMul8bitLt", products.MatMul8bitFp))
         stack.enter_context(replace_attribute(functional, "fill", lambda *_, **__: None))
         try:
             yield

@@ -16,20 +16,17 @@ import json
 import logging
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from hf_recipes import errors
-from hf_recipes.common.text import first_line
 from hf_recipes.errors import Diagnostic, OutOfTimeError, PlanError, RecipeError
 from hf_recipes.plan.trace.answer_cache import load_answer, save_answer
 from hf_recipes.plan.trace.result import Lengths, Trace
@@ -253,46 +250,22 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         request["capability"] = tuple(request["capability"])
         return {"trace": asdict(trace_here(recipe, **request))}
     except RecipeError as problem:
+        if isinstance(problem, PlanError) and problem.__cause__ is not None:  # plan's own limit: is it run's, too?
+            return _explained(recipe, problem.__cause__)
         return {"errors": [asdict(one) for one in problem.errors], "class": type(problem).__name__}
     except Exception as problem:  # upstream's: the parent reports it, this process continues
-        refused = _upstream_refusal(recipe, problem)
-        if refused is not None:
-            return {"errors": [asdict(refused)], "class": "ModelError"}
         if os.environ.get("HF_RECIPES_PLAN_DEBUG"):
             raise
-        return {
-            "crash": f"{type(problem).__name__}: {first_line(problem) if str(problem).strip() else _place_of(problem)}"
-        }
+        return _explained(recipe, problem)
 
 
-# What upstream says of a model that cannot do what the recipe asks: `run` ends with the same error.
-REFUSALS = (
-    (
-        r"does not support (activation|gradient) checkpointing",
-        "gradient_checkpointing",
-        "remove gradient_checkpointing",
-    ),
-)
+def _explained(recipe: Recipe, problem: BaseException) -> dict[str, Any]:
+    from dataclasses import asdict
 
+    from hf_recipes.plan.trace.refusals import explain
 
-def _upstream_refusal(recipe: Recipe, problem: Exception) -> Diagnostic | None:
-    """The error at the line of the key that causes it; None for every other error."""
-    text = first_line(problem)
-    for pattern, key, fix in REFUSALS:
-        if re.search(pattern, text):
-            names = [name for name in (key, f"activation_{key.partition('_')[2]}") if name in recipe.training]
-            dotted = f"{recipe.trainer}.{names[0] if names else key}"
-            return Diagnostic(
-                location=recipe.location(dotted), message=f"transformers rejects it: {text.rstrip('.')}", fix=fix
-            )
-    return None
-
-
-def _place_of(problem: Exception) -> str:
-    """Where an error without words was raised."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    last = frames[-1] if frames else None
-    return "no reason given" if last is None else f"{os.path.basename(last.filename)}:{last.lineno}, {last.line}"
+    found = explain(recipe, problem)
+    return {"errors": [asdict(found)], "class": "PlanError" if found.location == recipe.path else "ModelError"}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hf_recipes.errors import Diagnostic
-from hf_recipes.recipe.rules import classification, data, evaluation, hub, model, optimizer, precision
+from hf_recipes.recipe.rules import classification, data, evaluation, hub, model, model_limits, optimizer, precision
 from hf_recipes.recipe.rules.device import device_errors, device_requirements, missing_packages
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ERRORS", "WARNINGS", "device_errors", "device_requirements", "errors", "warnings"]
 
-SUBJECTS = (model, classification, data, precision, optimizer, evaluation, hub)
+SUBJECTS = (model, model_limits, classification, data, precision, optimizer, evaluation, hub)
 ERRORS: tuple[Rule, ...] = tuple(rule for subject in SUBJECTS for rule in subject.ERRORS)
 WARNINGS: tuple[Rule, ...] = (*(rule for subject in SUBJECTS for rule in subject.WARNINGS), missing_packages)
 

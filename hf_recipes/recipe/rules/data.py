@@ -10,6 +10,7 @@ from hf_recipes.errors import Diagnostic
 from hf_recipes.recipe.rules.rule import (
     Rule,
     argument,
+    has_section,
     is_given,
     is_true,
     number_of,
@@ -138,10 +139,37 @@ def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
-    """Rows are counted, packed and fingerprinted; upstream would want max_steps, and resumes inexactly."""
-    if recipe.get("dataset.streaming") is True:
-        what = "dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory"
-        yield report_key(recipe, "dataset.streaming", what, "leave it out")
+    """data/streaming.py makes blocks of text; what needs all rows at once cannot be made of a stream."""
+    dotted = "dataset.streaming"
+    if recipe.get(dotted) is not True:
+        if recipe.get("dataset.buffer_size") is not None:
+            what = "dataset.buffer_size has no effect without streaming: true"
+            yield report_key(recipe, "dataset.buffer_size", what, "leave it out")
+        return
+    if recipe.task != "causal-lm" or recipe.trainer != "TrainingArguments":
+        what = f"{dotted}: true trains causal-lm with TrainingArguments only"
+        fix = "leave it out: rows are stored once as tables on disk, which need not fit in memory"
+        yield report_key(recipe, dotted, what, fix)
+        return
+    if recipe.get("dataset.input_ids_column") is not None:
+        what = f"{dotted}: true reads texts, and dataset.input_ids_column has token ids"
+        yield report_key(recipe, "dataset.input_ids_column", what, f"leave {dotted} out: ids are read where they lie")
+    if has_section(recipe, "BpeTrainer"):
+        what = f"{dotted}: true: a tokenizer is trained on rows that can be read twice"
+        yield report_key(recipe, "BpeTrainer", what, "train it in a run without streaming, and name it in tokenizer")
+    if (number_of(recipe, "max_steps") or -1) <= 0:
+        yield report_key(recipe, dotted, f"{dotted}: true: a stream has no length", "write max_steps")
+    if (number_of(recipe, "dataloader_num_workers") or 0) > 1:
+        what = f"{dotted}: true: each worker of the loader would read all rows"
+        yield report_argument(recipe, "dataloader_num_workers", what, "write 1: one worker reads ahead")
+    files, split = recipe.get("dataset.data_files"), recipe.get("dataset.split")
+    if files is not None and not any(isinstance(one, Mapping) and "validation" in one for one in (files, split)):
+        fix = "name a validation file: data_files: {train: ..., validation: ...}"
+        yield report_key(recipe, dotted, f"{dotted}: true: a stream has no share to split off for validation", fix)
+    train = split.get("train") if isinstance(split, Mapping) else split
+    if isinstance(train, str) and "[" in train:
+        what = f"{dotted}: true: a stream has no slices such as {train!r}"
+        yield report_key(recipe, "dataset.split", what, "name the whole split")
 
 
 def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Diagnostic]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hf_recipes.errors import Diagnostic
+from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.rules.rule import has_section, is_true, report_argument, report_key, strings_in, text_of
 
 if TYPE_CHECKING:
@@ -129,11 +130,34 @@ def _kernels(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
         # peft utils/integrations.py:112 moves the weight at each forward, and bitsandbytes takes its empty scales then
         what = "LoraConfig.use_dora: true with load_in_8bit: true: peft loses the weights' scales on a CPU"
         yield report_key(recipe, "LoraConfig.use_dora", what, "write load_in_4bit: true, or leave use_dora out")
+    yield from _fourier(recipe, device)
     attention = recipe.get("model.attn_implementation")
+    if attention == "flex_attention" and device.kind == "cpu":
+        what = "attn_implementation: flex_attention has no backward pass on a CPU"
+        yield report_key(recipe, "model.attn_implementation", what, "write attn_implementation: sdpa")
     old = device.kind != "cuda" or (device.capability or (0, 0)) < (8, 0)
     if isinstance(attention, str) and attention in FLASH and old:
         what = f"attn_implementation: {attention} needs a CUDA GPU of compute capability 8.0; this is {device.name}"
         yield report_key(recipe, "model.attn_implementation", what, "write attn_implementation: sdpa")
+
+
+def _fourier(recipe: Recipe, device: Device) -> Iterator[Diagnostic]:
+    """FNet's Fourier transform: cuFFT has no bfloat16, and half precision for powers of two only (aten/src/ATen/native/
+    SpectralOps.cpp, promote_type_fft, and cuda/CuFFTUtils.h). A CPU's autocast computes it in float32."""
+    facts = model_facts(recipe.section("model"))
+    if facts.model_type != "fnet" or device.kind != "cuda":
+        return
+    for dotted, value in ((f"{recipe.trainer}.bf16", True), ("model.dtype", "bfloat16")):
+        if recipe.get(dotted) == value:
+            key = dotted.rpartition(".")[2]
+            what = f"{key}: {str(value).lower()}: FNet's Fourier transform has no bfloat16 on a GPU"
+            yield report_key(recipe, dotted, what, "train in float32: write dtype: float32 and leave bf16 out")
+    width = facts.config.get("hidden_size", 768)
+    if is_true(recipe, "fp16") and (not isinstance(width, int) or width & (width - 1)):
+        what = (
+            f"fp16: true: FNet's Fourier transform takes powers of two only in half precision, and it is {width} wide"
+        )
+        yield report_argument(recipe, "fp16", what, "train in float32: leave fp16 out")
 
 
 def device_requirements(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -95,16 +96,41 @@ def early_stopping_ends_with_the_last(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def metrics_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
-    """A metric must be one that the task has."""
+    """A metric must be one that the task has, or a module of `evaluate`, which is named by its folder or Hub id."""
+    from hf_recipes.catalog.metrics import GENERATED, names_a_module
     from hf_recipes.catalog.tasks import task_of
 
-    allowed = task_of(recipe).metrics
+    allowed = (*task_of(recipe).metrics, *(GENERATED if recipe.task == "chat" else ()))
     given = recipe.get("metrics")
     for name in given if isinstance(given, list) else []:
-        if isinstance(name, str) and name not in allowed:
-            near = nearest(name, allowed)
-            fix = f"did you mean {near!r}?" if near else f"it has {', '.join(allowed)}"
-            yield report_key(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", fix)
+        if not isinstance(name, str) or name in allowed:
+            continue
+        if names_a_module(name):
+            if recipe.task == "causal-lm":
+                what = f"{name!r} needs predictions to compare, and task causal-lm has none"
+                yield report_key(recipe, "metrics", what, f"it has {', '.join(allowed)}")
+            continue
+        near = nearest(name, allowed)
+        fix = f"did you mean {near!r}?" if near else f"it has {', '.join(allowed)}"
+        if os.path.exists(name):
+            fix = f"of a module of `evaluate` write the path: ./{name}"
+        yield report_key(recipe, "metrics", f"task {recipe.task} has no metric {name!r}", fix)
+
+
+def modules_of_metrics(recipe: Recipe) -> Iterator[Diagnostic]:
+    """A module is a program: it runs if it is on this machine, one of the Hub where its user trusts it."""
+    from hf_recipes.catalog.metrics import is_local_module, names_a_module
+
+    given = recipe.get("metrics")
+    for name in strings_in(given) if isinstance(given, list) else []:
+        if not names_a_module(name) or os.path.exists(os.path.expanduser(name)):
+            continue
+        if is_local_module(name):
+            what = f"there is no metric {name!r} (paths are relative to the working directory)"
+            yield report_key(recipe, "metrics", what, "name the folder of a module of `evaluate`")
+        else:
+            what = f"{name!r} is a program of the Hub: it runs only if you trust it"
+            yield report_key(recipe, "metrics", what, "start with: hf-recipes run --trust-remote-code")
 
 
 def _measured(recipe: Recipe) -> dict[str, str]:
@@ -126,8 +152,13 @@ def best_by_what(recipe: Recipe) -> Iterator[Diagnostic]:
     name = text_of(recipe, "metric_for_best_model").removeprefix("eval_")
     if not name:
         return
+    from hf_recipes.catalog.metrics import GENERATED
+
     found = _measured(recipe)
-    if name not in found:
+    if name not in found and recipe.task == "chat" and any(name in keys for keys in GENERATED.values()):
+        what = f"metric_for_best_model: {name!r} is computed once, at the end of a run"
+        yield report_argument(recipe, "metric_for_best_model", what, "choose the best model by loss")
+    elif name not in found:
         names = [key for key, missing in found.items() if not missing]
         near = nearest(name, names)
         fix = f"did you mean {near!r}?" if near else f"this task measures {', '.join(names)}"
@@ -240,6 +271,7 @@ ERRORS: tuple[Rule, ...] = (
 )
 WARNINGS: tuple[Rule, ...] = (
     early_stopping_ends_with_the_last,
+    modules_of_metrics,
     intervals_that_are_ignored,
     resuming_with_other_rows,
     nan_that_is_hidden,

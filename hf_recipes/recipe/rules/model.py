@@ -71,7 +71,10 @@ def sections_of_the_task(recipe: Recipe) -> Iterator[Diagnostic]:
     for name in ("sample_prompts", "GenerationConfig"):
         if has_section(recipe, name) and not task.generates:
             yield report_key(recipe, name, f"task {task.name} generates no text: {name} has no effect", "leave it out")
-    if has_section(recipe, "GenerationConfig") and task.generates and not recipe.get("sample_prompts"):
+    given = recipe.get("metrics")
+    answered = task.name == "chat" and isinstance(given, list) and set(strings_in(given)) - set(task.metrics)
+    used = recipe.get("sample_prompts") or answered
+    if has_section(recipe, "GenerationConfig") and task.generates and not used:
         what = "GenerationConfig has no effect: it is for sample_prompts, and there are none"
         yield report_key(recipe, "GenerationConfig", what, "write sample_prompts, or leave it out")
 

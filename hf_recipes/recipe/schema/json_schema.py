@@ -29,14 +29,16 @@ def json_schema() -> dict[str, Any]:
         }
         for name in SECTIONS
     }
-    from hf_recipes.catalog.metrics import METRICS
+    from hf_recipes.catalog.metrics import GENERATED, METRICS
     from hf_recipes.catalog.tasks import TASKS
 
     top = {field.name: _property(field) for field in TOP.values()}
     top["task"]["enum"] = list(TASKS)
     for branch in top["metrics"]["anyOf"]:
         if branch["type"] == "array":
-            branch["items"] = {"type": "string", "enum": list(METRICS)}
+            named = {"type": "string", "enum": [*METRICS, *GENERATED]}
+            module = {"type": "string", "pattern": r"/|\.py$"}  # catalog/metrics.py: names_a_module
+            branch["items"] = {"anyOf": [named, module]}
     top |= _deprecated("", top)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

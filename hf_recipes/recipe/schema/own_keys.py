@@ -24,7 +24,12 @@ TOP = _table(
         "str",
         "Another recipe, relative to this file. Both are merged key by key; this file wins; lists are replaced.",
     ),
-    _key("metrics", "list", "What the evaluation reports. Without it: the task's own metrics.", items=("str",)),
+    _key(
+        "metrics",
+        "list",
+        "What the evaluation reports: names, and modules of `evaluate`. Without it: the task's own metrics.",
+        items=("str",),
+    ),
     _key(
         "threshold",
         "float",
@@ -132,6 +137,12 @@ DATASET = _table(
     _key("role_names", "dict", "Other names of the roles: {bot: assistant} (chat)."),
     # TRL's SFTConfig reads them from a column of this name only, which is read here too.
     _key("chat_template_kwargs", "dict", "Variables of the chat template, such as {enable_thinking: false} (chat)."),
+    _key(
+        "buffer_size",
+        "int",
+        "With streaming: true, the rows that are kept to draw from, as in IterableDataset.shuffle. Without it: 1000.",
+        limits=Limits(least=1),
+    ),
     _key("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
 )
 
@@ -160,5 +171,5 @@ SECTION_HELP = {
     "BitsAndBytesConfig": "transformers.BitsAndBytesConfig: the frozen model is loaded in 8 or 4 bits.",
     "BpeTrainer": "tokenizers.trainers.BpeTrainer: a byte-level BPE tokenizer, trained on the data.",
     "EarlyStoppingCallback": "transformers.EarlyStoppingCallback.",
-    "GenerationConfig": "transformers.GenerationConfig, for sample_prompts.",
+    "GenerationConfig": "transformers.GenerationConfig, for sample_prompts; metrics of answers leave its sampling out.",
 }

@@ -108,7 +108,7 @@ def test_checkpointings_cost_is_counted(fit: Fit) -> None:
 
 
 def test_weights_larger_than_the_gpu_are_named_plainly(write_recipe: Write, planned: None) -> None:
-    lines, fits = plan_command.command(write_recipe(RECIPE), (), memory="480MiB")
+    lines, fits = plan_command.command(write_recipe(RECIPE), (), memory="342MiB")
     assert not fits
     assert lines[-2].startswith("  no change that plan knows makes it fit: the weights alone take ")
     assert lines[-2].endswith(" GiB, more than the GPU has")

@@ -100,12 +100,12 @@ def test_a_gpu_that_is_too_small_has_no_frontier_and_nothing_is_written(
     searches: list[search.Frontier] = []
     real = search.search
     monkeypatch.setattr(search, "search", lambda fit, **_: searches.append(real(fit)) or searches[0])
-    found = json.loads(command(path, (), memory="520MiB", search=True, as_json=True)[0][0])
+    found = json.loads(command(path, (), memory="382MiB", search=True, as_json=True)[0][0])
     assert found["search"]["recommended"] is None
     assert found["search"]["why"] == "nothing fits: not one row of any of these lengths"
     monkeypatch.setattr(search, "search", lambda fit, **_: searches[0])
     with pytest.raises(RecipeError, match="there is nothing to write: no point fits"):
-        command(path, (), memory="520MiB", search=True, write="new.yaml")
+        command(path, (), memory="382MiB", search=True, write="new.yaml")
     with pytest.raises(RecipeError, match="it writes what --search recommends; add --search"):
         command(path, (), memory="8GiB", write="new.yaml")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_recipes.catalog.gpus import MEASURED_CONTEXT
+from hf_recipes.catalog.gpus import context_range, find_gpu
 from hf_recipes.plan.measure.gpu import RULES
 from hf_recipes.plan.trace.cuda_allocator import replay, rounded
 from hf_recipes.plan.trace.cuda_workspaces import CUBLASLT, CudaWorkspaces, reduction
@@ -46,7 +46,8 @@ def test_the_context_of_a_hopper_gpu_is_what_its_cells_had(root: Path) -> None:
     (path,) = (root / "recipes" / "results" / "lab").glob("nvidia-h100*hbm3.jsonl")
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     most = max(one["measured"]["context_bytes"] for one in lines if one.get("alone"))
-    assert 0 <= MEASURED_CONTEXT[(9, 0)] - most < 2**20
+    least, assumed = context_range(find_gpu("h100"))
+    assert least == assumed and 0 <= assumed - most < 2**20
 
 
 @pytest.mark.parametrize(

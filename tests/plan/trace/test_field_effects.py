@@ -211,10 +211,10 @@ WITH_OTHERS = {  # field -> (what it is compared with, its value)
     "gradient_checkpointing_kwargs": ({"gradient_checkpointing": True}, {"use_reentrant": True}),
 }
 ELSEWHERE = {
-    "optim_args": "numbers, and of optimizers whose packages are not installed here",
-    "optim_target_modules": "of optimizers whose packages are not installed here",
-    "use_liger_kernel": "liger is not installed here",
-    "liger_kernel_config": "liger is not installed here",
+    "optim_args": "of optimizers that test_coverage.py has",
+    "optim_target_modules": "of optimizers that test_coverage.py has",
+    "use_liger_kernel": "marked",
+    "liger_kernel_config": "marked",
     "max_grad_norm": "its norms are computed at 0, too",
     "torch_compile": "marked",
     "torch_compile_backend": "marked",
@@ -315,10 +315,10 @@ def test_what_plan_does_not_support_is_refused_by_name_with_its_line_and_a_fix()
 
 def test_an_optimizer_whose_package_is_not_installed_is_refused_by_name():
     with pytest.raises(RecipeError) as caught:
-        traced(optim="galore_adamw", optim_target_modules=["mlp"])
+        traced(optim="adamw_anyprecision")
     assert str(caught.value) == (
-        "tiny.yaml: plan traces the optimizer's own code, and optim: galore_adamw needs galore-torch, which is not "
-        "installed; pip install galore-torch, or plan optim: adamw_torch_fused"
+        "tiny.yaml: plan traces the optimizer's own code, and optim: adamw_anyprecision needs torchdistx, which is "
+        "not installed; pip install torchdistx, or plan optim: adamw_torch_fused"
     )
 
 

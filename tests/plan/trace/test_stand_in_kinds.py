@@ -75,9 +75,10 @@ def test_a_model_that_cannot_be_checkpointed_is_refused_at_its_line_as_run_would
 def test_an_error_of_upstream_without_words_is_reported_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     from hf_recipes.plan.trace import trace
 
-    def fails(*_: object, **__: object) -> None:
-        raise AssertionError
+    def fails(*_: object, real: bool = False, **__: object) -> None:
+        if not real:  # the narrow copy of the model trains
+            raise AssertionError
 
     monkeypatch.setattr(trace, "trace_here", fails)
-    with pytest.raises(PlanError, match=r"AssertionError: test_stand_in_kinds.py:\d+, raise AssertionError"):
+    with pytest.raises(PlanError, match=r"an error of test_stand_in_kinds.py, line \d+; `hf-recipes run"):
         trace_recipe(tiny("causal-lm", GPT2))

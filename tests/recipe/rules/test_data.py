@@ -73,13 +73,13 @@ def test_names_of_roles_that_lead_to_no_role_are_refused(ask, names, fix):
     assert ask(top=top, task="chat", trainer="SFTConfig", model="gpt2")[0] == []
 
 
-def test_a_second_length_and_streaming_are_refused(ask):
+def test_a_second_length_and_streaming_of_other_tasks_are_refused(ask):
     top = "dataset: {path: json, data_files: a.jsonl, max_length: 128, streaming: true}"
     assert ask(top=top, **SFT)[0] == [
         "7: dataset.max_length has no effect beside SFTConfig, which has its own max_length; "
         "write SFTConfig.max_length instead",
-        "7: dataset.streaming: true: rows are prepared once as tables on disk, which need not fit in memory; "
-        "leave it out",
+        "7: dataset.streaming: true trains causal-lm with TrainingArguments only; leave it out: rows are stored once "
+        "as tables on disk, which need not fit in memory",
     ]
 
 

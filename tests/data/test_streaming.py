@@ -1,0 +1,162 @@
+"""`streaming: true`: rows are read while the run trains, and a resumed run reads what an uninterrupted one would."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hf_recipes.cli import main
+from hf_recipes.data.streaming import TokenStream
+from hf_recipes.errors import DataError, RecipeError
+from hf_recipes.pipeline.run import run
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.record.file import read_record
+from tests.support.killed_runs import run_until_killed
+
+RECIPE = """
+task: causal-lm
+model: {config: {model_type: gpt2, n_layer: 1, n_head: 2, n_embd: 16, n_positions: 16}}
+tokenizer: {pretrained_model_name_or_path: tokenizer}
+dataset:
+  path: json
+  data_files: {train: [a.jsonl, b.jsonl], validation: v.jsonl}
+  streaming: true
+  buffer_size: 20
+  max_length: 16
+TrainingArguments: {output_dir: out, max_steps: 12, save_steps: 2, per_device_train_batch_size: 4, logging_steps: 1}
+"""
+
+
+def save_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["<end>", "<unk>", *(f"w{i}" for i in range(200))])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<unk>")
+    tokenizer.save_pretrained("tokenizer")
+    return tokenizer
+
+
+@pytest.fixture
+def recipe(write_recipe: Callable[..., str]) -> str:
+    draw = random.Random(0)
+    for name, rows in (("a", 60), ("b", 60), ("v", 12)):
+        texts = [" ".join(f"w{draw.randrange(200)}" for _ in range(draw.randrange(0, 20))) for _ in range(rows)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    save_tokenizer()
+    return write_recipe(RECIPE)
+
+
+def stream(**changes: Any) -> TokenStream:
+    rows = datasets.load_dataset("json", data_files=["a.jsonl", "b.jsonl"], streaming=True, split="train")
+    given = {"max_length": 16, "seed": 0, "buffer_size": 20, "location": "here", **changes}
+    return TokenStream(rows, "text", save_tokenizer(), **given)
+
+
+def blocks(found: TokenStream, count: int) -> list[list[int]]:
+    return [row["input_ids"] for row in itertools.islice(found, count)]
+
+
+def losses(path: Path) -> list[tuple[int, float]]:
+    entries = json.loads(path.read_text())["log_history"]
+    return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+
+
+def test_a_pass_has_every_token_once_in_an_order_of_the_seed_and_the_next_pass_has_another(recipe: str) -> None:
+    texts = [json.loads(line)["text"] for name in "ab" for line in Path(f"{name}.jsonl").read_text().splitlines()]
+    tokenizer = save_tokenizer()
+    wanted = sorted(token for text in texts if text for token in [*tokenizer(text)["input_ids"], 0])
+    whole = len(wanted) // 16
+    first = blocks(stream(), 2 * whole)
+    assert blocks(stream(), 2 * whole) == first and blocks(stream(seed=1), whole) != first[:whole]
+    seen = sorted(itertools.chain(*first[:whole]))
+    missing = list(wanted)
+    for token in seen:
+        missing.remove(token)
+    assert len(missing) == len(wanted) % 16  # they begin the next block, with the next pass
+    assert first[whole:] != first[:whole]
+    assert {len(block) for block in first} == {16}
+
+
+def test_a_split_of_less_than_a_block_is_refused_and_not_read_for_ever(folder: Path) -> None:
+    Path("a.jsonl").write_text('{"text": ""}\n', encoding="utf-8")
+    Path("b.jsonl").write_text('{"text": "  "}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="less than one block of 16 tokens"):
+        blocks(stream(), 1)
+
+
+def test_a_streamed_run_says_so_in_its_record_and_stores_nothing_of_the_train_split(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = read_record(run(recipe, ["TrainingArguments.max_steps=3"]), strict=True)
+    out = capsys.readouterr().out
+    assert "train streamed, eval" in out and "train: streamed, and not stored" in out
+    assert (record.data["train"].rows, record.tokens) == (0, 3 * 4 * 16)
+    assert record.batch is not None and record.batch.tokens_per_step == 4 * 16
+    assert record.metrics.of("eval")["eval_perplexity"] > 1
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_reads_the_same_blocks_as_one_that_is_not(recipe: str) -> None:
+    straight = read_record(run(recipe, ["TrainingArguments.output_dir=straight"]), strict=True)
+    draw = random.Random(1)
+    run_until_killed(recipe, [], draw.randrange(3, 6))
+    run_until_killed(recipe, [], draw.randrange(7, 10), resume=True, number=signal.SIGTERM)
+    resumed = read_record(run(recipe, [], resume=True), strict=True)
+    assert len(resumed.sessions) == 3
+    assert losses(Path("out/record.json")) == losses(Path("straight/record.json"))
+    assert (resumed.tokens, resumed.train_loss) == (straight.tokens, straight.train_loss)
+    assert resumed.metrics.of("eval")["eval_loss"] == straight.metrics.of("eval")["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("text", "new", "wanted"),
+    [
+        ("max_steps: 12, ", "", "dataset.streaming: true: a stream has no length; write max_steps"),
+        (", validation: v.jsonl", "", "dataset.streaming: true: a stream has no share to split off for validation"),
+        ("tokenizer: {pretrained_model_name_or_path: tokenizer}", "BpeTrainer: {vocab_size: 400}", "read twice"),
+        ("max_steps: 12", "max_steps: 12, dataloader_num_workers: 2", "each worker of the loader would read all rows"),
+        ("  streaming: true\n", "", "dataset.buffer_size has no effect without streaming: true; leave it out"),
+        ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments only"),
+    ],
+)
+def test_what_a_stream_cannot_have_is_refused_before_anything_is_read(
+    recipe: str, text: str, new: str, wanted: str
+) -> None:
+    path = Path(recipe)
+    path.write_text(path.read_text().replace(text, new), encoding="utf-8")
+    with pytest.raises(RecipeError, match=wanted.replace("(", r"\(")):
+        read_recipe(recipe)
+
+
+def test_a_broken_line_and_a_missing_column_are_errors_without_a_traceback(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.jsonl").write_text('{"text": "w1"}\n{"text": \n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["run", recipe])
+    assert "the train split cannot be streamed" in capsys.readouterr().err
+    Path("a.jsonl").write_text('{"body": "w1"}\n', encoding="utf-8")
+    Path("b.jsonl").write_text('{"body": "w1"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["run", recipe])
+    assert "no column 'text' (it has body)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prepare", "inspect"])
+def test_prepare_and_inspect_say_that_there_is_nothing_to_look_at(
+    recipe: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, recipe])
+    assert "the train split is read while the run trains" in capsys.readouterr().err
