@@ -32,7 +32,7 @@ class Encoding:
 
 
 class UnitError(Exception):
-    """What is wrong with the data of a unit: not the worker's fault, and the same in another process."""
+    """What is wrong with the data of a unit: not the worker's error, and the same in another process."""
 
 
 @dataclass(frozen=True, kw_only=True)
