@@ -65,6 +65,7 @@ def runs(folder: str, **options: Any) -> None:
     help="Also this: exact_match, rouge, bleu (chat), or an evaluate module: its folder or Hub id.",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run the code of a metric of the Hub.")
+@click.option("--set", "overrides", multiple=True, metavar="dataset.key=value", help="How the file is read.")
 def evaluate(run_dir: str, data: str, **options: Any) -> None:
     """Evaluate the model of RUN on other data. Writes a record and per-example scores that `compare` reads."""
     from hf_recipes.commands.evaluate import command
@@ -79,7 +80,10 @@ def evaluate(run_dir: str, data: str, **options: Any) -> None:
 @click.option("--output", default=None, type=PATH, metavar="FILE", help="Write the JSON lines there.")
 @click.option("--batch-size", default=32, type=whole(1, 100_000), help="Rows that are computed together.")
 @click.option("--max-new-tokens", default=None, type=whole(1, 10**6), help="The longest continuation, in tokens.")
-@click.option("--set", "overrides", multiple=True, metavar="GenerationConfig.key=value", help="How text is generated.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="Section.key=value",
+    help="GenerationConfig: how text is generated; dataset: how --file is read.",
+)  # fmt: skip
 @click.option("--base-model", default=None, metavar="PATH", help="Base model of an adapter, where the run's is gone.")
 @click.option("--task", default=None, metavar="TASK", help="Of a model folder whose task is not known.")
 @click.option("--cpu", is_flag=True, help="Compute on the CPU.")

@@ -36,9 +36,9 @@ def command(
     Raises RecipeError for a folder without a model, rows that cannot be predicted, and settings that do not fit.
     """
     found = find_trained(run_dir, task)
-    given = generation_settings(found, overrides, max_new_tokens)
-    rows = _choose_rows(found, texts, file)
-    with _writer(output) as write:
+    given = generation_settings(found, overrides, max_new_tokens, of_data=file is not None)
+    with inputs.advising(file), _writer(output) as write:
+        rows = _choose_rows(found, texts, file, dataset_settings(overrides))
         for line in predict(found, rows, batch_size=batch_size, given=given, base_model=base_model, cpu=cpu):
             write(json.dumps(line, ensure_ascii=False))
 
@@ -65,19 +65,38 @@ def predict(
     return of_task[found.task](trained, rows, batch_size)
 
 
-def generation_settings(found: Found, overrides: Sequence[str], max_new_tokens: int | None) -> dict[str, Any]:
-    """GenerationConfig's arguments of the command line. Raises RecipeError for another section, and for a task that
-    generates nothing."""
+def read_settings(overrides: Sequence[str], sections: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Section -> values of `--set Section.key=value`, checked as in a recipe. Raises RecipeError for other sections,
+    and for keys and values that `check` reports."""
     from hf_recipes.recipe.merge import arguments_document
+    from hf_recipes.recipe.validate import validate_sections
 
     document = arguments_document(overrides)
-    if document.errors:
-        raise RecipeError(document.errors)
-    wrong = [name for name in document.values or {} if name != "GenerationConfig"]
+    document = document if document.errors else validate_sections(document)
+    # Which keys `dataset` has depends on the file's format: its reader refuses others.
+    odd = [one for one in document.warnings if "argument 'dataset." not in one.location]
+    if document.errors or odd:
+        raise RecipeError([*document.errors, *odd])
+    wrong = [name for name in document.values or {} if name not in sections]
     if wrong:
-        what = f"{wrong[0]} does not change how text is generated"
-        raise RecipeError.at("argument '--set'", what, "write GenerationConfig.key=value")
-    given = dict((document.values or {}).get("GenerationConfig") or {})
+        what = f"{wrong[0]} has no effect on this command"
+        fix = " or ".join(f"{name}.key=value" for name in sections)
+        raise RecipeError.at("argument '--set'", what, f"write {fix}")
+    return {name: dict(values or {}) for name, values in (document.values or {}).items()}
+
+
+def dataset_settings(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Keys of `dataset` that read a file."""
+    return read_settings(overrides, ("dataset", "GenerationConfig")).get("dataset", {})
+
+
+def generation_settings(
+    found: Found, overrides: Sequence[str], max_new_tokens: int | None, *, of_data: bool = False
+) -> dict[str, Any]:
+    """GenerationConfig's arguments of the command line. `of_data`: those of `dataset` are allowed beside them. Raises
+    RecipeError for another section, and for a task that generates nothing."""
+    sections = ("GenerationConfig", "dataset") if of_data else ("GenerationConfig",)
+    given = dict(read_settings(overrides, sections).get("GenerationConfig", {}))
     if max_new_tokens is not None:
         given["max_new_tokens"] = max_new_tokens
     if given and not TASKS[found.task].generates:
@@ -86,11 +105,20 @@ def generation_settings(found: Found, overrides: Sequence[str], max_new_tokens: 
     return given
 
 
-def _choose_rows(found: Found, texts: Sequence[str], file: str | None) -> Iterable[inputs.Row]:
+def _choose_rows(
+    found: Found, texts: Sequence[str], file: str | None, options: Mapping[str, Any]
+) -> Iterable[inputs.Row]:
     if file is not None and texts:
         raise RecipeError.at("argument '--file'", "texts are given, too", "give texts or a file")
     if file is not None:
-        return inputs.load_file(found.recipe, file)
+        rows = inputs.load_file(found.recipe, file, options)
+        for key, default in TASKS[found.task].columns.items():  # the model's own names are looked for in a row
+            given, own = options.get(key), str(found.recipe.get(f"dataset.{key}") or default)
+            if given in rows.column_names and given != own:
+                rows = rows.remove_columns([own] if own in rows.column_names else []).rename_column(given, own)
+        if rows.column_names == ["text"] and Path(file).name.lower().removesuffix(".gz").endswith(".txt"):
+            return (row for row in rows if row["text"].strip())  # empty lines, as of standard input
+        return rows
     if texts and list(texts) != ["-"]:
         return [{"text": text} for text in texts]
     if sys.stdin.isatty():

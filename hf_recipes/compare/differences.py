@@ -17,6 +17,7 @@ from hf_recipes.evaluation.scores import Scores
 from hf_recipes.record import RunRecord
 
 SHOWN = 20  # examples of each side that a report lists
+ROUNDED = 5e-4  # a change of loss or error that three decimals show as 0.000 is rounding, no gain or loss
 BINS = 10  # of a reliability diagram: equally wide
 NOT_SET = "(not set)"
 OF_TERMINAL = "disable_tqdm"  # a run has no progress bar where its output is no terminal
@@ -87,7 +88,8 @@ def find_changed_examples(first: Scores, second: Scores) -> ChangedExamples:
             ]
             change = of_each[0] - of_each[1]
         order = np.argsort(-change, kind="stable")
-        up, down = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
+        least = 0.0 if unit == "tags" else ROUNDED
+        up, down = order[change[order] > least], order[::-1][change[order[::-1]] < -least]
 
         def describe(i: int) -> str:
             return f"{change[i]:+d} right {unit}" if unit == "tags" else f"{-change[i]:+.3f} {unit}"

@@ -24,7 +24,8 @@ def compute_intervals(scores: Scores, metrics: Collection[str], seed: int = 0) -
             continue
         rows = measure.rows(scores)
         one = compute_interval(measure, rows, np.asarray(measure.value(bootstrap(rows, RESAMPLES, seed))))
-        found[measure.name] = MetricInterval(value=one.value, low=one.low, high=one.high)
+        if np.isfinite([one.low, one.high]).all():  # of one example there is none
+            found[measure.name] = MetricInterval(value=one.value, low=one.low, high=one.high)
     return found
 
 

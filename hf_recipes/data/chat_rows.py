@@ -173,14 +173,8 @@ def _alpaca(recipe: Recipe, train: Head) -> RowReader:
         for name in ("instruction", output):
             if not isinstance(row[name], str):
                 raise RowError(f"no {name}", f"the column {name!r} has no text", "remove such rows")
-        asked = "\n".join(text for text in (row["instruction"], row[more] if more else "") if text)
-        turns = [*(row.get("history") or []), (asked, row[output])]
-        messages = [
-            {"role": role, "content": text}
-            for turn in turns
-            for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
-        return common.conversation(row, messages)
+        answer = {"role": "assistant", "content": row[output]}
+        return common.conversation(row, [*_alpaca_question(row, more), answer])
 
     used = tuple(name for name in ("instruction", more, output) if name)
     shown = f"rows are read as Alpaca's: {' and '.join(used[:-1])} make the user's message, {output} the answer"
@@ -191,6 +185,44 @@ def _alpaca(recipe: Recipe, train: Head) -> RowReader:
         read=read,
         note=shown,
     )
+
+
+def _alpaca_question(row: Row, more: str | None) -> list[Message]:
+    """The earlier turns and the user's message. `more`: the column of the input."""
+    asked = "\n".join(text for text in (row["instruction"], row[more] if more else "") if text)
+    earlier = [
+        {"role": role, "content": text}
+        for turn in row.get("history") or []
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*earlier, {"role": "user", "content": asked}]
+
+
+def read_question(recipe: Recipe, row: Row) -> list[Message] | None:
+    """The messages before the answer of a row that has neither messages nor a prompt, as training reads such rows: by
+    the recipe's templates (the only column of user_template may be the row's text), or Alpaca's. None for another.
+
+    Raises RowError for a row without a column that a template reads.
+    """
+    named = recipe.section("dataset")
+    if "user_template" in named:
+        found = []
+        for key, role in TEMPLATES.items():
+            if key == "assistant_template" or key not in named:
+                continue
+            template, names = _compile(str(named[key]), recipe.location(f"dataset.{key}"))
+            if key == "user_template" and len(names) == 1 and not names & set(row) and set(row) == {"text"}:
+                row = {**row, **dict.fromkeys(names, row["text"])}
+            missing = sorted(names - set(row))
+            if missing:
+                what = f"has no {missing[0]!r}, which the run's dataset.{key} reads"
+                raise RowError(f"no {missing[0]}", what, "give rows with the columns of the training data")
+            content = template.render({name: "" if row[name] is None else row[name] for name in names})
+            found.append({"role": role, "content": content})
+        return [one for one in found if one["role"] != "system" or one["content"]]
+    if "messages_column" in named or "prompt_column" in named or not isinstance(row.get("instruction"), str):
+        return None
+    return _alpaca_question(row, _first(list(row), ALPACA["input"]))
 
 
 def _templates(recipe: Recipe, train: Head) -> RowReader:

@@ -27,6 +27,7 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 # Names of the parts of an entity in the usual tools.
 START, END = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
 LABEL = ("label", "type", "tag", "entity", "entity_group", "entity_type", "name")
+OF_ENTITIES = "read as words with IOB2 tags"  # in the notes of a run
 NUMPY_LIST = re.compile(r"""\[(\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]]+))*\s*\]""")
 NUMPY_ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]]+""")
 
@@ -158,7 +159,7 @@ def _of_entities(recipe: Recipe, splits: Splits) -> TaggedRows:
             desc=f"{split} entities",
         )  # fmt: skip
 
-    note = f"{text}, {column}: read as words with IOB2 tags; an entity ends a word where it begins or ends inside one"
+    note = f"{text}, {column}: {OF_ENTITIES}; an entity ends a word where it begins or ends inside one"
     return TaggedRows(splits=_each(splits, convert_split), tokens=TOKENS, tags=TAGS, notes=(note,))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_recipes.data.tagged_rows import OF_ENTITIES, WORD
 from hf_recipes.errors import DataError
 from hf_recipes.inference.inputs import Row
 from hf_recipes.inference.trained import Trained
@@ -17,6 +18,8 @@ from hf_recipes.inference.trained import Trained
 WINDOW = 32  # batches that are sorted by length together; results keep the order of the rows
 CALL = 8  # batches that are tokenized together
 OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
+OPENING, CLOSING = "([{\"'\u201c\u2018", ")]}\"'\u201d\u2019,;:!?"  # signs around words
+LONGEST_TITLE = 3  # letters of "Mrs.", which is followed by a capital letter within a sentence
 LIKELY = 0.5  # from this probability on a label of several is given, where the recipe has no threshold
 
 
@@ -39,7 +42,11 @@ def text_of(row: Row, column: str, number: int) -> str:
     """The row's text. Raises DataError with the row's number."""
     text = row.get(column, row.get("text"))
     if not isinstance(text, str) or not text.strip():
-        what = f"has no text in {column!r}" if column in row else f"has no {column!r} (it has {', '.join(row)})"
+        name = column if column in row else "text"
+        what = f"has no {column!r} (it has {', '.join(row)})"
+        if name in row:
+            odd = row[name] is not None and not isinstance(row[name], str)
+            what = f"{name!r} is no text" if odd else f"its text in {name!r} is empty"
         raise DataError.at(f"row {number}", what, "give a text in every row")
     return text
 
@@ -102,23 +109,33 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
     """{"text", "entities": [{"entity_group", "score", "word", "start", "end"}]} of each row; start and end count the
     characters of the text. A row of words has them joined by blanks. A word's tag is its first token's, as in training.
 
-    A text longer than training's max_length is read in parts that overlap.
+    A text longer than training's max_length is read in parts that overlap. Where the tokenizer does not mark the parts
+    of words, as WordPiece does, a text is split by `words_of`: training has seen one word at a time.
     """
     column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
     tag = _tagger(trained, batch_size)
+    glued = not getattr(trained.tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    record = trained.found.record
+    split = glued and record is not None
+    pattern = WORD if record and any(OF_ENTITIES in note for note in record.notes) else None
 
     def checked() -> Iterator[Row]:
         for number, row in enumerate(rows):
             words = row.get(column)
             if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-                yield {"text": " ".join(words), "words": words}
-            else:
-                yield {"text": text_of(row, "text", number), "words": None}
+                yield {"text": " ".join(words), "words": words, "spans": _spans(words)}
+                continue
+            if column in row:
+                what = f"{column!r} is empty" if words in ([], None) else f"{column!r} is no list of words"
+                raise DataError.at(f"row {number}", what, 'write {"tokens": ["Anne", "smiled"]}, or a text')
+            text = text_of(row, str(trained.recipe.get("dataset.text_column", "text")), number)
+            spans = list(words_of(text, pattern)) if split else None
+            yield {"text": text, "words": spans and [text[a:b] for a, b in spans], "spans": spans}
 
     def predict(window: list[Row]) -> list[list[dict[str, Any]]]:
         pieces = list(_cut(trained, window))
         found = iter(tag([piece for parts in pieces for piece in parts]))
-        return [_join([(piece, next(found)) for piece in parts]) for parts in pieces]
+        return [_join([(piece, next(found)) for piece in parts], glued) for parts in pieces]
 
     for row, entities in in_order(checked(), CALL * batch_size, lambda row: len(row["text"]), predict):
         yield {"text": row["text"], "entities": entities}
@@ -130,6 +147,7 @@ class _Piece:
 
     text: str
     words: Sequence[str] | None  # where the row has words
+    spans: Sequence[tuple[int, int]] | None  # their characters
     start: int  # character of the whole text
     owns: tuple[int, int]  # characters of the whole text
 
@@ -148,14 +166,17 @@ def _cut(trained: Trained, rows: Sequence[Row]) -> Iterator[list[_Piece]]:
                 lengths[i] = len(one)
     for row, length in zip(rows, lengths, strict=True):
         if length <= trained.max_length:
-            yield [_Piece(text=row["text"], words=row["words"], start=0, owns=(0, len(row["text"])))]
+            owns = (0, len(row["text"]))
+            yield [_Piece(text=row["text"], words=row["words"], spans=row["spans"], start=0, owns=owns)]
         else:
-            yield _cut_row(trained, row["text"], row["words"])
+            yield _cut_row(trained, row["text"], row["words"], row["spans"])
 
 
-def _cut_row(trained: Trained, text: str, words: Sequence[str] | None) -> list[_Piece]:
+def _cut_row(
+    trained: Trained, text: str, words: Sequence[str] | None, of_words: Sequence[tuple[int, int]] | None
+) -> list[_Piece]:
     tokenizer = trained.tokenizer
-    spans = [match.span() for match in re.finditer(r"\S+", text)] if words is None else _spans(words)
+    spans = of_words or [match.span() for match in re.finditer(r"\S+", text)]
     sizes = [len(tokenizer(f" {text[a:b]}", add_special_tokens=False, verbose=False)["input_ids"]) for a, b in spans]
     room = trained.max_length - tokenizer.num_special_tokens_to_add()
     ranges = list(_ranges(sizes, room, int(OVERLAP * room)))
@@ -164,11 +185,40 @@ def _cut_row(trained: Trained, text: str, words: Sequence[str] | None) -> list[_
         _Piece(
             text=text[spans[first][0] : spans[stop - 1][1]],
             words=None if words is None else words[first:stop],
+            spans=None if words is None else [(a - spans[first][0], b - spans[first][0]) for a, b in spans[first:stop]],
             start=spans[first][0],
             owns=(middles[i], middles[i + 1]),
         )
         for i, (first, stop) in enumerate(ranges)
     ]
+
+
+def words_of(text: str, pattern: re.Pattern[str] | None = None) -> Iterator[tuple[int, int]]:
+    """Where a text's words are: the matches of `pattern`, else what stands between blanks, and the signs around it, as
+    data of words usually have them. A full stop is a word at the end of a sentence: "Mr. Elliot", "U.S."."""
+    if pattern is not None:
+        yield from (match.span() for match in pattern.finditer(text))
+        return
+    for match in re.finditer(r"\S+", text):
+        begin, end = match.span()
+        signs: list[tuple[int, int]] = []
+        while end - begin > 1 and text[begin] in OPENING:
+            yield begin, begin + 1
+            begin += 1
+        while end - begin > 1 and (text[end - 1] in CLOSING or _ends_sentence(text, begin, end)):
+            end -= 1
+            signs.append((end, end + 1))
+        if signs and all(sign in CLOSING + "." for sign in text[begin:end]):
+            yield begin, match.end()  # "...", "?!"
+        else:
+            yield from [(begin, end), *reversed(signs)]
+
+
+def _ends_sentence(text: str, begin: int, end: int) -> bool:
+    if text[end - 1] != "." or "." in text[begin : end - 1]:
+        return False
+    after = text[end:].lstrip(CLOSING + " \n\t")[:1] if end + 1 < len(text) else ""
+    return not text[end:].strip() or (after.isupper() and end - 1 - begin > LONGEST_TITLE)
 
 
 def _spans(words: Sequence[str]) -> list[tuple[int, int]]:
@@ -201,6 +251,8 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
     The pipeline tokenizes and pads text by text; here a window of texts is tokenized at once, and batches hold texts of
     similar length. What the tags of a text mean is the pipeline's own code.
     """
+    import warnings
+
     import torch
     from transformers import TokenClassificationPipeline
     from transformers.pipelines.token_classification import AggregationStrategy
@@ -211,6 +263,8 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
     pipe = TokenClassificationPipeline(
         model=inner, tokenizer=tokenizer, aggregation_strategy="first", device=model.device
     )
+    # Of byte-level tokenizers, which do not mark the parts of a word: blanks do.
+    warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
     passed = set(tokenizer.model_input_names)
 
     def logits_of(encoded: Any, places: Sequence[int]) -> torch.Tensor:
@@ -244,7 +298,7 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
                     "sentence": pieces[i].text,
                 }
                 if split:
-                    output |= {"word_ids": encoded.word_ids(i), "word_to_chars_map": _spans(pieces[i].words or ())}
+                    output |= {"word_ids": encoded.word_ids(i), "word_to_chars_map": pieces[i].spans}
                 found[i] = pipe.postprocess([output], aggregation_strategy=AggregationStrategy.FIRST)
         return found
 
@@ -260,12 +314,19 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
     return tag
 
 
-def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """The entities of all pieces of a text, each once."""
+def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]], glued: bool) -> list[dict[str, Any]]:
+    """The entities of all pieces of a text, each once. `glued`: their words are to be read in the text."""
     found: list[dict[str, Any]] = []
     for piece, entities in parts:
+        earlier = found[-1]["end"] if found else 0  # within a piece entities may share a character of several bytes
         for one in entities:
             start, end = int(one["start"]) + piece.start, int(one["end"]) + piece.start
-            if piece.owns[0] <= start < piece.owns[1] and (not found or start >= found[-1]["end"]):
-                found.append({**one, "score": float(one["score"]), "start": start, "end": end})
+            covered = piece.text[int(one["start"]) : int(one["end"])]
+            start += len(covered) - len(covered.lstrip())  # of tokenizers whose tokens begin with a blank
+            end -= len(covered) - len(covered.rstrip())
+            if start >= end:
+                continue
+            word = covered.strip() if glued else one["word"]
+            if piece.owns[0] <= start < piece.owns[1] and start >= earlier:
+                found.append({**one, "word": word, "score": float(one["score"]), "start": start, "end": end})
     return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
@@ -83,13 +84,14 @@ def evaluate(
     cpu: bool = False,
     metrics: Sequence[str] = (),
     trusted: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Evaluates on every row of `data` (a file, a folder or a Hub id) and writes record, scores and report into a
     folder: `output`, else evaluations/<name of the data> in the run's folder. It is complete or absent.
 
     `metrics`: beside the run's own: those of generated answers (exact_match, rouge, bleu), or modules of the `evaluate`
-    package, from a folder, or from the Hub where `trusted`.
+    package, from a folder, or from the Hub where `trusted`. `options`: keys of `dataset` that read the file.
 
     Raises MetricError for a metric that cannot be computed, DataError for rows that the model's task or labels do not
     fit, ModelError for what does not load, OutputDirError for a folder of something else.
@@ -97,9 +99,9 @@ def evaluate(
     target = Path(output) if output else found.folder / FOLDER / _name(data)
     _refuse_foreign(target)
     added = _choose_metrics(found, metrics, trusted=trusted, say=say)
-    rows = load_file(found.recipe, data)
+    rows = load_file(found.recipe, data, options)
     trained = load_trained(found, base=base_model, cpu=cpu)
-    return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, say=say)
+    return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, options=options, say=say)
 
 
 def _choose_metrics(found: Found, names: Sequence[str], *, trusted: bool, say: Callable[[str], None]) -> Added:
@@ -143,6 +145,7 @@ def score(
     batch_size: int | None = None,
     cpu: bool = False,
     added: Added = NONE,
+    options: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """`evaluate` of a model that is loaded and rows that are read."""
@@ -157,7 +160,7 @@ def score(
     from hf_recipes.training.trainer import build_arguments, build_trainer
 
     began, started = time.perf_counter(), timestamp()
-    recipe = _recipe_of_evaluation(trained, data, target, batch_size)
+    recipe = _recipe_of_evaluation(trained, data, target, batch_size, options)
     if cpu:
         recipe = recipe.with_values({f"{recipe.trainer}.use_cpu": True}, "argument '--cpu'")
     device = this_device(use_cpu=bool(recipe.training.get("use_cpu")))
@@ -220,11 +223,13 @@ def score(
     return Evaluation(folder=target, record=record)
 
 
-def _recipe_of_evaluation(trained: Trained, data: str, target: Path, batch_size: int | None) -> Recipe:
+def _recipe_of_evaluation(
+    trained: Trained, data: str, target: Path, batch_size: int | None, options: Mapping[str, Any]
+) -> Recipe:
     """The run's recipe, with this model, these rows, and nothing that only training needs."""
     from hf_recipes.inference.inputs import dataset_of_file
 
-    recipe = dataset_of_file(trained.recipe, data, "validation")
+    recipe = dataset_of_file(trained.recipe, data, "validation", options)
     sections = {name: value for name, value in recipe.sections.items() if name not in SECTIONS_OF_TRAINING}
     training = {key: value for key, value in recipe.training.items() if key not in OF_TRAINING}
     training |= {"output_dir": str(target), "do_train": False, "report_to": "none", "save_strategy": "no"}
@@ -311,7 +316,7 @@ def _record(trained: Trained, recipe: Recipe, prepared: Prepared, device: Any, s
 def describe_evaluation(one: Evaluation) -> list[str]:
     """Metrics with their intervals, and where they lie."""
     rows = one.record.data["eval"].rows
-    lines = [f"{one.record.recipe.path} on {rows:,} rows"]
+    lines = [f"{one.record.recipe.path} on {rows:,} row{'s' * (rows != 1)}"]
     for name, value in one.metrics.items():
         interval = one.intervals.get(name)
         shown = f"   {interval.low:.4g} to {interval.high:.4g} (95 %)" if interval else ""

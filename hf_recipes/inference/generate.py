@@ -10,7 +10,7 @@ from typing import Any
 from hf_recipes.common.text import first_line
 from hf_recipes.data import chat_prompt
 from hf_recipes.data.chat_messages import RowError, read_messages
-from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_tools
+from hf_recipes.data.chat_rows import TEMPLATE_COLUMN, join_arguments, read_question, read_tools
 from hf_recipes.data.chat_template import AnswerTemplate, read_template
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.inference.classify import in_order, text_of
@@ -69,17 +69,23 @@ def chat_ids(trained: Trained, messages: list[dict[str, Any]], row: Row | None =
     return chat_prompt.prompt_ids(template, tokenizer, messages, tools, arguments)
 
 
-def _messages(trained: Trained, row: Row, number: int) -> list[dict[str, Any]] | None:
-    """The row's messages with role and content, whatever they are called in it; None for a row without any."""
+def _messages(trained: Trained, row: Row, number: int, *, asked: bool) -> list[dict[str, Any]] | None:
+    """The row's messages with role and content, whatever they are called in it; None for a row without any.
+    `asked`: they may be made of the row's other columns, as training makes them."""
     recipe = trained.recipe
     names = (recipe.get("dataset.messages_column"), "messages", "conversations")
     key = next((str(name) for name in names if name is not None and row.get(str(name)) is not None), None)
-    if key is None:
+    if key is None and not asked:
         return None
     try:
-        found = read_messages(row[key], recipe.get("dataset.role_names") or {}, False, "messages_column")
+        if key is None:
+            found = read_question(recipe, row)
+        else:
+            found = read_messages(row[key], recipe.get("dataset.role_names") or {}, False, "messages_column")
     except RowError as problem:
         raise DataError.at(f"row {number}", problem.what, problem.fix) from None
+    if found is None:
+        return None
     system = row.get(str(recipe.get("dataset.system_column", "system")))
     if isinstance(system, str) and system.strip() and found[0]["role"] != "system":
         found = [{"role": "system", "content": system}, *found]
@@ -92,9 +98,9 @@ def prompt_ids(trained: Trained, row: Row, number: int = 0) -> list[int]:
     Raises DataError for a row without one, and for what the chat template rejects.
     """
     recipe, tokenizer = trained.recipe, trained.tokenizer
-    messages = _messages(trained, row, number)
     prompt = row.get(str(recipe.get("dataset.prompt_column", "prompt")))
-    chat = messages if isinstance(messages, list) else prompt if isinstance(prompt, list) else None
+    messages = _messages(trained, row, number, asked=trained.task == "chat" and prompt is None)
+    chat = messages or (prompt if isinstance(prompt, list) else None)
     if chat is None:
         text = prompt if isinstance(prompt, str) and prompt else None
         if text is None:

@@ -96,13 +96,17 @@ def _load_tokenizer(recipe: Recipe) -> Any:
 
 def _train_tokenizer(recipe: Recipe, train: Dataset) -> Any:
     """Byte-level BPE as GPT-2's, trained on the task's text; deterministic for the same rows."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     arguments = dict(recipe.section("BpeTrainer"))
     special = list(dict.fromkeys([END_TOKEN, *arguments.pop("special_tokens", [])]))
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Of a list of words, each then has the tokens that it has in a text, behind a blank.
+    of_words = recipe.task == "token-classification"
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=of_words)
+    if of_words:
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     tokenizer.decoder = decoders.ByteLevel()
     arguments.setdefault("initial_alphabet", pre_tokenizers.ByteLevel.alphabet())
     arguments.setdefault("show_progress", False)

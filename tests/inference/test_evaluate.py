@@ -78,7 +78,7 @@ def test_an_empty_file_and_one_without_the_column_are_refused(enter_run: Enter, 
         with pytest.raises(RecipeError) as raised:
             command("out", str(tmp_path / name), output=str(tmp_path / "e"), say=lambda line: None)
         messages.append(str(raised.value))
-    assert "empty.jsonl is empty" in messages[0]
+    assert "empty.jsonl: is empty" in messages[0]
     assert "the data has no column 'text' (it has sentence, label)" in messages[1]
     assert "gone.jsonl' does not exist" in messages[2]
 

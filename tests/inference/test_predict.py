@@ -16,6 +16,7 @@ from hf_recipes.cli import main
 from hf_recipes.commands.predict import command, predict
 from hf_recipes.errors import RecipeError
 from hf_recipes.inference.trained import find_trained, load_trained
+from hf_recipes.pipeline.run import run
 from tests.support.tiny_models import write_rows
 from tests.support.trained_runs import conversations, rows_of
 
@@ -176,7 +177,7 @@ def test_an_output_file_is_not_left_half_written(enter_run: Enter, tmp_path: Pat
     write_rows(tmp_path / "rows.jsonl", [{"text": "good"}, {"text": ""}])
     with pytest.raises(RecipeError) as raised:
         command("out", [], file=str(tmp_path / "rows.jsonl"), output=str(tmp_path / "out.jsonl"))
-    assert str(raised.value) == "row 1: has no text in 'text'; give a text in every row"
+    assert str(raised.value) == "row 1: its text in 'text' is empty; give a text in every row"
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
@@ -236,3 +237,37 @@ def test_a_model_folder_without_a_record_is_used_by_its_architecture(enter_run: 
     with pytest.raises(RecipeError) as raised:
         load_trained(find_trained(str(tmp_path), "token-classification"))
     assert "it was not trained for token-classification" in str(raised.value)
+
+
+def test_a_text_is_read_as_its_words_are_by_a_tokenizer_that_is_trained_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte-level tokenizer writes a word behind a blank otherwise than a word alone."""
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of("names", 0, 200)
+    write_rows("train.jsonl", rows)
+    write_rows("validation.jsonl", rows_of("names", 200, 20))
+    model = "{model_type: distilbert, dim: 32, hidden_dim: 64, n_layers: 1, n_heads: 2}"
+    arguments = "output_dir: out, max_steps: 120, learning_rate: 1e-2, save_strategy: 'no', report_to: none"
+    Path("recipe.yaml").write_text(
+        f"task: token-classification\nmodel: {{config: {model}}}\nBpeTrainer: {{vocab_size: 1000}}\n"
+        "dataset: {path: json, data_files: {train: train.jsonl, validation: validation.jsonl}, max_length: 64}\n"
+        f"TrainingArguments: {{{arguments}, per_device_train_batch_size: 16, use_cpu: true}}\n"
+    )
+    run("recipe.yaml")
+    asked = [row["tokens"] for row in rows[:60]]
+
+    def spans(given: list) -> list:
+        found = predict(find_trained("out"), given, cpu=True)
+        return [[(e["entity_group"], e["start"], e["end"]) for e in one["entities"]] for one in found]
+
+    for one in predict(find_trained("out"), [{"tokens": words} for words in asked], cpu=True):
+        assert all(e["word"] == one["text"][e["start"] : e["end"]] == e["word"].strip() for e in one["entities"])
+    words, texts = spans([{"tokens": words} for words in asked]), spans([{"text": " ".join(words)} for words in asked])
+    assert sum(map(len, words)) > 10
+    assert texts == words
+    # The same of a tokenizer as it was trained before, without the blank: texts are split into words.
+    file = Path("out/tokenizer.json")
+    file.write_text(file.read_text().replace('"add_prefix_space":true', '"add_prefix_space":false')
+                    .replace('"add_prefix_space": true', '"add_prefix_space": false'))  # fmt: skip
+    assert spans([{"text": " ".join(words)} for words in asked]) == spans([{"tokens": words} for words in asked])
