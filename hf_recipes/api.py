@@ -196,6 +196,10 @@ def predict(
 
     if isinstance(texts, str):
         raise RecipeError.at("predict", "texts is one text", "give a list of texts")
+    texts = list(texts)
+    for number, one in enumerate(texts):
+        if not isinstance(one, str | Mapping):
+            raise RecipeError.at(f"row {number}", f"is {type(one).__name__}", "give texts, or dicts with their columns")
     rows = ({"text": one} if isinstance(one, str) else one for one in texts)
     found = find_trained(_folder(trained))
     return list(predict_rows(found, rows, batch_size=batch_size, given=generation, **options))
@@ -222,6 +226,8 @@ def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> st
 
 
 def _folder(trained: str | os.PathLike[str] | Scored) -> str:
+    if not isinstance(trained, Scored | str | os.PathLike):
+        raise RecipeError.at("run", f"is {type(trained).__name__}", "give a run's folder, or what run() returned")
     return str(trained.folder) if isinstance(trained, Scored) else os.fspath(trained)
 
 
@@ -234,19 +240,30 @@ def _arguments(overrides: Overrides | None) -> list[str]:
 @contextmanager
 def _as_file(recipe: RecipeLike) -> Iterator[str]:
     """The path of a recipe; one that is a dict is written for as long as it is needed, and errors call it "recipe"."""
+    if not isinstance(recipe, Mapping | str | os.PathLike):
+        raise RecipeError.at("recipe", f"is {type(recipe).__name__}", "give a path, a name or a dict")
     if not isinstance(recipe, Mapping):
         yield shipped.find(os.fspath(recipe), "recipe")
         return
-    from hf_recipes.recipe.recipe import Recipe, dump_recipe
-
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         path = Path(folder) / "recipe.yaml"
-        path.write_text(dump_recipe(Recipe(path="", sections=recipe, locations={})), encoding="utf-8")
+        path.write_text(_as_text(recipe), encoding="utf-8")
         try:
             yield str(path)
         except RecipeError as problem:
             named = [replace(one, location=_without(str(path), one.location)) for one in problem.errors]
             raise type(problem)(named, (_without(str(path), line) for line in problem.beside)) from None
+
+
+def _as_text(recipe: Mapping[str, Any]) -> str:
+    """As YAML, whatever it lacks: `check` says that."""
+    from hf_recipes.recipe.recipe import TRAINERS, Recipe, dump_recipe
+
+    if any(name in recipe for name in TRAINERS):
+        return dump_recipe(Recipe(path="", sections=recipe, locations={}))
+    import json
+
+    return json.dumps(recipe, default=str)  # JSON is YAML
 
 
 def _without(path: str, text: str) -> str:

@@ -142,3 +142,25 @@ def test_twenty_lines_run_compare_evaluate_and_predict(tmp_path: Path, monkeypat
     assert [one["text"] for one in labels] == ["a good film", "a bad one"]
     with pytest.raises(RecipeError):
         api.predict(b, "one text")
+
+
+def test_a_recipe_that_lacks_its_trainer_and_what_is_no_recipe_are_refused() -> None:
+    with pytest.raises(RecipeError, match="recipe: "):
+        api.run({"task": "chat"})
+    assert not api.check({"task": "text-classification", "model": {"pretrained_model_name_or_path": "x"}}).ok
+    for wrong in (3, None):
+        with pytest.raises(RecipeError, match="give a path, a name or a dict"):
+            api.check(wrong)  # type: ignore[arg-type]
+        with pytest.raises(RecipeError, match="give a run's folder"):
+            api.predict(wrong, ["a"])  # type: ignore[arg-type]
+
+
+def test_rows_that_are_neither_texts_nor_columns_are_refused() -> None:
+    with pytest.raises(RecipeError, match="row 1: is int; give texts, or dicts"):
+        api.predict("runs", ["a", 2])  # type: ignore[list-item]
+
+
+def test_a_type_checker_reads_the_types_of_the_package() -> None:
+    import hf_recipes
+
+    assert (Path(hf_recipes.__file__).parent / "py.typed").is_file()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from hf_recipes.common.files import put_output
 from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.convert import convert_file, recipe_text
 
@@ -19,7 +19,7 @@ def command(path: str, tool: str, output: str | None) -> list[str]:
         raise RecipeError.at(target, "is there already", "name another file with --output, or this one to replace it")
     made = convert_file(path, tool)
     try:
-        Path(target).write_text(recipe_text(made), encoding="utf-8")
+        put_output(target, recipe_text(made))
     except OSError as problem:
         raise RecipeError.at(target, f"cannot be written: {problem.strerror}", "name another --output") from None
     width = max((len(key) for key in made.fates), default=0)

@@ -114,6 +114,8 @@ def command(
     for line in lines:
         if not line.startswith("note: "):
             say(line)
+    if not errors and os.path.isdir(os.path.expanduser(name)):
+        _refuse_other_model(path)
     refused = "" if errors else _try(path, data)
     if refused:
         say(f"error: {refused}")
@@ -153,6 +155,19 @@ def _try(path: Path, data: str) -> str:
         if shown:
             datasets.enable_progress_bars()
     return ""
+
+
+def _refuse_other_model(path: Path) -> None:
+    """Raises ModelError, and takes the recipe back, for a folder without a model, or with one of another task."""
+    from hf_recipes.models.config import build_config
+    from hf_recipes.recipe.read import read_recipe
+
+    try:
+        build_config(read_recipe(str(path)))
+    except ModelError as problem:
+        path.unlink(missing_ok=True)
+        first = problem.errors[0]
+        raise ModelError.at("argument '--model'", first.message, first.fix) from None
 
 
 def _refuse_no_model(model: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.gpus import format_gpus
+from hf_recipes.common.files import put_output
 from hf_recipes.common.text import format_bytes
 from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit import advice, heat_map, show, write_recipe
@@ -187,6 +188,6 @@ def _as_json(found: Plan, changes: advice.Advice | None) -> dict[str, object]:
 def write_text(path: str, text: str, where: str) -> None:
     """Writes a file that the user named. Raises PlanError where it cannot be written."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        put_output(path, text)
     except OSError as problem:
         raise PlanError.at(where, f"{path!r} cannot be written ({problem.strerror})", "choose another path") from None

@@ -94,12 +94,15 @@ def copy(name: str, target: str | None) -> list[str]:
     for _, place in pairs:
         if place.exists():
             raise OutputDirError.at(str(place), "is there already", "name another file")
-    lines = []
-    for file, place in dict.fromkeys(pairs):
+    lines: list[str] = []
+    pairs = list(dict.fromkeys(pairs))
+    for file, place in pairs:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
         except OSError as problem:
+            for _, written in pairs[: len(lines) + 1]:
+                written.unlink(missing_ok=True)
             raise OutputDirError.at(str(place), f"cannot be written ({problem.strerror})", "choose another") from None
         lines.append(f"written: {place}")
     return [*lines, f"next     hf-recipes run {to}"]

@@ -31,6 +31,16 @@ def put(path: Path, text: str) -> Path:
     return path
 
 
+def put_output(path: str, text: str) -> None:
+    """`put` of a file that a user names: through a symbolic link, and to a device such as /dev/stdout as it is. Raises
+    OSError."""
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        real.write_text(text, encoding="utf-8")
+    else:
+        put(real, text)
+
+
 def describe_special_file(path: str | Path) -> str:
     """ "is a pipe (FIFO), not a file", ...: what a path is that is neither a file nor a folder, or why nothing
     can; "" for a file, a folder, and a path where nothing is. Nothing is opened: a FIFO would block."""

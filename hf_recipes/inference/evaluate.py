@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS, split_metrics, task_of
 from hf_recipes.common.environment import current_commit, package_versions, peak_rss_bytes, timestamp
-from hf_recipes.errors import MetricError, OutputDirError
+from hf_recipes.common.text import first_line
+from hf_recipes.common.write_failures import find_failure
+from hf_recipes.errors import MetricError, OutputDirError, RecipeError
 from hf_recipes.inference.added_metrics import NONE, Added, AddedValues, add_metrics, choose_metrics
 from hf_recipes.inference.answers import FILE as ANSWERS
 from hf_recipes.inference.inputs import load_file
@@ -101,7 +104,14 @@ def evaluate(
     added = _choose_metrics(found, metrics, trusted=trusted, say=say)
     rows = load_file(found.recipe, data, options)
     trained = load_trained(found, base=base_model, cpu=cpu)
-    return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, options=options, say=say)
+    there = target.exists()
+    try:
+        return score(trained, rows, data, target, batch_size=batch_size, cpu=cpu, added=added, options=options, say=say)
+    except BaseException:
+        if not there:  # Trainer makes the folder
+            with contextlib.suppress(OSError):
+                target.rmdir()
+        raise
 
 
 def _choose_metrics(found: Found, names: Sequence[str], *, trusted: bool, say: Callable[[str], None]) -> Added:
@@ -215,9 +225,15 @@ def score(
         if target.exists():
             shutil.rmtree(target)
         draft.rename(target)
-    except OSError as problem:
-        what = f"cannot be written ({problem.strerror})"
-        raise OutputDirError.at(str(target), what, "name another folder with --output") from None
+    except RecipeError:
+        raise
+    except Exception as problem:  # Arrow has errors of its own for a full disk
+        failure = find_failure(problem, draft)
+        if failure is None and not isinstance(problem, OSError):
+            raise
+        what = failure.what if failure else first_line(problem)
+        fix = f"{failure.fix}, or name another folder with --output" if failure else "name another with --output"
+        raise OutputDirError.at(str(target), f"cannot be written: {what}", fix) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Evaluation(folder=target, record=record)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.text import first_line
-from hf_recipes.errors import ModelError, OutputDirError
+from hf_recipes.common.write_failures import find_failure
+from hf_recipes.errors import ModelError, OutputDirError, RecipeError
 from hf_recipes.inference.trained import Found, Trained, load_trained
 
 if TYPE_CHECKING:
@@ -83,36 +84,44 @@ def merge(
         auto = getattr(transformers, TASKS[found.task].auto_class)
         again = auto.from_pretrained(draft, dtype="auto").to(model.device).eval()
         found_logits = _logits(again, trained.tokenizer, texts)
+        differences = [(one - other).abs().max().item() for one, other in zip(expected, found_logits, strict=True)]
+        merged = Merged(
+            folder=target,
+            dtype=str(written).removeprefix("torch."),
+            difference=max(differences),
+            largest=max(logits.abs().max().item() for logits in expected),
+        )
+        if data is not None:
+            after = replace(trained, model=again, found=replace(found, folder=target, adapter=False))
+            merged = _with_metrics(merged, found, after, data, base_model, draft, cpu=cpu, say=say)
         if target.exists():
             target.rmdir()
         draft.rename(target)
-    except OSError as problem:
-        what = f"cannot be written ({problem.strerror or first_line(problem)})"
-        raise OutputDirError.at(output, what, "name another folder with --output") from None
+    except RecipeError:
+        raise
+    except Exception as problem:  # safetensors and tokenizers have errors of their own for a full disk
+        failure = find_failure(problem, draft)
+        if failure is None and not isinstance(problem, OSError):
+            raise
+        what = failure.what if failure else first_line(problem)
+        fix = f"{failure.fix}, or name another folder with --output" if failure else "name another with --output"
+        raise OutputDirError.at(output, f"cannot be written: {what}", fix) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    differences = [(one - other).abs().max().item() for one, other in zip(expected, found_logits, strict=True)]
-    one = Merged(
-        folder=target,
-        dtype=str(written).removeprefix("torch."),
-        difference=max(differences),
-        largest=max(logits.abs().max().item() for logits in expected),
-    )
-    if data is None:
-        return one
-    after = replace(trained, model=again, found=replace(found, folder=target, adapter=False))
-    return _with_metrics(one, found, after, data, base_model, cpu=cpu, say=say)
+    return merged
 
 
 def _with_metrics(
-    one: Merged, found: Found, after: Trained, data: str, base: str | None, *, cpu: bool, say: Callable[[str], None]
-) -> Merged:
+    one: Merged, found: Found, after: Trained, data: str, base: str | None, draft: Path, *, cpu: bool,
+    say: Callable[[str], None],
+) -> Merged:  # fmt: skip
+    """Evaluates both into `draft`, which is to become the model's folder."""
     from hf_recipes.inference.evaluate import FOLDER, score
     from hf_recipes.inference.inputs import load_file
 
     rows = load_file(found.recipe, data)
     before = load_trained(found, base=base, cpu=cpu)
-    folder = one.folder / FOLDER
+    folder = draft / FOLDER
     return replace(
         one,
         before=score(before, rows, data, folder / "adapter", cpu=cpu, say=say),

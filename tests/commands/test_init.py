@@ -388,3 +388,14 @@ def test_a_gpu_that_is_not_known_gets_advice_that_this_command_has(folder: Path)
     with pytest.raises(RecipeError) as raised:
         command("a.csv", gpu="rtx-9999", yes=True, say=lambda line: None)
     assert str(raised.value).endswith("all: hf-recipes plan --gpu list") and "--memory" not in str(raised.value)
+
+
+def test_a_model_of_another_task_and_a_folder_without_one_are_refused(folder: Path) -> None:
+    Path("chat.jsonl").write_text(FILES["chat.jsonl"])
+    save_bert("bert", wordpiece(("good", "bad")))
+    Path("empty").mkdir()
+    for model, message in {"bert": "a bert model is an encoder", "empty": "config.json"}.items():
+        with pytest.raises(RecipeError, match=message) as raised:
+            command("chat.jsonl", model=model, yes=True, say=lambda line: None)
+        assert str(raised.value).startswith("argument '--model': ")
+        assert not Path("recipe.yaml").exists()

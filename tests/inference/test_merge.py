@@ -59,3 +59,11 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(enter_run: Ente
     assert "is there already; name another folder with --output" in _refusal("out", tmp_path / "there")
     shutil.copytree(folder / "out", tmp_path / "run" / "out")
     assert not (tmp_path / "m").exists()
+
+
+def test_rows_that_cannot_be_evaluated_leave_no_merged_model(enter_run: Enter, tmp_path: Path) -> None:
+    enter_run("chat", lora=True)
+    (tmp_path / "pair.csv").write_text("premise,label\nit rains,1\nit snows,0\n")
+    with pytest.raises(RecipeError, match="neither a messages column nor"):
+        merge(find_trained("out"), str(tmp_path / "m"), data=str(tmp_path / "pair.csv"), say=lambda line: None)
+    assert [one.name for one in tmp_path.iterdir()] == ["pair.csv"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.common.files import put_output
 from hf_recipes.errors import PlanError
 from hf_recipes.recipe.yaml_editor import YamlText
 
@@ -34,7 +35,7 @@ def write_recipe(source: str, target: str, values: Mapping[str, Any]) -> str:
     if os.path.exists(target):
         raise PlanError.at(LOCATION, f"{target!r} exists", "name a new file")
     try:
-        Path(target).write_text(rewrite_text(source, target, values), encoding="utf-8")
+        put_output(target, rewrite_text(source, target, values))
     except OSError as problem:
         raise PlanError.at(
             LOCATION, f"{target!r} cannot be written ({problem.strerror})", "choose another path"
