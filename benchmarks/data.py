@@ -8,6 +8,8 @@ benchmarks/results/data.json.
 
     python benchmarks/data.py                    # 10 and 100 MB
     python benchmarks/data.py --sizes 10 100 1000
+    python benchmarks/data.py --sizes 1000 --kinds "bare tokenizer" "hf_recipes, 2 processes"  # the others as they are
+    python benchmarks/data.py --chat             # chat rows instead (data_chat.py)
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+
+import data_chat
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/data.json"
@@ -209,7 +213,7 @@ def anonymous_bytes(process: int) -> int:
 def measure_here(kind: str, text: Path, folder: Path) -> None:
     """In the child: prints what it measured as JSON."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    work = KINDS[kind](text, folder)
+    work = {**KINDS, **data_chat.KINDS}[kind](text, folder)
     before, peak, ended = anonymous_bytes(os.getpid()), 0, threading.Event()
 
     def watch() -> None:
@@ -301,44 +305,64 @@ def reads(text: Path, folder: Path) -> dict[str, float]:
     return best
 
 
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("datasets", "tokenizers", "transformers", "trl", "pyarrow")}
+
+
+def about() -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        "versions": versions(),
+    }
+
+
+def measure_text(sizes: list[int], kinds: list[str], folder: Path) -> dict[str, Any]:
+    """The record with these sizes and kinds made new, and the others as they are."""
+    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"sizes": {}}
+    for megabytes in sorted(sizes):
+        text = folder / f"{megabytes}.jsonl"
+        write_text(text, megabytes)
+        if not (folder / "tokenizer").exists():
+            small = folder / "10.jsonl"
+            if not small.exists():
+                write_text(small, 10)
+            save_tokenizer(folder / "tokenizer", small)
+        with text.open(encoding="utf-8") as lines:
+            size = sum(len(json.loads(line)["text"].encode()) for line in lines)
+        found = record["sizes"].setdefault(str(megabytes), {"kinds": {}})
+        found |= {"text_bytes": size}
+        for kind in kinds:
+            found["kinds"][kind] = measure(kind, text, folder)
+            print(megabytes, kind, found["kinds"][kind], flush=True)
+        if megabytes == 100:
+            record["read_microseconds"] = reads(text, folder)
+        text.unlink()
+    ordered = {size: record["sizes"][size] for size in sorted(record["sizes"], key=int)}
+    return {**record, **about(), "vocabulary": VOCABULARY, "max_length": LENGTH, "sizes": ordered}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="*", type=int, default=[10, 100], help="megabytes of text")
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--chat", nargs="*", choices=list(data_chat.ROWS), help="chat rows instead of text")
+    parser.add_argument("--folder", help="where the data lies while it is measured")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         kind, text, folder = given.measure
         measure_here(kind, Path(text), Path(folder))
         return
-    sizes = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for megabytes in sorted(given.sizes):
-            text = folder / f"{megabytes}.jsonl"
-            write_text(text, megabytes)
-            if not (folder / "tokenizer").exists():
-                save_tokenizer(folder / "tokenizer", text)
-            sizes[str(megabytes)] = {
-                "text_bytes": sum(len(json.loads(line)["text"].encode()) for line in text.open(encoding="utf-8")),
-                "kinds": {},
-            }
-            for kind in KINDS:
-                found = measure(kind, text, folder)
-                sizes[str(megabytes)]["kinds"][kind] = found
-                print(megabytes, kind, found, flush=True)
-            if megabytes == max(given.sizes):
-                microseconds = reads(text, folder)
-            text.unlink()
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("datasets", "tokenizers", "transformers", "trl", "pyarrow")},
-        "vocabulary": VOCABULARY,
-        "max_length": LENGTH,
-        "sizes": sizes,
-        "read_microseconds": microseconds,
-    }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        if given.chat is None:
+            result, record = RESULT, measure_text(given.sizes, given.kinds, Path(name))
+        else:
+            result = RESULT.with_name("data_chat.json")
+            kinds = data_chat.measure_kinds(measure, Path(name), given.chat or list(data_chat.ROWS))
+            before = json.loads(result.read_text(encoding="utf-8"))["kinds"] if result.exists() else {}
+            record = {**about(), "max_length": data_chat.LENGTH, "kinds": {**before, **kinds}}
+    result.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ def blocks() -> dict[str, str]:
     pages = {
         "data_speed": ("data", _data),
         "data_reads": ("data", _reads),
+        "data_chat": ("data_chat", _chat),
         "step_speed": ("step", _steps),
         "evaluation_speed": ("evaluation", _evaluation),
         "startup_speed": ("startup", _startup),
@@ -69,6 +70,25 @@ def _reads(found: dict[str, Any]) -> str:
     )
 
 
+def _chat(found: dict[str, Any]) -> str:
+    rows = []
+    for kind in found["kinds"].values():
+        for way, row in kind["ways"].items():
+            bare = kind["ways"][f"bare, {way.partition(', ')[2]}"]
+            rows.append(
+                [
+                    f"{kind['rows']:,}: {kind['template']}",
+                    way,
+                    f"{row['cpu_seconds']:.1f} s",
+                    f"{row['cpu_seconds'] / bare['cpu_seconds']:.2f}",
+                    f"{row['seconds'] / bare['seconds']:.2f}",
+                    f"{row['peak_bytes'] / MB:,.0f} MB",
+                ]
+            )
+    head = ["rows", "prepared by", "CPU time", "of bare", "elapsed, of bare", "memory"]
+    return _table(head, rows) + f"\n\n{_machine(found)}."
+
+
 def _steps(found: dict[str, Any]) -> str:
     rows, lines = [], []
     for case, one in found["cases"].items():
@@ -108,7 +128,7 @@ def _evaluation(found: dict[str, Any]) -> str:
                 one["way"],
                 f"{one['seconds']:.1f} s",
                 f"{one['of_forward']:.2f} ({low:.2f} to {high:.2f})",
-                f"{one['peak_bytes'] / MB:.0f} MB",
+                "-" if one["peak_bytes"] is None else f"{one['peak_bytes'] / MB:.0f} MB",
             ]
         )
     head = ["rows", "evaluated by", "CPU time", "of the forward passes (range of rounds)", "more memory"]

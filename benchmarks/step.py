@@ -33,8 +33,8 @@ STEPS, SKIPPED, ROWS, LENGTH, BATCH, VOCABULARY = 12, 3, 64, 256, 4, 16_000
 CASES: dict[str, dict[str, Any]] = {
     "GPT from scratch": {"task": "causal-lm", "lora": False, "learned": 1.0, "steps": STEPS},
     "LoRA, half of the tokens learned": {"task": "causal-lm", "lora": True, "learned": 0.5, "steps": STEPS},
-    "MiniLM, text classification": {"task": "text-classification", "steps": 43},
-    "MiniLM, token classification": {"task": "token-classification", "steps": 43},
+    "MiniLM, text classification": {"task": "text-classification", "steps": 23},
+    "MiniLM, token classification": {"task": "token-classification", "steps": 23},
 }
 MINILM = {"vocab_size": 30_522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
           "intermediate_size": 1536, "num_labels": 3, "hidden_dropout_prob": 0.0,

@@ -18,6 +18,7 @@ import first_run_page
 import mutation_page
 import peaks_page
 import plan_models_page
+import rank_peaks_page
 import recipe_fuzz_page
 import record_page
 import sharded_page
@@ -426,7 +427,11 @@ def pages() -> dict[Path, str]:
         "docs/classification.md": {"problem_types": problem_types()},
         "docs/faq.md": {"chat_speed": chat_speed()},
         "docs/guards.md": fault_tolerance(),
-        "docs/methods/plan.md": {"plan_times": plan_times(), **plan_models_page.blocks()},
+        "docs/methods/plan.md": {
+            "plan_times": plan_times(),
+            **plan_models_page.blocks(),
+            **rank_peaks_page.blocks(),
+        },
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},
         "docs/speed.md": speed_page.blocks(),

@@ -11,9 +11,7 @@ sum. Rows are made once and stored (data/tokens/).
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
@@ -38,9 +36,10 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     """
     from transformers import DataCollatorForSeq2Seq
 
-    from hf_recipes.data.tokens.rows import Cut
-    from hf_recipes.data.tokens.source import Column, IdError
-    from hf_recipes.data.tokens.store import Job, prepare_rows
+    from hf_recipes.data.tokens.documents import Job, prepare_documents
+    from hf_recipes.data.tokens.rows import Counts, Cut
+    from hf_recipes.data.tokens.source import Columns, IdError
+    from hf_recipes.data.tokens.store import count_processes, find_store
 
     parts = splits.by_name()
     tokenized = _is_tokenized(splits.train, recipe)
@@ -48,18 +47,18 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     sizes = vocabulary_bytes(tokenizer) if tokenized else []
     location = recipe.location("dataset.input_ids_column" if tokenized else "dataset.text_column")
     columns = {split: _column(recipe, part, tokenized, tokenizer) for split, part in parts.items()}
-    found = {}
+    found, counts = {}, {}
     notes = []
     for split, part in parts.items():
         if split == "train" and splits.stream is not None:
             continue
 
-        def check(counts: Counts, split: str = split) -> None:
-            _check_counts(counts, split, location, ended=not tokenized and tokenizer.eos_token_id is not None)
+        def check(made: Counts, split: str = split) -> None:
+            _check_counts(made, split, location, ended=not tokenized and tokenizer.eos_token_id is not None)
 
         job = Job(
             split=split,
-            column=Column(rows=part, name=columns[split]),
+            column=Columns(rows=part, names=(columns[split],)),
             tokenizer=tokenizer,
             sizes=sizes,
             with_sizes=split != "train",
@@ -69,18 +68,19 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
             processes=count_processes(recipe),
         )
         try:
-            rows = found[split] = prepare_rows(job, check)
+            rows = found[split] = prepare_documents(job, check)
+            counts[split] = Counts(**rows.counts)
         except IdError as problem:
             fix = "name the tokenizer that wrote these ids in the tokenizer section"
             raise DataError.at(location, f"the {split} split {problem}", fix) from None
         if not rows.data.num_rows:
             dotted = "dataset.max_length" if join else "SFTConfig.max_length"
-            what = f"the {split} split has {rows.counts.tokens} tokens, less than one block of {max_length}"
+            what = f"the {split} split has {counts[split].tokens} tokens, less than one block of {max_length}"
             raise DataError.at(recipe.location(dotted), what, f"shorten {dotted} or add text")
-        if rows.counts.empty:
-            notes.append(f"{split}: {rows.counts.empty} empty documents left out")
-        if rows.tokens < rows.counts.tokens:
-            left = rows.counts.tokens - rows.tokens
+        if counts[split].empty:
+            notes.append(f"{split}: {counts[split].empty} empty documents left out")
+        if rows.tokens < counts[split].tokens:
+            left = counts[split].tokens - rows.tokens
             notes.append(f"{split}: {left} tokens at the end do not fill a block and are left out")
     evals = {split: rows for split, rows in found.items() if split != "train"}
     if splits.stream is None:
@@ -101,9 +101,9 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
             split: SplitStats(
                 rows=rows.data.num_rows,
                 tokens=rows.tokens,
-                longest=min(max_length, rows.counts.tokens),
-                documents=rows.counts.documents,
-                empty=rows.counts.empty,
+                longest=min(max_length, counts[split].tokens),
+                documents=counts[split].documents,
+                empty=counts[split].empty,
                 bytes=sum(rows.row_bytes) if split in evals else None,
             )
             for split, rows in found.items()
@@ -113,23 +113,6 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         sources={split: Source(rows=part, columns=(columns[split],)) for split, part in parts.items()},
         notes=tuple(notes),
     )
-
-
-def find_store(recipe: Recipe) -> Path:
-    """The folder of prepared rows: beside what load_dataset stores."""
-    import datasets
-
-    cache = recipe.get("dataset.cache_dir") or datasets.config.HF_DATASETS_CACHE
-    return Path(os.path.expanduser(str(cache))) / "hf_recipes"
-
-
-def count_processes(recipe: Recipe) -> int:
-    """Processes that tokenize: dataset_num_proc of SFTConfig, or num_proc of load_dataset, or one a core."""
-    given = recipe.get("SFTConfig.dataset_num_proc") or recipe.get("dataset.num_proc")
-    if given:
-        return int(given)
-    usable = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _check_counts(counts: Counts, split: str, location: str, ended: bool) -> None:

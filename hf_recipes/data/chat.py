@@ -1,32 +1,33 @@
 """chat: conversations, or prompt and completion, to tokens with the loss on the answers only.
 
-data/chat_rows.py reads the rows, data/chat_template.py renders them and finds the answers; here they become token ids
-and labels, a batch of rows at a time.
+data/chat_rows.py reads the rows, data/chat_template.py renders them and finds the answers, data/chat_tokens.py makes
+token ids and marks of them; here they become stored rows, as in causal-lm (data/tokens/).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes import __version__
-from hf_recipes.common.text import first_line
-from hf_recipes.data.chat_messages import RowError
-from hf_recipes.data.chat_rows import Conversation, Pair, RowReader, choose_reader, refuse_row
-from hf_recipes.data.chat_template import AnswerTemplate, RewrittenTurnsError, Spans, common_length, read_template
-from hf_recipes.data.columns import values_of
+import numpy as np
+
+from hf_recipes.data.chat_rows import RowReader, choose_reader, refuse_row
+from hf_recipes.data.chat_template import AnswerTemplate, read_template
+from hf_recipes.data.chat_tokens import Backend, BadRowError, Caller, RowEncoder
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
-from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.splits import Splits
+from hf_recipes.data.template_shapes import CLOCK
+from hf_recipes.data.tokens.encode import backend_text, dtype_of
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.data.tokens.rows import Batch, StoredRows
+    from hf_recipes.data.tokens.store import ReadParts
     from hf_recipes.recipe.recipe import Recipe
 
 # Used, with a message, when a tokenizer has no template: needs no special token except the end token.
@@ -35,6 +36,10 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
+
+
+CHECKED = 8  # rows that are tokenized in both ways before the backend is used on its own
+READ_KEYS = ("_column", "_template", "role_names", "chat_template_kwargs")  # of the dataset section
 
 
 def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
@@ -52,190 +57,204 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         what = "chat needs a fast tokenizer (for the position of each token in the text)"
         raise DataError.at(recipe.location("tokenizer"), what, "use a model with a tokenizer.json")
     reader = choose_reader(recipe, splits.train)
-    encode = _row_encoder(recipe, tokenizer, reader, max_length)
-    encoded: dict[str, Dataset] = {}
+    encoder, notes = _row_encoder(recipe, tokenizer, reader, parts["train"], max_length)
+    notes = [*([reader.note] if reader.note else []), *notes]
+    found: dict[str, StoredRows] = {}
     stats: dict[str, SplitStats] = {}
-    row_bytes: dict[str, list[int]] = {}
-    notes = [*([reader.note] if reader.note else []), *encode.notes]
     for split, part in parts.items():
         reader.check(recipe, part)
-        rows = _encode_split(encode, part, split)
-        answered = [i for i, count in enumerate(values_of(rows, "label_tokens")) if count]
-        if not answered and not sum(values_of(rows, "lost")):
-            what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
-            raise DataError.at(encode.location, what, "check the roles, or name the columns")
-        if not answered:
-            what = (
-                f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
-            )
-            raise DataError.at(
-                recipe.location("SFTConfig.max_length"), what, "raise SFTConfig.max_length or check the columns"
-            )
-        if len(answered) < rows.num_rows:
-            left_out = rows.num_rows - len(answered)
+        rows = found[split] = _store_split(encoder, part, split, recipe, tokenizer)
+        counts = AnswerCounts(**rows.counts)
+        stats[split] = SplitStats(
+            rows=rows.data.num_rows,
+            tokens=rows.tokens,
+            longest=counts.longest,
+            label_tokens=counts.label_tokens,
+            lost_label_tokens=counts.lost,
+            bytes=None if split == "train" else sum(rows.row_bytes),
+        )
+        if rows.data.num_rows < counts.read:
+            left_out = counts.read - rows.data.num_rows
             notes.append(f"{split}: {left_out} rows left out: no answer within {max_length} tokens")
-            rows = rows.select(answered)
-        if split != "train":
-            row_bytes[split] = _answer_bytes(rows, tokenizer)
-        counts = _counts(rows, row_bytes.get(split))
-        lost = counts.lost_label_tokens or 0
-        if lost:
-            share = lost / (lost + (counts.label_tokens or 0))
+        if counts.lost:
+            share = counts.lost / (counts.lost + counts.label_tokens)
             notes.append(f"{split}: {share:.1%} of the answer tokens are beyond {max_length} tokens and are cut off")
-        encoded[split], stats[split] = rows.select_columns(["input_ids", "labels"]), counts
-    evals = {split: part for split, part in encoded.items() if split != "train"}
+    evals = {split: rows for split, rows in found.items() if split != "train"}
     return Prepared(
-        train=encoded["train"],
-        evals=evals,
+        train=found["train"].data,
+        evals={split: rows.data for split, rows in evals.items()},
         collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
         config={},
         label_names=(),
         stats=stats,
-        ids={split: row_ids(part, ["input_ids", "labels"]) for split, part in evals.items()},
-        row_bytes=row_bytes,
+        ids={split: rows.ids for split, rows in evals.items()},
+        row_bytes={split: rows.row_bytes for split, rows in evals.items()},
         sources={split: Source(rows=part, columns=reader.columns) for split, part in parts.items()},
-        notes=(*notes, *_preview(encoded["train"], tokenizer)),
+        notes=(*notes, *_preview(found["train"].data, tokenizer)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RowEncoder:
-    """Token ids and labels of rows. `answers`: only what the assistant wrote carries the loss; `completion`: only what
-    follows the prompt; both: what the assistant wrote after the prompt."""
+class AnswerCounts:
+    """Of a split: rows `read`, with those without an answer; of the rows that are left: tokens of the longest, tokens
+    that carry the loss, and those beyond max_length."""
 
-    tokenizer: Any
-    reader: RowReader
-    templates: Mapping[bool, AnswerTemplate]  # for rows with tools, and without
-    answers: bool
-    completion: bool
-    max_length: int  # tokens of a row
-    location: str  # where problems of rows are reported
-    identity: str  # equal for encoders that make the same of every row
-    notes: tuple[str, ...] = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """`datasets` finds rows that it has cached by the pickle of their function."""
-        return str, (self.identity,)
-
-    def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> Any:
-        """Columns of a batch to those of the encoded rows, as an Arrow table: of lists `datasets` would look at each
-        value for its type. Raises _BadRowError with the row's index."""
-        import pyarrow as pa
-
-        rows = []
-        for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
-            try:
-                rows.append(self.reader.read(dict(zip(batch, values, strict=True))))
-            except RowError as problem:
-                raise _BadRowError(i, problem) from problem
-        encoded = self._encode(rows, indices)
-        most = self.max_length
-        ids = [ids[:most] for ids, _ in encoded]
-        counted = {
-            "label_tokens": [_count_labels(labels[1:most]) for _, labels in encoded],  # a row's first is not predicted
-            "lost": [_count_labels(labels[most:]) for _, labels in encoded],
-            "tokens": [len(row) for row in ids],
-        }
-        listed = {"input_ids": ids, "labels": [labels[:most] for _, labels in encoded]}
-        arrays = {name: pa.array(rows, pa.list_(pa.int64())) for name, rows in listed.items()}
-        return pa.table({**arrays, **{name: pa.array(values, pa.int64()) for name, values in counted.items()}})
-
-    def _encode(self, rows: Sequence[Conversation | Pair], indices: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-        """(input_ids, labels) of each row; -100 where a token carries no loss."""
-        if rows and isinstance(rows[0], Pair):
-            return self._encode_pairs([row for row in rows if isinstance(row, Pair)])
-        prompts, texts, spans = [], [], []
-        for i, row in zip(indices, rows, strict=True):
-            prompt, text, found = self._render(row, i)
-            prompts.append(prompt)
-            texts.append(text)
-            spans.append(found)
-        encoded = self._tokenize(texts)
-        ids = encoded["input_ids"]
-        if self.answers:
-            labels = [label_spans(*row) for row in zip(ids, encoded.encodings, spans, strict=True)]
-        else:
-            labels = [list(row) for row in ids]
-        if self.completion:
-            _mask_prompts(self._tokenize(prompts)["input_ids"], ids, labels)
-        return list(zip(ids, labels, strict=True))
-
-    def _encode_pairs(self, rows: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
-        ids = self._tokenize([row.prompt + row.completion for row in rows], special=True)["input_ids"]
-        labels = [list(row) for row in ids]
-        if self.completion:
-            _mask_prompts(self._tokenize([row.prompt for row in rows], special=True)["input_ids"], ids, labels)
-        end = self.tokenizer.eos_token_id
-        for row, marked in zip(ids, labels, strict=True):
-            if end is not None and row[-1:] == [end]:
-                marked[-1] = end
-            elif end is not None:
-                row.append(end)
-                marked.append(end)
-        return list(zip(ids, labels, strict=True))
-
-    def _tokenize(self, texts: list[str], special: bool = False) -> Any:
-        """`special`: the tokenizer adds its begin token; a template writes its own."""
-        return self.tokenizer(
-            texts,
-            add_special_tokens=special,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-
-    def _render(self, row: Any, index: int) -> tuple[str, str, Spans]:
-        """The prompt's text, the whole text, and the answers in it."""
-        template = self.templates[bool(row.tools)]
-        prompt = ""
-        try:
-            if self.completion:
-                prompt = template.text(row.messages[: row.prompt], row.tools, row.arguments, prompt=True)
-            if not self.answers:
-                return prompt, template.text(row.messages, row.tools, row.arguments), []
-            rendered = template.render(row.messages, row.tools, row.arguments)
-        except RewrittenTurnsError as problem:
-            what = "the chat template rewrites earlier turns, so the answers cannot be located"
-            fix = "give single-turn rows, or another template with SFTConfig.chat_template_path"
-            raise _BadRowError(index, RowError("", what, fix)) from problem
-        except Exception as problem:  # templates are programs and may raise anything
-            what = f"the chat template rejects it: {first_line(problem)}"
-            fix = "fix the row, or give another template with SFTConfig.chat_template_path"
-            raise _BadRowError(index, RowError("", what, fix)) from problem
-        return prompt, rendered.text, rendered.spans
+    read: int
+    longest: int
+    label_tokens: int
+    lost: int
 
 
-class _BadRowError(Exception):
-    def __init__(self, index: int, problem: RowError) -> None:
-        super().__init__(index, problem)
-        self.index, self.problem = index, problem
+def _store_split(encoder: RowEncoder, part: Dataset, split: str, recipe: Recipe, tokenizer: Any) -> StoredRows:
+    from hf_recipes.data.tokens.parts import Work
+    from hf_recipes.data.tokens.rows import write_rows
+    from hf_recipes.data.tokens.source import Columns
+    from hf_recipes.data.tokens.store import count_processes, find_or_make, find_store
 
-
-def _row_encoder(recipe: Recipe, tokenizer: Any, reader: RowReader, max_length: int) -> _RowEncoder:
+    reader = encoder.reader
     location = recipe.location(f"dataset.{reader.keys[0]}")
+    columns = Columns(rows=part, names=tuple(reader.select(part).column_names))
+
+    def write(parts: ReadParts, folder: Path) -> None:
+        found = list(parts("lengths", "answered", "lost"))
+        counts = _count(found)
+        if not counts.label_tokens:
+            beyond = any(one["lost"].any() for one in found)
+            raise _no_answer(split, recipe, location, encoder.max_length if beyond else None)
+        dtypes = {"input_ids": encoder.dtype, "labels": "int32"}
+
+        def more(rows: Dataset | None) -> dict[str, np.ndarray]:
+            return _evaluated(rows, tokenizer) if split != "train" and rows else {}
+
+        write_rows(folder, _answered_rows(parts()), dtypes, asdict(counts), more)
+
+    work = Work(
+        split=split,
+        noun="rows",
+        rows=part.num_rows,
+        rows_of_unit=columns.rows_of_unit,
+        units=columns.units,
+        read=columns.values,
+        encode=encoder,
+        processes=count_processes(recipe) if isinstance(encoder.tokenize, Backend) else 1,
+    )
+    facts = {**_facts(encoder, recipe, tokenizer), "sized": split != "train"}
+    try:
+        return find_or_make(find_store(recipe), columns, facts, work, write)
+    except BadRowError as bad:
+        raise refuse_row(reader, part, split, bad.index, bad.problem, location) from bad.__cause__
+
+
+def _facts(encoder: RowEncoder, recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
+    """All but the rows themselves that changes what is made of them."""
+    from datasets.fingerprint import Hasher
+
+    from hf_recipes.data.tokens.store import code_facts
+
+    reader, named = encoder.reader, recipe.section("dataset")
+    templates = [one.source for one in encoder.templates.values()]
+    return {
+        **code_facts("datasets", "jinja2", "tokenizers", "transformers", "trl"),
+        "tokenizer": asdict(encoder.tokenize) if isinstance(encoder.tokenize, Backend) else Hasher.hash(tokenizer),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "templates": templates,
+        "day": str(date.today()) if any(CLOCK in one for one in templates) else "",
+        "columns": [reader.columns, reader.keys, reader.optional, reader.chat],
+        "read": {key: value for key, value in named.items() if key.endswith(READ_KEYS)},
+        "padded": named.get("path") != "json",
+        "losses": [encoder.answers, encoder.completion],
+        "max_length": encoder.max_length,
+        "eos": encoder.eos,
+        "dtype": encoder.dtype,
+    }
+
+
+def _count(parts: Sequence[Mapping[str, np.ndarray]]) -> AnswerCounts:
+    """Rows without an answer are left out, but what they lost to max_length is counted."""
+    lengths, answered, lost = (
+        np.concatenate([one[name] for one in parts]) if parts else np.empty(0, np.int64)
+        for name in ("lengths", "answered", "lost")
+    )
+    used = answered > 0
+    return AnswerCounts(
+        read=len(lengths),
+        longest=int(lengths[used].max(initial=0)),
+        label_tokens=int(answered.sum()),
+        lost=int(lost[used].sum()),
+    )
+
+
+def _no_answer(split: str, recipe: Recipe, location: str, max_length: int | None) -> DataError:
+    """`max_length`: beyond which all answers are."""
+    if max_length is None:
+        what = f"no row of the {split} split has an answer: no message has the role 'assistant', or all are empty"
+        return DataError.at(location, what, "check the roles, or name the columns")
+    what = f"no row of the {split} split has an answer token within max_length {max_length}: all labels are masked"
+    fix = "raise SFTConfig.max_length or check the columns"
+    return DataError.at(recipe.location("SFTConfig.max_length"), what, fix)
+
+
+def _answered_rows(parts: Iterator[Mapping[str, np.ndarray]]) -> Iterator[Batch]:
+    """The rows that have an answer, with -100 as the label of what carries no loss."""
+    from hf_recipes.data.tokens.rows import Batch
+
+    for part in parts:
+        used = part["answered"] > 0
+        kept = np.repeat(used, part["lengths"])
+        ids = part["ids"][kept]
+        labels = np.where(part["learned"][kept], ids.astype(np.int32), np.int32(-100))
+        yield Batch(lengths=part["lengths"][used], columns={"input_ids": ids, "labels": labels})
+
+
+def _evaluated(rows: Dataset, tokenizer: Any) -> dict[str, np.ndarray]:
+    """The bytes of text that each row predicts, and the rows' ids."""
+    from hf_recipes.data.row_ids import row_ids
+    from hf_recipes.data.tokens.rows import BYTES, IDS
+
+    names = row_ids(rows, ["input_ids", "labels"])
+    return {BYTES: np.array(_answer_bytes(rows, tokenizer), np.int64), IDS: np.array(names, dtype="S32")}
+
+
+def _row_encoder(
+    recipe: Recipe, tokenizer: Any, reader: RowReader, train: Dataset, max_length: int
+) -> tuple[RowEncoder, list[str]]:
+    """With notes on the templates."""
     answers, completion = _losses(recipe, reader)
-    templates = {}
+    templates: dict[bool, AnswerTemplate] = {}
     if reader.chat:
         templates = {tools: read_template(tokenizer, mark=answers, tools=tools) for tools in (False, True)}
         if templates[False].needs_parts:
             what = "the chat template writes contents that are lists of parts, as of images, and nothing of a text"
             fix = "give a template for texts with SFTConfig.chat_template_path"
             raise DataError.at(recipe.location("model"), what, fix)
-    identity = [__version__, reader.columns, reader.optional, answers, completion, max_length]
-    identity += [recipe.section("dataset"), tokenizer.special_tokens_map, *(one.source for one in templates.values())]
-    digest = hashlib.blake2b(json.dumps(identity, sort_keys=True, default=str).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    return _RowEncoder(
-        tokenizer=tokenizer,
+    encoder = RowEncoder(
+        tokenize=Caller(tokenizer=tokenizer),
         reader=reader,
         templates=templates,
         answers=answers,
         completion=completion,
         max_length=max_length,
-        location=location,
-        identity=digest.hexdigest(),
-        notes=tuple(dict.fromkeys(one.note for one in templates.values() if one.note)),
+        eos=tokenizer.eos_token_id,
+        dtype=dtype_of(tokenizer),
     )
+    notes = list(dict.fromkeys(one.note for one in templates.values() if one.note))
+    return _with_backend(encoder, tokenizer, train), notes
+
+
+def _with_backend(encoder: RowEncoder, tokenizer: Any, train: Dataset) -> RowEncoder:
+    """The encoder with the tokenizer's backend alone, where both make the same of the first rows."""
+    text = backend_text(tokenizer)
+    if text is None:
+        return encoder
+    backend = Backend(text=text, split_special_tokens=tokenizer.split_special_tokens)
+    other = replace(encoder, tokenize=backend)
+    values = 0, encoder.reader.select(train)[:CHECKED]
+    try:
+        known = encoder(values)
+    except BadRowError:  # refused with its number when it is prepared
+        return other
+    alone = other(values)
+    return other if all(np.array_equal(known[name], alone[name]) for name in known) else encoder
 
 
 def _losses(recipe: Recipe, reader: RowReader) -> tuple[bool, bool]:
@@ -255,48 +274,6 @@ def _losses(recipe: Recipe, reader: RowReader) -> tuple[bool, bool]:
     return bool(answers), completion is not False
 
 
-def _encode_split(encode: _RowEncoder, part: Dataset, split: str) -> Dataset:
-    rows = encode.reader.select(part)
-    try:
-        return rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names, desc=f"{split} rows")
-    except _BadRowError as bad:
-        raise refuse_row(encode.reader, part, split, bad.index, bad.problem, encode.location) from bad.__cause__
-
-
-def label_spans(ids: Sequence[int], encoding: Any, spans: Spans) -> list[int]:
-    """The ids of the tokens that overlap a span of characters, -100 for the others: as transformers does it for
-    {% generation %} (a space before the answer's first word is part of that word's token).
-
-    `encoding`: of the tokenizers library, which is asked for the tokens at a span's ends: a list of every token's
-    place would cost as much as tokenizing.
-    """
-    labels = [-100] * len(ids)
-    for start, stop in spans:
-        if start >= stop:
-            continue
-        first, last = encoding.char_to_token(start), encoding.char_to_token(stop - 1)
-        if first is None or last is None:  # a character that is in no token, such as a blank that is dropped
-            places = encoding.offsets
-            first = bisect_right(places, start, key=lambda place: place[1])
-            last = bisect_left(places, stop, key=lambda place: place[0])
-        else:  # a character may be several tokens
-            while last < len(ids) and encoding.token_to_chars(last)[0] < stop:
-                last += 1
-        labels[first:last] = ids[first:last]
-    return labels
-
-
-def _count_labels(labels: list[int]) -> int:
-    return len(labels) - labels.count(-100)
-
-
-def _mask_prompts(prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]], labels: Sequence[list[int]]) -> None:
-    """The completion begins where its tokens and those of the prompt alone differ, as in TRL."""
-    for prompt, row, marked in zip(prompts, ids, labels, strict=True):
-        length = common_length(prompt, row)
-        marked[:length] = [-100] * length
-
-
 def _answer_bytes(rows: Dataset, tokenizer: Any) -> list[int]:
     """UTF-8 bytes of text that each row predicts."""
     found = []
@@ -304,18 +281,6 @@ def _answer_bytes(rows: Dataset, tokenizer: Any) -> list[int]:
         answers = [[i for i in labels[1:] if i != -100] for labels in batch["labels"]]
         found += [len(text.encode()) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
     return found
-
-
-def _counts(rows: Dataset, sizes: Sequence[int] | None) -> SplitStats:
-    lengths = values_of(rows, "tokens")
-    return SplitStats(
-        rows=rows.num_rows,
-        tokens=sum(lengths),
-        longest=max(lengths),
-        label_tokens=sum(values_of(rows, "label_tokens")),
-        lost_label_tokens=sum(values_of(rows, "lost")),
-        bytes=None if sizes is None else sum(sizes),
-    )
 
 
 def _preview(rows: Dataset, tokenizer: Any, limit: int = 12) -> list[str]:

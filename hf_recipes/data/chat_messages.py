@@ -22,8 +22,11 @@ class RowError(ValueError):
     where finding the others would take as long as the rows themselves)."""
 
     def __init__(self, kind: str, what: str, fix: str) -> None:
-        super().__init__(what)
+        super().__init__(kind, what, fix)  # all of them: it is sent between processes
         self.kind, self.what, self.fix = kind, what, fix
+
+    def __str__(self) -> str:
+        return self.what
 
 
 def read_messages(value: Any, names: Mapping[str, str], padded: bool, key: str) -> list[Message]:

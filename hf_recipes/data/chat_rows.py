@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,14 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What decides how a split's rows are read: the names of its columns, and its first row."""
+
+    column_names: list[str]
+    first: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowReader:
     """How rows become conversations: which columns are read, and the function that reads a row."""
 
@@ -61,6 +69,11 @@ class RowReader:
     chat: bool = True  # rendered by the chat template: no plain texts
     note: str = ""
     optional: tuple[str, ...] = ()  # read where a split has them
+    made_of: tuple[Recipe, Head] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """`read` is made again in another process."""
+        return choose_reader, self.made_of or ()
 
     def check(self, recipe: Recipe, part: Dataset) -> None:
         """Raises DataError for a split without a column that is read."""
@@ -75,8 +88,14 @@ class RowReader:
         return part.select_columns([*self.columns, *(name for name in self.optional if name in part.column_names)])
 
 
-def choose_reader(recipe: Recipe, train: Dataset) -> RowReader:
+def choose_reader(recipe: Recipe, train: Dataset | Head) -> RowReader:
     """By the keys of the recipe, else by the columns of the data. Raises DataError for columns of no known shape."""
+    if not isinstance(train, Head):
+        train = Head(column_names=train.column_names, first=train[0] if train.num_rows else None)
+    return replace(_choose(recipe, train), made_of=(recipe, train))
+
+
+def _choose(recipe: Recipe, train: Head) -> RowReader:
     named, columns = recipe.section("dataset"), train.column_names
     if any(key in named for key in TEMPLATES):
         return _templates(recipe, train)
@@ -95,7 +114,7 @@ def choose_reader(recipe: Recipe, train: Dataset) -> RowReader:
     return _prompts(recipe, train)
 
 
-def _messages(recipe: Recipe, train: Dataset, column: str) -> RowReader:
+def _messages(recipe: Recipe, train: Head, column: str) -> RowReader:
     column = find_column(recipe, train, "messages_column", column)
     common = _Common(recipe, train, column)
     note = f"the system prompt is in the column {common.system!r}" if common.system else ""
@@ -107,11 +126,11 @@ def _messages(recipe: Recipe, train: Dataset, column: str) -> RowReader:
     return RowReader(columns=(column,), optional=common.columns, keys=("messages_column",), read=read, note=note)
 
 
-def _prompts(recipe: Recipe, train: Dataset) -> RowReader:
+def _prompts(recipe: Recipe, train: Head) -> RowReader:
     prompt = find_column(recipe, train, "prompt_column", "prompt")
     completion = find_column(recipe, train, "completion_column", "completion")
     common = _Common(recipe, train)
-    chat = bool(train.num_rows) and isinstance(messages_of(train[0][prompt]), list)
+    chat = train.first is not None and isinstance(messages_of(train.first[prompt]), list)
 
     def read(row: Row) -> Conversation | Pair:
         before, after = messages_of(row[prompt]), messages_of(row[completion])
@@ -144,7 +163,7 @@ def _prompts(recipe: Recipe, train: Dataset) -> RowReader:
     )
 
 
-def _alpaca(recipe: Recipe, train: Dataset) -> RowReader:
+def _alpaca(recipe: Recipe, train: Head) -> RowReader:
     """instruction, input (may be empty) and output, as LLaMA-Factory joins them; `history` holds earlier turns."""
     columns = train.column_names
     more, output = _first(columns, ALPACA["input"]), str(_first(columns, ALPACA["output"]))
@@ -206,7 +225,7 @@ def read_question(recipe: Recipe, row: Row) -> list[Message] | None:
     return _alpaca_question(row, _first(list(row), ALPACA["input"]))
 
 
-def _templates(recipe: Recipe, train: Dataset) -> RowReader:
+def _templates(recipe: Recipe, train: Head) -> RowReader:
     """Jinja templates of the recipe over the row's columns: `{{ question }}`."""
     parts = []
     used = template_columns(recipe)
@@ -229,7 +248,7 @@ def _templates(recipe: Recipe, train: Dataset) -> RowReader:
     return RowReader(columns=tuple(used), keys=keys, optional=common.columns, read=read)
 
 
-def _no_column(recipe: Recipe, part: Dataset, key: str, name: str) -> DataError:
+def _no_column(recipe: Recipe, part: Dataset | Head, key: str, name: str) -> DataError:
     what = f"dataset.{key} reads {name!r}, and the data has no such column (it has {', '.join(part.column_names)})"
     return DataError.at(recipe.location(f"dataset.{key}"), what, "correct the template")
 
@@ -259,7 +278,7 @@ class _Common:
     """What every shape of conversation may have beside its messages: tools, arguments of the template, a system
     prompt, other names of the roles."""
 
-    def __init__(self, recipe: Recipe, train: Dataset, shape: str = "messages") -> None:
+    def __init__(self, recipe: Recipe, train: Head, shape: str = "messages") -> None:
         columns = train.column_names
 
         def optional(key: str, default: str | None) -> str | None:

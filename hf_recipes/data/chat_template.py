@@ -16,14 +16,13 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from hf_recipes.data.template_marks import MARK, parse_template, with_marks
 from hf_recipes.data.template_shapes import MOST, Shape, Spans, has_shape, is_by_roles, probes, read_shape
 
 Message = dict[str, Any]
-MARK = "hf_recipes_mark"
 PROBE = "\ue000"  # a character that no template and no header holds
 REASONING = ("reasoning_content", "thinking", "reasoning")
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # not every one takes every row
-CAPTURES = ("Macro", "CallBlock", "AssignBlock", "FilterBlock")  # their text is written elsewhere, or later
 
 
 class RewrittenTurnsError(ValueError):
@@ -72,6 +71,12 @@ class AnswerTemplate:
     _headers: dict[str, _Header | None] = field(default_factory=dict)
     _by_roles: bool = False  # the text depends on the roles alone (template_shapes.py)
     _shapes: dict[tuple[str, ...], Shape | None] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A compiled template is compiled again in another process."""
+        names = ("special", "ends", "marked", "note", "_by_roles")
+        kept = {name: getattr(self, name) for name in names}
+        return _make_again, (self.source, self._traced is not None, kept)
 
     def render(self, messages: Sequence[Message], tools: Any, arguments: Mapping[str, Any]) -> Rendered:
         """The conversation, and the spans of its answers.
@@ -303,9 +308,13 @@ def read_template(tokenizer: Any, mark: bool = True, tools: bool = False) -> Ans
         ends=tuple({*added, *tokenizer.all_special_tokens}),
         marked=marked,
         note=note,
-        _traced=_with_marks(source) if mark and not marked else None,
-        _by_roles=marked and is_by_roles(_parsed(source)),
+        _traced=with_marks(source) if mark and not marked else None,
+        _by_roles=marked and is_by_roles(parse_template(source)),
     )
+
+
+def _make_again(source: str, traced: bool, kept: Mapping[str, Any]) -> AnswerTemplate:
+    return AnswerTemplate(source=source, _traced=with_marks(source) if traced else None, **kept)
 
 
 def is_marked(source: str) -> bool:
@@ -325,45 +334,6 @@ def _trl_version(tokenizer: Any, source: str) -> str | None:
         return get_training_chat_template(tokenizer)
     except TEMPLATE_ERRORS:  # unknown, or its probes do not fit this template
         return None
-
-
-def _parsed(source: str) -> Any:
-    """The template's syntax tree, as transformers' environment reads it."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    return _compile_jinja_template(source).environment.parse(source)
-
-
-def _with_marks(source: str) -> Any:
-    """The template compiled with a call of `MARK` at the beginning of every turn of its loops, and after them."""
-    from jinja2 import nodes
-
-    tree = _parsed(source)
-
-    def call(value: nodes.Expr) -> nodes.Output:
-        return nodes.Output([nodes.Call(nodes.Name(MARK, "load"), [value], [], None, None)])
-
-    def visit(node: nodes.Node, outer: str | None) -> None:
-        for name, value in node.iter_fields():
-            if isinstance(value, nodes.Node) and type(value).__name__ not in CAPTURES:
-                visit(value, outer)
-            if not isinstance(value, list):
-                continue
-            changed = []
-            for child in value:
-                changed.append(child)
-                if not isinstance(child, nodes.Node) or type(child).__name__ in CAPTURES:
-                    continue
-                if isinstance(child, nodes.For) and isinstance(child.target, nodes.Name):
-                    visit(child, child.target.name)
-                    child.body.insert(0, call(nodes.Name(child.target.name, "load")))
-                    changed.append(call(nodes.Name(outer, "load") if outer else nodes.Const(None)))
-                else:
-                    visit(child, outer)
-            setattr(node, name, changed)
-
-    visit(tree, None)
-    return tree.environment.from_string(tree)
 
 
 def clean_message(message: Message) -> Message:

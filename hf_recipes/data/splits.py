@@ -20,6 +20,7 @@ from hf_recipes.data.conll import load_conll
 from hf_recipes.data.csv_files import with_types
 from hf_recipes.data.files import file_names, find_other_format, literal_names
 from hf_recipes.data.load import load
+from hf_recipes.data.mixture import is_mixture, mix
 from hf_recipes.errors import DataError, Diagnostic
 from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
 
@@ -175,7 +176,7 @@ def load_splits(recipe: Recipe) -> Splits:
         raise DataError(errors)
     if recipe.get("dataset.streaming") is True:
         return _load_streaming(recipe)
-    parts, read = load_parts(recipe)
+    parts, read = _load_mixture(recipe) if is_mixture(recipe) else load_parts(recipe)
     location = recipe.location("dataset.split") if recipe.get("dataset.split") else recipe.location("dataset.path")
     if "train" not in parts:
         names = ", ".join(parts)
@@ -205,21 +206,38 @@ def _load_streaming(recipe: Recipe) -> Splits:
     arguments = loader_arguments(recipe)
     for key in ("streaming", "buffer_size"):
         arguments.pop(key, None)
-    rows, head = load_stream(recipe, arguments.pop("path"), arguments)
-    named = {
-        key: {role: value for role, value in recipe.get(f"dataset.{key}").items() if role != "train"}
-        for key in ("data_files", "split")
-        if isinstance(recipe.get(f"dataset.{key}"), Mapping)
-    }
-    others = recipe.without_key("dataset.streaming").with_values(
-        {f"dataset.{key}": value for key, value in named.items()}, recipe.location("dataset")
-    )
-    parts, notes = load_parts(others)
+    rows, head, shares = load_stream(recipe, arguments.pop("path"), arguments)
+    parts, notes = load_parts(_without_train(recipe.without_key("dataset.streaming")))
     if "validation" not in parts:
         where = recipe.location("dataset.streaming")
         raise DataError.at(where, "a stream has no share to split off", "name a validation split")
     note = "train: streamed, and not stored; its first rows stand for it in the checks of columns and copies"
-    return Splits(train=head, validation=parts["validation"], test=parts.get("test"), notes=(*notes, note), stream=rows)
+    notes = [*notes, *shares, note]
+    return Splits(train=head, validation=parts["validation"], test=parts.get("test"), notes=tuple(notes), stream=rows)
+
+
+def _without_train(recipe: Recipe) -> Recipe:
+    """The recipe with its evaluation splits alone."""
+    named = {
+        f"dataset.{key}": {role: value for role, value in recipe.get(f"dataset.{key}").items() if role != "train"}
+        for key in ("data_files", "split")
+        if isinstance(recipe.get(f"dataset.{key}"), Mapping)
+    }
+    return recipe.with_values(named, recipe.location("dataset"))
+
+
+def _load_mixture(recipe: Recipe) -> tuple[dict[str, Dataset], list[str]]:
+    """As `load_parts`, the train split drawn from its files."""
+    files = recipe.get("dataset.data_files.train")
+    parts, notes = load_parts(_without_train(recipe))
+    trained = []
+    for name in files:
+        one = recipe.with_values({"dataset.data_files": {"train": [name]}}, recipe.location("dataset.data_files"))
+        found, lines = load_parts(one)
+        trained.append(found["train"])
+        notes += lines
+    train, shares = mix(recipe, trained, files)
+    return {"train": train, **parts}, [*notes, *shares]
 
 
 def _split_validation(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset, str]:

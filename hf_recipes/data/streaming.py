@@ -18,6 +18,7 @@ import torch
 
 from hf_recipes.common.device import processes_launched
 from hf_recipes.common.text import first_line
+from hf_recipes.data.mixture import is_mixture, mix
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class TokenStream(torch.utils.data.IterableDataset[dict[str, list[int]]]):
                     yield with_end(ids, self.tokenizer.eos_token_id)
 
 
-def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> tuple[Any, Dataset]:
-    """(the rows of the train split as a stream, its first rows as a table). Raises DataError for what cannot be
-    read."""
+def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> tuple[Any, Dataset, list[str]]:
+    """(the rows of the train split as a stream, its first rows as a table, lines on the shares of a mixture). Raises
+    DataError for what cannot be read."""
     import datasets
 
     if processes_launched() > 1:
@@ -82,8 +83,15 @@ def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> tupl
     if isinstance(split, Mapping):
         given["split"] = split.get("train", "train")
     try:
-        rows = datasets.load_dataset(path, **given)
+        if is_mixture(recipe):
+            names = given.pop("data_files")["train"]
+            parts = [datasets.load_dataset(path, data_files={"train": [name]}, **given) for name in names]
+            rows, shares = mix(recipe, parts, recipe.get("dataset.data_files.train"))
+        else:
+            rows, shares = datasets.load_dataset(path, **given), []
         head = list(rows.take(HEAD))
+    except DataError:
+        raise
     except Exception as problem:  # readers may raise anything
         what = f"the train split cannot be streamed: {first_line(problem)}"
         raise DataError.at(
@@ -91,7 +99,7 @@ def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> tupl
         ) from problem
     if not head:
         raise DataError.at(recipe.location("dataset.path"), "the train split has no rows", "add some rows")
-    return rows, datasets.Dataset.from_list(head)
+    return rows, datasets.Dataset.from_list(head), shares
 
 
 def make_stream(recipe: Recipe, rows: Any, column: str, tokenizer: Any, max_length: int) -> TokenStream:

@@ -259,7 +259,7 @@ def test_a_process_waits_for_the_one_that_prepares(
     first = prepare(make("causal-lm", store), ROWS, bpe(), length=32)
     good, place = content(first), folders(first)["train"]
     (place / "index.json").unlink()
-    monkeypatch.setattr("hf_recipes.data.tokens.store.PATIENCE", 0.1)
+    monkeypatch.setattr("hf_recipes.data.tokens.parts.PATIENCE", 0.1)
     found: list[Any] = []
     lock = FileLock(place.parent / "lock", thread_local=False)
     lock.acquire()

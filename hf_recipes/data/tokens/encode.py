@@ -6,11 +6,9 @@ Imports neither torch nor transformers nor datasets: a worker process starts in 
 from __future__ import annotations
 
 import functools
-import os
-import zipfile
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,14 @@ class Encoding:
     dtype: str
     with_sizes: bool  # whether the bytes of each token are counted
 
+    def __call__(self, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
+        """The arrays of a part."""
+        return arrays_of(encode(texts, load_backend(self), self))
+
+
+class UnitError(Exception):
+    """What is wrong with the data of a unit: not the worker's error, and the same in another process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
@@ -38,12 +44,33 @@ class Documents:
     sizes: np.ndarray
 
 
+def arrays_of(documents: Documents) -> dict[str, np.ndarray]:
+    return {"ids": documents.ids, "lengths": documents.lengths, "sizes": documents.sizes}
+
+
+def dtype_of(tokenizer: Any) -> str:
+    """Of an id on disk."""
+    return "uint16" if len(tokenizer) <= 2**16 else "uint32"
+
+
+def backend_text(tokenizer: Any) -> str | None:
+    """The tokenizer.json of a tokenizer's backend, without truncation and padding; None where the tokenizer has code
+    of its own, which the backend alone would not run."""
+    if not type(tokenizer).__module__.startswith("transformers."):
+        return None
+    try:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception:  # a part of it is written in Python: what is raised depends on the part
+        return None
+    return json.dumps({**backend, "truncation": None, "padding": None}, ensure_ascii=False)
+
+
 def load_backend(encoding: Encoding) -> Any:
-    return _load(encoding.backend, encoding.split_special_tokens)
+    return read_backend(encoding.backend, encoding.split_special_tokens)
 
 
 @functools.lru_cache(maxsize=1)  # the splits of a recipe have one tokenizer
-def _load(text: str, split_special_tokens: bool) -> Any:
+def read_backend(text: str, split_special_tokens: bool) -> Any:
     from tokenizers import Tokenizer
 
     backend = Tokenizer.from_str(text)
@@ -111,27 +138,3 @@ def _bytes_before(text: str) -> np.ndarray:
 
 def join(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
-
-
-# parts on disk --------------------------------------------------------------------------------------------------------
-
-
-def write_part(path: Path, documents: Documents) -> None:
-    """Complete or absent. A zip file: its checksums show damage when it is read."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, ids=documents.ids, lengths=documents.lengths, sizes=documents.sizes)
-        os.replace(draft, path)
-    except OSError as problem:
-        draft.unlink(missing_ok=True)
-        raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
-
-
-def read_part(path: Path) -> Documents | None:
-    """None for a part that is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return Documents(ids=found["ids"], lengths=found["lengths"], sizes=found["sizes"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -52,32 +52,64 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """`data` has `input_ids` and `labels`. `row_bytes` and `ids`: of rows that are evaluated, else empty."""
+    """`data` has `input_ids` and `labels`; `counts`: what was counted when they were made. `row_bytes` and `ids`: of
+    rows that are evaluated, else empty."""
 
     folder: Path
     data: Dataset
-    counts: Counts
+    counts: Mapping[str, int]
     tokens: int
     row_bytes: list[int]
     ids: list[str]
 
 
-def write_rows(folder: Path, parts: Iterable[Documents], counts: Counts, cut: Cut, dtype: str, sized: bool) -> None:
-    """Makes `folder`, which holds no row if no document fills one. Raises OSError."""
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows that are written at once: `lengths` of them, and of each column the values of all rows."""
+
+    lengths: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+
+def write_documents(
+    folder: Path, parts: Iterable[Documents], counts: Counts, cut: Cut, dtype: str, sized: bool
+) -> None:
+    """Documents cut into rows. Makes `folder`, which holds no row if no document fills one. Raises OSError."""
+    sizes: list[np.ndarray] = []
+    group = max(1, cut.at_once * counts.documents // max(1, counts.tokens))
+
+    def batches() -> Iterator[Batch]:
+        for documents in grouped(parts, group):
+            lengths, ids, row_bytes = cut_rows(documents, cut)
+            sizes.append(row_bytes)
+            yield Batch(lengths=lengths, columns={"input_ids": ids})
+
+    def more(rows: Dataset | None) -> dict[str, np.ndarray]:
+        names = row_ids(rows, ["input_ids"]) if rows else []
+        return {BYTES: join(sizes, "int64"), IDS: np.array(names, dtype="S32")} if sized else {}
+
+    write_rows(folder, batches(), {"input_ids": dtype}, asdict(counts), more)
+
+
+def write_rows(
+    folder: Path,
+    batches: Iterable[Batch],
+    dtypes: Mapping[str, str],
+    counts: Mapping[str, int],
+    more: Callable[[Dataset | None], Mapping[str, np.ndarray]],
+) -> None:
+    """`dtypes` of the columns; `more`: names of files to what is stored of all rows beside them. Raises OSError."""
     from datasets import DatasetInfo, Features, load_from_disk
 
     draft = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    writer = _Writer(draft, dtype)
-    tokens, sizes = 0, []
-    group = max(1, cut.at_once * counts.documents // max(1, counts.tokens))
-    for documents in grouped(parts, group):
-        lengths, ids, row_bytes = cut_rows(documents, cut)
-        if len(lengths):
-            writer.write(lengths, ids)
-        tokens += len(ids)
-        sizes.append(row_bytes)
+    writer = _Writer(draft, dtypes)
+    tokens = 0
+    for batch in batches:
+        if len(batch.lengths):
+            writer.write(batch)
+        tokens += int(batch.lengths.sum())
     files = writer.close()
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in files],
@@ -90,15 +122,13 @@ def write_rows(folder: Path, parts: Iterable[Documents], counts: Counts, cut: Cu
     }  # as Dataset.save_to_disk writes it
     put(draft / "state.json", json.dumps(state, indent=1))
     DatasetInfo(features=Features.from_arrow_schema(writer.schema)).write_to_directory(str(draft))
-    if sized:
-        np.save(draft / BYTES, join(sizes, "int64"))
-        names = row_ids(load_from_disk(str(draft), keep_in_memory=False), ["input_ids"]) if files else []
-        np.save(draft / IDS, np.array(names, dtype="S32"))
+    for name, values in more(load_from_disk(str(draft), keep_in_memory=False) if files else None).items():
+        np.save(draft / name, values)
     index = {
-        "dtype": dtype,
+        "dtype": dtypes["input_ids"],
         "rows": writer.rows,
         "tokens": tokens,
-        "counts": asdict(counts),
+        "counts": counts,
         "files": {name: _places(draft / name) for name in files},
         "state": {one.name: [_digest(one), *file_state(one)] for one in sorted(draft.iterdir())},
     }
@@ -117,14 +147,14 @@ def read_rows(folder: Path) -> StoredRows | None:
     if not index["rows"]:
         data = Dataset.from_dict({"input_ids": [], "labels": []})
     else:
-        ids = load_from_disk(str(folder), keep_in_memory=False)
-        # The labels are the same numbers in the same place of the disk.
-        data = concatenate_datasets([ids, ids.rename_column("input_ids", "labels")], axis=1)
+        data = load_from_disk(str(folder), keep_in_memory=False)
+        if "labels" not in data.column_names:  # the same numbers in the same place of the disk
+            data = concatenate_datasets([data, data.rename_column("input_ids", "labels")], axis=1)
     sized = (folder / BYTES).exists()
     return StoredRows(
         folder=folder,
         data=data,
-        counts=Counts(**index["counts"]),
+        counts=index["counts"],
         tokens=index["tokens"],
         row_bytes=np.load(folder / BYTES).tolist() if sized else [],
         ids=[one.decode() for one in np.load(folder / IDS).tolist()] if sized else [],
@@ -212,27 +242,28 @@ def cut_rows(documents: Documents, cut: Cut) -> tuple[np.ndarray, np.ndarray, np
 class _Writer:
     """Rows into Arrow files of a folder, one batch a group of documents."""
 
-    def __init__(self, folder: Path, dtype: str):
+    def __init__(self, folder: Path, dtypes: Mapping[str, str]):
         import pyarrow as pa
 
         self.folder = folder
-        self.schema = pa.schema({"input_ids": pa.list_(pa.from_numpy_dtype(dtype))})
+        self.schema = pa.schema({name: pa.list_(pa.from_numpy_dtype(one)) for name, one in dtypes.items()})
         self.names: list[str] = []
         self.rows = self.size = 0
         self.stream: Any = None
 
-    def write(self, lengths: np.ndarray, ids: np.ndarray) -> None:
+    def write(self, batch: Batch) -> None:
         import pyarrow as pa
 
-        if self.stream is None or self.size + ids.nbytes > FILE_BYTES:
+        size = sum(values.nbytes for values in batch.columns.values())
+        if self.stream is None or self.size + size > FILE_BYTES:
             self.close()
             self.names.append(f"data-{len(self.names):05}.arrow")
             self.stream, self.size = pa.ipc.new_stream(str(self.folder / self.names[-1]), self.schema), 0
-        ends = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-        column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
-        self.stream.write_batch(pa.record_batch([column], schema=self.schema))
-        self.rows += len(lengths)
-        self.size += ids.nbytes
+        ends = pa.array(np.concatenate([[0], batch.lengths.cumsum()]).astype(np.int32))
+        columns = [pa.ListArray.from_arrays(ends, pa.array(batch.columns[name])) for name in self.schema.names]
+        self.stream.write_batch(pa.record_batch(columns, schema=self.schema))
+        self.rows += len(batch.lengths)
+        self.size += size
 
     def close(self) -> list[str]:
         if self.stream is not None:
@@ -243,7 +274,7 @@ class _Writer:
 
 def _places(path: Path) -> list[dict[str, int]]:
     """Of each batch of an Arrow file: how many rows and tokens, and at which byte its int32 ends (after a 0) and its
-    tokens begin."""
+    tokens, the first column, begin."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file:

@@ -25,17 +25,17 @@ class IdError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of a split: texts, or lists of token ids."""
+class Columns:
+    """The columns of a split that are read."""
 
     rows: Dataset
-    name: str
+    names: tuple[str, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of its values, estimated by those of the table."""
-        values = self.rows.data.column(self.name)
-        return int(values.nbytes * self.rows.num_rows / max(1, len(values)))
+        """Bytes of their values, estimated by those of the table."""
+        values = [self.rows.data.column(name) for name in self.names]
+        return sum(int(one.nbytes * self.rows.num_rows / max(1, len(one))) for one in values)
 
     @property
     def rows_of_unit(self) -> int:
@@ -45,31 +45,39 @@ class Column:
     def units(self) -> int:
         return -(-self.rows.num_rows // self.rows_of_unit)
 
-    def read(self, unit: int) -> Any:
-        """An Arrow array of the unit's values."""
+    def arrays(self, unit: int) -> list[Any]:
+        """An Arrow array of the unit's values for each column."""
         import pyarrow as pa
 
         begin = unit * self.rows_of_unit
-        rows = self.rows.select_columns([self.name]).with_format("arrow")
-        values = rows[begin : begin + self.rows_of_unit].column(0)
-        return pa.concat_arrays(values.chunks) if values.num_chunks != 1 else values.chunk(0)
+        rows = self.rows.select_columns(list(self.names)).with_format("arrow")[begin : begin + self.rows_of_unit]
+        columns = [rows.column(name) for name in self.names]
+        return [pa.concat_arrays(one.chunks) if one.num_chunks != 1 else one.chunk(0) for one in columns]
+
+    def values(self, unit: int) -> tuple[int, dict[str, list[Any]]]:
+        """The number of the unit's first row, and the values of each column as `datasets` gives them."""
+        begin = unit * self.rows_of_unit
+        return begin, self.rows.select_columns(list(self.names))[begin : begin + self.rows_of_unit]
 
     def digest(self) -> str:
         """BLAKE2b-128 of the values in order, whatever files and batches they lie in."""
-        lengths, contents = blake2b(digest_size=16), blake2b(digest_size=16)
+        found = [blake2b(digest_size=16) for _ in (*self.names, "contents")]
         for unit in range(self.units):
-            for one, content in _contents(self.read(unit)):
-                lengths.update(one)
-                contents.update(content)
-        lengths.update(contents.digest())
-        return lengths.hexdigest()
+            for lengths, values in zip(found, self.arrays(unit), strict=False):
+                for one, content in _contents(values):
+                    lengths.update(one)
+                    found[-1].update(content)
+        whole = blake2b(json.dumps(self.names).encode() if len(self.names) > 1 else b"", digest_size=16)
+        for digest in found:
+            whole.update(digest.digest())
+        return whole.hexdigest()
 
     def known_digest(self, folder: Path) -> str:
         """The digest, read from `folder` if the same files gave these rows before."""
         files = [one["filename"] for one in self.rows.cache_files]
         if not files:
             return self.digest()
-        facts = [self.rows._fingerprint, self.name, *([name, *file_state(name)] for name in files)]
+        facts = [self.rows._fingerprint, *self.names, *([name, *file_state(name)] for name in files)]
         path = folder / f"{blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()}.txt"
         with contextlib.suppress(OSError):
             found = path.read_text(encoding="utf-8")
@@ -88,24 +96,35 @@ def file_state(name: str | Path) -> list[int]:
 
 
 def _contents(values: Any) -> Iterator[tuple[bytes, Any]]:
-    """(lengths, values) of texts or of lists of ids; the length of a missing one is -1."""
+    """(lengths, values) of texts, numbers, and lists and mappings of them, one after the other, so that units joined
+    are as one; the length of a missing value is -1."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as compute
 
-    if pa.types.is_null(values.type):
-        yield np.full(len(values), -1, np.int64).tobytes(), b""
-        return
-    texts = not pa.types.is_nested(values.type)
-    measure = compute.binary_length if texts else compute.list_value_length
-    lengths = compute.fill_null(measure(values).cast(pa.int64()), -1)
-    if texts:
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    kind = values.type
+    here = np.where(values.is_null().to_numpy(zero_copy_only=False), -1, 1).astype(np.int64)
+    if pa.types.is_null(kind):
+        yield here.tobytes(), b""
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        lengths = compute.fill_null(compute.binary_length(values).cast(pa.int64()), -1)
         whole = compute.fill_null(values.cast(pa.large_string()), "")
         buffer = whole.buffers()[2]
         ends = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset : whole.offset + len(whole) + 1]
         yield lengths.to_numpy().tobytes(), memoryview(buffer or b"")[ends[0] : ends[-1]] if len(whole) else b""
-        return
-    yield lengths.to_numpy().tobytes(), flat_ids(values).tobytes()
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        lengths = compute.fill_null(compute.list_value_length(values).cast(pa.int64()), -1)
+        yield str(len(values)).encode() + lengths.to_numpy().tobytes(), b""
+        yield from _contents(values.flatten())
+    elif pa.types.is_struct(kind):
+        yield f"{len(values)}{kind}".encode() + here.tobytes(), b""
+        for child in values.flatten():
+            yield from _contents(child)
+    elif pa.types.is_integer(kind):
+        yield here.tobytes(), compute.fill_null(values, 0).cast(pa.int64(), safe=False).to_numpy().tobytes()
+    else:
+        yield here.tobytes() + str(kind).encode(), repr(values.to_pylist()).encode()
 
 
 def flat_ids(values: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`python -m hf_recipes.data.tokens.worker`: tokenizes what it reads from standard input until that ends.
+"""`python -m hf_recipes.data.tokens.worker`: encodes what it reads from standard input until that ends.
 
 Its parent is the process that prepares the rows: the two talk in pickles, over pipes that only they hold.
 """
@@ -11,25 +11,28 @@ import signal
 import sys
 from pathlib import Path
 
-from hf_recipes.data.tokens.encode import Encoding, encode, load_backend, write_part
+from hf_recipes.data.tokens.encode import UnitError
+from hf_recipes.data.tokens.parts import write_part
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core
     read, write = sys.stdin.buffer, sys.stdout.buffer
-    encoding: Encoding = pickle.load(read)
-    backend = load_backend(encoding)
+    sys.stdout = sys.stderr  # whatever a package prints is no answer
+    encode = pickle.load(read)
     while True:
         try:
-            texts, path = pickle.load(read)
+            values, path = pickle.load(read)
         except EOFError:
             return
+        answer: Exception | None = None
         try:
-            write_part(Path(path), encode(texts, backend, encoding))
-            answer = None
+            write_part(Path(path), encode(values))
         except OSError as problem:
-            answer = (problem.errno, problem.strerror, path)
+            answer = OSError(problem.errno, problem.strerror, path)
+        except UnitError as problem:
+            answer = problem
         pickle.dump(answer, write)
         write.flush()
 

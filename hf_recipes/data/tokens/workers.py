@@ -1,4 +1,4 @@
-"""Processes that tokenize units of rows side by side.
+"""Processes that encode units of rows side by side.
 
 Plain child processes over pipes, not `multiprocessing`: they import nothing of the program that started them, so they
 are small, start in a moment, and neither a notebook nor a script without `if __name__` is run again in them.
@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hf_recipes.data.tokens.encode import Encoding
+from hf_recipes.data.tokens.encode import UnitError
 
 TRIES = 2  # of a unit whose worker dies
 
@@ -29,29 +30,30 @@ class WorkerError(Exception):
 class Worker:
     """One child process; started with its first unit, and again after it died."""
 
-    def __init__(self, encoding: Encoding):
-        self.encoding = encoding
+    def __init__(self, encode: Callable[[Any], Any]):
+        self.encode = encode
         self.process: subprocess.Popen[bytes] | None = None
         self.greeted = self.closed = False
 
-    def write(self, texts: Sequence[str | None], path: Path) -> None:
-        """Raises OSError for a part that cannot be written, WorkerError for rows that no worker survives."""
+    def write(self, values: Any, path: Path) -> None:
+        """Raises OSError for a part that cannot be written, UnitError for values that `encode` refuses, WorkerError
+        for values that no worker survives."""
         status = 0
         for _ in range(TRIES):
             process = self.process or self._start()
             assert process.stdin is not None and process.stdout is not None
             try:
                 if not self.greeted:
-                    pickle.dump(self.encoding, process.stdin)
+                    pickle.dump(self.encode, process.stdin)
                     self.greeted = True
-                pickle.dump((texts, str(path)), process.stdin)
+                pickle.dump((values, str(path)), process.stdin)
                 process.stdin.flush()
                 answer = pickle.load(process.stdout)
             except (EOFError, BrokenPipeError, ValueError, pickle.UnpicklingError):
                 status = self._reap(process)
                 continue
             if answer is not None:
-                raise OSError(*answer)
+                raise answer
             return
         raise WorkerError(f"signal {-status}" if status < 0 else f"status {status}")
 
@@ -84,9 +86,9 @@ class Worker:
 
 
 @contextmanager
-def working(encoding: Encoding, count: int) -> Iterator[queue.SimpleQueue[Worker]]:
+def working(encode: Callable[[Any], Any], count: int) -> Iterator[queue.SimpleQueue[Worker]]:
     """`count` workers, free ones in a queue; none is left afterwards, however it ends."""
-    workers = [Worker(encoding) for _ in range(count)]
+    workers = [Worker(encode) for _ in range(count)]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for worker in workers:
         free.put(worker)
@@ -98,13 +100,14 @@ def working(encoding: Encoding, count: int) -> Iterator[queue.SimpleQueue[Worker
 
 
 def write_with_workers(
-    encoding: Encoding,
+    encode: Callable[[Any], Any],
     count: int,
     units: Sequence[int],
-    read: Callable[[int], Sequence[str | None]],
+    read: Callable[[int], Any],
     path_of: Callable[[int], Path],
 ) -> Iterator[int]:
-    """Writes the part of every unit; yields each unit's number when it is written."""
+    """Writes the part of every unit; yields each unit's number when it is written. Of several units with a UnitError
+    the first one's is raised, as one process alone would."""
 
     def work(unit: int, free: queue.SimpleQueue[Worker]) -> int:
         worker = free.get()
@@ -114,17 +117,25 @@ def write_with_workers(
             free.put(worker)
         return unit
 
-    waiting: set[Future[int]] = set()
+    waiting: dict[Future[int], int] = {}
     pool = ThreadPoolExecutor(count)
     try:
-        with working(encoding, count) as free:  # ends before the pool does: its threads wait for workers
+        with working(encode, count) as free:  # ends before the pool does: its threads wait for workers
             for unit in units:
                 if len(waiting) >= 2 * count:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (one.result() for one in done)
-                waiting.add(pool.submit(work, unit, free))
+                    yield from _finished(waiting)
+                waiting[pool.submit(work, unit, free)] = unit
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (one.result() for one in done)
+                yield from _finished(waiting)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _finished(waiting: dict[Future[int], int]) -> list[int]:
+    """Takes out the units that are done, at least one. Raises the error of the first that failed."""
+    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    if any(isinstance(one.exception(), UnitError) for one in done):
+        wait(waiting)
+        done = set(waiting)
+    units = sorted((waiting.pop(one), one) for one in done)
+    return [one.result() for _, one in units]

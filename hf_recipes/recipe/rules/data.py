@@ -172,6 +172,32 @@ def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
         yield report_key(recipe, "dataset.split", what, "name the whole split")
 
 
+def mixture_of_files(recipe: Recipe) -> Iterator[Diagnostic]:
+    """datasets.interleave_datasets would refuse it when all is loaded; or a share split off would have its own rows."""
+    dotted, shares = "dataset.probabilities", recipe.get("dataset.probabilities")
+    if not isinstance(shares, list):
+        if recipe.get("dataset.stopping_strategy") is not None:
+            what = "dataset.stopping_strategy has no effect without probabilities"
+            yield report_key(recipe, "dataset.stopping_strategy", what, "add probabilities: one for each train file")
+        return
+    files = recipe.get("dataset.data_files")
+    train = files.get("train") if isinstance(files, Mapping) else None
+    count = len(train) if isinstance(train, list) else 0
+    if count != len(shares):
+        what = f"{dotted} has {len(shares)} numbers, and data_files.train has {count or 'no list of'} files"
+        yield report_key(recipe, dotted, what, "data_files: {train: [one.jsonl, other.jsonl], validation: ...}")
+    numbers = [one for one in shares if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(numbers) == len(shares) and (min(numbers, default=0) <= 0 or abs(sum(numbers) - 1) > 1e-6):
+        what = f"{dotted} are above 0 and sum to 1; these sum to {sum(numbers):g}"
+        yield report_key(recipe, dotted, what, "divide each by their sum")
+    if not isinstance(files, Mapping) or "validation" not in files:
+        what = f"{dotted}: rows of a mixture may come twice, so no share of it is split off for validation"
+        yield report_key(recipe, dotted, what, "name a validation file: data_files: {train: [...], validation: ...}")
+    if recipe.get("dataset.split") is not None:
+        what = f"{dotted} draws from all rows of its files, and dataset.split names parts of them"
+        yield report_key(recipe, "dataset.split", what, "leave it out")
+
+
 def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Diagnostic]:
     """A validation share is split off only where there is no validation split."""
     given = recipe.section("dataset")
@@ -179,7 +205,7 @@ def share_beside_a_validation_file(recipe: Recipe) -> Iterator[Diagnostic]:
     if not any("validation" in part for part in splits):
         return
     for name in ("test_size", "stratify_by_column", "seed"):
-        if name in given:
+        if name in given and not (name == "seed" and "probabilities" in given):  # a mixture draws by it
             what = f"dataset.{name} has no effect: a validation split is given"
             yield report_key(recipe, f"dataset.{name}", what, "leave it out")
 
@@ -279,6 +305,7 @@ ERRORS: tuple[Rule, ...] = (
     files_that_are_no_names,
     length_that_predicts_nothing,
     rows_that_stream,
+    mixture_of_files,
     packing_that_fails,
     documents_that_see_each_other,
     assistant_loss_without_chat,

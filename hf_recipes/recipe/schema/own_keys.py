@@ -143,6 +143,19 @@ DATASET = _table(
         "With streaming: true, the rows that are kept to draw from, as in IterableDataset.shuffle. Without it: 1000.",
         limits=Limits(least=1),
     ),
+    # arguments of datasets.interleave_datasets
+    _key(
+        "probabilities",
+        "list",
+        "Each entry of data_files.train is a data set, and each row comes from the n-th with the n-th probability.",
+        items=("float",),
+    ),
+    _key(
+        "stopping_strategy",
+        "str",
+        "Of a mixture: it ends with the first data set that has no row left (default), or when all have been read.",
+        choices=("first_exhausted", "all_exhausted", "all_exhausted_without_replacement"),
+    ),
     _key("input_ids_column", "str", "Column of token ids, for data that is tokenized already (causal-lm)."),
 )
 
