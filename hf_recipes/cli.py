@@ -350,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except ImportError as problem:
         missing = problem.name or ("torch" if "PyTorch" in str(problem) else "")
-        if find_spec(missing.partition(".")[0] or "click") is not None:  # it is there: the fault is another
+        if find_spec(missing.partition(".")[0] or "click") is not None:  # it is there: the error is another
             raise
         where = ": https://pytorch.org/get-started has the one for your GPU" if missing == "torch" else ""
         click.echo(f"{prefix}error: {missing} is not installed, and this command needs it{where}", err=True)
