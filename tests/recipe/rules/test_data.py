@@ -135,7 +135,7 @@ def test_packed_documents_must_not_see_each_other(ask, tmp_path):
     assert ask("packing: true\npacking_strategy: wrapped", **SFT) == ([], [])
     (tmp_path / "bloom").mkdir()
     (tmp_path / "bloom/config.json").write_text('{"model_type": "bloom"}')
-    assert ask("packing: true", **SFT, model=str(tmp_path / "bloom"))[1] == [
+    assert ask("packing: true", **{**SFT, "model": str(tmp_path / "bloom")})[1] == [
         "5: packing: true: bloom models see the documents before theirs in the same row; "
         "leave it out, or take a model that keeps them apart (docs/data.md)"
     ]
