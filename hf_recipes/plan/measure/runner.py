@@ -71,7 +71,10 @@ def run_lab(
         gpu, path = _present_gpu(target, cpu, say)
         known = {str(record.cell): record for record in read_cells(_file(target, gpu.title, PREDICTED))}
     _drop_partial_line(path)
-    waiting = [cell for cell in every if cell.name not in _recorded(path)]
+    recorded = _recorded(path)
+    if predict is not None:  # a cell that was measured there already needs no prediction
+        recorded = recorded | _recorded(_file(target, gpu.title))
+    waiting = [cell for cell in every if cell.name not in recorded]
     say(f"{len(every)} cells, {len(every) - len(waiting)} of them recorded already in {path}")
     cores = os.cpu_count() or 1
     coming = predict_cells(waiting, gpu, known, cores if predict is not None else cores // 2)

@@ -116,6 +116,9 @@ def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(
     assert runner.read_records(tmp_path) == []  # a prediction is no record
     coming = list(predict_cells(cells[:1], find_gpu("h100"), {first.cell: first}, 1))
     assert coming == [(cells[0], first)]
+    # What was measured on that GPU is not predicted again.
+    path.rename(tmp_path / "nvidia-h100-80gb-hbm3.jsonl")
+    assert runner.run_lab(**arguments, output=str(tmp_path), predict="h100") == (0, 0)
 
 
 def test_a_call_of_the_lab_ends_after_its_minutes_and_the_next_one_continues(output: Path, tmp_path: Path) -> None:
