@@ -384,6 +384,14 @@ def plan_times() -> str:
     return "\n".join(lines)
 
 
+def optimizer_states() -> str:
+    """docs/methods/plan.md: states by plan's rule beside the packages' own, from results/optimizer_states.json."""
+    lines = ["| optim | package | states by rule, bytes | states of the package, bytes |", "| --- | --- | --- | --- |"]
+    for row in results("optimizer_states")["rows"]:
+        lines.append(f"| {row['optim']} | {row['package']} | {row['rule']:,} | {row['real']:,} |")
+    return "\n".join(lines)
+
+
 def lab_gpus() -> str:
     """The calibrations."""
     rows = []

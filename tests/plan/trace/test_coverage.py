@@ -1,5 +1,8 @@
 """Settings that were refused once: planned, or an estimate that says why, or refused because run ends there, too."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.plan.trace.worker import _answer
 from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
+ROOT = Path(__file__).resolve().parents[3]
 NEAR = 256  # bytes
 ADAPTER = {"r": 4, "target_modules": "all-linear"}
 LONGFORMER = {**BERT, "model_type": "longformer", "attention_window": 16, "max_position_embeddings": 64}
@@ -180,3 +184,18 @@ def test_a_model_that_computes_token_by_token_is_continued_from_short_lengths(ki
     assert found.allocated == pytest.approx(whole.allocated, rel=0.02)
     assert found.work["micro-batch"].flops == pytest.approx(whole.work["micro-batch"].flops, rel=0.02)
     assert replay_trace(found).peak == pytest.approx(replay_trace(whole).peak, rel=0.3)  # segments of 20 MiB
+
+
+def test_the_rules_of_states_are_those_of_the_packages_in_the_record():
+    rows = json.loads((ROOT / "benchmarks/results/optimizer_states.json").read_text())["rows"]
+    assert {row["optim"] for row in rows} == set(STAND_INS) - {"lomo", "galore_adamw_8bit"}
+    assert [row["rule"] for row in rows] == [row["real"] for row in rows]
+    layers = torch.nn.Sequential(torch.nn.Linear(128, 96), torch.nn.Linear(96, 256), torch.nn.LayerNorm(256))
+    for row in rows:
+        rule, options = optimizers.rule_of(row["optim"]), optimizers.Options(rank=8, block=256, cpu=True)
+        low = {id(layers[0].weight), id(layers[1].weight)} if rule.low_rank else set()
+        made = optimizers.StandIn(list(layers.parameters()), low, rule, options)
+        for weight in layers.parameters():
+            made._keep(weight)
+        held = [one for state in made.state.values() for one in state.values()]
+        assert sum(one.nbytes for one in held) == row["rule"], row["optim"]
