@@ -276,10 +276,13 @@ def _trainer(
         if lora:
             sections["LoraConfig"] = {"target_modules": "all-linear", **lora}
         if nf4:
-            sections["BitsAndBytesConfig"] = NF4
+            # FSDP shares 4-bit weights whose bytes are given a floating dtype, and no others.
+            storage = {"bnb_4bit_quant_storage": "bfloat16"} if layout and layout.is_traceable else {}
+            sections["BitsAndBytesConfig"] = {**NF4, **storage}
         recipe = Recipe(path=name, sections=sections, locations={})
         with _upcast() if upcast else nullcontext():
-            found = trace_here(recipe, capability=capability, evaluation=False)
+            rank = {"processes": layout.processes} if layout and layout.is_traceable else {}
+            found = trace_here(recipe, capability=capability, evaluation=False, **rank)
     found = apply_layout(found, layout) if layout else found
     return found.allocated, replay_trace(found).peak
 

@@ -97,11 +97,24 @@ class Truth:
             return "plan: not called fits" if more else "plan: fits"
         if self.error is None or abs(self.error) <= 0.02:
             return ""
-        if self.sharded:
-            return "predicted for one GPU" if self.group == "litgpt" else "a closed form of FSDP, not a trace"
+        if self.sharded and self.group == "litgpt":
+            return "predicted for one GPU"
+        if self.sharded and self.group == "fms":
+            return next((why for part, why in OF_RANKS if part in self.name), "unexplained")
         return next((why for group, part, why in CAUSES if group == self.group and part in self.name), "unexplained")
 
 
+# Of fms-acceleration's rows under FSDP1: part of the row's name, cause.
+OF_RANKS = (
+    ("santacoder", "unexplained"),
+    (
+        "Mixtral-8x7B-Instruct-v0.1 accelerated",
+        "today's experts are not quantized, and each rank loads the whole model",
+    ),
+    ("70b", "today each rank loads the whole 4-bit model, which is the peak"),
+    ("peft-bnb", "the loss of transformers 4.48 kept a shifted copy of the logits"),
+    ("", "FSDP1; a rank of FSDP2 stands for it"),
+)
 # (group, part of the row's name, why today's code is not what was measured); the first that fits counts.
 CAUSES = (
     ("fms", "Mixtral", "today's experts are one tensor a layer, which bitsandbytes does not quantize"),
@@ -109,6 +122,7 @@ CAUSES = (
     ("fms", "flash_attention_2", "the loss of transformers 4.48 kept a shifted copy of the logits"),
     ("sdpa_docs", "pythia", "GPT-NeoX then: another softmax, and a loss of fp16 logits"),
     ("sdpa_docs", "gpt2", "GPT-2 then: another eager attention"),
+    ("fsdp_qlora", "", "FSDP1 in a loop of its own, which loads a shard at a time; a rank of FSDP2 stands for it"),
     ("litgpt", "Adapter", "LitGPT's own adapter, for which LoRA stands"),
     ("litgpt", "", "LitGPT's own models: queries, keys and values are one layer, whose LoRA pads"),
     ("qwen", "full", "trained with ZeRO's buffers, whose settings are not published"),

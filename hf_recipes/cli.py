@@ -324,6 +324,7 @@ for command_of_runs in of_runs.COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command. An error that the user can fix is shown without a traceback; the exit status is then 2."""
     import os
+    from importlib.util import find_spec
 
     prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
     protect_output()
@@ -347,6 +348,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown.message = mask_secrets(error.message)
         shown.show()
         sys.exit(error.exit_code)
+    except ImportError as problem:
+        missing = problem.name or ("torch" if "PyTorch" in str(problem) else "")
+        if find_spec(missing.partition(".")[0] or "click") is not None:  # it is there: the error is another
+            raise
+        where = ": https://pytorch.org/get-started has the one for your GPU" if missing == "torch" else ""
+        click.echo(f"{prefix}error: {missing} is not installed, and this command needs it{where}", err=True)
+        sys.exit(USER_ERROR)
     except (click.Abort, KeyboardInterrupt) as problem:
         if isinstance(problem.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt; here it is a file cut off
             raise problem.__cause__ from None

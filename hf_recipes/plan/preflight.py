@@ -14,7 +14,7 @@ from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.parallel import SINGLE, Layout, least_bytes
 from hf_recipes.plan.fit.plan import plan_recipe
 from hf_recipes.plan.fit.show import EXPANDABLE, as_json
-from hf_recipes.plan.fit.verdict import OUT, TIGHT, UNSURE, assess_fit, custom_gpu
+from hf_recipes.plan.fit.verdict import FITS, MARGIN, OUT, TIGHT, UNSURE, assess_fit, custom_gpu
 from hf_recipes.plan.time.efficiency import read_timed_records
 from hf_recipes.plan.time.forecast import as_json as forecast_json
 from hf_recipes.plan.time.forecast import forecast_time, format_forecast
@@ -47,12 +47,15 @@ def ask_plan(
     """plan's result for the record; None where it cannot predict, which is printed and does not stop the run.
 
     free_bytes: what torch's allocator can still have on the GPU; layout: of this launch; offloads: whether it keeps
-    weights or optimizer in the CPU's memory. Raises PlanError if the recipe cannot fit there: of a sharded launch if
-    a rank's shares of weights, gradients and optimizer alone do not.
+    weights or optimizer in the CPU's memory. Raises PlanError if the recipe cannot fit there: of a sharded launch of
+    which no rank is traced, if a rank's shares of weights, gradients and optimizer alone do not.
     """
     gpu = present_gpu(device)
     try:
-        found = plan_recipe(recipe, gpu, usable=free_bytes)
+        is_traced = layout.is_traceable and not offloads
+        found = plan_recipe(recipe, gpu, usable=free_bytes, layout=layout if is_traced else SINGLE)
+        if is_traced and found.fit.trace.processes == 1:  # no rank could be traced
+            found = plan_recipe(recipe, gpu, usable=free_bytes)
     except RecipeError as problem:
         say(f"plan: no prediction ({problem.errors[0].message})")
         return None
@@ -60,10 +63,12 @@ def ask_plan(
     free = f"{format_bytes(free_bytes)} free on {device.name}"
     line = f"{format_bytes(fit.reserved.peak)} reserved at the peak, {free}"
     least = least_bytes(found.fit.trace, layout)
-    if fit.verdict == OUT and (not layout.is_closed_form or (least > free_bytes and not offloads)):
-        what = f"this does not fit the GPU: {line}, in the {fit.trace.phase} pass"
+    closed = layout.is_closed_form(found.fit.trace)
+    if fit.verdict == OUT and (not closed or (least > free_bytes and not offloads)):
+        gpus = "the GPU" if layout.processes == 1 else f"{layout.processes} GPUs"
+        what = f"this does not fit {gpus}: {line}, in the {fit.trace.phase} pass"
         fix = f"`hf-recipes plan {recipe.path} --gpu {fit.gpu.name}` shows what would fit; {SKIP_PLAN}"
-        if layout.is_closed_form:
+        if closed:
             what = (
                 f"this does not fit {layout.processes} GPUs: a process has {format_bytes(least)} of weights, gradients "
             )
@@ -71,7 +76,10 @@ def ask_plan(
             fix = f"take more GPUs, an adapter (LoraConfig) or offloading; {SKIP_PLAN}"
         location = recipe.location(f"{recipe.trainer}.per_device_train_batch_size")
         raise PlanError.at(location, what, fix)
-    verdict = UNSURE if layout.is_closed_form else fit.verdict  # a closed form alone refuses nothing
+    verdict = UNSURE if closed else fit.verdict  # a closed form alone refuses nothing
+    # NCCL takes its share when the ranks first talk to each other: after this.
+    if verdict == FITS and fit.reserved.peak * MARGIN > free_bytes - layout.nccl_bytes:
+        verdict = TIGHT
     say(f"plan: {verdict}, {line}")
     if verdict == TIGHT:
         say(f"plan: {EXPANDABLE}")

@@ -220,7 +220,7 @@ def test_run_is_refused_before_anything_is_loaded_when_it_cannot_fit(write_recip
 def test_a_sharded_run_is_refused_if_the_shares_of_its_ranks_alone_are_too_large(write_recipe: Write) -> None:
     recipe = read_recipe(write_recipe(GPT))
     lines: list[str] = []
-    four = Layout(kind="fsdp2", processes=4)
+    four = Layout(kind="zero3", processes=4)
     with pytest.raises(RecipeError) as refusal:
         preflight.ask_plan(recipe, T4, GIB // 64, lines.append, layout=four)
     found = re.fullmatch(
@@ -232,6 +232,21 @@ def test_a_sharded_run_is_refused_if_the_shares_of_its_ranks_alone_are_too_large
     record = preflight.ask_plan(recipe, T4, GIB // 64, lines.append, layout=four, offloads=True)
     assert record is not None and record["verdict"] == "cannot say"
     assert lines[0].startswith("plan: cannot say, ")
+
+
+def test_a_run_under_fsdp_is_refused_or_called_fits_by_the_trace_of_one_rank(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe(GPT))
+    lines: list[str] = []
+    four = Layout(kind="fsdp2", processes=4)
+    with pytest.raises(RecipeError) as refusal:
+        preflight.ask_plan(recipe, T4, GIB, lines.append, layout=four)
+    assert re.search(r"this does not fit 4 GPUs: \S+ GiB reserved at the peak, 1.00 GiB free", str(refusal.value))
+    record = preflight.ask_plan(recipe, T4, 14 * GIB, lines.append, layout=four)
+    assert record is not None and record["verdict"] == "fits" and record["estimate"] == []
+    # NCCL has taken nothing yet: what it may take is left free.
+    tight = int(record["reserved_bytes"] * 1.11) + GIB
+    record = preflight.ask_plan(recipe, T4, tight, lines.append, layout=four)
+    assert record is not None and record["verdict"] == "tight"
 
 
 def test_the_layout_of_a_launch_is_read_from_what_accelerate_sets() -> None:

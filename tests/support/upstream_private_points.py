@@ -370,6 +370,42 @@ PRIVATE_POINTS: tuple[PrivatePoint, ...] = (
         lines=("torch.empty(int(byte_count // 2), dtype=torch.float16",),
     ),
     PrivatePoint(
+        name="torch.distributed.fsdp._fully_shard._fsdp_param_group:FSDPParamGroup._validate_no_meta_params",
+        used_by="plan/trace/fsdp_rank.py",
+        why="a rank is traced on meta weights, which it refuses",
+        signature="(self)",
+    ),
+    PrivatePoint(
+        name="torch.distributed.fsdp._fully_shard._fully_shard:_get_device_from_mesh",
+        used_by="plan/trace/fsdp_rank.py",
+        why="the device on which a rank allocates",
+        signature="(mesh: torch.distributed.device_mesh.DeviceMesh) -> torch.device",
+    ),
+    PrivatePoint(
+        name="torch.distributed.device_mesh:_get_device_handle",
+        used_by="plan/trace/fsdp_rank.py",
+        why="FSDP's streams come from it: plan gives streams that count",
+        signature="(device_type: str = 'cuda')",
+    ),
+    PrivatePoint(
+        name="accelerate:Accelerator._prepare_fsdp2",
+        used_by="plan/trace/fsdp_rank.py",
+        why="it finds the optimizer's weights by their addresses, which meta tensors have not; plan finds them by name",
+        signature="(self, *args)",
+        lines=(
+            "self._prepare_one(obj, first_pass=True)",
+            "model = fsdp2_apply_ac(self, model)",
+            "model = fsdp2_prepare_model(self, model)",
+            "fsdp2_switch_optimizer_parameters(obj, mapping)",
+        ),
+    ),
+    PrivatePoint(
+        name="torch.testing._internal.distributed.fake_pg:_create_fake_pg",
+        used_by="plan/trace/fsdp_rank.py",
+        why="a process group of many ranks in one process, whose collectives send nothing",
+        signature="(common_opts, backend_opts)",
+    ),
+    PrivatePoint(
         name="accelerate.state:AcceleratorState._reset_state",
         used_by="plan/trace/upstream_patches.py",
         why="each trace begins with accelerate's state as in a new process",

@@ -1,10 +1,12 @@
-"""Several processes: what a launch adds to one rank's memory, by rule; none of it was measured on GPUs.
+"""Several processes: how a launch is spread, and what it adds to one rank's memory where no rank is traced; none of it
+was measured on GPUs.
 
 Imports neither torch nor transformers.
 
 DDP: the reducer's buckets beside the gradients (torch/csrc/distributed/c10d/reducer.cpp: flat, 25 MiB each, the first
 1 MiB, as many bytes as the trained weights' gradients; gradient_as_bucket_view, off by default, would save them).
-ZeRO and FSDP: closed forms of what is split, no trace: such an answer is never "fits".
+FSDP2: one rank is traced (plan/trace/fsdp_rank.py). ZeRO, and FSDP that cannot be traced: closed forms of what is
+split, no trace: such an answer is never "fits".
 """
 
 from __future__ import annotations
@@ -32,6 +34,19 @@ OFFLOADS = (  # set by the accelerate file
     "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
 )
 SHARDED = ("fsdp2", "zero2", "zero3")
+# Keys of an accelerate file's fsdp_config that decide what a rank holds -> the variables that `accelerate launch` sets.
+FSDP_VARIABLES = {
+    "fsdp_version": "FSDP_VERSION",
+    "fsdp_auto_wrap_policy": "FSDP_AUTO_WRAP_POLICY",
+    "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP",
+    "fsdp_min_num_params": "FSDP_MIN_NUM_PARAMS",
+    "fsdp_reshard_after_forward": "FSDP_RESHARD_AFTER_FORWARD",
+    "fsdp_offload_params": "FSDP_OFFLOAD_PARAMS",
+    "fsdp_activation_checkpointing": "FSDP_ACTIVATION_CHECKPOINTING",
+}
+# What NCCL takes on each GPU, at most: 1.93 GiB that were not PyTorch's on an H100 (a message in ABCI's documentation)
+# less that GPU's context. On each of four A100 it is 0.6 GiB (GitHub awslabs/keys_values#92).
+NCCL_BYTES = 1205 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +55,24 @@ class Layout:
 
     kind: str = "single"
     processes: int = 1
+    fsdp: tuple[tuple[str, str], ...] = ()  # FSDP_* variables of the launch
 
     @property
-    def is_closed_form(self) -> bool:
-        return self.kind in SHARDED
+    def is_traceable(self) -> bool:
+        """Whether one rank of it can be traced: FSDP2 that keeps nothing in the CPU's memory."""
+        values = dict(self.fsdp)
+        version, offloaded = values.get("FSDP_VERSION", "2"), values.get("FSDP_OFFLOAD_PARAMS", "false")
+        return self.kind == "fsdp2" and self.processes > 1 and version == "2" and offloaded == "false"
+
+    def is_closed_form(self, trace: Trace) -> bool:
+        """Whether plan's answer for this launch is a closed form: nothing of it was traced, or `trace` is of one
+        process."""
+        return self.kind in SHARDED and trace.processes != self.processes
+
+    @property
+    def nccl_bytes(self) -> int:
+        """The most that NCCL takes on a GPU."""
+        return NCCL_BYTES if self.processes > 1 else 0
 
 
 SINGLE = Layout()
@@ -68,7 +97,10 @@ def read_layout(processes: int | None, config_file: str | None) -> Layout:
             )
         return Layout(kind=f"zero{stage}", processes=count)
     if kind == "FSDP":
-        return Layout(kind="fsdp2", processes=count)
+        section = config.get("fsdp_config")
+        given = section if isinstance(section, Mapping) else {}
+        found = {name: _as_variable(given[key]) for key, name in FSDP_VARIABLES.items() if given.get(key) is not None}
+        return Layout(kind="fsdp2", processes=count, fsdp=tuple(found.items()))
     return SINGLE if count == 1 else Layout(kind="ddp", processes=count)
 
 
@@ -78,7 +110,17 @@ def launched_layout(environment: Mapping[str, str] = os.environ) -> Layout:
     found = sharding(environment)
     if "deepspeed" in found:
         return Layout(kind=f"zero{environment.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}", processes=count)
-    return Layout(kind="fsdp2" if found else "ddp" if count > 1 else "single", processes=count)
+    if found:
+        values = tuple((name, environment[name]) for name in FSDP_VARIABLES.values() if name in environment)
+        return Layout(kind="fsdp2", processes=count, fsdp=values)
+    return Layout(kind="ddp" if count > 1 else "single", processes=count)
+
+
+def _as_variable(value: Any) -> str:
+    """As `accelerate launch` writes it: true, false, a number, names with commas."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def offloads(environment: Mapping[str, str] = os.environ) -> bool:
@@ -96,8 +138,8 @@ def least_bytes(trace: Trace, layout: Layout) -> int:
 
 
 def apply_layout(trace: Trace, layout: Layout) -> Trace:
-    """One rank's trace under this launch."""
-    if layout.kind == "single":
+    """One rank's trace under this launch; `trace` may be that rank's already."""
+    if layout.kind == "single" or (layout.kind == "fsdp2" and trace.processes == layout.processes > 1):
         return trace
     if layout.kind == "ddp":
         return _ddp(trace, layout)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
-from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_range
+from hf_recipes.catalog.gpus import DESKTOP_BYTES, UNIFIED_SHARE, context_range, usable_bytes
 from hf_recipes.common.text import format_bytes
 from hf_recipes.plan.fit.verdict import CPU, OUT, TIGHT, Fit
 from hf_recipes.plan.trace.result import PARTS
@@ -37,12 +37,18 @@ def rows(fit: Fit) -> list[tuple[str, int]]:
         found.append(("the process itself", overhead))
     elif gpu.unified:
         found.append(("the system's share", overhead))
-    elif gpu.laptop:
-        found += [("CUDA context", overhead - DESKTOP_BYTES), ("the desktop's", DESKTOP_BYTES)]
-    elif overhead:
-        found.append(("CUDA context", overhead))
+    else:
+        desktop, nccl = _beside_the_context(fit)
+        found += [("CUDA context", overhead - desktop - nccl), ("the desktop's", desktop), ("NCCL", nccl)]
     found = [(name, size) for name, size in found if size]
     return [*found, ("free", fit.usable - reserved.peak)]
+
+
+def _beside_the_context(fit: Fit) -> tuple[int, int]:
+    """Bytes of a desktop and of NCCL in what is not usable; free bytes that a driver reports are without NCCL's."""
+    desktop = DESKTOP_BYTES if fit.gpu.laptop else 0
+    counted = fit.usable == usable_bytes(fit.gpu) - fit.layout.nccl_bytes
+    return desktop, fit.layout.nccl_bytes if counted else 0
 
 
 def headline(fit: Fit) -> str:
@@ -101,12 +107,13 @@ def _describe_usable(fit: Fit) -> str:
     if gpu.unified:
         return f"{text} the system's share of {UNIFIED_SHARE:.0%}"
     least, most = context_range(gpu)
-    if gpu.laptop:
-        overhead -= DESKTOP_BYTES
+    desktop, nccl = _beside_the_context(fit)
+    overhead -= desktop + nccl
     # Free bytes that a driver reports are without the context as it is.
     assumed = f" (assumed, {format_bytes(least)} at least)" if least < most == overhead else ""
-    desktop = f" and {format_bytes(DESKTOP_BYTES)} of the desktop's" if gpu.laptop else ""
-    return f"{text} {format_bytes(overhead)} of CUDA context{assumed}{desktop}"
+    rest = f" and {format_bytes(desktop)} of the desktop's" if desktop else ""
+    rest += f" and at most {format_bytes(nccl)} of NCCL's" if nccl else ""
+    return f"{text} {format_bytes(overhead)} of CUDA context{assumed}{rest}"
 
 
 def _describe_largest(fit: Fit) -> Iterator[str]:

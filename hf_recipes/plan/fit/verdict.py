@@ -87,14 +87,15 @@ def cpu_as_gpu() -> Gpu:
 def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None, layout: Layout = SINGLE) -> Fit:
     """FITS: what the allocator reserves is there with MARGIN to spare and the largest CUDA context that the GPU may
     have; TIGHT: what is allocated is there, what is reserved hardly or not (set expandable_segments); OUT: neither,
-    with the smallest context. `usable`: free bytes, where the driver reports them: they are without the context."""
+    with the smallest context. `usable`: free bytes, where the driver reports them: they are without the context.
+    Several processes: NCCL takes the most that is known of it, or nothing."""
     if gpu.name == CPU:
         return _assess_on_cpu(recipe, trace, gpu)
     most = usable
     if usable is None:
         least_context, most_context = (0, 0) if gpu.unified else context_range(gpu)
-        usable = usable_bytes(gpu)
-        most = usable + most_context - least_context
+        usable = usable_bytes(gpu) - layout.nccl_bytes
+        most = usable + layout.nccl_bytes + most_context - least_context
     trace = apply_layout(trace, layout)
     if gpu.unified:
         trace = replace(trace, estimate=(*trace.estimate, NOT_APPLE))
@@ -103,7 +104,7 @@ def assess_fit(recipe: Recipe, trace: Trace, gpu: Gpu, usable: int | None = None
         verdict = FITS
     else:
         verdict = OUT if replay_trace(trace, capacity=most, expandable=True).out_of_memory else TIGHT
-    if layout.is_closed_form and verdict != OUT:
+    if layout.is_closed_form(trace) and verdict != OUT:
         verdict = UNSURE
     return Fit(recipe=recipe, gpu=gpu, trace=trace, reserved=reserved, usable=usable, verdict=verdict, layout=layout)
 
@@ -134,8 +135,15 @@ def check_fit(
 ) -> Fit:
     """Traces the recipe as it would train on this GPU, and compares it with the GPU's memory. Raises RecipeError for
     what `run` or the tracer refuses."""
-    trace = trace_recipe(recipe, length=length, micro_batch=micro_batch, **tracer_arguments(gpu))
-    return assess_fit(recipe, trace, gpu, usable, layout)
+    arguments = {"length": length, "micro_batch": micro_batch, **tracer_arguments(gpu)}
+    trace, refusal = None, ""
+    if is_rank_traced(gpu, layout):
+        try:
+            trace = trace_recipe(recipe, **arguments, **rank_arguments(layout))
+        except PlanError as problem:
+            refusal = problem.errors[0].message
+    trace = trace or trace_recipe(recipe, **arguments)
+    return assess_fit(recipe, _note_refusal(trace, refusal), gpu, usable, layout)
 
 
 def check_fits(
@@ -147,8 +155,29 @@ def check_fits(
     usable: int | None = None,
 ) -> list[Fit | RecipeError]:
     """`check_fit` of each, two at a time; an error takes the place of a refused recipe's."""
-    found = trace_recipes(recipes, length=length, **tracer_arguments(gpu))
-    return [
-        one if isinstance(one, RecipeError) else assess_fit(recipe, one, gpu, usable, layout)
-        for recipe, one in zip(recipes, found, strict=True)
-    ]
+    rank = rank_arguments(layout) if is_rank_traced(gpu, layout) else {}
+    arguments = {"length": length, **tracer_arguments(gpu)}
+    found: list[Fit | RecipeError] = []
+    for recipe, one in zip(recipes, trace_recipes(recipes, **arguments, **rank), strict=True):
+        refusal = one.errors[0].message if rank and isinstance(one, PlanError) else ""
+        trace = trace_recipes([recipe], **arguments)[0] if refusal else one
+        if isinstance(trace, RecipeError):
+            found.append(trace)
+        else:
+            found.append(assess_fit(recipe, _note_refusal(trace, refusal), gpu, usable, layout))
+    return found
+
+
+def is_rank_traced(gpu: Gpu, layout: Layout) -> bool:
+    return layout.is_traceable and gpu.name != CPU
+
+
+def rank_arguments(layout: Layout) -> dict[str, Any]:
+    """The arguments of trace_recipe for one rank of this launch."""
+    return {"processes": layout.processes, "fsdp": dict(layout.fsdp)}
+
+
+def _note_refusal(trace: Trace, refusal: str) -> Trace:
+    if not refusal:
+        return trace
+    return replace(trace, estimate=(*trace.estimate, f"no rank of this launch could be traced ({refusal})"))

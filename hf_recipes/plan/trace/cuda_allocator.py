@@ -7,13 +7,17 @@ GPU has no more, every segment that is entirely free is given back and the reque
 
 The driver gives addresses, and they decide which of two equal blocks is taken: each new segment of more than 20 MiB
 lies below the older ones, as the reserved peaks of a T4 and of an H100 show (docs/methods/plan.md).
+
+A CUDA stream has free blocks of its own, which no other one gets. In expandable segments they are counted together:
+out of memory, the pages of one stream's free blocks go to another.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hf_recipes.plan.trace.result import Reserved
@@ -42,12 +46,17 @@ def replay_trace(trace: Trace, capacity: int | None = None, expandable: bool = F
 
     `expandable` is PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.
     """
-    return replay(trace.events, capacity, expandable)
+    return replay(trace.events, capacity, expandable, dict(trace.streams))
 
 
-def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expandable: bool = False) -> Reserved:
+def replay(
+    events: Iterable[tuple[int, int]],
+    capacity: int | None = None,
+    expandable: bool = False,
+    streams: Mapping[int, int] = MappingProxyType({}),
+) -> Reserved:
     """As `replay_trace`, of plain events (storage, change in bytes). A storage whose size changes is freed and
-    allocated again."""
+    allocated again. `streams`: of storages that are made in another than the default stream."""
     memory: Segments | ExpandableSegments = ExpandableSegments(capacity) if expandable else Segments(capacity)
     sizes: dict[int, int] = {}
     allocated = peak = 0
@@ -61,7 +70,7 @@ def replay(events: Iterable[tuple[int, int]], capacity: int | None = None, expan
         if before > 0:
             allocated -= memory.free(storage)
         if after > 0:
-            if not memory.allocate(storage, rounded(after)):
+            if not memory.allocate(storage, rounded(after), streams.get(storage, 0)):
                 failed = True
                 break
             sizes[storage] = after
@@ -79,6 +88,11 @@ class Block:
     free: bool
     before: int | None
     behind: int | None
+    stream: int = 0
+
+    @property
+    def pool(self) -> tuple[bool, int]:
+        return self.small, self.stream
 
 
 class Segments:
@@ -88,19 +102,20 @@ class Segments:
         self.capacity = capacity
         self.reserved = self.peak = self.retries = 0
         self.blocks: dict[int, Block] = {}
-        self.unused: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # small -> sorted (size, address)
+        # (small, stream) -> sorted (size, address)
+        self.unused: dict[tuple[bool, int], list[tuple[int, int]]] = {(True, 0): [], (False, 0): []}
         self.addresses: dict[int, int] = {}  # storage -> address
         self.lowest, self.highest = TOP, 0  # where segments above LARGE_SEGMENT begin, and where the others end
 
-    def allocate(self, storage: int, size: int) -> bool:
+    def allocate(self, storage: int, size: int, stream: int = 0) -> bool:
         """Finds room for `size` bytes, a multiple of 512; False where the GPU has none."""
         small = size <= SMALL
-        unused = self.unused[small]
+        unused = self.unused.setdefault((small, stream), [])
         place = bisect_left(unused, (size, -1))
         if place < len(unused):
             _, address = unused.pop(place)
         else:
-            found = self._segment(size, small)
+            found = self._segment(size, small, stream)
             if found is None:
                 return False
             address = found
@@ -110,7 +125,7 @@ class Segments:
         self.addresses[storage] = address
         return True
 
-    def _segment(self, size: int, small: bool) -> int | None:
+    def _segment(self, size: int, small: bool, stream: int) -> int | None:
         wanted = (
             SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
         )
@@ -125,7 +140,7 @@ class Segments:
             address, self.highest = self.highest, self.highest + wanted
         self.reserved += wanted
         self.peak = max(self.peak, self.reserved)
-        self.blocks[address] = Block(size=wanted, small=small, free=False, before=None, behind=None)
+        self.blocks[address] = Block(size=wanted, small=small, free=False, before=None, behind=None, stream=stream)
         return address
 
     def _has(self, wanted: int) -> bool:
@@ -137,11 +152,13 @@ class Segments:
             return
         block.size = size
         other = address + size
-        self.blocks[other] = Block(size=rest, small=block.small, free=True, before=address, behind=block.behind)
+        self.blocks[other] = Block(
+            size=rest, small=block.small, free=True, before=address, behind=block.behind, stream=block.stream
+        )
         if block.behind is not None:
             self.blocks[block.behind].before = other
         block.behind = other
-        insort(self.unused[block.small], (rest, other))
+        insort(self.unused[block.pool], (rest, other))
 
     def free(self, storage: int) -> int:
         """Gives the storage's block back; returns its size."""
@@ -156,7 +173,7 @@ class Segments:
             address = self._absorb(first, address, listed=False)
             block = self.blocks[address]
         block.free = True
-        insort(self.unused[block.small], (block.size, address))
+        insort(self.unused[block.pool], (block.size, address))
         return size
 
     def _absorb(self, address: int, behind: int, listed: bool = True) -> int:
@@ -172,12 +189,12 @@ class Segments:
 
     def _remove(self, address: int) -> None:
         block = self.blocks[address]
-        unused = self.unused[block.small]
+        unused = self.unused[block.pool]
         unused.pop(bisect_left(unused, (block.size, address)))
 
     def empty_cache(self) -> None:
         """release_cached_blocks: segments of which nothing is used go back to the GPU."""
-        for small, unused in self.unused.items():
+        for pool, unused in self.unused.items():
             remaining = []
             for size, address in unused:
                 block = self.blocks[address]
@@ -186,7 +203,7 @@ class Segments:
                     del self.blocks[address]
                 else:
                     remaining.append((size, address))
-            self.unused[small] = remaining
+            self.unused[pool] = remaining
 
 
 class ExpandableSegments(Segments):
@@ -201,7 +218,10 @@ class ExpandableSegments(Segments):
         self.ends = {True: 0, False: 1 << 60}  # small -> where the pool's mapped pages end
         self.last: dict[bool, int | None] = {True: None, False: None}  # small -> address of the block that ends there
 
-    def _segment(self, size: int, small: bool) -> int | None:
+    def allocate(self, storage: int, size: int, stream: int = 0) -> bool:
+        return super().allocate(storage, size)
+
+    def _segment(self, size: int, small: bool, stream: int) -> int | None:
         page = SMALL_SEGMENT if small else LARGE_PAGE
         if not self._grow(size, small, page):
             self.retries += 1
@@ -228,14 +248,14 @@ class ExpandableSegments(Segments):
             assert last is not None
             self._remove(last)
             self.blocks[last].size += mapped
-            insort(self.unused[small], (tail + mapped, last))
+            insort(self.unused[small, 0], (tail + mapped, last))
         else:
             before = last if last is not None else None
             if before is not None:
                 self.blocks[before].behind = end
             self.blocks[end] = Block(size=mapped, small=small, free=True, before=before, behind=None)
             self.last[small] = end
-            insort(self.unused[small], (mapped, end))
+            insort(self.unused[small, 0], (mapped, end))
         return True
 
     def _split(self, address: int, block: Block, size: int) -> None:
@@ -250,7 +270,7 @@ class ExpandableSegments(Segments):
         block.behind = other
         if self.last[block.small] == address:
             self.last[block.small] = other
-        insort(self.unused[block.small], (rest, other))
+        insort(self.unused[block.pool], (rest, other))
 
     def _absorb(self, address: int, behind: int, listed: bool = True) -> int:
         small = self.blocks[address].small
@@ -259,7 +279,7 @@ class ExpandableSegments(Segments):
         return super()._absorb(address, behind, listed)
 
     def empty_cache(self) -> None:
-        for small, unused in self.unused.items():
+        for (small, _), unused in self.unused.items():
             page = SMALL_SEGMENT if small else LARGE_PAGE
             base = 0 if small else 1 << 60
             for _, address in list(unused):
@@ -277,12 +297,12 @@ class ExpandableSegments(Segments):
         del self.blocks[address]
         if start > address:
             self.blocks[address] = Block(size=start - address, small=block.small, free=True, before=before, behind=None)
-            insort(self.unused[block.small], (start - address, address))
+            insort(self.unused[block.pool], (start - address, address))
         elif before is not None:
             self.blocks[before].behind = None
         if end > stop:
             self.blocks[stop] = Block(size=end - stop, small=block.small, free=True, before=None, behind=behind)
-            insort(self.unused[block.small], (end - stop, stop))
+            insort(self.unused[block.pool], (end - stop, stop))
             if behind is not None:
                 self.blocks[behind].before = stop
         elif behind is not None:

@@ -196,17 +196,13 @@ LORA: Table = {
 
 QUANTISED: Table = {
     **_counted("load_in_4bit bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant"),
-    **_counted("llm_int8_skip_modules llm_int8_threshold"),
+    **_counted("bnb_4bit_quant_storage llm_int8_skip_modules llm_int8_threshold"),
     **_counted(
         "load_in_8bit",
         estimate="load_in_8bit: every column of a product is counted as one with outliers: an upper bound",
     ),
     **_refused(
         "llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight", "this kind of 8 bit is not traced", "leave it out"
-    ),
-    **_refused(
-        "bnb_4bit_quant_storage", "other storage types than uint8 are not traced", "leave it out",
-        fine=(None, "uint8"),
     ),
 }  # fmt: skip
 

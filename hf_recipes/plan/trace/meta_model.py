@@ -176,6 +176,7 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
     rows, columns = part.out_features, part.in_features
     values = rows * columns
     blocks = -(-values // BLOCK)
+    storage = settings.bnb_4bit_quant_storage  # the dtype that the packed halves of bytes are given
     fields: dict[str, Any] = {"shape": torch.Size((rows, columns)), "code": torch.zeros(16), "blocksize": BLOCK}
     fields |= {"quant_type": settings.bnb_4bit_quant_type, "dtype": dtype}
     if settings.bnb_4bit_use_double_quant:
@@ -187,11 +188,12 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
         fields["absmax"] = torch.zeros(blocks)
     state = QuantState(**fields)
     part.weight = bitsandbytes.nn.Params4bit(
-        torch.zeros((values + 1) // 2, 1, dtype=torch.uint8),
+        torch.zeros((values + 1) // (2 * storage.itemsize), 1, dtype=storage),
         requires_grad=False,
         quant_state=state,
         compress_statistics=settings.bnb_4bit_use_double_quant,
         quant_type=settings.bnb_4bit_quant_type,
+        quant_storage=storage,
         bnb_quantized=True,
         module=part,
     )
@@ -203,11 +205,11 @@ def _pack(part: Any, settings: Any, dtype: torch.dtype) -> None:
 def tensors_before_training(model: Any) -> list[torch.Tensor]:
     """Everything that is in memory before the first step: parameters, buffers, scales of quantised weights."""
     found: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    for param in model.parameters():
-        state = getattr(param, "quant_state", None)
+    for holder in (*model.parameters(), *model.modules()):  # FSDP leaves a layer's scales to the layer
+        state = getattr(holder, "quant_state", None)
         for level in (state, getattr(state, "state2", None)):
             parts = (getattr(level, name, None) for name in ("absmax", "code", "offset"))
             found += [part for part in parts if isinstance(part, torch.Tensor)]
-        scales = getattr(param, "SCB", None)  # of 8 bit
+        scales = getattr(holder, "SCB", None)  # of 8 bit
         found += [scales] if isinstance(scales, torch.Tensor) else []
     return found

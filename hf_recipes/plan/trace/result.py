@@ -72,6 +72,8 @@ class Trace:
     notes: tuple[str, ...] = ()  # what was assumed
     estimate: tuple[str, ...] = ()  # operations that could not be traced and what was assumed instead; () = exact
     seconds: float = 0.0  # of tracing, imports not counted
+    processes: int = 1  # of the FSDP2 launch that the traced rank belongs to
+    streams: tuple[tuple[int, int], ...] = ()  # (storage, CUDA stream) of those that are not in the default stream
 
     @property
     def flops(self) -> int:
@@ -100,6 +102,7 @@ class Trace:
         """Of what JSON made of a trace."""
         values = dict(values)
         values["events"] = tuple((storage, change) for storage, change in values["events"])
+        values["streams"] = tuple((storage, stream) for storage, stream in values["streams"])
         values["largest"] = tuple(StorageGroup(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
         values["work"] = {name: Work(**one) for name, one in values["work"].items()}
         values["capability"] = tuple(values["capability"]) if values["capability"] else None

@@ -9,8 +9,9 @@ import gc
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ from hf_recipes.plan.trace.cuda_workspaces import CudaWorkspaces
 from hf_recipes.plan.trace.field_effects import estimate_reasons
 from hf_recipes.plan.trace.flash_attention import flash_attention_on_meta
 from hf_recipes.plan.trace.flex_attention import flex_attention_on_meta
+from hf_recipes.plan.trace.fsdp_rank import fsdp_on_meta, shards_in
 from hf_recipes.plan.trace.load import replay_load
 from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_before_training, vocabulary_size
 from hf_recipes.plan.trace.module_paths import track_modules
@@ -68,6 +70,8 @@ def trace_here(
     cpu: bool = False,
     real: bool = False,
     evaluation: bool = True,
+    processes: int = 1,
+    fsdp: Mapping[str, str] = MappingProxyType({}),
 ) -> Trace:
     """As hf_recipes.plan.trace, in this process: torch is patched meanwhile. `real`: on CPU tensors, computing;
     `evaluation`: whether evaluation and saving are traced after the training steps."""
@@ -94,6 +98,10 @@ def trace_here(
             uniform=is_uniform(recipe, int(short.training.get("per_device_train_batch_size", 8))),
             workspaces=None if cpu else CudaWorkspaces(capability),
         )
+        if processes > 1:
+            if not real:
+                stack.enter_context(fsdp_on_meta(processes, fsdp, tracker))
+            stack.enter_context(shards_in(tracker))
         simulation = Simulation(tracker, None if cpu else capability)
         if config.model_type == longformer.MODEL_TYPE and not real:
             stack.enter_context(longformer.global_attention(tracker, recipe.task == "text-classification"))
@@ -108,7 +116,7 @@ def trace_here(
         gc.collect()
         began = time.perf_counter()
         try:
-            _watch(trainer, tracker, simulation, bool(recipe.section("BitsAndBytesConfig")))
+            _watch(trainer, tracker, simulation, bool(recipe.section("BitsAndBytesConfig")), sharded=processes > 1)
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
                 row_bytes = _evaluate_and_save(recipe, trainer, tracker, simulation)
@@ -146,7 +154,7 @@ def stand_in_trainer(
     args = training.build_arguments(recipe)
     stated = recipe.get("model.num_labels") or len(recipe.get("model.id2label") or recipe.get("model.label2id") or ())
     labels = int(stated or getattr(config, "num_labels", LABELS))
-    rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS
+    rows = args.train_batch_size * args.gradient_accumulation_steps * STEPS * args.world_size
     prepared = prepared_rows(recipe, tokenizer, length, rows, labels, _token_types(recipe, config), is_padded(recipe))
     model = meta_model(recipe, config, tokenizer, prepared.config, device, say)
     if recipe.get("master_weights"):
@@ -179,11 +187,11 @@ def _scale_losses(trainer: Any) -> None:
     trainer.accelerator.scaler = torch.amp.GradScaler("meta")
 
 
-def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gpu: bool) -> None:
-    """Training under the tracker; the weights are there before it begins. `loads_onto_gpu`: from_pretrained puts them
-    there, one by one."""
+def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gpu: bool, sharded: bool) -> None:
+    """Training under the tracker; the weights are there before it begins, or, `sharded`, this rank's when it has.
+    `loads_onto_gpu`: from_pretrained puts them there, one by one."""
     model = trainer.model
-    loaded = tensors_before_training(model)
+    loaded = [] if sharded else tensors_before_training(model)
     if loads_onto_gpu and simulation.capability is not None and tracker.device == "meta":
         replay_load(tracker, model)
     for tensor in loaded:
@@ -236,6 +244,7 @@ def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
             tracker.name(param.grad, "gradients")
 
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        own = {id(param) for param in trainer.model.parameters()}  # of now: FSDP2 puts its shards in their place
         for group in optimizer.param_groups:
             for param in group["params"]:
                 tracker.name(param, "weights" if param.is_leaf and id(param) in own else "optimizer")
@@ -247,7 +256,6 @@ def _tagged(tracker: Tracker, trainer: Any) -> Iterator[None]:
                 if isinstance(value, torch.Tensor):
                     tracker.name(value, "optimizer")
 
-    own = {id(param) for param in trainer.model.parameters()}
     hooks = [p.register_post_accumulate_grad_hook(name_gradient) for p in trainer.model.parameters() if p.requires_grad]
     hooks += [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
     try:
@@ -321,4 +329,6 @@ def _result(
         notes=tuple(notes),
         estimate=(*estimate_reasons(recipe), *(f"{op}: {what}" for op, what in sorted(tracker.guessed.items()))),
         seconds=seconds,
+        processes=trainer.args.world_size,
+        streams=tuple(tracker.streams.items()),
     )

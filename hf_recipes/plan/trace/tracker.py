@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_recipes.common.text import first_line
@@ -76,6 +77,8 @@ class Tracker(TorchDispatchMode):
         self.storages: list[Storage] = []
         self.backward_begins: list[int] = []  # index of the event before which each backward began
         self.phase = "setup"
+        self.stream = 0  # of CUDA, in which work is queued
+        self.streams: dict[int, int] = {}  # storage -> its stream, where that is another than 0
         self.path: list[str] = []  # the modules whose forward runs
         self.backward_path = ""
         self.work: dict[str, list[int]] = {}  # phase -> flops, bytes, kernels, half flops, bytes of products
@@ -102,6 +105,8 @@ class Tracker(TorchDispatchMode):
         where = self.backward_path if phase == "backward" else (self.path[-1] if self.path else "")
         self.storages.append(Storage(size, phase, op, where, shape, dtype, part))
         self.events.append((number, size))
+        if self.stream:
+            self.streams[number] = self.stream
         return number
 
     def free_storage(self, number: int) -> None:
@@ -138,7 +143,8 @@ class Tracker(TorchDispatchMode):
 
     def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
         """Records the tensor's storage if it is new; names its part if one is given."""
-        if tensor.device.type != self.device:
+        tensor = getattr(tensor, "_local_tensor", tensor)  # a DTensor is what this rank has of it
+        if tensor.device.type != self.device or isinstance(tensor, FakeTensor):  # DTensor's, for shapes only
             return
         storage = tensor.untyped_storage()
         address = storage._cdata
@@ -157,6 +163,7 @@ class Tracker(TorchDispatchMode):
 
     def name(self, tensor: torch.Tensor, part: str) -> None:
         """Names the part of a storage that is known already; others stay unknown (paged states)."""
+        tensor = getattr(tensor, "_local_tensor", tensor)
         known = self._alive.get(tensor.untyped_storage()._cdata) if tensor.device.type == self.device else None
         if known is not None:
             self.storages[known[0]].part = part

@@ -24,11 +24,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import IO, Any
 
 from hf_recipes import errors
 from hf_recipes.errors import Diagnostic, OutOfTimeError, PlanError, RecipeError
 from hf_recipes.plan.trace.answer_cache import load_answer, save_answer
+from hf_recipes.plan.trace.continued import LENGTHS, continue_trace, length_to_continue
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
@@ -57,15 +59,22 @@ def trace_recipe(
     micro_batch: int | None = None,
     capability: tuple[int, int] = (8, 6),
     cpu: bool = False,
+    processes: int = 1,
+    fsdp: Mapping[str, str] = MappingProxyType({}),
 ) -> Trace:
     """Memory of two optimizer steps, an evaluation batch and saving of `recipe`, to the byte, without running them.
 
     length: tokens of the longest row, default the recipe's max_length or the model's; micro_batch: rows of one device
     at a time, default per_device_train_batch_size; capability: the GPU's CUDA compute capability, which decides bf16
-    and attention's back end; cpu: plan a run on a CPU instead. Needs no weights, no data, no network and no GPU.
-    Raises RecipeError for what the run itself would refuse, and, naming the operation, for what cannot be traced.
+    and attention's back end; cpu: plan a run on a CPU instead; processes: of an FSDP2 launch, one rank of which is
+    traced; fsdp: its FSDP_* variables where they are not those of accelerate_configs/fsdp2.yaml. Needs no weights, no
+    data, no network and no GPU. Raises RecipeError for what the run itself would refuse, and, naming the operation,
+    for what cannot be traced.
     """
-    arguments = {"length": length, "micro_batch": micro_batch, "capability": list(capability), "cpu": cpu}
+    arguments: dict[str, Any] = {"length": length, "micro_batch": micro_batch}
+    arguments |= {"capability": list(capability), "cpu": cpu}
+    if processes > 1:
+        arguments |= {"processes": processes, "fsdp": dict(fsdp)}
     return _trace_by_child(recipe, arguments, 0)
 
 
@@ -111,6 +120,10 @@ def measure_lengths(recipe: Recipe) -> Lengths:
 
 
 def _trace_by_child(recipe: Recipe, arguments: Mapping[str, Any], seat: int) -> Trace:
+    length = length_to_continue(recipe, arguments.get("length"))
+    if length is not None:
+        short = [_trace_by_child(recipe, {**arguments, "length": one}, seat) for one in LENGTHS]
+        return continue_trace(short, length)
     answer = _ask({"kind": "trace", "recipe": _as_json(recipe), **arguments}, seat)
     return Trace.from_values(_raise_errors(recipe, answer)["trace"])
 

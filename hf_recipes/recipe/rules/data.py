@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.chat_roles import ROLES, as_mapping, usual_role
 from hf_recipes.errors import Diagnostic
+from hf_recipes.recipe.model_facts import model_facts
 from hf_recipes.recipe.rules.rule import (
     Rule,
     argument,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 # Keys of SFTConfig about rows that come to SFTTrainer tokenized and labelled, as ours do.
 WITHOUT_EFFECT = {
     "dataset_text_field": "write dataset.text_column",
-    "dataset_num_proc": "rows are tokenized in batches by one process",
     "dataset_kwargs": "rows are prepared before SFTTrainer gets them",
     "eval_packing": "evaluation rows are never packed",
     "model_init_kwargs": "write its keys into the model section",
@@ -41,6 +41,12 @@ TWO_KINDS = (  # the second is not read
     ("system_template", "system_column"),
     ("input_ids_column", "text_column"),
 )
+# Model types whose tokens see the documents before theirs in a packed row, whatever the positions say: their attention
+# has a mask of its own, or a state that continues. Held by tests/training/test_packed_logits.py.
+JOIN_DOCUMENTS = {
+    *("biogpt", "bloom", "mpt", "openai-gpt", "opt", "xglm"),
+    *("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "recurrent_gemma", "rwkv"),
+}
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
@@ -235,6 +241,17 @@ def documents_that_see_each_other(recipe: Recipe) -> Iterator[Diagnostic]:
         yield report_argument(recipe, "use_cache", what, "leave use_cache out")
 
 
+def models_that_join_documents(recipe: Recipe) -> Iterator[Diagnostic]:
+    kind = model_facts(recipe.section("model")).model_type
+    if recipe.trainer != "SFTConfig" or kind not in JOIN_DOCUMENTS:
+        return
+    for name in ("packing", "padding_free"):
+        if is_true(recipe, name):
+            what = f"{name}: true: {kind} models see the documents before theirs in the same row"
+            fix = "leave it out, or take a model that keeps them apart (docs/data.md)"
+            yield report_argument(recipe, name, what, fix)
+
+
 def documents_that_are_cut(recipe: Recipe) -> Iterator[Diagnostic]:
     """Measured: `wrapped` joins documents into one sequence: the second one's logits move by 0.46."""
     if recipe.task != "chat" or text_of(recipe, "packing_strategy") != "wrapped":  # causal-lm means to join documents
@@ -255,7 +272,7 @@ def arguments_about_rows(recipe: Recipe) -> Iterator[Diagnostic]:
     if recipe.trainer != "SFTConfig":
         return
     for name, fix in WITHOUT_EFFECT.items():
-        if is_given(recipe, name) and (recipe.task, name) != ("causal-lm", "dataset_num_proc"):  # data/tokens/
+        if is_given(recipe, name):
             yield report_argument(recipe, name, f"SFTConfig.{name} has no effect here", fix)
     if recipe.task != "chat":
         for name in OF_CHAT:
@@ -313,6 +330,7 @@ ERRORS: tuple[Rule, ...] = (
 )
 WARNINGS: tuple[Rule, ...] = (
     share_beside_a_validation_file,
+    models_that_join_documents,
     documents_that_are_cut,
     packing_that_is_off,
     arguments_about_rows,

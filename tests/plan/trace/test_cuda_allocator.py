@@ -82,6 +82,15 @@ def test_fragments_that_no_request_fits_are_out_of_memory_by_default_and_fit_exp
     assert not replay(events, capacity=40 * MIB, expandable=True).out_of_memory
 
 
+def test_a_stream_does_not_get_the_free_blocks_of_another():
+    events = [(0, 30 * MIB), (0, -30 * MIB), (1, 30 * MIB)]
+    assert replay(events).peak == 30 * MIB
+    assert replay(events, streams={0: 1}).peak == 60 * MIB
+    found = replay(events, capacity=40 * MIB, streams={0: 1})  # what one has and does not use is given back first
+    assert (found.out_of_memory, found.retries) == (False, 1)
+    assert replay(events, streams={0: 1}, expandable=True).peak == 40 * MIB
+
+
 def test_emptying_the_cache_gives_unused_segments_back():
     events = [(0, 30 * MIB), (0, -30 * MIB), EMPTY_CACHE, (1, 50 * MIB)]
     found = replay(events)
@@ -121,7 +130,7 @@ def test_for_any_events_blocks_never_overlap_and_nothing_is_lost(seed, kind):
         for storage, address in memory.addresses.items():
             assert memory.blocks[address].size >= sizes[storage] and not memory.blocks[address].free
         free = sorted((b.size, a) for a, b in memory.blocks.items() if b.free)
-        assert sorted(memory.unused[True] + memory.unused[False]) == free
+        assert sorted(memory.unused[True, 0] + memory.unused[False, 0]) == free
         _is_linked(memory)
     assert set(memory.addresses) == set(sizes)
 
@@ -135,7 +144,7 @@ def _is_linked(memory: Segments) -> None:
             assert not (block.free and behind.free)
         if block.before is not None:
             assert memory.blocks[block.before].behind == address
-    for small, unused in memory.unused.items():
+    for (small, _), unused in memory.unused.items():
         assert unused == sorted(unused) and all(memory.blocks[address].small is small for _, address in unused)
     if isinstance(memory, ExpandableSegments):
         for small, last in memory.last.items():
@@ -244,7 +253,7 @@ def test_only_segments_that_are_entirely_free_go_back():
     memory.free(2)
     memory.empty_cache()
     assert memory.reserved == 20 * MIB and _blocks(memory) == [(0, 5, False), (5, 15, True)]
-    assert memory.unused == {True: [], False: [(15 * MIB, 5 * MIB)]} and memory.peak == 90 * MIB
+    assert memory.unused == {(True, 0): [], (False, 0): [(15 * MIB, 5 * MIB)]} and memory.peak == 90 * MIB
     assert memory.allocate(3, 30 * MIB) and memory.addresses[3] == TOP - 100 * MIB  # addresses are not used again
 
 
@@ -327,7 +336,7 @@ def test_a_storage_that_grows_is_allocated_again_and_what_follows_a_failure_is_n
 
 
 def test_a_trace_is_replayed_by_its_events():
-    trace = SimpleNamespace(events=[(i, 5 * MIB) for i in range(8)] + [(i, -5 * MIB) for i in (2, 3, 4, 5)])
+    trace = SimpleNamespace(events=[(i, 5 * MIB) for i in range(8)] + [(i, -5 * MIB) for i in (2, 3, 4, 5)], streams=())
     trace.events.append((99, 20 * MIB))
     assert replay_trace(trace).peak == 60 * MIB and not replay_trace(trace).out_of_memory
     assert replay_trace(trace, capacity=40 * MIB).out_of_memory

@@ -122,7 +122,7 @@ def test_assistant_loss_a_second_fused_head_and_an_adapter_on_the_head_are_refus
         sft(model)
 
 
-def test_packed_documents_must_not_see_each_other(ask):
+def test_packed_documents_must_not_see_each_other(ask, tmp_path):
     """transformers/masking_utils.py:876: the block mask is derived only without a cache."""
     assert ask("packing: true\nuse_cache: true", **SFT)[0] == [
         "6: use_cache: true with packing or padding_free: packed documents would see each other; leave use_cache out"
@@ -133,6 +133,12 @@ def test_packed_documents_must_not_see_each_other(ask):
         "bfd and bfd_split keep them apart"
     ]
     assert ask("packing: true\npacking_strategy: wrapped", **SFT) == ([], [])
+    (tmp_path / "bloom").mkdir()
+    (tmp_path / "bloom/config.json").write_text('{"model_type": "bloom"}')
+    assert ask("packing: true", **{**SFT, "model": str(tmp_path / "bloom")})[1] == [
+        "5: packing: true: bloom models see the documents before theirs in the same row; "
+        "leave it out, or take a model that keeps them apart (docs/data.md)"
+    ]
     assert ask("packing_strategy: bfd", **SFT)[1] == [
         "5: packing_strategy has no effect: packing is not true; write packing: true, or leave it out"
     ]
@@ -141,7 +147,7 @@ def test_packed_documents_must_not_see_each_other(ask):
 def test_keys_about_rows_without_effect_are_warned_about(ask):
     """Rows come to SFTTrainer tokenized and labelled by this package."""
     training = "dataset_text_field: body\nmodel_init_kwargs: {use_cache: false}\ncompletion_only_loss: true"
-    training += "\neval_packing: true"
+    training += "\neval_packing: true\ndataset_num_proc: 2"
     assert ask(training, **SFT)[1] == [
         "5: SFTConfig.dataset_text_field has no effect here; write dataset.text_column",
         "6: SFTConfig.model_init_kwargs has no effect here; write its keys into the model section",
