@@ -30,6 +30,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from torture import record  # noqa: E402
 
+from hf_recipes.common.device import Device  # noqa: E402
+from hf_recipes.recipe.defaults import choose  # noqa: E402
+from hf_recipes.recipe.rules import model_limits  # noqa: E402
+from hf_recipes.recipe.rules.device import gpu_errors  # noqa: E402
 from tests.support.tiny_recipes import tiny  # noqa: E402
 
 SECONDS = 120  # of a cell, by the clock; plan's own limit is in CPU seconds
@@ -179,13 +183,21 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
     return {"state": "refused", "why": str(found.get("crash") or f"more than {SECONDS} seconds")}
 
 
+def refusal(recipe: Any) -> dict[str, Any] | None:
+    """What `check`, or `run` on this GPU, says before anything is loaded."""
+    device = Device(kind="cuda", name="the planned GPU", count=1, capability=(8, 6), bf16=True)
+    errors = [one for rule in model_limits.ERRORS for one in rule(recipe)]
+    errors += gpu_errors(choose(recipe, device)[0], device)
+    return {"state": "refused", "why": errors[0].message, "by": "check"} if errors else None
+
+
 def measure(model_type: str) -> dict[str, Any]:
     task, fields = TYPES[model_type]
     row: dict[str, Any] = {"type": model_type, "task": task, "kinds": {}, "truth": {}}
     for kind, words in KINDS.items():
         began = time.monotonic()
         recipe = tiny(task, {"model_type": model_type, **fields}, **words)
-        cell = describe(answer(recipe, cpu=False))
+        cell = refusal(recipe) or describe(answer(recipe, cpu=False))
         cell["seconds"] = round(time.monotonic() - began, 1)
         if cell["state"] == "refused":
             on_cpu = tiny(task, {"model_type": model_type, **fields}, **{**words, "use_cpu": True})

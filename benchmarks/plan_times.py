@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,24 +34,17 @@ def seconds(command: list[str], cache: str) -> tuple[float, float]:
     return used, wall
 
 
-def measure(name: str, times: int) -> dict[str, object]:
-    """Medians of one recipe."""
+def measure(name: str) -> dict[str, float]:
+    """One run of one recipe."""
     command = [sys.executable, "-m", "hf_recipes", "plan", f"recipes/{name}.yaml", "--gpu", "a100-40gb", "--no-advice"]
-    imports, firsts, seconds_again, searches = [], [], [], []
-    for _ in range(times):
-        with tempfile.TemporaryDirectory() as cache:
-            imports.append(seconds(IMPORT, cache)[0])
-            seconds([sys.executable, "-m", "hf_recipes", "check", f"recipes/{name}.yaml"], cache)  # upstream's fields
-            firsts.append(seconds(command, cache)[0])
-            seconds_again.append(seconds(command, cache)[0])
-            if name in SEARCHED:
-                searches.append(seconds([*command, "--search"], cache)[1])
-    found = {"import": imports, "first": firsts, "second": seconds_again, "search_wall": searches}
-    return {
-        "recipe": name,
-        "times": times,
-        **{key: round(statistics.median(values), 2) for key, values in found.items() if values},
-    }
+    with tempfile.TemporaryDirectory() as cache:
+        found = {"import": seconds(IMPORT, cache)[0]}
+        seconds([sys.executable, "-m", "hf_recipes", "check", f"recipes/{name}.yaml"], cache)  # upstream's fields
+        found["first"] = seconds(command, cache)[0]
+        found["second"] = seconds(command, cache)[0]
+        if name in SEARCHED:
+            found["search_wall"] = seconds([*command, "--search"], cache)[1]
+    return {key: round(value, 2) for key, value in found.items()}
 
 
 def main() -> None:
@@ -60,16 +52,21 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("recipes", nargs="*")
     words = parser.parse_args()
-    names = words.recipes or sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-    rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.is_file() else []
-    for name in names:
-        if any(row["recipe"] == name and row["times"] >= words.times for row in rows):
-            continue
-        rows = [row for row in rows if row["recipe"] != name] + [measure(name, words.times)]
-        rows.sort(key=lambda row: row["recipe"])
-        lines = ",\n".join(" " + json.dumps(row) for row in rows)
-        RECORD.write_text('{"rows": [\n' + lines + "\n]}\n", encoding="utf-8")
-        print(next(row for row in rows if row["recipe"] == name), flush=True)
+    every = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    names = words.recipes or [*SEARCHED, *(name for name in every if name not in SEARCHED)]
+    rows: dict[str, list[dict[str, float]]] = {}
+    if RECORD.is_file():
+        rows = {row["recipe"]: row["runs"] for row in json.loads(RECORD.read_text(encoding="utf-8"))["rows"]}
+    for round_ in range(
+        words.times
+    ):  # each recipe once, before any of them again: a stop leaves every recipe's medians
+        for name in names:
+            if len(rows.get(name, [])) > round_:
+                continue
+            rows.setdefault(name, []).append(measure(name))
+            lines = ",\n".join(" " + json.dumps({"recipe": one, "runs": rows[one]}) for one in sorted(rows))
+            RECORD.write_text('{"rows": [\n' + lines + "\n]}\n", encoding="utf-8")
+            print(name, rows[name][-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -373,12 +374,21 @@ def plan_times() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results("plan_times")["rows"]:
-        searched = f"{row['search_wall']:.0f} s by the clock" if "search_wall" in row else ""
-        beyond = row["first"] - row["import"]
+        middle = {key: statistics.median(run[key] for run in row["runs"] if key in run) for key in row["runs"][0]}
+        beyond = statistics.median(run["first"] - run["import"] for run in row["runs"])
+        searched = f"{middle['search_wall']:.0f} s by the clock" if "search_wall" in middle else ""
         lines.append(
-            f"| {row['recipe']} | {row['times']} | {row['import']:.1f} s | {row['first']:.1f} s | {beyond:.1f} s "
-            f"| {row['second']:.2f} s | {searched} |"
+            f"| {row['recipe']} | {len(row['runs'])} | {middle['import']:.1f} s | {middle['first']:.1f} s "
+            f"| {beyond:.1f} s | {middle['second']:.2f} s | {searched} |"
         )
+    return "\n".join(lines)
+
+
+def optimizer_states() -> str:
+    """docs/methods/plan.md: states by plan's rule beside the packages' own, from results/optimizer_states.json."""
+    lines = ["| optim | package | states by rule, bytes | states of the package, bytes |", "| --- | --- | --- | --- |"]
+    for row in results("optimizer_states")["rows"]:
+        lines.append(f"| {row['optim']} | {row['package']} | {row['rule']:,} | {row['real']:,} |")
     return "\n".join(lines)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common import shipped
-from hf_recipes.common.text import nearest
+from hf_recipes.common.text import format_columns, nearest, terminal_width
 from hf_recipes.errors import OutputDirError, RecipeError
 from hf_recipes.record import Status
 from hf_recipes.record.file import read_record
 
-LONGEST = 60  # characters of a recipe's purpose in the list
+LONGEST, SHORTEST = 60, 40  # characters of a recipe's purpose in the list
 
 
 def list_recipes() -> list[str]:
@@ -25,11 +25,19 @@ def list_recipes() -> list[str]:
     found = shipped.names("recipe")
     rows = [(name, *_describe(path), _measured(name, path.parent / "results")) for name, path in found.items()]
     head = ("recipe", "task", "what it is for", "measured")
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(4)]
-    lines = ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    first = "  ".join(part.ljust(width) for part, width in zip(head, widths, strict=True)).rstrip()
-    use = "hf-recipes run NAME trains one; hf-recipes recipes cp NAME copies it, to change it"
-    return [first, *lines, "", use]
+    width = terminal_width()
+    if width is not None:  # the purpose is cut before a column is left out
+        room = width - max(len(name) for name, *_ in rows) - 2
+        beside = room - max(len(row[3]) for row in rows) - 2  # what was measured
+        most = beside if beside >= SHORTEST else max(SHORTEST, room)
+        rows = [(name, task, _cut(what, most), value) for name, task, what, value in rows]
+    lines = format_columns([head, *rows], dropped=(1, 3), width=width)
+    use = "hf-recipes run NAME trains one; hf-recipes recipes cp NAME copies it"
+    return [*lines, "", use]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3].rsplit(" ", 1)[0] + " ..."
 
 
 def _describe(path: Path) -> tuple[str, str]:
@@ -39,8 +47,7 @@ def _describe(path: Path) -> tuple[str, str]:
     from hf_recipes.recipe.read import read_recipe
 
     purpose = first.partition(": ")[2] if first.startswith("Quickstart") and ": " in first else first
-    purpose = purpose if len(purpose) <= LONGEST else purpose[: LONGEST - 3].rsplit(" ", 1)[0] + " ..."
-    return read_recipe(str(path)).task, purpose
+    return read_recipe(str(path)).task, _cut(purpose, LONGEST)
 
 
 def _measured(name: str, results: Path) -> str:

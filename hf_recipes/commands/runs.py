@@ -17,7 +17,7 @@ from hf_recipes.catalog.metrics import LOWER_IS_BETTER
 from hf_recipes.catalog.tasks import find_task
 from hf_recipes.common import run_lock
 from hf_recipes.common.files import put
-from hf_recipes.common.text import GIB, join_words
+from hf_recipes.common.text import GIB, format_columns, join_words, terminal_width
 from hf_recipes.compare.runs import find_scores
 from hf_recipes.errors import OutputDirError, RecipeError, RecordError
 from hf_recipes.pipeline.finish import list_left
@@ -202,15 +202,7 @@ def _rank(one: Listed) -> float:
 def _table(found: Sequence[Listed]) -> list[str]:
     head = ("run", "status", "task", "model", "steps", "metric (95%)", "peak", "tokens/s", "age")
     rows = [head, *(tuple(map(_printable, _cells(one))) for one in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    right = (6, 7, 8)
-    return [
-        "  ".join(
-            text.rjust(width) if i in right else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return format_columns(rows, right=(6, 7, 8), dropped=(7, 6, 3, 4, 2), width=terminal_width())
 
 
 def _printable(text: str) -> str:

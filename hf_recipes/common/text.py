@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 GIB = 2**30  # bytes
@@ -39,6 +39,35 @@ def fill(label: str, text: str, width: int = 80) -> list[str]:
 
     words = {"initial_indent": label, "subsequent_indent": " " * len(label)}
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, **words) or [label]  # type: ignore[arg-type]
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal; None where the output is none and COLUMNS does not say it."""
+    import os
+    import shutil
+    import sys
+
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return shutil.get_terminal_size().columns if known else None
+
+
+def format_columns(
+    rows: Sequence[Sequence[str]], *, right: Collection[int] = (), dropped: Sequence[int] = (), width: int | None = None
+) -> list[str]:
+    """Aligned lines; the first row is the head. Columns of `dropped` are left out, in this order, until the lines have
+    `width` characters; a last line then says which."""
+    kept = list(range(len(rows[0])))
+    widths = [max(len(row[i]) for row in rows) for i in kept]
+    for i in dropped:
+        if width is None or sum(widths[j] + 2 for j in kept) - 2 <= width:
+            break
+        kept.remove(i)
+    lines = []
+    for row in rows:
+        cells = (row[i].rjust(widths[i]) if i in right else row[i].ljust(widths[i]) for i in kept)
+        lines.append("  ".join(cells).rstrip())
+    left_out = [rows[0][i] for i in range(len(rows[0])) if i not in kept]
+    return [*lines, *([f"not shown at this width: {', '.join(left_out)}"] if left_out else [])]
 
 
 def first_line(problem: BaseException) -> str:

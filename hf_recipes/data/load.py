@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Mapping
-from hashlib import blake2b
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +59,10 @@ def load(
     given = _reading(recipe, path, arguments, files)
     _check_cache(given)
     before = [identify(Path(name)) for name in files]
-    memos = {name: _memo(given, name) for name in files}
-    if any(_was_rewritten(name, memo) for name, memo in memos.items()):
-        given["download_mode"] = "force_redownload"
     shown = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
     try:
-        parts = _by_role(datasets.load_dataset(path, **given))
+        parts = _by_role(_load_table(path, files, given))
     except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
         error = _explain(recipe, path, arguments, problem)
         try:
@@ -81,10 +78,6 @@ def load(
         if identify(Path(name)) != one:
             what = f"{name} changed while it was read"
             raise DataError.at(recipe.location("dataset.data_files"), what, "run again when it is complete")
-    for name, memo in memos.items():
-        with contextlib.suppress(OSError):
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            put(memo, _state(name))
     if not all(_is_valid(part) for part in parts.values()):
         raise _not_utf8(recipe, path, arguments, files)
     if path == "json" and "field" not in arguments:
@@ -95,23 +88,33 @@ def load(
     return parts, check_lines(recipe, arguments, files, 0 if split else sum(part.num_rows for part in parts.values()))
 
 
-def _memo(arguments: Mapping[str, Any], name: str) -> Path:
-    """Where the state of a data file is kept, beside the rows that `datasets` made of it."""
+def _load_table(path: str, files: Sequence[str], arguments: Mapping[str, Any]) -> Any:
+    """load_dataset, which finds the table that it stored of these files by their times only (5.2 data_files.py). A file
+    that was replaced under its old time is read again: its state is kept in the table's own folder, and nobody can set
+    the time of a change of the file itself."""
     import datasets
 
-    digest = blake2b(os.path.abspath(name).encode(), digest_size=16).hexdigest()
-    return Path(arguments.get("cache_dir") or datasets.config.HF_DATASETS_CACHE) / "hf_recipes/files" / digest
+    states = {os.path.abspath(name): _state(name) for name in files}
+    loaded = datasets.load_dataset(path, **arguments)
+    memo = _memo(loaded)
+    if memo is None:
+        return loaded
+    with contextlib.suppress(OSError, ValueError):  # none yet: the table is new, or was made by another program
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known != states:
+            loaded = datasets.load_dataset(path, **{**arguments, "download_mode": "force_redownload"})
+    with contextlib.suppress(OSError):
+        put(memo, json.dumps(states))
+    return loaded
 
 
-def _was_rewritten(name: str, memo: Path) -> bool:
-    """Whether this is another file than the earlier one, with the same time: `datasets` finds its rows by that time
-    only (5.2 data_files.py), and would give the old ones. Nobody can set the time of a change of the file itself."""
-    try:
-        earlier = memo.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    now = _state(name)
-    return earlier.split()[:1] == now.split()[:1] and earlier != now
+def _memo(loaded: Any) -> Path | None:
+    """Where the state of the data files is kept, beside the rows that `datasets` made of them; None for rows that are
+    in no file."""
+    for part in _by_role(loaded).values():
+        for one in part.cache_files:
+            return Path(one["filename"]).with_name("hf_recipes-files.json")
+    return None
 
 
 def _state(name: str) -> str:
@@ -166,7 +169,7 @@ def _load_apart(recipe: Recipe, path: str, arguments: Mapping[str, Any], needed:
         for name in local_files(path, {**arguments, "data_files": names}):
             reading = csv_arguments(recipe, given, [name]) if path == "csv" else given
             escaped = glob.escape(os.path.abspath(name))
-            rows = datasets.load_dataset(path, data_files={"train": [escaped]}, split="train", **reading)
+            rows = _load_table(path, [name], {**reading, "data_files": {"train": [escaped]}, "split": "train"})
             read = [column for column in rows.column_names if column in needed]
             pieces.append(rows.select_columns(read) if read else rows)  # whole, for the message on what it lacks
             columns.append(set(rows.column_names) & (set(needed) - set(CHAT)))

@@ -184,6 +184,7 @@ def score(
     names, threshold = split_metrics(recipe)[0], float(recipe.get("threshold") or 0.5)
     scoring = Scoring(task_of(recipe), prepared, names, recipe.location("metrics"), threshold)
     args = build_arguments(recipe)
+    args.disable_tqdm = args.disable_tqdm or not sys.stderr.isatty()
     trainer = build_trainer(
         recipe, args, trained.model, trained.tokenizer, prepared, scoring.compute_metrics,
         scoring.preprocess_logits, say,

@@ -111,3 +111,15 @@ def test_presets_are_listed_with_their_size(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
     assert all(f"{PRESETS[line.split()[0]].parameters / 1e6:,.1f}M" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_lists_fit_the_terminal_and_say_what_is_not_shown(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    from hf_recipes.commands import runs
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    folder = str(Path(__file__).parents[1] / "data" / "run-587a747" / "runs")
+    for lines in (recipes.list_recipes(), runs.command(folder)):
+        assert max(map(len, lines)) <= width
+        cut = [line for line in lines if line.startswith("not shown at this width: ")]
+        assert bool(cut) == (width < 150 if lines[0].startswith("recipe") else width < 111)

@@ -320,3 +320,21 @@ def test_another_text_of_the_same_size_and_time_makes_other_rows(make: Make, fol
         rows = load_splits(recipe)
         found.append(tokenizer.decode(prepare(recipe, rows.train, tokenizer, length=32).train[0]["input_ids"]))
     assert "sea" in found[0] and "day" in found[1]
+
+
+def test_every_recipe_that_reads_a_replaced_file_reads_it_again(make: Make, folder: Path) -> None:
+    """`datasets` has a table for each recipe's arguments, and each is of the old file."""
+    path = folder / "a.jsonl"
+    (folder / "v.jsonl").write_text('{"text": "a"}\n')
+    data = f"cache_dir: {folder / 'cache'}, data_files: "
+    recipes = [
+        make("causal-lm", f"{data}a.jsonl"),
+        make("causal-lm", f"{data}{{train: a.jsonl, validation: v.jsonl}}"),
+        make("causal-lm", f"{data}a.jsonl, split: 'train[:50%]'"),
+        make("causal-lm", f"{data}a.jsonl, features: {{text: {{dtype: string, _type: Value}}}}"),
+    ]
+    for word in ("sea", "day", "joy"):
+        path.write_text("".join(json.dumps({"text": f"the {word} {i:02}"}) + "\n" for i in range(80)), encoding="utf-8")
+        os.utime(path, (1e9, 1e9))
+        for _ in range(2):
+            assert [load_splits(one).train[0]["text"].split()[1] for one in recipes] == [word] * len(recipes)

@@ -30,6 +30,7 @@ from typing import IO, Any
 from hf_recipes import errors
 from hf_recipes.errors import Diagnostic, OutOfTimeError, PlanError, RecipeError
 from hf_recipes.plan.trace.answer_cache import load_answer, save_answer
+from hf_recipes.plan.trace.continued import LENGTHS, continue_trace, length_to_continue
 from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
@@ -119,6 +120,10 @@ def measure_lengths(recipe: Recipe) -> Lengths:
 
 
 def _trace_by_child(recipe: Recipe, arguments: Mapping[str, Any], seat: int) -> Trace:
+    length = length_to_continue(recipe, arguments.get("length"))
+    if length is not None:
+        short = [_trace_by_child(recipe, {**arguments, "length": one}, seat) for one in LENGTHS]
+        return continue_trace(short, length)
     answer = _ask({"kind": "trace", "recipe": _as_json(recipe), **arguments}, seat)
     return Trace.from_values(_raise_errors(recipe, answer)["trace"])
 

@@ -1,15 +1,21 @@
 """Settings that were refused once: planned, or an estimate that says why, or refused because run ends there, too."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from hf_recipes.plan import replay_trace
 from hf_recipes.plan.trace import stand_in_optimizers as optimizers
+from hf_recipes.plan.trace.continued import LENGTHS, continue_trace, length_to_continue
 from hf_recipes.plan.trace.field_effects import STAND_INS
 from hf_recipes.plan.trace.refusals import describe, explain
 from hf_recipes.plan.trace.trace import trace_here
 from hf_recipes.plan.trace.worker import _answer
 from tests.support.tiny_recipes import BERT, GPT2, LLAMA, tiny
 
+ROOT = Path(__file__).resolve().parents[3]
 NEAR = 256  # bytes
 ADAPTER = {"r": 4, "target_modules": "all-linear"}
 LONGFORMER = {**BERT, "model_type": "longformer", "attention_window": 16, "max_position_embeddings": 64}
@@ -60,6 +66,12 @@ def test_longformers_first_token_attends_everywhere_and_its_tokens_alone_do_not(
         recipe = tiny(task, LONGFORMER)
         planned, real = (trace_here(recipe, cpu=True, real=one, evaluation=False) for one in (False, True))
         assert -NEAR <= planned.allocated - real.allocated <= NEAR + more * real.allocated, task
+
+
+def test_fnet_in_bf16_is_planned_for_a_cpu_whose_autocast_transforms_in_fp32():
+    recipe = tiny("text-classification", {**BERT, "model_type": "fnet"}, bf16=True, use_cpu=True)
+    planned, real = (trace_here(recipe, cpu=True, real=one, evaluation=False) for one in (False, True))
+    assert abs(planned.allocated - real.allocated) <= NEAR
 
 
 def test_mica_trains_half_of_the_adapter():
@@ -155,3 +167,35 @@ def test_what_only_plan_cannot_follow_is_said_so_with_the_place_and_the_way_on()
         assert describe(problem).startswith("an error of ")
     assert found.message.startswith("plan cannot follow this model: an error of ") and "KeyError" not in found.message
     assert found.fix == "`hf-recipes run --no-plan` trains without a plan"
+
+
+@pytest.mark.parametrize("kind", ["mamba", pytest.param("rwkv", marks=pytest.mark.slow)])
+def test_a_model_that_computes_token_by_token_is_continued_from_short_lengths(kind):
+    fields = {"hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 100, "context_length": 512}
+    if kind == "mamba":
+        del fields["context_length"]
+    recipe = tiny("causal-lm", {"model_type": kind, **fields})
+    assert length_to_continue(recipe, None) is None and length_to_continue(recipe, 192) == 192
+    assert length_to_continue(tiny("causal-lm", GPT2), 4096) is None
+    short = [trace_here(recipe, length=length) for length in LENGTHS]
+    found, whole = continue_trace(short, 192), trace_here(recipe, length=192)
+    assert found.length == 192 and any("token by token" in reason for reason in found.estimate)
+    assert sum(found.parts.values()) == found.allocated
+    assert found.allocated == pytest.approx(whole.allocated, rel=0.02)
+    assert found.work["micro-batch"].flops == pytest.approx(whole.work["micro-batch"].flops, rel=0.02)
+    assert replay_trace(found).peak == pytest.approx(replay_trace(whole).peak, rel=0.3)  # segments of 20 MiB
+
+
+def test_the_rules_of_states_are_those_of_the_packages_in_the_record():
+    rows = json.loads((ROOT / "benchmarks/results/optimizer_states.json").read_text())["rows"]
+    assert {row["optim"] for row in rows} == set(STAND_INS) - {"lomo", "galore_adamw_8bit"}
+    assert [row["rule"] for row in rows] == [row["real"] for row in rows]
+    layers = torch.nn.Sequential(torch.nn.Linear(128, 96), torch.nn.Linear(96, 256), torch.nn.LayerNorm(256))
+    for row in rows:
+        rule, options = optimizers.rule_of(row["optim"]), optimizers.Options(rank=8, block=256, cpu=True)
+        low = {id(layers[0].weight), id(layers[1].weight)} if rule.low_rank else set()
+        made = optimizers.StandIn(list(layers.parameters()), low, rule, options)
+        for weight in layers.parameters():
+            made._keep(weight)
+        held = [one for state in made.state.values() for one in state.values()]
+        assert sum(one.nbytes for one in held) == row["rule"], row["optim"]

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
+from hf_recipes.recipe.rules.device import gpu_errors
 from hf_recipes.recipe.rules.model_limits import supports_checkpointing
+from tests.support.rule_recipes import A100, CPU, recipe_of
 
 
 @pytest.fixture
@@ -71,3 +73,30 @@ def test_a_router_that_returns_a_tuple_is_no_target_of_an_adapter(ask, saved):
 
     router = Llama4Router(Llama4TextConfig(hidden_size=8, num_local_experts=2))
     assert isinstance(router, torch.nn.Linear) and isinstance(router(torch.zeros(1, 8)), tuple)
+
+
+def lines(model, device, **training):
+    recipe = recipe_of({"model": model, "TrainingArguments": training})
+    return [error.message for error in gpu_errors(recipe, device)]
+
+
+def test_half_precision_of_fnet_is_refused_on_a_gpu_whose_fourier_transform_has_none():
+    fnet = {"config": {"model_type": "fnet", "hidden_size": 768}}
+    assert lines(fnet, A100, bf16=True) == ["bf16: true: FNet's Fourier transform has no bfloat16 on a GPU"]
+    assert lines({**fnet, "dtype": "bfloat16"}, A100) == [
+        "dtype: bfloat16: FNet's Fourier transform has no bfloat16 on a GPU"
+    ]
+    assert len(lines(fnet, A100, fp16=True)) == 1
+    assert lines({"config": {"model_type": "fnet", "hidden_size": 512}}, A100, fp16=True) == []
+    assert lines(fnet, CPU, bf16=True) == lines(fnet, A100) == []
+
+
+def test_flex_attention_is_refused_on_a_cpu_which_has_no_backward_for_it():
+    flex = {"pretrained_model_name_or_path": "gpt2", "attn_implementation": "flex_attention"}
+    assert lines(flex, CPU) == ["attn_implementation: flex_attention has no backward pass on a CPU"]
+    assert lines(flex, A100) == []
+    from torch.nn.attention.flex_attention import flex_attention
+
+    query = torch.zeros(1, 1, 16, 16, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="backward on CPU"):
+        flex_attention(query, query, query)
