@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks/results/evaluation.json"
 BATCH, LONGEST, VOCABULARY = 32, 128, 30_522
-ROWS = {"text-classification": (400, 1_200), "token-classification": (400,)}
+ROWS = {"text-classification": (400, 1_200)}
 WAYS = ("forward passes", "hf_recipes", "Trainer, data's order")
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
          "intermediate_size": 1536, "num_labels": 3}  # fmt: skip

@@ -88,6 +88,18 @@ def test_a_pass_has_every_token_once_in_an_order_of_the_seed_and_the_next_pass_h
     assert {len(block) for block in first} == {16}
 
 
+def test_after_any_number_of_batches_a_resumed_loader_reads_the_next_ones(recipe: str) -> None:
+    from accelerate import skip_first_batches
+    from torch.utils.data import DataLoader
+
+    def loader() -> DataLoader[Any]:
+        return DataLoader(stream(), batch_size=4, collate_fn=lambda batch: [row["input_ids"] for row in batch])
+
+    straight, draw = list(itertools.islice(loader(), 63)), random.Random(0)
+    for skipped in (draw.randrange(60) for _ in range(12)):
+        assert list(itertools.islice(skip_first_batches(loader(), skipped), 3)) == straight[skipped : skipped + 3]
+
+
 def test_a_split_of_less_than_a_block_is_refused_and_not_read_for_ever(folder: Path) -> None:
     Path("a.jsonl").write_text('{"text": ""}\n', encoding="utf-8")
     Path("b.jsonl").write_text('{"text": "  "}\n', encoding="utf-8")

@@ -220,8 +220,8 @@ def test_a_full_disk_in_the_middle_is_named_and_the_next_call_continues(
     start(recipe, tokenizer, answer, limit=20_000).join(60)  # parts are smaller, the Arrow file is larger
     assert answer.read_text(encoding="utf-8") == (
         f"environment: the prepared rows cannot be written to '{folder / 'cache/hf_recipes'}': no file may be larger "
-        "than 19.5 KiB here (ulimit -f); raise that limit, or set HF_DATASETS_CACHE to another folder; "
-        "what is prepared so far is used again"
+        "than 19.5 KiB here (ulimit -f); raise that limit, or set dataset.cache_dir or HF_DATASETS_CACHE to "
+        "another folder; what is prepared so far is used again"
     )
     parts = {name: one for name, one in state(folder / "cache").items() if name.endswith(".npz")}
     assert parts

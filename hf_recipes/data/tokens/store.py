@@ -61,7 +61,8 @@ def find_or_make(root: Path, columns: Columns, facts: Mapping[str, Any], work: W
         if failure is None:
             raise
         what = f"the prepared rows cannot be written to {str(root)!r}: {failure.what}"
-        fix = f"{failure.fix}, or set HF_DATASETS_CACHE to another folder; what is prepared so far is used again"
+        other = "set dataset.cache_dir or HF_DATASETS_CACHE to another folder"
+        fix = f"{failure.fix}, or {other}; what is prepared so far is used again"
         raise DataError.at("environment", what, fix) from problem
 
 
