@@ -48,7 +48,8 @@ def ask_plan(
 
     free_bytes: what torch's allocator can still have on the GPU; layout: of this launch; offloads: whether it keeps
     weights or optimizer in the CPU's memory. Raises PlanError if the recipe cannot fit there: of a sharded launch of
-    which no rank is traced, if a rank's shares of weights, gradients and optimizer alone do not.
+    which no rank is traced, and where plan knows an upper bound only, if a rank's weights, gradients and optimizer
+    alone do not.
     """
     gpu = present_gpu(device)
     try:
@@ -64,25 +65,26 @@ def ask_plan(
     line = f"{format_bytes(fit.reserved.peak)} reserved at the peak, {free}"
     least = least_bytes(found.fit.trace, layout)
     closed = layout.is_closed_form(found.fit.trace)
-    if fit.verdict == OUT and (not closed or (least > free_bytes and not offloads)):
+    bound = fit.verdict == OUT and found.fit.trace.is_upper_bound
+    if fit.verdict == OUT and (not (closed or bound) or (least > free_bytes and not offloads)):
         gpus = "the GPU" if layout.processes == 1 else f"{layout.processes} GPUs"
         what = f"this does not fit {gpus}: {line}, in the {fit.trace.phase} pass"
         fix = f"`hf-recipes plan {recipe.path} --gpu {fit.gpu.name}` shows what would fit; {SKIP_PLAN}"
-        if closed:
-            what = (
-                f"this does not fit {layout.processes} GPUs: a process has {format_bytes(least)} of weights, gradients "
-            )
-            what += f"and optimizer alone, {free}"
+        if closed or bound:
+            held = "weights, gradients and optimizer" if closed else "weights and optimizer"
+            what = f"this does not fit {gpus}: a process has {format_bytes(least)} of {held} alone, {free}"
             fix = f"take more GPUs, an adapter (LoraConfig) or offloading; {SKIP_PLAN}"
         location = recipe.location(f"{recipe.trainer}.per_device_train_batch_size")
         raise PlanError.at(location, what, fix)
-    verdict = UNSURE if closed else fit.verdict  # a closed form alone refuses nothing
+    verdict = UNSURE if closed or bound else fit.verdict  # a closed form or an upper bound alone refuses nothing
     # NCCL takes its share when the ranks first talk to each other: after this.
     if verdict == FITS and fit.reserved.peak * MARGIN > free_bytes - layout.nccl_bytes:
         verdict = TIGHT
     say(f"plan: {verdict}, {line}")
     if verdict == TIGHT:
         say(f"plan: {EXPANDABLE}")
+    if bound:
+        say(f"plan: {'; '.join(found.fit.trace.estimate)}")
     records = read_timed_records()
     timed = forecast_time(
         recipe, fit.trace, fit.gpu, lengths=found.lengths, processes=layout.processes, records=records

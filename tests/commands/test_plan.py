@@ -217,6 +217,17 @@ def test_run_is_refused_before_anything_is_loaded_when_it_cannot_fit(write_recip
     assert found and lines == []
 
 
+def test_an_upper_bound_refuses_no_run_whose_weights_and_optimizer_have_room(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe(GPT)).with_values({"TrainingArguments.use_liger_kernel": True}, "recipe.yaml:6")
+    lines: list[str] = []
+    record = preflight.ask_plan(recipe, T4, GIB, lines.append)
+    assert record is not None and record["verdict"] == "cannot say"
+    assert lines[0].startswith("plan: cannot say, ") and "an upper bound" in lines[1]
+    with pytest.raises(RecipeError) as refusal:
+        preflight.ask_plan(recipe, T4, GIB // 64, lines.append)
+    assert "of weights and optimizer alone, 16.0 MiB free on Tesla T4" in str(refusal.value)
+
+
 def test_a_sharded_run_is_refused_if_the_shares_of_its_ranks_alone_are_too_large(write_recipe: Write) -> None:
     recipe = read_recipe(write_recipe(GPT))
     lines: list[str] = []

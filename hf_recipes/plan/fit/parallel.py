@@ -131,7 +131,10 @@ def offloads(environment: Mapping[str, str] = os.environ) -> bool:
 
 def least_bytes(trace: Trace, layout: Layout) -> int:
     """What one rank holds in the optimizer's step in any case: its shares of the weights (whole under ZeRO-2), of the
-    gradients and of the optimizer. `trace`: of one process."""
+    gradients and of the optimizer. Where nothing is shared, without the gradients: an optimizer may take each as it
+    comes. `trace`: of one process."""
+    if layout.kind in ("single", "ddp"):
+        return trace.parts.get("weights", 0) + trace.parts.get("optimizer", 0)
     n = layout.processes
     weights, states = trace.parts.get("weights", 0), trace.parts.get("optimizer", 0)
     return (weights if layout.kind == "zero2" else weights // n) + (states + trace.trainable_bytes) // n

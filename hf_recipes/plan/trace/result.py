@@ -76,6 +76,11 @@ class Trace:
     streams: tuple[tuple[int, int], ...] = ()  # (storage, CUDA stream) of those that are not in the default stream
 
     @property
+    def is_upper_bound(self) -> bool:
+        """Whether the run may take less than this, by what stands in `estimate`."""
+        return any("an upper bound" in reason for reason in self.estimate)
+
+    @property
     def flops(self) -> int:
         """Of one optimizer step of one process: every micro-batch and the optimizer."""
         return self._step("flops")
