@@ -146,6 +146,8 @@ def test_a_run_that_is_killed_twice_reads_the_same_blocks_as_one_that_is_not(rec
             "  streaming: true\n  num_proc: 2\n",
             "dataset.num_proc has no effect on a stream; leave",
         ),
+        ("max_steps: 12", "max_steps: 12, save_strategy: epoch", "has no epochs, so save_strategy: epoch does nothing"),
+        ("max_steps: 12", "max_steps: 12, train_sampling_strategy: group_by_length", "strategy has no effect with"),
         ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments only"),
     ],
 )
