@@ -139,11 +139,14 @@ def _table(titles: dict[str, str], results: dict[str, Any]) -> list[str]:
 def _promises(results: dict[str, Any]) -> list[str]:
     allocated = [e for key in ("lab_allocated", "t4_allocated") for e in errors(results[key])]
     reserved = [e for key in ("lab_reserved", "t4_reserved", "peft") for e in errors(results[key])]
-    near = sum(abs(error) <= 0.055 for error in reserved)
+    # The T4's rows are 4-bit models that four threads loaded: what their loads left reserved was a race.
+    exact = [e for key in ("lab_reserved", "peft") for e in errors(results[key])]
+    near, near_exact = (sum(abs(error) <= 0.055 for error in rows) for rows in (reserved, exact))
     return [
         f"Together: allocated {len(allocated)} rows, median {summary(allocated)['median']:.2%}, worst "
         f"{summary(allocated)['worst']:.2%}; reserved {len(reserved)} rows, median {summary(reserved)['median']:.2%}, "
-        f"{near} of {len(reserved)} within 5.5 %."
+        f"{near} of {len(reserved)} within 5.5 %; of the {len(exact)} whose load is exact {near_exact}, "
+        f"{near_exact / len(exact):.1%} (a T4's 4-bit models were loaded by four threads, which is a race)."
     ]
 
 

@@ -61,12 +61,21 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
+def _errors_of_worker(text: str, name: str) -> tuple[Diagnostic, ...]:
+    """torch's DataLoader makes the error of a worker again, from the text of its traceback alone."""
+    lines = text.rpartition(f"hf_recipes.errors.{name}: ")[2].strip().splitlines()
+    found = (line.partition(": ") for line in lines)
+    return tuple(Diagnostic(location=location, message=message) for location, _, message in found)
+
+
 class RecipeError(Exception):
     """Every error found, in the order in which a reader meets them. Shown without a traceback; exit status 2."""
 
     exit_status = 2
 
-    def __init__(self, errors: Iterable[Diagnostic] | Diagnostic, beside: Iterable[str] = ()):
+    def __init__(self, errors: Iterable[Diagnostic] | Diagnostic | str, beside: Iterable[str] = ()):
+        if isinstance(errors, str):
+            errors = _errors_of_worker(errors, type(self).__name__)
         self.errors: tuple[Diagnostic, ...] = (errors,) if isinstance(errors, Diagnostic) else tuple(errors)
         self.beside = tuple(beside)  # lines to show before the errors: translations, warnings
         super().__init__("\n".join(map(str, self.errors)))

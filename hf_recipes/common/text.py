@@ -42,13 +42,11 @@ def fill(label: str, text: str, width: int = 80) -> list[str]:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal; None where the output is none and COLUMNS does not say it."""
-    import os
+    """Columns of the terminal; None where the output is none: a file or another program gets whole lines."""
     import shutil
     import sys
 
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return shutil.get_terminal_size().columns if known else None
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def format_columns(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
 from hf_recipes.data.files import open_file
@@ -12,6 +13,9 @@ from hf_recipes.data.files import open_file
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FIRST_PART = 10 << 20  # bytes by which `datasets` decides what a column holds
+SHOWN = 40
+KINDS: dict[Any, str] = {str: "text", bool: "truth value", int | float: "number", list: "list", dict: "object"}
 AS_LINES = "write one object a line; in pandas: to_json(..., orient='records', lines=True)"
 
 
@@ -58,3 +62,61 @@ def find_bad_line(name: str) -> str | None:
     except (ValueError, RecursionError, OSError) as problem:
         return f"{name}:{number or 1} is not JSON: {first_line(problem)}"
     return None
+
+
+def find_other_row(name: str, texts: Collection[str], columns: Sequence[str] | None = None) -> tuple[str, str] | None:
+    """(what, fix) of the first row with something else than a text in a column of `texts`, with a value of another kind
+    than the rows before it, or with a column that is not in `columns` (where those are known). None for other rows, and
+    for a file that is not read here."""
+    kinds = dict.fromkeys(texts, "text")
+    try:
+        for place, row in _rows(name):
+            if not isinstance(row, dict):
+                return f"{place} is not a JSON object", "write each row as an object with its columns"
+            extra = [key for key in row if columns is not None and key not in columns]
+            if extra:
+                what = f"{place} has a column {extra[0]!r} that the first rows lack"
+                return f"{what} (they have {', '.join(columns or ())})", "give all rows the same columns"
+            for column, value in row.items():
+                kind = next((word for one, word in KINDS.items() if isinstance(value, one)), None)
+                if kind is not None and kinds.setdefault(column, kind) != kind:
+                    shown = json.dumps(value, ensure_ascii=False)
+                    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]} ..."
+                    what = (
+                        f"{place} has {shown} in the column {column!r}, a {kind}, where others have a {kinds[column]}"
+                    )
+                    return what, f"write all of them as a {kinds[column]}"
+    except (ValueError, AttributeError, RecursionError, OSError, EOFError):
+        return None
+    return None
+
+
+def find_encoded_text(
+    rows: Dataset, columns: Collection[str], files: Sequence[str], first_part: int
+) -> tuple[str, str] | None:
+    """(what, fix) where `datasets` read texts as JSON, with their quotes: 5.2 json.py does it to all texts of a part of
+    a file, behind its `first_part` (bytes), in which one row has a value of another kind."""
+    import pyarrow.compute as pc
+    from datasets import Value
+
+    large = [name for name in files if os.path.getsize(name) > first_part or not name.endswith((".json", ".jsonl"))]
+    texts = [name for name in columns if rows.features.get(name) == Value("string")]
+    if not large or not any(_any_quoted(pc, rows.data.column(name)) for name in texts):
+        return None
+    return next(filter(None, (find_other_row(name, texts) for name in large)), None)
+
+
+def _any_quoted(pc: Any, column: Any) -> bool:
+    quoted = pc.and_(pc.starts_with(column, '"'), pc.ends_with(column, '"'))
+    return bool(pc.any(quoted).as_py())
+
+
+def _rows(name: str) -> Iterator[tuple[str, Any]]:
+    """("data/a.jsonl:2", or "row 1 of data/a.json" of a list; the row)."""
+    with open_file(name) as lines:
+        for number, line in enumerate(lines, 1):
+            text = line.strip()
+            if number == 1 and text.startswith(b"["):
+                yield from ((f"row {i} of {name}", row) for i, row in enumerate(json.loads(line + lines.read())))
+            elif text:
+                yield f"{name}:{number}", json.loads(text)

@@ -22,7 +22,7 @@ from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.data.columns import CHAT
 from hf_recipes.data.csv_files import check_lines, csv_arguments
 from hf_recipes.data.files import find_damage, guess_encoding, has_bom, line_that_is_not_utf8, local_files
-from hf_recipes.data.json_files import find_bad_line, find_other_shape
+from hf_recipes.data.json_files import FIRST_PART, find_bad_line, find_encoded_text, find_other_shape
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load(
     if any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK):
         return _load_saved(recipe, path, arguments), []
     files = list(local_files(path, arguments))
-    given = _reading(recipe, path, arguments, files)
+    given = reading_arguments(recipe, path, arguments, files)
     _check_cache(given)
     before = [identify(Path(name)) for name in files]
     shown = datasets.logging.get_verbosity()
@@ -64,7 +64,7 @@ def load(
     try:
         parts = _by_role(_load_table(path, files, given))
     except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
-        error = _explain(recipe, path, arguments, problem)
+        error = explain(recipe, path, arguments, problem)
         try:
             generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
             parts = _load_apart(recipe, path, arguments, needed) if files and generating else {}
@@ -82,6 +82,9 @@ def load(
         raise _not_utf8(recipe, path, arguments, files)
     if path == "json" and "field" not in arguments:
         _check_shape(recipe, parts, files, needed)
+        for part in parts.values():
+            if other := find_encoded_text(part, needed, files, int(arguments.get("chunksize") or FIRST_PART)):
+                raise DataError.at(recipe.location("dataset.data_files"), *other)
     if path != "csv":
         return parts, []
     # A slice has fewer rows than its file has lines.
@@ -128,7 +131,7 @@ def _by_role(loaded: Any) -> dict[str, Dataset]:
     return {"train": loaded} if isinstance(loaded, datasets.Dataset) else {str(k): v for k, v in loaded.items()}
 
 
-def _reading(recipe: Recipe, path: str, arguments: Mapping[str, Any], files: list[str]) -> dict[str, Any]:
+def reading_arguments(recipe: Recipe, path: str, arguments: Mapping[str, Any], files: list[str]) -> dict[str, Any]:
     """The arguments with what reads these files as they are."""
     if path == "csv":
         return csv_arguments(recipe, arguments, files)
@@ -249,7 +252,7 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
     return concatenate_datasets([parts[p.splitname].select(range(p.from_ or 0, p.to or 0)) for p in pieces])
 
 
-def _explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
+def explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
     """The error of load_dataset in one message."""
     cache = find_cache_failure(problem, loading=True)
     if cache is not None:

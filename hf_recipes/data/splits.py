@@ -28,6 +28,7 @@ from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.data.streaming import Stream
     from hf_recipes.recipe.recipe import Recipe
 
 SPLIT_KEYS = ("test_size", "seed", "stratify_by_column")  # of Dataset.train_test_split
@@ -47,7 +48,7 @@ class Splits:
     validation: Dataset
     test: Dataset | None
     notes: tuple[str, ...] = ()
-    stream: Any = None  # the train split as an IterableDataset (streaming: true); `train` has its first rows then
+    stream: Stream | None = None  # the train split with streaming: true; `train` has its first rows then
     origins: Origins | None = None  # of rows that test_size split off
 
     def by_name(self) -> dict[str, Dataset]:
@@ -212,14 +213,16 @@ def _load_streaming(recipe: Recipe) -> Splits:
     arguments = loader_arguments(recipe)
     for key in ("streaming", "buffer_size"):
         arguments.pop(key, None)
-    rows, head, shares = load_stream(recipe, arguments.pop("path"), arguments)
+    stream = load_stream(recipe, arguments.pop("path"), arguments)
     parts, notes = load_parts(_without_train(recipe.without_key("dataset.streaming")))
     if "validation" not in parts:
         where = recipe.location("dataset.streaming")
         raise DataError.at(where, "a stream has no share to split off", "name a validation split")
     note = "train: streamed, and not stored; its first rows stand for it in the checks of columns and copies"
-    notes = [*notes, *shares, note]
-    return Splits(train=head, validation=parts["validation"], test=parts.get("test"), notes=tuple(notes), stream=rows)
+    notes = [*notes, *stream.notes, note]
+    return Splits(
+        train=stream.head, validation=parts["validation"], test=parts.get("test"), notes=tuple(notes), stream=stream
+    )
 
 
 def _without_train(recipe: Recipe) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_lists_fit_the_terminal_and_say_what_is_not_shown(monkeypatch: pytest.Mo
     from hf_recipes.commands import runs
 
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     folder = str(Path(__file__).parents[1] / "data" / "run-587a747" / "runs")
     for lines in (recipes.list_recipes(), runs.command(folder)):
         assert max(map(len, lines)) <= width

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from hf_recipes.cli import main
+from hf_recipes.data.splits import load_splits
+from hf_recipes.recipe.read import read_recipe
 from tests.support.tiny_models import CHATML, TEXTS, bpe, save_llama, write_rows
 
 Refused = Callable[..., list[str]]
@@ -214,3 +216,23 @@ def test_a_head_of_other_labels_and_a_wrong_num_labels_are_reported(refused: Ref
         "recipe.yaml:2: the model './five' has weights of other shapes than its config with this recipe's fields; "
         "for a head with new labels write model.ignore_mismatched_sizes: true"
     ]
+
+
+@pytest.mark.parametrize("value", [17, ["a"]])
+def test_a_value_of_another_kind_far_into_a_file_is_reported_where_upstream_would_quote_the_texts_around_it(
+    refused: Refused, value: object
+) -> None:
+    rows: list[dict[str, object]] = [{"text": f'say "hi"\n{i}'} for i in range(3_000)]
+    write_rows("late.jsonl", [*rows, {"text": value}, *rows])
+    errors = refused("data_files: late.jsonl, chunksize: 20000", "causal-lm")
+    assert len(errors) == 1 and f"late.jsonl:3001 has {json.dumps(value)} in the column 'text'" in errors[0]
+
+
+def test_texts_that_are_in_quotes_themselves_are_read_as_they_are(
+    folder: Path, write_recipe: Callable[..., str]
+) -> None:
+    write_rows("quoted.jsonl", [{"text": f'"{i}"'} for i in range(3_000)])
+    text = "task: causal-lm\nmodel: {config: {model_type: gpt2}}\nBpeTrainer: {vocab_size: 300}\n"
+    text += "dataset: {path: json, data_files: {train: quoted.jsonl, validation: quoted.jsonl}, chunksize: 20000}\n"
+    splits = load_splits(read_recipe(write_recipe(text + "TrainingArguments: {output_dir: out}\n")))
+    assert splits.train["text"][2_999] == '"2999"'

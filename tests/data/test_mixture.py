@@ -65,11 +65,12 @@ def test_all_exhausted_reads_the_longer_one_to_its_end_and_the_shorter_one_again
 
 def test_a_stream_is_a_mixture_too(mixed: Callable[..., Recipe]) -> None:
     found = load_splits(mixed("  probabilities", "  streaming: true\n  probabilities"))
-    texts = [row["text"] for row in found.stream]
+    assert found.stream is not None
+    texts = [row["text"] for row in found.stream.rows]
     assert texts == load_splits(mixed()).train["text"]
     assert any(line.startswith("train: a mixture; of its first") for line in found.notes)
-    again = [row["text"] for row in itertools.islice(found.stream.shuffle(seed=3, buffer_size=9), 100)]
-    assert again == [row["text"] for row in itertools.islice(found.stream.shuffle(seed=3, buffer_size=9), 100)]
+    again = [row["text"] for row in itertools.islice(found.stream.rows.shuffle(seed=3, buffer_size=9), 100)]
+    assert again == [row["text"] for row in itertools.islice(found.stream.rows.shuffle(seed=3, buffer_size=9), 100)]
 
 
 @pytest.mark.parametrize(

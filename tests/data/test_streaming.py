@@ -13,7 +13,9 @@ from typing import Any
 import datasets
 import pytest
 
+from hf_recipes.checkpoints.folders import list_checkpoints
 from hf_recipes.cli import main
+from hf_recipes.data.splits import load_splits
 from hf_recipes.data.streaming import TokenStream
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.pipeline.run import run
@@ -59,8 +61,8 @@ def recipe(write_recipe: Callable[..., str]) -> str:
 
 def stream(**changes: Any) -> TokenStream:
     rows = datasets.load_dataset("json", data_files=["a.jsonl", "b.jsonl"], streaming=True, split="train")
-    given = {"max_length": 16, "seed": 0, "buffer_size": 20, "location": "here", **changes}
-    return TokenStream(rows, "text", save_tokenizer(), **given)
+    given = {"max_length": 16, "seed": 0, "buffer_size": 20, "location": "here"}
+    return TokenStream(rows, "text", save_tokenizer(), **{**given, "explain": lambda problem: problem, **changes})
 
 
 def blocks(found: TokenStream, count: int) -> list[list[int]]:
@@ -139,6 +141,11 @@ def test_a_run_that_is_killed_twice_reads_the_same_blocks_as_one_that_is_not(rec
         ("tokenizer: {pretrained_model_name_or_path: tokenizer}", "BpeTrainer: {vocab_size: 400}", "read twice"),
         ("max_steps: 12", "max_steps: 12, dataloader_num_workers: 2", "each worker of the loader would read all rows"),
         ("  streaming: true\n", "", "dataset.buffer_size has no effect without streaming: true; leave it out"),
+        (
+            "  streaming: true\n",
+            "  streaming: true\n  num_proc: 2\n",
+            "dataset.num_proc has no effect on a stream; leave",
+        ),
         ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments only"),
     ],
 )
@@ -157,12 +164,55 @@ def test_a_broken_line_and_a_missing_column_are_errors_without_a_traceback(
     Path("a.jsonl").write_text('{"text": "w1"}\n{"text": \n', encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["run", recipe])
-    assert "the train split cannot be streamed" in capsys.readouterr().err
+    assert "a.jsonl:2 is not JSON" in capsys.readouterr().err
     Path("a.jsonl").write_text('{"body": "w1"}\n', encoding="utf-8")
     Path("b.jsonl").write_text('{"body": "w1"}\n', encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["run", recipe])
     assert "no column 'text' (it has body)" in capsys.readouterr().err
+
+
+LATE = [  # behind the first part of the file, its first 1,000 rows and some checkpoints
+    *("dataset.data_files.train=a.jsonl", "dataset.chunksize=20000", "TrainingArguments.max_steps=100"),
+    *("TrainingArguments.per_device_train_batch_size=32", "TrainingArguments.logging_steps=50"),
+]
+BAD_LINES = {
+    '{"text": "broken': "a.jsonl:3001 is not JSON: Unterminated string",
+    '{"text": 17}': "a.jsonl:3001 has 17 in the column 'text', a number, where others have a text; write all",
+    '{"text": ["w1"]}': "a.jsonl:3001 has [\"w1\"] in the column 'text', a list, where others have a text",
+    '{"txt": "w1"}': "a.jsonl:3001 has a column 'txt' that the first rows lack (they have text); give all",
+    "[1, 2]": "a.jsonl:3001 is not a JSON object",
+    '{"text": "w1 \udcff"}': "a.jsonl:3001 is not UTF-8 text",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "workers"), [*((*each, 0) for each in BAD_LINES.items()), (*next(iter(BAD_LINES.items())), 1)]
+)
+def test_a_bad_line_that_a_run_meets_late_is_one_sentence_and_its_checkpoints_stay(
+    recipe: str, line: str, wanted: str, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = json.dumps({"text": " ".join(f"w{number}" for number in range(9))}) + "\n"
+    text = good * 3_000 + line + "\n" + good * 100
+    Path("a.jsonl").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", recipe, *LATE, f"TrainingArguments.dataloader_num_workers={workers}"])
+    printed = capsys.readouterr().err
+    assert (ended.value.code, "Traceback" in printed) == (2, False)
+    assert wanted in printed
+    record = read_record(Path("out/record.json"), strict=True)
+    assert record.status == "failed" and record.steps and record.steps > 2 and wanted in str(record.error)
+    assert list_checkpoints(Path("out"))
+
+
+def test_csv_texts_are_the_same_streamed_as_in_a_table(recipe: str) -> None:
+    Path("a.csv").write_text("text\nnull\n007\n1.50\nw1 w2\n", encoding="utf-8")
+    changes = ["dataset.path=csv", "dataset.data_files.train=a.csv", "dataset.data_files.validation=a.csv"]
+    found = load_splits(read_recipe(recipe, changes))
+    assert found.stream is not None
+    assert (
+        [row["text"] for row in found.stream.rows] == list(found.validation["text"]) == ["null", "007", "1.50", "w1 w2"]
+    )
 
 
 @pytest.mark.parametrize("command", ["prepare", "inspect"])

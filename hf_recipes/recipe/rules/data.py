@@ -47,6 +47,12 @@ JOIN_DOCUMENTS = {
     *("biogpt", "bloom", "mpt", "openai-gpt", "opt", "xglm"),
     *("bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "recurrent_gemma", "rwkv"),
 }
+# Keys of the `dataset` section that IterableDataset refuses, or does not read.
+NOT_STREAMED = {
+    "num_proc": "leave it out: rows are read while the run trains",
+    "keep_in_memory": "leave it out: nothing of a stream is kept",
+    "format": "leave it out: streams are read by load_dataset alone",
+}
 OF_CHAT = ("chat_template_path", "completion_only_loss", "eos_token")
 
 
@@ -168,6 +174,9 @@ def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
     if (number_of(recipe, "dataloader_num_workers") or 0) > 1:
         what = f"{dotted}: true: each worker of the loader would read all rows"
         yield report_argument(recipe, "dataloader_num_workers", what, "write 1: one worker reads ahead")
+    for key, fix in NOT_STREAMED.items():
+        if recipe.get(f"dataset.{key}") is not None:
+            yield report_key(recipe, f"dataset.{key}", f"dataset.{key} has no effect on a stream", fix)
     files, split = recipe.get("dataset.data_files"), recipe.get("dataset.split")
     if files is not None and not any(isinstance(one, Mapping) and "validation" in one for one in (files, split)):
         fix = "name a validation file: data_files: {train: ..., validation: ...}"
