@@ -42,7 +42,7 @@ def fill(label: str, text: str, width: int = 80) -> list[str]:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal; None where the output is none: a file or another program gets whole lines."""
+    """Columns of the terminal; None where the output is none: a file or another program gets complete lines."""
     import shutil
     import sys
 

@@ -341,7 +341,10 @@ def refuse_row(reader: RowReader, part: Dataset, split: str, index: int, problem
     """The error of a row, with the number of rows that have the same problem."""
     what = f"row {index} of the {split} split: {problem.what}"
     if problem.kind:
-        what += f" ({Counter(_problems(reader, part))[problem.kind]:,} of {part.num_rows:,} rows)"
+        rows = Counter(_problems(reader, part))[problem.kind]
+        what += f" ({rows:,} of {part.num_rows:,} rows)"
+        if problem.kind == "shape" and rows < part.num_rows / 2:  # the column is right, and its other rows are read
+            return DataError.at(location, what, "correct such rows, or remove them")
     return DataError.at(location, what, problem.fix)
 
 

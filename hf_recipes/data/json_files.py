@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,20 @@ def find_bad_line(name: str) -> str | None:
                 if number == 1 and (text.startswith(b"[") or text == b"{"):  # one document, not one a line
                     json.loads(line + lines.read())
                     return None
-                if text:
-                    json.loads(text)
+                row = json.loads(text) if text else None
+                if b"\\ud" in text.lower() and (half := _half_a_pair(row)):
+                    return f"{name}:{number} has {half}, half of a surrogate pair, which is no character"
     except json.JSONDecodeError as problem:
         return f"{name}:{number + problem.lineno - 1} is not JSON: {problem.msg} (column {problem.colno})"
     except (ValueError, RecursionError, OSError) as problem:
         return f"{name}:{number or 1} is not JSON: {first_line(problem)}"
     return None
+
+
+def _half_a_pair(row: Any) -> str:
+    """The first lone surrogate as JSON writes it: Python's json takes it, Arrow does not."""
+    found = re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False))
+    return json.dumps(found[0])[1:-1] if found else ""
 
 
 def find_other_row(name: str, texts: Collection[str], columns: Sequence[str] | None = None) -> tuple[str, str] | None:

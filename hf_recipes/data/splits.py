@@ -21,8 +21,9 @@ from hf_recipes.data.csv_files import with_types
 from hf_recipes.data.files import file_names, find_other_format, literal_names
 from hf_recipes.data.load import load
 from hf_recipes.data.mixture import is_mixture, mix
+from hf_recipes.data.row_origins import ROW, Origins, number_rows, one_file
 from hf_recipes.errors import DataError, Diagnostic
-from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
+from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS, SPLIT_KEYS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,11 +31,10 @@ if TYPE_CHECKING:
     from hf_recipes.data.streaming import Stream
     from hf_recipes.recipe.recipe import Recipe
 
-SPLIT_KEYS = ("test_size", "seed", "stratify_by_column")  # of Dataset.train_test_split
 ROLES = ("train", "validation", "test")
-ROW = "hf_recipes: row"  # a temporary column: no user's column has this name
 DEFAULT_TEST_SIZE = 0.1
 DEFAULT_SPLIT_SEED = 42
+SPLIT_OFF = {"test_size": DEFAULT_TEST_SIZE, "seed": DEFAULT_SPLIT_SEED, "stratify_by_column": None}
 EXTENSIONS = {"json": "json", "jsonl": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet", "txt": "text"}
 CONLL_ENDINGS = ("conll", "bio", "iob", "iob2")  # text files with `format: conll`
 
@@ -48,6 +48,7 @@ class Splits:
     test: Dataset | None
     notes: tuple[str, ...] = ()
     stream: Stream | None = None  # the train split with streaming: true; `train` has its first rows then
+    origins: Origins | None = None  # of rows that test_size split off
 
     def by_name(self) -> dict[str, Dataset]:
         """ "train", "eval" (the validation split, as Trainer calls it) and, if there is one, "test"."""
@@ -193,11 +194,15 @@ def load_splits(recipe: Recipe) -> Splits:
             raise DataError.at(
                 recipe.location(f"dataset.data_files.{name}"), f"the {name} split has no rows", "add some rows"
             )
-    train, validation = parts["train"], parts.get("validation")
+    train, validation, origins = parts["train"], parts.get("validation"), None
     if validation is None:
+        options = {key: recipe.get(f"dataset.{key}", default) for key, default in SPLIT_OFF.items()}
+        file = "" if is_mixture(recipe) else one_file(recipe)
+        if train.num_rows > 1:
+            origins = Origins(rows=train, options=options, file=file, section=recipe.section("dataset"))
         train, validation, note = _split_validation(recipe, train)
         notes.append(note)
-    return Splits(train=train, validation=validation, test=parts.get("test"), notes=tuple(notes))
+    return Splits(train=train, validation=validation, test=parts.get("test"), notes=tuple(notes), origins=origins)
 
 
 def _load_streaming(recipe: Recipe) -> Splits:
@@ -259,8 +264,7 @@ def _split_validation(recipe: Recipe, train: Dataset) -> tuple[Dataset, Dataset,
             parts = train.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
             rest, held_out = parts["train"], parts["test"]
         else:  # upstream stratifies by a ClassLabel only: one is made to draw the rows, and the column stays as it is
-            numbered = train.select_columns([by]).class_encode_column(by).add_column(ROW, range(train.num_rows))
-            parts = numbered.train_test_split(test_size=share, seed=seed, stratify_by_column=by)
+            parts = number_rows(train, by).train_test_split(test_size=share, seed=seed, stratify_by_column=by)
             rest, held_out = (train.select(parts[name][ROW]) for name in ("train", "test"))
     except (ValueError, KeyError) as problem:
         fix = "give a validation split, more rows, or another test_size"
@@ -314,8 +318,8 @@ def find_text_column(recipe: Recipe, rows: Dataset, key: str, default: str) -> s
     raise DataError.at(recipe.location(f"dataset.{key}"), what, f"name another with dataset.{key}")
 
 
-def describe_mixed(rows: Dataset, name: str) -> str:
-    """ "the column 'text' mixes kinds: row 0 is 'a', row 7 is 5"; "" for a column of one kind."""
+def describe_mixed(rows: Dataset, name: str, split: str = "train") -> str:
+    """ "the column 'text' mixes kinds: row 0 of the train split is 'a', row 7 ... is 5"; "" for one kind."""
     if "Json" not in str(rows.features[name]):
         return ""
     first: dict[type, tuple[int, Any]] = {}
@@ -325,7 +329,9 @@ def describe_mixed(rows: Dataset, name: str) -> str:
     if len(first) < 2:
         return ""
     shown = ", ".join(
-        f"row {i} is {str(value)[:40]!r}" if isinstance(value, str) else f"row {i} is {str(value)[:40]}"
+        f"row {i} of the {split} split is {str(value)[:40]!r}"
+        if isinstance(value, str)
+        else f"row {i} of the {split} split is {str(value)[:40]}"
         for i, value in list(first.values())[:2]
     )
     return f"the column {name!r} mixes kinds of values: {shown}"

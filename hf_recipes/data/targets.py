@@ -68,9 +68,9 @@ def make_targets(recipe: Recipe, train: Dataset, label: str, config: Any) -> Tar
     return Classes(labels=choose_labels(recipe, data, config, "label_column", label), column=label, location=location)
 
 
-def _mixed(part: Dataset, column: str, location: str) -> DataError | None:
+def _mixed(part: Dataset, column: str, location: str, split: str = "train") -> DataError | None:
     """The error of a column that has values of several kinds."""
-    mixed = describe_mixed(part, column)
+    mixed = describe_mixed(part, column, split)
     return DataError.at(location, mixed, "write them all in one way") if mixed else None
 
 
@@ -207,7 +207,7 @@ class SeveralLabels(_Named):
     def reader(self, part: Dataset, split: str) -> Reader:
         feature = part.features[self.column]
         if not is_list(feature):
-            raise _not_lists(self.column, self.location, part)
+            raise _not_lists(self.column, self.location, part, split)
         own_names = getattr(getattr(feature, "feature", None), "names", None)
         index, names, location = dict(self.labels.index), self.names, self.location
         as_given = self.indicators
@@ -272,8 +272,8 @@ def _width_of_indicators(lists: Sequence[Any], labels: int | None) -> int:
     return width if twice or labels in (None, width) else 0
 
 
-def _not_lists(label: str, location: str, part: Dataset) -> DataError:
-    mixed, feature = _mixed(part, label, location), part.features[label]
+def _not_lists(label: str, location: str, part: Dataset, split: str = "train") -> DataError:
+    mixed, feature = _mixed(part, label, location, split), part.features[label]
     if mixed is not None:
         return mixed
     shown = getattr(feature, "dtype", type(feature).__name__)
@@ -304,7 +304,7 @@ class Scores:
         dtype = str(getattr(feature, "dtype", type(feature).__name__))
         if getattr(feature, "names", None) or not dtype.startswith((*FLOATS, *TEXTS, "int", "uint", "null")):
             shown = "class labels" if getattr(feature, "names", None) else "lists" if is_list(feature) else dtype
-            mixed = _mixed(part, self.column, self.location)
+            mixed = _mixed(part, self.column, self.location, split)
             if mixed is not None:
                 raise mixed
             what = f"the column {self.column!r} holds {shown}, not numbers: regression learns one number a row"

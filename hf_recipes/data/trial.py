@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.data import chat_rows, token_classification
 from hf_recipes.data.chat_messages import RowError
 from hf_recipes.data.labels import choose_labels
+from hf_recipes.data.row_origins import naming_rows_of_files
 from hf_recipes.data.splits import Splits, find_column, find_text_column, load_splits
 from hf_recipes.data.tagged_rows import read_lists_as_text, tagged_rows
 from hf_recipes.data.targets import make_targets
@@ -32,7 +33,8 @@ def try_data(recipe: Recipe) -> tuple[str, ...]:
         "chat": _try_conversations,
         "causal-lm": _try_text,
     }
-    check[recipe.task](recipe, splits)
+    with naming_rows_of_files(splits.origins):
+        check[recipe.task](recipe, splits)
     return splits.notes
 
 

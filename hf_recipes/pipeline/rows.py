@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
 from hf_recipes.data.row_checks import check_rows
+from hf_recipes.data.row_origins import naming_rows_of_files
 from hf_recipes.data.splits import load_splits
 from hf_recipes.errors import DataError
 from hf_recipes.models.config import build_config, longest_input
@@ -51,7 +52,9 @@ def prepare_rows_of(recipe: Recipe, say: Callable[[str], None], *, check: bool =
     recipe, length, lines = choose_length(recipe, longest_input(config), tokenizer.model_max_length)
     for line in lines:
         say(line)
-    prepared: Prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
+    with naming_rows_of_files(splits.origins):
+        module = import_module(TASKS[recipe.task].module)
+        prepared: Prepared = module.prepare(splits, tokenizer, recipe, length, config)
     for line in prepared.notes:
         say(line)
     if check:

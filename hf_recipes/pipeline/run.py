@@ -197,6 +197,7 @@ def _train(
     """From the data to the scores; the recorder gets each fact as soon as it is known."""
     from hf_recipes.checkpoints import resume as resuming
     from hf_recipes.data.row_checks import check_rows
+    from hf_recipes.data.row_origins import naming_rows_of_files
     from hf_recipes.evaluation.scoring import Scoring
     from hf_recipes.models import build
     from hf_recipes.pipeline import facts, summary
@@ -216,7 +217,8 @@ def _train(
     splits = hooks.format_splits(_smoke_splits(recipe) or load_splits(recipe))
     for line in splits.notes:
         recorder.note(line)
-    tokenizer = build_tokenizer(recipe, splits.train, recorder.note)
+    with naming_rows_of_files(splits.origins):
+        tokenizer = build_tokenizer(recipe, splits.train, recorder.note)
     recipe, length, lines = choose_length(recipe, longest_input(config), tokenizer.model_max_length)
     _refuse_length(recipe, length, longest_input(config))
     if recipe.trainer == "SFTConfig" and recipe.training.get("max_length") is not None:
@@ -225,7 +227,7 @@ def _train(
     recorder.choose(lines)
     # causal-lm's rows are made under a lock instead: a barrier ends after ddp_timeout, and they may take hours.
     alone = contextlib.nullcontext() if recipe.task == "causal-lm" else args.main_process_first(desc="rows")
-    with alone:
+    with alone, naming_rows_of_files(splits.origins):
         prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     for line in prepared.notes:
         recorder.note(line)

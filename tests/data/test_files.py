@@ -177,7 +177,8 @@ def test_a_column_of_texts_with_a_number_is_refused_with_its_row(read: Any, make
     with pytest.raises(RecipeError) as raised:
         find_text_column(recipe, rows.train, "text_column", "text")
     assert str(raised.value) == (
-        "recipe.yaml:3: the column 'text' mixes kinds of values: row 0 is 5, row 1 is 'text 0'; "
+        "recipe.yaml:3: the column 'text' mixes kinds of values: row 0 of the train split is 5, row 1 of the "
+        "train split is 'text 0'; "
         "write all of them as texts"
     )
 
@@ -200,7 +201,8 @@ def test_a_column_of_labels_of_two_kinds_is_refused_with_a_row_of_each(
     if problem:
         recipe = replace(recipe, sections={**recipe.sections, "model": {"problem_type": problem}})
     train = load_splits(recipe).train
-    mixes = f"mixes kinds of values: row 0 is {given[0]}, row {len(given) - 1} is {given[-1]!r}"
+    first, last = (f"row {i} of the train split is" for i in (0, len(given) - 1))
+    mixes = f"mixes kinds of values: {first} {given[0]}, {last} {given[-1]!r}"
     assert refusal(recipe, train, wordpiece(["a", "b"])).startswith(f"recipe.yaml:3: the column '{column}' {mixes}; ")
 
 

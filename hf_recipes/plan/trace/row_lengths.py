@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import Device
+from hf_recipes.data.row_origins import naming_rows_of_files
 from hf_recipes.data.splits import load_splits
 from hf_recipes.errors import DataError
 from hf_recipes.models.config import longest_input
@@ -36,7 +37,8 @@ def read_row_lengths(recipe: Recipe) -> Lengths:
     tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)
     recipe, length, _ = choose_length(recipe, positions, tokenizer.model_max_length)
-    prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
+    with naming_rows_of_files(splits.origins):
+        prepared = import_module(TASKS[recipe.task].module).prepare(splits, tokenizer, recipe, length, config)
     train, evaluated = _counts(prepared.train), _counts(prepared.evals["eval"])
     return Lengths(
         rows=sum(train.values()),
