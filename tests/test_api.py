@@ -9,6 +9,7 @@ from pathlib import Path
 
 import notebook
 import pytest
+import torch
 
 from hf_recipes import api
 from hf_recipes.errors import RecipeError
@@ -87,9 +88,33 @@ def test_code_of_the_caller_is_a_callback_a_metric_the_rows_and_the_loss_of_a_ru
             api.Hooks(formatting=joined, metrics={"bad": lambda _: 1 / 0}),
             r"hooks.metrics: bad raises ZeroDivisionError",
         ),
+        (
+            api.Hooks(formatting=joined, metrics={"f1": seen}),
+            r"hooks.metrics: 'f1' is a metric of the task; give yours another name",
+        ),
     ):
         with pytest.raises(RecipeError, match=message):
             api.run(SECTIONS, {"TrainingArguments.output_dir": "wrong"}, hooks=wrong)
+
+
+def test_the_loss_of_the_docs_is_the_recipes_own_whatever_the_accumulation(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer adds up what a caller's loss gives for the micro-batches of a step."""
+    block = (root / "docs/python.md").read_text(encoding="utf-8").partition("def smooth")[2].partition("\n\n\n")[0]
+    names: dict = {"torch": torch}
+    exec(f"def smooth{block}", names)
+    source = folder_of("text-classification")
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "train.jsonl", "validation.jsonl"):
+        (tmp_path / name).symlink_to(source / name)
+    changes = {"TrainingArguments.gradient_accumulation_steps": 4, "TrainingArguments.per_device_train_batch_size": 2}
+    own = api.run(SECTIONS, {**changes, "TrainingArguments.label_smoothing_factor": 0.1})
+    hooked = api.run(
+        SECTIONS, {**changes, "TrainingArguments.output_dir": "hooked"}, hooks=api.Hooks(loss=names["smooth"])
+    )
+    losses = [one.record.train_loss for one in (own, hooked)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_script_of_twenty_lines_runs_compares_and_shows_and_mypy_accepts_it(root: Path) -> None:

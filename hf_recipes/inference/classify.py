@@ -19,6 +19,7 @@ WINDOW = 32  # batches that are sorted by length together; results keep the orde
 CALL = 8  # batches that are tokenized together
 OVERLAP = 0.25  # of the pieces of a long text, as a share of their length
 OPENING, CLOSING = "([{\"'\u201c\u2018", ")]}\"'\u201d\u2019,;:!?"  # signs around words
+ENDING = re.compile(r"['\u2019](s|d|m|t|ll|re|ve)", re.I)  # alone in tagged English: "Anne 's"
 LONGEST_TITLE = 3  # letters of "Mrs.", which is followed by a capital letter within a sentence
 LIKELY = 0.5  # from this probability on a label of several is given, where the recipe has no threshold
 
@@ -113,8 +114,8 @@ def find_entities(trained: Trained, rows: Iterable[Row], batch_size: int) -> Ite
     of words, as WordPiece does, a text is split by `words_of`: training has seen one word at a time.
     """
     column = str(trained.recipe.get("dataset.tokens_column", "tokens"))
-    tag = _tagger(trained, batch_size)
     glued = not getattr(trained.tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    tag = _tagger(trained, batch_size, glued)
     record = trained.found.record
     split = glued and record is not None
     pattern = WORD if record and any(OF_ENTITIES in note for note in record.notes) else None
@@ -201,6 +202,9 @@ def words_of(text: str, pattern: re.Pattern[str] | None = None) -> Iterator[tupl
         return
     for match in re.finditer(r"\S+", text):
         begin, end = match.span()
+        if ENDING.fullmatch(match[0]):
+            yield begin, end
+            continue
         signs: list[tuple[int, int]] = []
         while end - begin > 1 and text[begin] in OPENING:
             yield begin, begin + 1
@@ -245,7 +249,7 @@ def _ranges(sizes: Sequence[int], room: int, overlap: int) -> Iterator[tuple[int
         first = back
 
 
-def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
+def _tagger(trained: Trained, batch_size: int, glued: bool) -> Callable[[Sequence[_Piece]], list[list[dict[str, Any]]]]:
     """The entities of pieces as transformers' pipeline finds them, their characters those of the piece.
 
     The pipeline tokenizes and pads text by text; here a window of texts is tokenized at once, and batches hold texts of
@@ -297,6 +301,9 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
                     "special_tokens_mask": torch.tensor(encoded["special_tokens_mask"][i])[None],
                     "sentence": pieces[i].text,
                 }
+                if split and glued:
+                    found[i] = _entities_of_words(pipe, own, encoded.word_ids(i), encoded.tokens(i), pieces[i])
+                    continue
                 if split:
                     output |= {"word_ids": encoded.word_ids(i), "word_to_chars_map": pieces[i].spans}
                 found[i] = pipe.postprocess([output], aggregation_strategy=AggregationStrategy.FIRST)
@@ -312,6 +319,30 @@ def _tagger(trained: Trained, batch_size: int) -> Callable[[Sequence[_Piece]], l
         return found
 
     return tag
+
+
+def _entities_of_words(
+    pipe: Any, logits: Any, word_ids: Sequence[int | None], tokens: Sequence[str], piece: _Piece
+) -> list[dict[str, Any]]:
+    """The groups of the pipeline where the words are known: each has the tag of its first token. The pipeline takes what
+    no blank separates for one word, where the tokenizer does not mark the parts of words."""
+    from transformers.pipelines.token_classification import AggregationStrategy
+
+    scores = logits.softmax(dim=-1).numpy()
+    firsts = {word: place for place, word in reversed(list(enumerate(word_ids))) if word is not None}
+    words = [
+        {
+            "word": tokens[place],
+            "scores": scores[place],
+            "start": (piece.spans or ())[word][0],
+            "end": (piece.spans or ())[word][1],
+            "index": place,
+            "is_subword": False,
+        }
+        for word, place in sorted(firsts.items())
+    ]
+    groups = pipe.aggregate(words, AggregationStrategy.FIRST)
+    return [one for one in groups if one["entity_group"] != "O"]
 
 
 def _join(parts: Sequence[tuple[_Piece, list[dict[str, Any]]]], glued: bool) -> list[dict[str, Any]]:

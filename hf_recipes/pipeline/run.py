@@ -213,6 +213,7 @@ def _train(
     recorder.enter(Stage.DATA)
     config = build_config(recipe)
     if hooks.describe():
+        hooks.check_names(task_of(recipe).metrics)
         recorder.note(hooks.describe())
     splits = hooks.format_splits(_smoke_splits(recipe) or load_splits(recipe))
     for line in splits.notes:

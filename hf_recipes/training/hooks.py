@@ -19,7 +19,8 @@ class Hooks:
 
     callbacks: transformers' TrainerCallback. metrics: name -> function of transformers' EvalPrediction, measured beside
     the recipe's at every evaluation. formatting: a row of the data files as a dict to the row that the task reads, as
-    TRL's formatting_func. loss: (outputs, labels, num_items_in_batch) -> a scalar tensor, Trainer's compute_loss_func.
+    TRL's formatting_func. loss: (outputs, labels, num_items_in_batch) -> a scalar tensor, Trainer's compute_loss_func:
+    a sum over num_items_in_batch, the labels of a whole step, since Trainer adds up what its micro-batches give.
     """
 
     callbacks: Sequence[Any] = ()
@@ -51,6 +52,13 @@ class Hooks:
 
         parts = {name: change(getattr(splits, name)) for name in ("train", "validation", "test")}
         return replace(splits, **parts)
+
+    def check_names(self, taken: Sequence[str]) -> None:
+        """Raises MetricError for a metric that has the name of one of the task's: its interval and its comparisons
+        would be the task's."""
+        wrong = [name for name in self.metrics if name in (*taken, "loss")]
+        if wrong:
+            raise MetricError.at("hooks.metrics", f"{wrong[0]!r} is a metric of the task", "give yours another name")
 
     def add_metrics(self, compute: Callable[[Any], dict[str, float]]) -> Callable[[Any], dict[str, float]]:
         """`compute` with the caller's metrics. The result raises MetricError where one of them raises."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hf_recipes.cli import main
 from hf_recipes.commands.predict import command, predict
 from hf_recipes.errors import RecipeError
+from hf_recipes.inference.classify import words_of
 from hf_recipes.inference.trained import find_trained, load_trained
 from hf_recipes.pipeline.run import run
 from tests.support.tiny_models import write_rows
@@ -266,6 +269,19 @@ def test_a_text_is_read_as_its_words_are_by_a_tokenizer_that_is_trained_on_them(
     words, texts = spans([{"tokens": words} for words in asked]), spans([{"text": " ".join(words)} for words in asked])
     assert sum(map(len, words)) > 10
     assert texts == words
+    # Signs stand at their words in what people write: they keep tags of their own, as in the rows of words.
+    written = [re.sub(r" ([,.!?])(?= |$)", r"\1", " ".join(words)) for words in asked]
+    same = [i for i, text in enumerate(written) if [text[a:b] for a, b in words_of(text)] == asked[i]]
+    assert len(same) > 10 and any(written[i] != " ".join(asked[i]) for i in same)
+
+    def by_words(text: str, entities: list) -> list:
+        starts, ends = zip(*words_of(text), strict=True)
+        return [(group, starts.index(start), ends.index(end)) for group, start, end in entities]
+
+    for i, found in zip(same, spans([{"text": written[i]} for i in same]), strict=True):
+        assert by_words(written[i], found) == by_words(" ".join(asked[i]), words[i])
+    for found in spans([{"text": "Anne 🚢 Bath."}, {"text": "السفينة تبحر"}]):
+        assert all(one[2] <= other[1] for one, other in pairwise(found))
     # The same of a tokenizer as it was trained before, without the blank: texts are split into words.
     file = Path("out/tokenizer.json")
     file.write_text(file.read_text().replace('"add_prefix_space":true', '"add_prefix_space":false')
