@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
 from hf_recipes.data.splits import Splits, find_column, find_text_column
+from hf_recipes.data.tokens.encode import count_ids
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def vocabulary_bytes(tokenizer: Any) -> list[int]:
     special, added = set(tokenizer.all_special_ids), tokenizer.added_tokens_decoder
     byte_level = tokenizer.is_fast and "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     sizes = []
-    for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+    for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(count_ids(tokenizer))))):
         if i in special or token is None:
             sizes.append(0)
         elif i in added:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,9 @@ def find_bad_line(name: str) -> str | None:
                         return None  # a list a line
                     json.loads(line + others)
                     return None
-                if text:
-                    json.loads(text)
+                row = json.loads(text) if text else None
+                if b"\\ud" in text.lower() and (half := _half_a_pair(row)):
+                    return f"{name}:{number} has {half}, half of a surrogate pair, which is no character"
     except json.JSONDecodeError as problem:
         return f"{name}:{number + problem.lineno - 1} is not JSON: {problem.msg} (column {problem.colno})"
     except (ValueError, RecursionError, OSError) as problem:
@@ -72,6 +74,12 @@ def _is_json(line: bytes) -> bool:
         return not line.strip() or json.loads(line) is not None
     except ValueError:
         return False
+
+
+def _half_a_pair(row: Any) -> str:
+    """The first lone surrogate as JSON writes it: Python's json takes it, Arrow does not."""
+    found = re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False))
+    return json.dumps(found[0])[1:-1] if found else ""
 
 
 def find_other_row(name: str, texts: Collection[str], columns: Sequence[str] | None = None) -> tuple[str, str] | None:

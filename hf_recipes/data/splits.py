@@ -23,7 +23,7 @@ from hf_recipes.data.load import load
 from hf_recipes.data.mixture import is_mixture, mix
 from hf_recipes.data.row_origins import ROW, Origins, number_rows, one_file
 from hf_recipes.errors import DataError, Diagnostic
-from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS
+from hf_recipes.recipe.schema.own_keys import DATASET, FILE_BUILDERS, SPLIT_KEYS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hf_recipes.data.streaming import Stream
     from hf_recipes.recipe.recipe import Recipe
 
-SPLIT_KEYS = ("test_size", "seed", "stratify_by_column")  # of Dataset.train_test_split
 ROLES = ("train", "validation", "test")
 DEFAULT_TEST_SIZE = 0.1
 DEFAULT_SPLIT_SEED = 42

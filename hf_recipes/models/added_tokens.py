@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_recipes.data.tokens.encode import count_ids
 from hf_recipes.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ TRAINED = "trainable_token_indices"
 def fit_vocabulary(model: Any, tokenizer: Any, say: Callable[[str], None]) -> range:
     """Gives every token a row of the embedding, and of the output layer. Returns the new rows."""
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
-        say(f"embedding: {rows} -> {len(tokenizer)} rows, as many as the tokenizer has tokens")
+    count = count_ids(tokenizer)
+    if count > rows:
+        model.resize_token_embeddings(count)
+        say(f"embedding: {rows} -> {count} rows, as many as the tokenizer has tokens")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return range(rows, len(tokenizer))
+    return range(rows, count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.common.device import sharding
 from hf_recipes.common.text import first_line, nearest
 from hf_recipes.data.row_checks import report_unless_disabled
+from hf_recipes.data.tokens.encode import count_ids
 from hf_recipes.errors import ModelError
 from hf_recipes.models.added_tokens import complete_output_layer, fit_vocabulary, train_new_rows
 from hf_recipes.models.config import from_scratch, load_error
@@ -144,8 +145,8 @@ def build_from_config(
             f"no model can be built from this config: {type(config).__name__} has no vocabulary, so it cannot read text"
         )
         raise ModelError.at(recipe.location("model"), what, f"use an architecture that {auto.__name__} knows")
-    if config.get_text_config().vocab_size != len(tokenizer):
-        config.get_text_config().vocab_size = len(tokenizer)  # a preset's vocabulary follows the tokenizer
+    if config.get_text_config().vocab_size != count_ids(tokenizer):
+        config.get_text_config().vocab_size = count_ids(tokenizer)  # a preset's vocabulary follows the tokenizer
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(config, name, getattr(tokenizer, name))

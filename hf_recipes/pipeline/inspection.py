@@ -15,6 +15,7 @@ from hf_recipes.data import near_duplicates, row_measures
 from hf_recipes.data.row_checks import COMPARED, check_rows
 from hf_recipes.data.splits import load_splits
 from hf_recipes.errors import DataError
+from hf_recipes.models.config import longest_input
 
 if TYPE_CHECKING:
     from hf_recipes.data.near_duplicates import NearDuplicates
@@ -96,7 +97,7 @@ def inspect_rows(rows: RecipeRows, limit: int, say: Callable[[str], None]) -> In
         labels = 0 if TASKS[recipe.task].generates else 1
         near = near_duplicates.find_near_duplicates(prepared.sources, labels, limit)
     bytes_per_token = _bytes_per_token(prepared, rows.tokenizer)
-    found_here = _find(recipe, rows.length, splits, padding, near, bytes_per_token)
+    found_here = _find(rows, splits, padding, near, bytes_per_token)
     return Inspection(
         max_length=rows.length,
         bytes_per_token=bytes_per_token,
@@ -179,17 +180,17 @@ def _sample(row: dict[str, Any], tokenizer: Any, names: tuple[str, ...]) -> list
 
 
 def _find(
-    recipe: Recipe,
-    max_length: int,
+    rows: RecipeRows,
     splits: dict[str, SplitFacts],
     padding: Padding | None,
     near: NearDuplicates | None,
     bytes_per_token: float,
 ) -> Iterator[Finding]:
-    key = recipe.max_length_key
+    recipe, max_length, positions = rows.recipe, rows.length, longest_input(rows.config)
     for split, facts in splits.items():
-        keep = facts.quantiles.get("99%", 0)
-        fix = f"{key}: {keep} keeps 99% of the rows"
+        fix = f"{recipe.max_length_key}: {facts.quantiles.get('99%', 0)} keeps 99% of the rows"
+        if positions is not None and facts.quantiles.get("99%", 0) > positions:
+            fix = f"the model has {positions:,} positions: split the texts, or take a model with more"
         if facts.lost > LOST and TASKS[recipe.task].generates:
             what = f"{split}: {facts.lost:.1%} of the answer tokens are beyond {max_length} tokens and are not learned"
             yield Finding(what=what, fix=fix)

@@ -113,10 +113,12 @@ def _validate_keys(
     validator: Validator,
     more: Mapping[str, Field] | None = None,
     closed: bool = False,
+    reader: str = "",
 ) -> None:
     """The keys of one section against its fields and `more`; unknown keys of a closed section are errors.
 
-    `closed`: of an open section, whether these are all the names that its class has.
+    `closed`: of an open section, whether these are all the names that its class has. `reader`: of files, which takes no
+    others.
     """
     known = {**(more or {}), **schema.fields(section)}
     for key, value in values.items():
@@ -129,14 +131,16 @@ def _validate_keys(
         elif key in known:
             validator.check_value(dotted, known[key], value)
         elif section in OPEN_SECTIONS:
-            _validate_unknown(section, key, known, validator, closed)
+            _validate_unknown(section, key, known, validator, closed, reader)
         else:
             what = f"{section} has no {key!r} ({installed_package(section)})"
             few = len(validator.errors) < MOST_SUGGESTIONS
             validator.error(dotted, what, fix_of_key(section, key, known) if few else "")
 
 
-def _validate_unknown(section: str, key: str, known: Mapping[str, Field], validator: Validator, closed: bool) -> None:
+def _validate_unknown(
+    section: str, key: str, known: Mapping[str, Field], validator: Validator, closed: bool, reader: str
+) -> None:
     """An unknown key of a section whose upstream function takes further keywords: an error if it is a known key of this
     section misspelled, or one of another place or tool, else a warning.
 
@@ -145,13 +149,17 @@ def _validate_unknown(section: str, key: str, known: Mapping[str, Field], valida
     dotted = f"{section}.{key}"
     what = f"{section}.{key} is not a known key ({installed_package(section)})"
     if len(validator.warnings) + len(validator.errors) >= MOST_SUGGESTIONS:
-        validator.warning(dotted, what, "")
+        report = validator.error if reader else validator.warning
+        report(dotted, what, "")
         return
     target, meant = meaning_of_key(section, key)
     homes = sections_with(key, but=section)
     near = nearest(key, known, cutoff=MISSPELLED) if not (meant or homes) else ""
     if near and not closed and schema.is_named_upstream(section, key):
         near = ""
+    if not (meant or homes or near) and reader:
+        validator.error(dotted, what, f"leave it out: the reader of {reader} files takes no such key")
+        return
     if not (meant or homes or near):
         validator.warning(dotted, what, "upstream gets it as it stands")
         return
@@ -282,7 +290,8 @@ def _validate_dataset(dataset: Mapping[str, Any], validator: Validator) -> None:
         if dataset.get("format") == "conll":  # read by data/conll.py, in whose files columns have names too
             of_csv = schema.builder_fields("csv") or {}
             more |= {key: of_csv[key] for key in ("column_names", "delimiter")}
-    _validate_keys("dataset", dataset, validator, more, closed=True)
+    reader = path if isinstance(path, str) and path in FILE_BUILDERS and more and not os.path.exists(path) else ""
+    _validate_keys("dataset", dataset, validator, more, closed=True, reader=reader)
     if isinstance(path, str) and "/" not in path and "data_files" in dataset and not os.path.exists(path):
         builders = schema.builders()
         near = nearest(path, builders) if path not in builders else ""

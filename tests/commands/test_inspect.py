@@ -100,6 +100,16 @@ def test_data_without_fault_end_with_status_0(write_recipe: Callable[..., str], 
     assert (status, shown.splitlines()[-1]) == (0, "nothing to change"), shown
 
 
+def test_no_length_beyond_the_positions_of_the_model_is_advised(write_recipe: Callable[..., str], call: Call) -> None:
+    write_chat(write_recipe, "max_length: 60")
+    config = Path("model/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 60}), encoding="utf-8")
+    _, shown = call("inspect", "recipe.yaml", "--json")
+    fixes = {one["fix"] for one in json.loads(shown)["findings"]}
+    assert "the model has 60 positions: split the texts, or take a model with more" in fixes
+    assert not [fix for fix in fixes if "keeps 99%" in fix]
+
+
 def draw_text(i: int) -> str:
     return " ".join(random.Random(i).choices([f"{a}{b}" for a in TEXTS[0].split() for b in TEXTS[1].split()], k=20))
 

@@ -236,3 +236,13 @@ def test_texts_that_are_in_quotes_themselves_are_read_as_they_are(
     text += "dataset: {path: json, data_files: {train: quoted.jsonl, validation: quoted.jsonl}, chunksize: 20000}\n"
     splits = load_splits(read_recipe(write_recipe(text + "TrainingArguments: {output_dir: out}\n")))
     assert splits.train["text"][2_999] == '"2999"'
+
+
+def test_half_of_a_surrogate_pair_is_named_with_its_line(refused: Refused) -> None:
+    rows = [{"text": "a pair \U0001f600"}] * 60
+    write_rows("half.jsonl", rows)
+    with Path("half.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "lone \\ud800 surrogate"}\n')
+    errors = refused("data_files: half.jsonl", "causal-lm")
+    assert len(errors) == 1 and r"half.jsonl:61 has \ud800, half of a surrogate pair" in errors[0]
+    assert errors[0].endswith("fix that line, or remove it")

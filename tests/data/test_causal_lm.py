@@ -151,6 +151,7 @@ def test_bytes_of_token_ids_are_those_of_every_kind_of_vocabulary() -> None:
         all_special_ids=[0],
         added_tokens_decoder={5: None},
         is_fast=False,
+        get_vocab=lambda: {"<s>": 0, "<é>": 5},
         convert_ids_to_tokens=lambda ids: ["<s>", "\u2581the", "<0x0A>", "é", None, "<é>"],
     )
     assert vocabulary_bytes(Sized(pieces, 6)) == [0, 4, 1, 2, 0, 4]

@@ -146,6 +146,8 @@ def test_a_run_that_is_killed_twice_reads_the_same_blocks_as_one_that_is_not(rec
             "  streaming: true\n  num_proc: 2\n",
             "dataset.num_proc has no effect on a stream; leave",
         ),
+        ("max_steps: 12", "max_steps: 12, save_strategy: epoch", "has no epochs, so save_strategy: epoch does nothing"),
+        ("max_steps: 12", "max_steps: 12, train_sampling_strategy: group_by_length", "strategy has no effect with"),
         ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments only"),
     ],
 )
@@ -203,6 +205,17 @@ def test_a_bad_line_that_a_run_meets_late_is_one_sentence_and_its_checkpoints_st
     record = read_record(Path("out/record.json"), strict=True)
     assert record.status == "failed" and record.steps and record.steps > 2 and wanted in str(record.error)
     assert list_checkpoints(Path("out"))
+
+
+def test_a_vocabulary_with_a_gap_has_a_row_for_its_largest_id(recipe: str) -> None:
+    """Here and not streamed: ids above 65,535 do not fit in 16 bits, however few tokens there are."""
+    path = Path("tokenizer/tokenizer.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["model"]["vocab"] = {word: n if n < 2 else n + 70_000 for word, n in found["model"]["vocab"].items()}
+    path.write_text(json.dumps(found), encoding="utf-8")
+    changes = ["dataset.streaming=false", "dataset.buffer_size=null", "TrainingArguments.max_steps=1"]
+    record = read_record(run(recipe, changes), strict=True)
+    assert record.status == "finished" and record.metrics.of("eval")["eval_perplexity"] > 1
 
 
 def test_csv_texts_are_the_same_streamed_as_in_a_table(recipe: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from hf_recipes.cli import main
-from hf_recipes.errors import RecipeError
+from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.pipeline.tuning.candidates import Candidate, Here, list_candidates
 from hf_recipes.pipeline.tuning.pairs import Trial, gain_of, losses_differ, order_of, ratio_of
 from hf_recipes.pipeline.tuning.search import KEPT, LITTLE, REFUSED, SLOWER, UNSURE, UNTRIED, Base, search
 from hf_recipes.pipeline.tuning.worker import FailedTrialError, Worker
+from hf_recipes.plan.fit.write_recipe import write_recipe as write_tuned
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.recipe import Recipe
 
@@ -226,6 +227,15 @@ def test_the_command_says_what_it_tried_and_writes_the_recipe_with_its_comments(
     else:
         assert "# a small model" in written.read_text() and "# small" in written.read_text()
         assert read_recipe(str(written)).training["max_steps"] == 9
+
+
+def test_a_found_setting_replaces_the_old_key_that_says_the_contrary(write_recipe: Callable[..., str]) -> None:
+    path = write_recipe(SFT.replace("output_dir: out", "output_dir: out, gradient_checkpointing: true"))
+    assert write_tuned(path, "tuned.yaml", {"SFTConfig.activation_checkpointing": False}) == "  written: tuned.yaml"
+    assert read_recipe("tuned.yaml").training["activation_checkpointing"] is False
+    with pytest.raises(PlanError, match=r"is not written: .*max_steps"):
+        write_tuned(path, "other.yaml", {"SFTConfig.max_steps": "many"})
+    assert not Path("other.yaml").exists()
 
 
 def test_a_dry_run_lists_and_measures_nothing_and_an_existing_file_is_not_overwritten(

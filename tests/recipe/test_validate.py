@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
+from hf_recipes.errors import RecipeError
 from hf_recipes.recipe.read import read_recipe
 from hf_recipes.recipe.schema import installed as schema
 from hf_recipes.recipe.validate import fix_of_key
@@ -284,7 +285,18 @@ def test_the_columns_of_a_conll_file_have_names(here):
     )
     assert not [w for w in read_recipe(here(text)).warnings if "is not a known key" in str(w)]
     plain = here(text.replace("format: conll, ", ""))
-    assert len([w for w in read_recipe(plain).warnings if "is not a known key" in str(w)]) == 2
+    with pytest.raises(RecipeError) as refused:
+        read_recipe(plain)
+    assert [str(error).partition("; ")[2] for error in refused.value.errors] == [
+        "leave it out: the reader of text files takes no such key"
+    ] * 2
+
+
+@pytest.mark.parametrize("key", ["shuffle: false", "train_size: 0.5", "no_such_key: 1"])
+def test_a_key_that_the_reader_of_files_would_refuse_is_an_error(here, key):
+    text = "task: causal-lm\nmodel: {config: {model_type: gpt2}}\nBpeTrainer: {vocab_size: 300}\n"
+    with pytest.raises(RecipeError, match="leave it out: the reader of json files takes no such key"):
+        read_recipe(here(f"{text}dataset: {{path: json, data_files: a.jsonl, {key}}}\nTrainingArguments: {{}}\n"))
 
 
 def test_keys_of_the_tokenizer_are_checked(here):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Job:
     def is_text(self) -> bool:
         return not self.sizes
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         return dtype_of(self.tokenizer)
 

@@ -50,7 +50,12 @@ def arrays_of(documents: Documents) -> dict[str, np.ndarray]:
 
 def dtype_of(tokenizer: Any) -> str:
     """Of an id on disk."""
-    return "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    return "uint16" if count_ids(tokenizer) <= 2**16 else "uint32"
+
+
+def count_ids(tokenizer: Any) -> int:
+    """The largest id and one: more than the tokens of a vocabulary with gaps."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
 
 
 def backend_text(tokenizer: Any) -> str | None:

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from hf_recipes.common.files import put_output
-from hf_recipes.errors import PlanError
+from hf_recipes.common.text import as_yaml
+from hf_recipes.errors import PlanError, RecipeError
+from hf_recipes.recipe.read import read_recipe
+from hf_recipes.recipe.upgrade import upgrade_text
 from hf_recipes.recipe.yaml_editor import YamlText
 
 LOCATION = "argument '--write'"
 
 
 def rewrite_text(source: str, target: str, values: Mapping[str, Any]) -> str:
-    """The text of `source` with dotted `values` set; `extends` is made relative to `target`'s folder."""
-    text = YamlText(Path(source).read_text(encoding="utf-8"), source)
+    """The text of `source` with dotted `values` set; `extends` is made relative to `target`'s folder. Old keys become
+    today's: `values` are of today's, and both would contradict each other."""
+    given, _ = upgrade_text(Path(source).read_text(encoding="utf-8"), source)
+    text = YamlText(given, source)
     found = text.with_values(values)
     parent = text.document.values.get("extends")
     if isinstance(parent, str):
@@ -31,7 +36,8 @@ def rewrite_text(source: str, target: str, values: Mapping[str, Any]) -> str:
 
 
 def write_recipe(source: str, target: str, values: Mapping[str, Any]) -> str:
-    """Writes it; returns the line that says so. Raises PlanError for a target that exists or cannot be written."""
+    """Writes it; returns the line that says so. Raises PlanError for a target that exists or cannot be written,
+    and for a recipe that `check` would refuse."""
     if os.path.exists(target):
         raise PlanError.at(LOCATION, f"{target!r} exists", "name a new file")
     try:
@@ -40,4 +46,10 @@ def write_recipe(source: str, target: str, values: Mapping[str, Any]) -> str:
         raise PlanError.at(
             LOCATION, f"{target!r} cannot be written ({problem.strerror})", "choose another path"
         ) from None
+    try:
+        read_recipe(target)
+    except RecipeError as problem:  # such as an old key in a file that it extends
+        os.unlink(target)
+        keys = ", ".join(f"{key}: {as_yaml(value)}" for key, value in values.items())
+        raise PlanError.at(LOCATION, f"{target!r} is not written: {problem.errors[0]}", f"found: {keys}") from None
     return f"  written: {target}"

@@ -177,6 +177,13 @@ def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
     for key, fix in NOT_STREAMED.items():
         if recipe.get(f"dataset.{key}") is not None:
             yield report_key(recipe, f"dataset.{key}", f"dataset.{key} has no effect on a stream", fix)
+    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if text_of(recipe, name) == "epoch":
+            what = f"{dotted}: true: a stream has no epochs, so {name}: epoch does nothing before the last step"
+            yield report_argument(recipe, name, what, f"write {name}: steps")
+    if text_of(recipe, "train_sampling_strategy") not in ("", "random"):
+        what = f"train_sampling_strategy has no effect with {dotted}: true, whose order is that of its buffer"
+        yield report_argument(recipe, "train_sampling_strategy", what, "leave it out")
     files, split = recipe.get("dataset.data_files"), recipe.get("dataset.split")
     if files is not None and not any(isinstance(one, Mapping) and "validation" in one for one in (files, split)):
         fix = "name a validation file: data_files: {train: ..., validation: ...}"

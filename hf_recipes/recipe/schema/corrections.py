@@ -153,7 +153,6 @@ LIMITS: Mapping[str, Mapping[str, Limits]] = {
         "seed": Limits(least=0, most=2**32 - 1),
         "chunksize": _COUNT,
         "test_size": _STEPS,  # a share of the rows below 1, a count of rows from 1 on
-        "train_size": _STEPS,
     },
 }
 
@@ -175,12 +174,6 @@ NOT_IN_A_FILE: Mapping[str, Mapping[str, str]] = {
     "tokenizer": {"config": "", "name_or_path": "", "files_loaded": "", "processor_class": "", "max_len": ""},
     "dataset": {
         "download_config": "",
-        "generator": "",
-        "train_indices_cache_file_name": "",
-        "test_indices_cache_file_name": "",
-        "train_new_fingerprint": "",
-        "test_new_fingerprint": "",
-        "writer_batch_size": "",
         "load_from_cache_file": "",
         "save_infos": "",
     },

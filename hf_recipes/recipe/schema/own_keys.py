@@ -173,11 +173,12 @@ SECTIONS = (
 )
 OPEN_SECTIONS = ("model", "tokenizer", "dataset")  # their upstream functions take **kwargs: an unknown key is a warning
 SOURCES = ("pretrained_model_name_or_path", "preset", "config")  # `model` has exactly one of them
+SPLIT_KEYS = ("test_size", "seed", "stratify_by_column")  # arguments of Dataset.train_test_split that are used
 FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # values of dataset.path that read data_files
 SECTION_HELP = {
     "model": "Arguments of AutoModelFor<task>.from_pretrained, or preset/config; other keys are fields of the config.",
     "tokenizer": "Arguments of AutoTokenizer.from_pretrained. Without this section: the model's own tokenizer.",
-    "dataset": "Arguments of load_dataset, its builder and train_test_split, and our keys for the columns.",
+    "dataset": "Arguments of load_dataset and its builder, some of train_test_split, and our keys for the columns.",
     "TrainingArguments": "transformers.TrainingArguments: the run is trained by Trainer.",
     "SFTConfig": "trl.SFTConfig: the run is trained by SFTTrainer.",
     "LoraConfig": "peft.LoraConfig: an adapter is trained instead of the model.",

@@ -21,7 +21,7 @@ from hf_recipes.recipe.schema.from_source import (
     literal,
     with_help,
 )
-from hf_recipes.recipe.schema.own_keys import DATASET, MODEL
+from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, SPLIT_KEYS
 from hf_recipes.recipe.schema.packages import text
 
 _ENUMS = {  # where the enums of upstream's annotations stand
@@ -162,7 +162,8 @@ def _dataset() -> dict[str, Field]:
     found: dict[str, Field] = {}
     for path, name in (("arrow_dataset.py", "Dataset.train_test_split"), ("load.py", "load_dataset")):
         node = static_source.statement("datasets", path, name)
-        found |= with_help(from_signature(node, _enum), documented(static_source.docstring(node)))
+        fields = with_help(from_signature(node, _enum), documented(static_source.docstring(node)))
+        found |= fields if name == "load_dataset" else {key: fields[key] for key in SPLIT_KEYS if key in fields}
     return found | DATASET
 
 

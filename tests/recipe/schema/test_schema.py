@@ -22,7 +22,7 @@ from hf_recipes.recipe.schema.corrections import CORRECTIONS, LIMITS, NOT_IN_A_F
 from hf_recipes.recipe.schema.fields import Field, Limits
 from hf_recipes.recipe.schema.from_source import documented, from_entry
 from hf_recipes.recipe.schema.json_schema import json_schema
-from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, OPEN_SECTIONS, SECTIONS, TOP
+from hf_recipes.recipe.schema.own_keys import DATASET, MODEL, OPEN_SECTIONS, SECTIONS, SPLIT_KEYS, TOP
 
 
 def upstream_class(section):
@@ -90,7 +90,8 @@ def test_the_words_of_from_pretrained_and_load_dataset_are_those_of_their_signat
     tokenizer = named(transformers.PreTrainedTokenizerBase.from_pretrained)
     assert tokenizer <= set(installed.fields("tokenizer"))
     assert {"pad_token", "padding_side", "model_max_length", "chat_template"} <= set(installed.fields("tokenizer"))
-    data = named(datasets.load_dataset) | named(datasets.Dataset.train_test_split)
+    assert set(SPLIT_KEYS) <= named(datasets.Dataset.train_test_split)  # the others are not used
+    data = named(datasets.load_dataset) | set(SPLIT_KEYS)
     assert data - set(NOT_IN_A_FILE["dataset"]) | set(DATASET) == set(installed.fields("dataset"))
 
 
