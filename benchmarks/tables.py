@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import first_run_page
+import merging
 import mutation_page
 import peaks_page
 import plan_models_page
@@ -433,7 +434,7 @@ def pages() -> dict[Path, str]:
             "over_seeds": simulated_seeds(),
             "compare_cost": compare_cost(),
         },
-        "docs/using.md": {"predict_speed": predict_speed()},
+        "docs/using.md": {"predict_speed": predict_speed(), "merging": merging.table()},
         "docs/classification.md": {"problem_types": problem_types()},
         "docs/faq.md": {"chat_speed": chat_speed()},
         "docs/guards.md": fault_tolerance(),
