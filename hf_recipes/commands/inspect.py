@@ -70,7 +70,9 @@ def describe(found: Inspection, limit: int, *, colour: bool) -> Iterator[str]:
 
     for split, facts in found.splits.items():
         yield f"{split:<8} {facts.rows:,} rows, {facts.tokens:,} tokens" + (
-            f", {facts.repeated:,} rows repeat an earlier one" if facts.repeated else ""
+            f", {facts.repeated:,} of the {facts.compared:,} rows of the data repeat an earlier one"
+            if facts.repeated
+            else ""
         )
         if facts.quantiles:
             kept = ", ".join(f"{share} of the rows: {length:,}" for share, length in facts.quantiles.items())

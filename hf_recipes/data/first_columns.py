@@ -6,7 +6,7 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hf_recipes.data.chat_messages import list_of_text
@@ -14,6 +14,7 @@ from hf_recipes.data.chat_messages import list_of_text
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 OFTEN = 0.05  # of the rows have the value of the first one, where that is a usual name of a column
 FEW = 0.5  # different values per row, at most, of a column of classes
+MOST_NAMED = 12  # columns in a message
 LONG_NAME = 5  # words: a name of a column has fewer
 
 
@@ -54,3 +55,26 @@ def problem_of(values: Sequence[Any]) -> str:
     if any(isinstance(value, bool) or not NUMBER.fullmatch(str(value).strip()) for value in given):
         return ""
     return "regression" if any(float(value) % 1 for value in given) else ""
+
+
+def name_all(columns: Sequence[Any]) -> str:
+    """Names of columns for a message: the first ones of many."""
+    shown = [str(name) or "a column without a name" for name in columns[:MOST_NAMED]]
+    return ", ".join(shown) + (f", and {len(columns) - MOST_NAMED:,} more" if len(columns) > MOST_NAMED else "")
+
+
+def describe_columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """ "id: numbers, tokens: lists of texts, dialog: lists of objects (speaker, text)"."""
+    kinds = []
+    for name in rows[0]:
+        value = next((row[name] for row in rows if row.get(name) not in (None, "", [])), None)
+        kinds.append(f"{name}: {_kind(value)}")
+    return name_all(kinds)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return f"lists of {_kind(value[0])}" if value else "lists"
+    if isinstance(value, Mapping):
+        return f"objects ({name_all(list(value))})"
+    return "nothing" if value is None else "texts" if isinstance(value, str) else "numbers"

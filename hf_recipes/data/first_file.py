@@ -21,7 +21,11 @@ from hf_recipes.data.json_files import AS_LINES, LISTED, find_bad_line
 from hf_recipes.data.splits import CONLL_ENDINGS, EXTENSIONS
 from hf_recipes.errors import DataError
 
+ONE_BYTE = ("cp1252", "latin-1")  # every byte is a letter of these, so a guess of them never fails
+OTHER_SCRIPT = 0.5
+OTHER_ENCODINGS = "cp1251: Cyrillic, gbk: Chinese, shift_jis: Japanese"
 ROWS, BYTES = 2_000, 2**22  # that are looked at
+LINES = 50  # that a rare delimiter must divide
 TEXTS = LISTED - {"prompt", "completion"}  # those two may be lists of messages
 CONLL = re.compile(r"\S+[ \t]+(?:.*[ \t])?(?:O|[BIESLU]-\S+)\s*")
 SPLITS = ("train", "training", "data", "rows", "examples")  # the usual names of what is below one JSON object
@@ -67,7 +71,7 @@ def read_first_rows(path: Path, usual: set[str], *, tagged: bool) -> tuple[Rows,
 def _describe(problem: Exception, builder: str, name: str) -> tuple[str, str]:
     bad = find_bad_line(name) if isinstance(problem, json.JSONDecodeError) else None
     if bad:
-        return f"cannot be read as json: {bad.removeprefix(name + ':')}", "fix that line, or remove it"
+        return f"cannot be read as json: line {bad.removeprefix(name + ':')}", "fix that line, or remove it"
     text, _, fix = str(problem).partition("; ")
     shown = "CoNLL" if builder == "text" else builder
     return f"cannot be read as {shown}: {text.splitlines()[0] if text else type(problem).__name__}", fix or "check it"
@@ -84,12 +88,26 @@ def _read_begin(path: Path, most: int = BYTES) -> tuple[str, Section]:
         return decoder.decode(data, final=len(data) < most), {}
     except UnicodeDecodeError:
         encoding = guess_encoding(str(path))
+        if encoding in ONE_BYTE and _is_other_script(data):
+            what = "it is not UTF-8, and its bytes do not show which encoding it is"
+            fix = f"convert it from the one that it has: iconv -f cp1251 -t utf-8 {path} > FILE ({OTHER_ENCODINGS})"
+            raise ValueError(f"{what}; {fix}") from None
         return data.decode(encoding, errors="ignore").removeprefix("\ufeff"), {"encoding": encoding}
+
+
+def _is_other_script(data: bytes) -> bool:
+    """Whether most letters are outside ASCII: of a language of Latin letters few are."""
+    outside = sum(byte >= 0x80 for byte in data)
+    return outside > OTHER_SCRIPT * (outside + sum(bytes([byte]).isalpha() for byte in data))
 
 
 def _read_csv(path: Path, usual: set[str]) -> tuple[Rows, Section]:
     text, more = _read_begin(path)
-    delimiter = max(",;\t|", key=(text.splitlines() or [""])[0].count)
+    lines = [line for line in text.splitlines()[:LINES] if line]
+    delimiter = max(",;\t|", key=(lines or [""])[0].count)
+    if lines and delimiter not in lines[0]:  # a rarer one divides all lines in the same way
+        rare = (mark for mark in "^~:" if len({line.count(mark) for line in lines}) == 1 and mark in lines[0])
+        delimiter = next(rare, ",")
     more |= {} if delimiter == "," else {"delimiter": delimiter}
     limit = csv.field_size_limit(2**31 - 1)  # a document is longer than the 128 KB of Python's default
     try:
@@ -106,7 +124,9 @@ def _read_csv(path: Path, usual: set[str]) -> tuple[Rows, Section]:
         names, cells = first, cells[1:]
     wide = next((line for line, row in cells if len(row) > len(names)), None)
     if wide is not None:
-        what = f"line {wide} has more fields than the {len(names)} columns ({', '.join(names)})"
+        what = f"line {wide} has more fields than the {len(names)} column{'s' * (len(names) != 1)} ({', '.join(names)})"
+        if names[0].startswith("#"):
+            raise ValueError(f"{what}; remove the comments above the line with the names of the columns")
         raise ValueError(f"{what}; put texts that hold {delimiter!r} into quotes")
     return [dict(zip(names, [*row, *[""] * (len(names) - len(row))], strict=True)) for _, row in cells], more
 
@@ -130,7 +150,7 @@ def _read_json(path: Path) -> tuple[Rows, Section]:
         if len(rows) == 1 and isinstance(rows[0], dict) and any(isinstance(rows[0].get(one), list) for one in TEXTS):
             raise ValueError(f"it holds one object of columns, each a list; {AS_LINES}")
     if not all(isinstance(row, dict) for row in rows[:ROWS]):
-        raise ValueError("a row is no JSON object")
+        raise ValueError("a row is not a JSON object; write each row as an object with its columns")
     return rows[:ROWS], more
 
 
@@ -150,7 +170,13 @@ def _whole_document(path: Path, begin: str, encoding: str) -> Any:
         if row is None and not re.match(r'\{\s*(["}]|$)', first):
             return None
     with open_file(str(path)) as content:
-        return json.loads(content.read().decode(encoding))
+        whole = content.read().decode(encoding)
+    try:
+        return json.loads(whole)
+    except json.JSONDecodeError:
+        if find_bad_line(str(path)) is None:  # each line is JSON by itself
+            return None
+        raise
 
 
 def _lists_of_rows(document: Mapping[str, Any]) -> list[str]:

@@ -7,25 +7,29 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hf_recipes.catalog.other_tools import PREFERENCE_COLUMNS
 from hf_recipes.common.files import describe_special_file
 from hf_recipes.common.text import nearest
-from hf_recipes.data.chat_messages import list_of_text
-from hf_recipes.data.first_columns import problem_of
-from hf_recipes.data.first_file import Rows, Section, read_first_rows
+from hf_recipes.data.chat_messages import list_of_text, messages_of
+from hf_recipes.data.first_columns import describe_columns, name_all, problem_of
+from hf_recipes.data.first_file import ONE_BYTE, OTHER_ENCODINGS, Rows, Section, read_first_rows
 from hf_recipes.data.splits import EXTENSIONS
 from hf_recipes.data.tag_schemes import is_prefixed
 from hf_recipes.errors import DataError
 
 MOST_CLASSES = 100
-LABELS = ("label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "rating", "stars")
+LABELS = (
+    "label", "labels", "class", "category", "sentiment", "target", "intent", "topic", "rating", "stars", "gold_label",
+    "is_duplicate",
+)  # fmt: skip
 SCORES = ("score", "scores", "similarity", "value")
 TEXTS = ("text", "sentence", "review", "content", "message", "body", "comment", "title", "question", "document")
-TAGS = ("tags", "ner_tags", "labels", "pos_tags", "ner", "tag")
+TAGS = ("tags", "ner_tags", "labels", "pos_tags", "chunk_tags", "ner", "tag", "pos", "upos", "xpos")
+IDS = ("id", "idx", "index", "uid", "guid", "qid1", "qid2", "unnamed: 0", "")
 PAIRS = (
     ("prompt", "completion"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),
     ("prompt", "response"), ("query", "response"), ("input", "output"), ("user", "assistant"),
@@ -66,8 +70,22 @@ def look(data: str, task: str | None = None) -> Seen:
     if len(preferences) == 2 and not {"messages", "completion"} & set(rows[0]):
         what = f"has preferences ({' and '.join(preferences)}): methods for them are not offered here"
         raise DataError.at(data, what, "TRL has them: trl dpo --config FILE")
+    if not any(rows):
+        raise DataError.at(data, "its rows have no columns", "name another file")
     found = _tell(rows, section)
-    return found if task in (None, found.task) else _tell_of_task(rows, section, str(task), data)
+    found = found if task in (None, found.task) else _tell_of_task(rows, section, str(task), data)
+    return replace(found, notes=(*_guessed_letters(rows, section), *found.notes))
+
+
+def _guessed_letters(rows: Rows, section: Section) -> tuple[str, ...]:
+    """A warning with some of the letters that a guessed encoding makes."""
+    if section.get("encoding") not in ONE_BYTE:
+        return ()
+    texts = (str(part) for row in rows for pair in row.items() for part in pair)
+    words = dict.fromkeys(word for text in texts for word in text.split() if not word.isascii())
+    sample = ", ".join(list(words)[:5])
+    what = f"warning: {section['encoding']} is a guess; it gives these words: {sample[:80]}"
+    return (f"{what}; if they are wrong, write another in dataset.encoding ({OTHER_ENCODINGS})",)
 
 
 def _find(data: str) -> Path:
@@ -89,6 +107,7 @@ def _find(data: str) -> Path:
 
 
 def _tell(rows: Rows, section: Section) -> Seen:
+    rows = [{name: messages_of(value) for name, value in row.items()} for row in rows]  # they may be JSON in a text
     columns = list(rows[0])
     lists = [name for name in columns if any(isinstance(row.get(name), list) for row in rows[:50])]
     first: dict[str, list[Any]] = {name: next((row[name] for row in rows if row.get(name)), []) for name in lists}
@@ -137,8 +156,9 @@ def _tell(rows: Rows, section: Section) -> Seen:
         return _labelled(rows, section, found, label)
     if found and len(columns) == 1:
         named = {} if found[0] == "text" else {"text_column": found[0]}
-        return Seen(task="causal-lm", dataset={**section, **named}, why="texts without labels", **count)
-    return Seen(task=None, dataset=section, why=f"its columns are {', '.join(map(str, columns))}", **count)
+        why = "texts without labels" + (f" in {found[0]!r}, the only column" if named else "")
+        return Seen(task="causal-lm", dataset={**section, **named}, why=why, **count)
+    return Seen(task=None, dataset=section, why=f"its columns are {name_all(columns)}", **count)
 
 
 def _tell_of_task(rows: Rows, section: Section, task: str, data: str) -> Seen:
@@ -147,22 +167,58 @@ def _tell_of_task(rows: Rows, section: Section, task: str, data: str) -> Seen:
     count = _sizes(rows)
     texts = _texts(rows, columns)
     label = _target(rows, columns)
-    found = _text_columns(rows, texts, label) or _text_columns(rows, texts, None)
+    if task == "text-classification":
+        label = label or _only_label(rows, columns, texts, data)
+    found = _text_columns(rows, texts, label) or (_text_columns(rows, texts, None) if task == "causal-lm" else ())
     if task == "causal-lm" and found:
         named = {} if found[0] == "text" else {"text_column": found[0]}
         notes = _unread(columns, found[:1], task)
         return Seen(task=task, dataset={**section, **named}, why=f"the texts in {found[0]!r}", notes=notes, **count)
-    if task == "text-classification" and found and len(columns) > 1:
-        label = label or next((name for name in reversed(columns) if name not in found), columns[-1])
+    if task == "text-classification" and found and label:
         _refuse_no_classes(rows, label, data)
-        return _labelled(rows, section, tuple(name for name in found if name != label) or found[:1], label)
-    if task == "chat" and len(texts) > 1:
+        return _labelled(rows, section, found, label)
+    if task == "token-classification" and (both := _lists_of_one_length(rows, columns)):
+        named = {"tokens_column": both[0], "tags_column": both[1]}
+        return _tagged(rows, section, *both, named, f"words in {both[0]!r}, tags in {both[1]!r}")
+    if task == "chat":
+        texts = [name for name in texts if name not in BESIDE["chat"] and not _is_id(name)]
+        others = [name for name in columns if name not in (*texts, *BESIDE["chat"]) and not _is_id(name)]
+        if len(texts) > 2 or (texts and others):
+            what = f"it is not clear which columns are the prompt and its answer (it has {describe_columns(rows)})"
+            raise DataError.at(data, what, "call them prompt and completion in the file")
+    if task == "chat" and len(texts) == 2:
         why = f"{texts[0]!r} is answered by {texts[1]!r}"
         named, notes = _named_pair(texts[0], texts[1]), _unread(columns, texts[:2], task)
         return Seen(task=task, dataset={**section, **named}, why=why, notes=notes, **count)
     needed = {"causal-lm": "a text", "text-classification": "a text and a class", "chat": "a prompt and an answer"}
-    what = f"it has no columns with {needed.get(task, 'words and their tags')} (it has {', '.join(map(str, columns))})"
+    what = f"it has no columns with {needed.get(task, 'words and their tags')} (it has {describe_columns(rows)})"
     raise DataError.at(data, what, "name another file, or another task with --task")
+
+
+def _only_label(rows: Rows, columns: Sequence[str], texts: Sequence[str], data: str) -> str | None:
+    """The column that a user who wants classes means. Raises DataError where several could be it."""
+    few = _of_few_values(rows, columns)
+    if len(few) > 1:
+        what = f"several columns could be the class: {name_all(few)}"
+        fix = "call the one that is meant label; for several labels a row write a column labels with lists of them"
+        raise DataError.at(data, what, fix)
+    text = _text_columns(rows, texts, None)
+    left = [name for name in columns if name not in text and not _is_id(name) and str(name).lower() not in TEXTS]
+    return next(iter([*few, *left[::-1]]), None)
+
+
+def _lists_of_one_length(rows: Rows, columns: Sequence[str]) -> tuple[str, str] | None:
+    """(words, tags): the two columns of lists that are equally long in every row; the tags have fewer values."""
+    lists = [name for name in columns if all(isinstance(row.get(name), list) for row in rows)]
+    if len(lists) != 2 or not all(len(row[lists[0]]) == len(row[lists[1]]) for row in rows):
+        return None
+    kinds = {name: len({str(item) for row in rows for item in row[name]}) for name in lists}
+    words, tags = sorted(lists, key=lambda name: -kinds[name])
+    return (words, tags) if all(isinstance(item, str) for row in rows for item in row[words]) else None
+
+
+def _is_id(name: Any) -> bool:
+    return str(name).lower() in IDS
 
 
 def _texts(rows: Rows, columns: Sequence[str]) -> list[str]:
@@ -233,8 +289,8 @@ def _tagged(rows: Rows, section: Section, words: str, tags: str, named: Mapping[
 
 def _unread(columns: Sequence[str], read: Sequence[str], task: str) -> tuple[str, ...]:
     """A line on the columns that are not read."""
-    left = [str(name) for name in columns if name not in read and name not in BESIDE.get(task, ())]
-    return (f"not read: {', '.join(left)}",) if left else ()
+    left = [name for name in columns if name not in read and name not in BESIDE.get(task, ())]
+    return (f"not read: {name_all(left)}",) if left else ()
 
 
 def _is_missing(value: Any) -> bool:
@@ -286,6 +342,11 @@ def _target(rows: Rows, columns: Sequence[str]) -> str | None:
 
 def _label(rows: Rows, columns: Sequence[str]) -> str | None:
     """A column of that name, else the only one of few values that repeat."""
+    found = _of_few_values(rows, columns)
+    return _first(found, LABELS) or (found[0] if len(found) == 1 and len(columns) <= 3 else None)
+
+
+def _of_few_values(rows: Rows, columns: Sequence[str]) -> list[str]:
     found = []
     for name in columns:
         values = [row.get(name) for row in rows if not _is_missing(row.get(name))]
@@ -294,7 +355,7 @@ def _label(rows: Rows, columns: Sequence[str]) -> str | None:
         kinds = len(set(values))
         if 2 <= kinds <= min(MOST_CLASSES, max(2, len(values) // 2)):
             found.append(name)
-    return _first(found, LABELS) or (found[0] if len(found) == 1 and len(columns) <= 3 else None)
+    return found
 
 
 def _longest_column(rows: Rows, texts: Sequence[str], label: str | None) -> str | None:

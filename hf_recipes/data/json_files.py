@@ -54,7 +54,10 @@ def find_bad_line(name: str) -> str | None:
             for number, line in enumerate(lines, 1):
                 text = line.strip()
                 if number == 1 and (text.startswith(b"[") or text == b"{"):  # one document, not one a line
-                    json.loads(line + lines.read())
+                    others = lines.read()
+                    if others.strip() and all(map(_is_json, (text, *others.splitlines()))):
+                        return None  # a list a line
+                    json.loads(line + others)
                     return None
                 row = json.loads(text) if text else None
                 if b"\\ud" in text.lower() and (half := _half_a_pair(row)):
@@ -64,6 +67,13 @@ def find_bad_line(name: str) -> str | None:
     except (ValueError, RecursionError, OSError) as problem:
         return f"{name}:{number or 1} is not JSON: {first_line(problem)}"
     return None
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return not line.strip() or json.loads(line) is not None
+    except ValueError:
+        return False
 
 
 def _half_a_pair(row: Any) -> str:

@@ -40,7 +40,14 @@ def try_data(recipe: Recipe) -> tuple[str, ...]:
 
 def _try_text(recipe: Recipe, splits: Splits) -> None:
     if recipe.get("dataset.input_ids_column") is None:
-        find_text_column(recipe, splits.train, "text_column", "text")
+        name = find_text_column(recipe, splits.train, "text_column", "text")
+        need, size = recipe.get("dataset.max_length"), 0
+        for batch in splits.train.select_columns([name]).iter(BATCH):
+            size += sum(len((text or "").encode()) for text in batch[name])
+            if not isinstance(need, int) or size >= need:  # a token has a byte at least
+                return
+        what = f"the train split has {size} bytes of text, less than one block of {need} tokens"
+        raise DataError.at(recipe.location("dataset.max_length"), what, "add text")
 
 
 def _try_texts(recipe: Recipe, splits: Splits) -> None:

@@ -56,7 +56,8 @@ class SplitFacts:
     rows_without_label: int = 0
     lengths: np.ndarray | None = None
     quantiles: dict[str, int] = field(default_factory=dict)
-    repeated: int = 0  # rows that are equal to an earlier one
+    repeated: int = 0  # rows of the data, as they are loaded, that are equal to an earlier one
+    compared: int = 0  # rows of the data that were compared: documents, where `rows` are blocks of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,12 @@ def inspect_rows(rows: RecipeRows, limit: int, say: Callable[[str], None]) -> In
     splits = {}
     for split, data in {"train": prepared.train, **prepared.evals}.items():
         stats, source, found = prepared.stats[split], prepared.sources[split], lengths.get(split)
-        facts = SplitFacts(rows=data.num_rows, tokens=stats.tokens, repeated=_count_repeated(source))
+        facts = SplitFacts(
+            rows=data.num_rows,
+            tokens=stats.tokens,
+            repeated=_count_repeated(source),
+            compared=min(COMPARED, source.rows.num_rows),
+        )
         if found is not None:
             facts = SplitFacts(
                 rows=len(found.tokens),
@@ -89,6 +95,7 @@ def inspect_rows(rows: RecipeRows, limit: int, say: Callable[[str], None]) -> In
                 lengths=found.tokens,
                 quantiles={f"{share:.0%}": found.length_for(share) for share in (0.95, 0.99, 1.0)},
                 repeated=facts.repeated,
+                compared=facts.compared,
             )
         splits[split] = facts
     padding = _padding(recipe, lengths["train"].tokens, rows.length) if lengths else None
@@ -200,8 +207,8 @@ def _find(
         if facts.rows_without_label and TASKS[recipe.task].generates:
             what = f"{split}: {facts.rows_without_label:,} rows have no answer within {max_length} tokens: left out"
             yield Finding(what=what, fix=fix)
-        if facts.repeated > REPEATED * facts.rows:
-            what = f"{split}: {facts.repeated:,} of {facts.rows:,} rows are there more than once"
+        if facts.repeated > REPEATED * facts.compared:
+            what = f"{split}: {facts.repeated:,} of {facts.compared:,} rows of the data are there more than once"
             yield Finding(what=what, fix="remove the copies from dataset.data_files")
     if padding is not None and padding.random > WASTE and not _is_handled(recipe):
         best, fix = padding.grouped, f"{recipe.trainer}.train_sampling_strategy: group_by_length"

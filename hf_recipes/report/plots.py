@@ -67,12 +67,16 @@ def make_standalone(svg: str) -> str:
 @contextmanager
 def _drawing(height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any, list[str]]]:
     """Yields (figure, axes, list that holds the SVG at the end). No state of pyplot's is touched."""
+    import warnings
+
     import matplotlib
     from matplotlib.figure import Figure
 
     made: list[str] = []
     style: Any = {**STYLE, "font.family": "DejaVu Sans"}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # Only the widths of other scripts' letters are unknown: the SVG holds text, and the browser has the letters.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure = Figure(figsize=(WIDTH, height))
         yield figure, figure.subplots(rows, columns, squeeze=False, **options), made
         buffer = io.StringIO()

@@ -100,6 +100,22 @@ def test_data_without_fault_end_with_status_0(write_recipe: Callable[..., str], 
     assert (status, shown.splitlines()[-1]) == (0, "nothing to change"), shown
 
 
+def test_copies_are_counted_in_documents_where_rows_are_blocks_of_them(
+    write_recipe: Callable[..., str], call: Call
+) -> None:
+    texts = [draw_text(i) for i in range(40)]
+    write_rows("a.jsonl", [{"text": text} for text in (*texts, *texts[:7])])
+    write_rows("v.jsonl", [{"text": draw_text(i)} for i in range(50, 60)])
+    write_recipe(
+        "task: causal-lm\nmodel: {pretrained_model_name_or_path: ./model}\n"
+        "dataset: {path: json, data_files: {train: a.jsonl, validation: v.jsonl}, max_length: 16}\n"
+        "TrainingArguments: {output_dir: out}\n"
+    )
+    status, shown = call("inspect", "recipe.yaml")
+    assert status == 1 and "7 of the 47 rows of the data repeat an earlier one" in shown
+    assert "train: 7 of 47 rows of the data are there more than once" in shown
+
+
 def test_no_length_beyond_the_positions_of_the_model_is_advised(write_recipe: Callable[..., str], call: Call) -> None:
     write_chat(write_recipe, "max_length: 60")
     config = Path("model/config.json")
