@@ -324,8 +324,8 @@ def _tagger(trained: Trained, batch_size: int, glued: bool) -> Callable[[Sequenc
 def _entities_of_words(
     pipe: Any, logits: Any, word_ids: Sequence[int | None], tokens: Sequence[str], piece: _Piece
 ) -> list[dict[str, Any]]:
-    """The groups of the pipeline where the words are known: each has the tag of its first token. The pipeline takes what
-    no blank separates for one word, where the tokenizer does not mark the parts of words."""
+    """The pipeline's groups where the words are known: each has the tag of its first token. The pipeline itself takes
+    what no blank separates for one word, where the tokenizer does not mark the parts of words."""
     from transformers.pipelines.token_classification import AggregationStrategy
 
     scores = logits.softmax(dim=-1).numpy()
