@@ -24,6 +24,9 @@ Refused = Callable[..., list[str]]
 @pytest.fixture
 def refused(folder: Path, write_recipe: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> Refused:
     """Runs a recipe that must fail; returns the errors on stderr. `model` is on line 2, `dataset` on line 3."""
+    from transformers.utils import logging
+
+    logging.disable_default_handler()  # it holds the stream of an earlier test, which is closed
     save_llama(folder / "model", bpe(chat=CHATML))
     shutil.copytree("model", "broken")
     Path("broken/model.safetensors").write_bytes(b"no weights")
@@ -207,9 +210,7 @@ def test_a_head_of_other_labels_and_a_wrong_num_labels_are_reported(refused: Ref
         "recipe.yaml:2: model.num_labels is 5, and there are 2 labels; leave it out"
     ]
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
 
-    logging.disable_default_handler()  # it holds the stream of an earlier test
     AutoModelForSequenceClassification.from_pretrained("model", num_labels=5).save_pretrained("five")
     bpe().save_pretrained("five")
     assert refused("data_files: a.jsonl", model="./five") == [
