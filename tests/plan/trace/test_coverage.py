@@ -183,7 +183,7 @@ def test_a_model_that_computes_token_by_token_is_continued_from_short_lengths(ki
     assert sum(found.parts.values()) == found.allocated
     assert found.allocated == pytest.approx(whole.allocated, rel=0.02)
     assert found.work["micro-batch"].flops == pytest.approx(whole.work["micro-batch"].flops, rel=0.02)
-    assert replay_trace(found).peak == pytest.approx(replay_trace(whole).peak, rel=0.3)  # segments of 20 MiB
+    assert abs(replay_trace(found).peak - replay_trace(whole).peak) <= 20 * 2**20  # one segment of the allocator
 
 
 def test_the_rules_of_states_are_those_of_the_packages_in_the_record():
