@@ -32,7 +32,8 @@ DECODER = "{model_type: gpt2, n_embd: 192, n_layer: 3, n_head: 6}"
 LENGTHS = {"text-classification": 256, "token-classification": 256, "chat": 1024, "causal-lm": 512}
 SCRATCH_LENGTH = 128
 BATCHES = (32, 16, 8, 4, 2, 1)
-STEP = 32  # sequences of an optimizer step
+STEP = 32  # sequences of an optimizer step; of few rows fewer, since a handful of steps learns nothing
+FEWEST_A_STEP, STEPS_AN_EPOCH = 8, 40
 CPU_BATCH = 8
 MOST_TRIED = 64 * 2**20  # bytes of a file that is read as a run reads it
 BYTES_PER_TOKEN = 3  # of English, at least
@@ -297,7 +298,7 @@ def recipe_text(seen: Seen, model: str, path: Path, batch: int, target: Target, 
             "  lora_alpha: 32",
             "  target_modules: all-linear",
         ]
-    accumulation = max(1, STEP // batch)
+    accumulation = max(1, min(STEP, max(FEWEST_A_STEP, seen.rows // STEPS_AN_EPOCH)) // batch)
     lines += [
         f"{_trainer(seen)}:",
         f"  output_dir: {as_yaml(f'runs/{path.stem}')}",
