@@ -41,17 +41,19 @@ def longest_first(rows: Any) -> list[int] | None:
 
 def row_lengths(rows: Any) -> np.ndarray | None:
     """Tokens of each row of a datasets.Dataset, without making lists of them; None for other rows."""
+    import pyarrow as pa
     import pyarrow.compute as pc
+    from datasets import Dataset
 
-    if "input_ids" not in (getattr(rows, "column_names", None) or ()):
+    if not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
         return None
-    try:
-        parts = [
-            np.asarray(pc.list_value_length(batch["input_ids"]).to_numpy())
-            for batch in rows.select_columns(["input_ids"]).with_format("arrow").iter(READ)
-        ]
-    except (AttributeError, TypeError, NotImplementedError, KeyError):  # not a table of lists
+    kind = rows.data.schema.field("input_ids").type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         return None
+    parts = [
+        np.asarray(pc.list_value_length(batch["input_ids"]).to_numpy())
+        for batch in rows.select_columns(["input_ids"]).with_format("arrow").iter(READ)
+    ]
     return np.concatenate(parts) if parts else None
 
 
