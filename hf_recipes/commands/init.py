@@ -32,6 +32,7 @@ DECODER = "{model_type: gpt2, n_embd: 192, n_layer: 3, n_head: 6}"
 LENGTHS = {"text-classification": 256, "token-classification": 256, "chat": 1024, "causal-lm": 512}
 SCRATCH_LENGTH = 128
 BATCHES = (32, 16, 8, 4, 2, 1)
+STEPS_FROM_SCRATCH, MOST_EPOCHS = 400, 30
 STEP = 32  # sequences of an optimizer step; of few rows fewer, since a handful of steps learns nothing
 FEWEST_A_STEP, STEPS_AN_EPOCH = 8, 40
 CPU_BATCH = 8
@@ -299,10 +300,11 @@ def recipe_text(seen: Seen, model: str, path: Path, batch: int, target: Target, 
             "  target_modules: all-linear",
         ]
     accumulation = max(1, min(STEP, max(FEWEST_A_STEP, seen.rows // STEPS_AN_EPOCH)) // batch)
+    epochs = _epochs(seen, scratch, batch * accumulation)
     lines += [
         f"{_trainer(seen)}:",
         f"  output_dir: {as_yaml(f'runs/{path.stem}')}",
-        f"  num_train_epochs: {5 if scratch else 3}",
+        f"  num_train_epochs: {epochs}",
         f"  per_device_train_batch_size: {batch}",
         _beside(f"  gradient_accumulation_steps: {accumulation}", f"{batch} x {accumulation} rows a step"),
         f"  learning_rate: {'1e-3' if scratch else '2e-4' if chat else '5e-5'}",
@@ -323,6 +325,16 @@ def recipe_text(seen: Seen, model: str, path: Path, batch: int, target: Target, 
     if seen.metrics:
         lines.append(_beside(f"metrics: [{', '.join(seen.metrics)}]", "the tags are no entities"))
     return "\n".join(lines) + "\n"
+
+
+def _epochs(seen: Seen, scratch: bool, rows_a_step: int) -> int:
+    """How often the rows are read. An encoder with random weights answers "O", or the most frequent label, for its
+    first hundred steps: of few rows it reads each more often."""
+    if not scratch:
+        return 3
+    if TASKS[str(seen.task)].generates or seen.rows >= ROWS:  # it would learn a small text by heart; enough steps
+        return 5
+    return max(5, min(MOST_EPOCHS, STEPS_FROM_SCRATCH * rows_a_step // max(seen.rows, 1)))
 
 
 def _problem(seen: Seen) -> list[str]:

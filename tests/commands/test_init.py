@@ -15,8 +15,10 @@ from hf_recipes.data.trial import try_data
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
+from hf_recipes.record.file import read_record
 from tests.support.tiny_models import save_bert, wordpiece, write_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 ASKED, ANSWERED = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 CONLL = "Anne B-PER\nElliot I-PER\nsmiled O\n\nThe O\nsea O\n\n" * 3
 FILES = {
@@ -153,6 +155,16 @@ def test_a_recipe_from_scratch_needs_no_download_and_passes_check(folder: Path, 
     command(name, model="scratch", yes=True, say=lambda line: None)
     assert check("recipe.yaml")[1] == 0
     assert "BpeTrainer" in read_recipe("recipe.yaml").sections
+
+
+@pytest.mark.slow
+def test_two_hundred_tagged_sentences_teach_a_model_from_scratch_something(folder: Path) -> None:
+    rows = [json.loads(line) for line in (ROOT / "recipes/data/names/train.jsonl").read_text().splitlines()[:200]]
+    text = ("\n".join(map(" ".join, zip(row["tokens"], row["tags"], strict=True))) for row in rows)
+    Path("a.conll").write_text("\n\n".join(text) + "\n")
+    command("a.conll", model="scratch", yes=True, say=lambda line: None)
+    record = run("recipe.yaml", ["TrainingArguments.use_cpu=true"])
+    assert read_record(record).metrics.of("eval")["eval_span_f1"] > 0.3
 
 
 def test_a_model_that_is_not_here_is_named_where_the_hub_is_off(folder: Path) -> None:
