@@ -1,38 +1,46 @@
 """`dataset.streaming: true`: the train split is read while the run trains, and nothing of it is stored.
 
 The rows are those of load_dataset(streaming=True), shuffled by IterableDataset.shuffle: files, and a buffer of
-`dataset.buffer_size` rows to draw from. Documents are tokenized, ended, joined and cut into blocks as in causal_lm.py.
+`dataset.buffer_size` rows to draw from. Documents are tokenized, ended, joined and cut into blocks as in causal_lm.py,
+conversations become rows of their own as in chat.py (streamed_rows.py).
 When the data are at their end they begin again in another order, so the stream has none, and max_steps ends the run.
 
-The order follows from the seed alone. A resumed run reads from the beginning what it has learned from already, and
-throws it away: the next block is the one that an uninterrupted run would read.
+The order follows from the seed alone. Each process of a launch reads it and takes its own rows of every batch. A resumed
+run reads from the beginning what it has learned from already, and throws it away: the next row is the one that an
+uninterrupted run would read.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_recipes.common.device import processes_launched
 from hf_recipes.data.files import local_files
-from hf_recipes.data.json_files import find_bad_line, find_other_row
+from hf_recipes.data.json_files import find_bad_line, find_other_row, find_row
 from hf_recipes.data.load import explain, reading_arguments
 from hf_recipes.data.mixture import is_mixture, mix
+from hf_recipes.data.streamed_rows import ChatRows, TextBlocks
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.data.chat_messages import RowError
+    from hf_recipes.data.chat_tokens import RowEncoder
     from hf_recipes.recipe.recipe import Recipe
+
+MakeRows = Callable[[Iterable[Mapping[str, Any]]], Iterator[dict[str, list[int]]]]
 
 HEAD = 1_000  # rows that stand for the split where columns, kinds and copies are looked at
 BUFFER = 1_000  # IterableDataset.shuffle's own default
-DOCUMENTS_AT_ONCE = 256
+SHOWN = 80  # characters of a row in a message
+LOOKED_AT = 256  # rows of tokens that stand for all of them
 DEFAULT_SEED = 42  # TrainingArguments'
 
 
@@ -48,49 +56,37 @@ class Stream:
 
 
 class TokenStream(torch.utils.data.IterableDataset[dict[str, list[int]]]):
-    """Blocks of exactly `max_length` tokens, without end. Raises DataError where a whole pass gives no block, and the
-    error that `explain` makes of what the reader raises, whenever it meets a row that it cannot read."""
+    """Rows of tokens without end, pass after pass over the data. `begin` makes what turns source rows into them, new
+    for each iteration (data/streamed_rows.py); `text_column` holds texts, "" where `begin` reads other rows;
+    `tokens_of_row`: of all rows, or of the first ones on average. Raises `empty` where a whole pass gives no row, and
+    the error that `explain` makes of what the reader raises, whenever it meets a row that it cannot read."""
 
     def __init__(
-        self, rows: Any, column: str, tokenizer: Any, *, max_length: int, seed: int, buffer_size: int, location: str,
-        explain: Callable[[Exception], Exception],
+        self, rows: Any, begin: Callable[[], MakeRows], *, text_column: str, seed: int, buffer_size: int,
+        tokens_of_row: float, empty: Exception, explain: Callable[[Exception], Exception],
     ) -> None:  # fmt: skip
-        self.rows, self.column, self.tokenizer, self.explain = rows, column, tokenizer, explain
-        self.max_length, self.seed, self.buffer_size, self.location = max_length, seed, buffer_size, location
+        self.rows, self.begin, self.text_column = rows, begin, text_column
+        self.seed, self.buffer_size, self.tokens_of_row = seed, buffer_size, tokens_of_row
+        self.empty, self.explain = empty, explain
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
-        rows = self.rows.shuffle(seed=self.seed, buffer_size=self.buffer_size)
-        left: list[int] = []
+        rows, make = self.rows.shuffle(seed=self.seed, buffer_size=self.buffer_size), self.begin()
         for number in itertools.count():
             rows.set_epoch(number)
             found = 0
-            for ids in self._documents(rows):
-                left += ids
-                while len(left) >= self.max_length:
-                    block, left = left[: self.max_length], left[self.max_length :]
-                    found += 1
-                    yield {"input_ids": block, "labels": list(block)}
+            for row in make(self._read(rows)):
+                found += 1
+                yield row
             if not found:
-                what = f"the train split has less than one block of {self.max_length} tokens"
-                raise DataError.at(self.location, what, "shorten dataset.max_length or add text")
+                raise self.empty
 
-    def _documents(self, rows: Any) -> Iterator[list[int]]:
-        """Each document's ids with the end token; empty ones are left out."""
-        from hf_recipes.data.tokens.encode import batches_of, with_end
-
-        texts = self._texts(rows)
-        while batch := list(itertools.islice(texts, DOCUMENTS_AT_ONCE)):
-            for some in batches_of(batch):
-                for ids in self.tokenizer(some, verbose=False)["input_ids"]:
-                    yield with_end(ids, self.tokenizer.eos_token_id)
-
-    def _texts(self, rows: Any) -> Iterator[str | None]:
+    def _read(self, rows: Any) -> Iterator[Mapping[str, Any]]:
         try:
             for row in rows:
-                text = row[self.column]
+                text = row[self.text_column] if self.text_column else None
                 if not isinstance(text, str | None):
-                    raise TypeError(f"the column {self.column!r} has {str(text)[:40]}, not a text")
-                yield text
+                    raise TypeError(f"the column {self.text_column!r} has {str(text)[:40]}, not a text")
+                yield row
         except Exception as problem:  # readers may raise anything
             raise self.explain(problem) from problem
 
@@ -99,9 +95,6 @@ def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> Stre
     """The train split of the `dataset` section. Raises DataError for what cannot be read."""
     import datasets
 
-    if processes_launched() > 1:
-        where = recipe.location("dataset.streaming")
-        raise DataError.at(where, "streaming: true trains on one process", "leave it out: rows are stored once for all")
     files, split = arguments.get("data_files"), arguments.get("split")
     if isinstance(files, Mapping):
         files = {"train": files.get("train")}
@@ -112,20 +105,21 @@ def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> Stre
     given = {**reading, "streaming": True, "split": split or "train"}
     shown = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own error lines would appear beside ours
-    column = recipe.get("dataset.text_column", "text")
+    column = recipe.get("dataset.text_column", "text") if recipe.task == "causal-lm" else None
     columns: list[str] | None = None
+    open_part = partial(_open, path, nested=recipe.task == "chat")
     try:
         if is_mixture(recipe):
             names = given.pop("data_files")["train"]
-            parts = [_open(path, {**given, "data_files": {"train": [name]}}) for name in names]
+            parts = [open_part({**given, "data_files": {"train": [name]}}) for name in names]
             rows, shares = mix(recipe, parts, recipe.get("dataset.data_files.train"))
         else:
-            parts = [rows := _open(path, given)]
+            parts = [rows := open_part(given)]
             shares = []
         columns = list(parts[0].features or []) or None
         head = list(rows.take(HEAD))
         table = datasets.Dataset.from_list(head, features=rows.features)
-        if any("Json" in str((one.features or {}).get(column)) for one in parts):
+        if column and any("Json" in str((one.features or {}).get(column)) for one in parts):
             raise TypeError(f"the column {column!r} mixes kinds of values")
     except DataError:
         raise
@@ -139,13 +133,23 @@ def load_stream(recipe: Recipe, path: str, arguments: Mapping[str, Any]) -> Stre
     return Stream(rows=rows, head=table, notes=shares, explain=explained)
 
 
-def _open(path: str, given: Mapping[str, Any]) -> Any:
+def _open(path: str, given: Mapping[str, Any], *, nested: bool) -> Any:
     """The rows of a stream. Behind a file's first 10 MB, `datasets` reads all texts of a part in which one row has a
-    value of another kind as JSON, with quotes around them, unless on_mixed_types is none: then it raises."""
+    value of another kind as JSON, with quotes around them, unless on_mixed_types is none: then it raises.
+
+    `nested`: columns of lists and objects hold any JSON, so that each row has the keys that it has in its file, as in a
+    table, and may have others than the first rows."""
     import datasets
 
     rows = datasets.load_dataset(path, **given)
-    if rows.info.builder_name != "json" or "on_mixed_types" in given or "Json" in str(rows.features):
+    if rows.info.builder_name != "json":
+        return rows
+    if nested and rows.features and "features" not in given:
+        kinds = {
+            name: kind if isinstance(kind, datasets.Value) else datasets.Json() for name, kind in rows.features.items()
+        }
+        return datasets.load_dataset(path, **given, features=datasets.Features(kinds))
+    if "on_mixed_types" in given or "Json" in str(rows.features):
         return rows
     return datasets.load_dataset(path, **given, on_mixed_types=None)
 
@@ -162,25 +166,58 @@ def explain_stream(
         what = f"{problem.filename} cannot be read: {problem.strerror}"
         return DataError.at(where, what, "keep the data files where they are until the run has ended")
     if path == "json" and "field" not in arguments and not any(map(find_bad_line, files)):
-        column = recipe.get("dataset.text_column", "text")
+        texts = [recipe.get("dataset.text_column", "text")] if recipe.task == "causal-lm" else []
         for name in files:
-            if other := find_other_row(name, [column], columns):
+            if other := find_other_row(name, texts, columns):
                 return DataError.at(where, *other)
     if isinstance(problem, TypeError) and str(problem).startswith("the column"):
         return DataError.at(where, f"{', '.join(files) or path}: {problem}", "write all of them as texts")
     return explain(recipe, path, arguments, problem)
 
 
-def make_stream(recipe: Recipe, stream: Stream, column: str, tokenizer: Any, max_length: int) -> TokenStream:
+def make_text_stream(recipe: Recipe, stream: Stream, column: str, tokenizer: Any, max_length: int) -> TokenStream:
+    what = f"the train split has less than one block of {max_length} tokens"
+    return _make_stream(
+        recipe, stream, partial(TextBlocks, column, tokenizer, max_length),
+        text_column=column,
+        tokens_of_row=max_length,
+        empty=DataError.at(recipe.location("dataset.max_length"), what, "shorten dataset.max_length or add text"),
+    )  # fmt: skip
+
+
+def make_chat_stream(
+    recipe: Recipe, stream: Stream, encoder: RowEncoder, columns: Sequence[str], tokens_of_row: float, empty: DataError
+) -> TokenStream:
+    refuse = partial(_refuse_row, recipe, encoder.reader.keys[0])
+    begin = partial(ChatRows, encoder, tuple(columns), refuse)
+    return _make_stream(recipe, stream, begin, text_column="", tokens_of_row=tokens_of_row, empty=empty)
+
+
+def _make_stream(
+    recipe: Recipe, stream: Stream, begin: Callable[[], MakeRows], *, text_column: str, tokens_of_row: float,
+    empty: Exception,
+) -> TokenStream:  # fmt: skip
     seed = recipe.training.get("data_seed")
     return TokenStream(
-        stream.rows, column, tokenizer,
-        max_length=max_length,
+        stream.rows, begin,
+        text_column=text_column,
         seed=int(recipe.training.get("seed", DEFAULT_SEED) if seed is None else seed),
         buffer_size=int(recipe.get("dataset.buffer_size") or BUFFER),
-        location=recipe.location("dataset.max_length"),
+        tokens_of_row=tokens_of_row,
+        empty=empty,
         explain=stream.explain,
     )  # fmt: skip
+
+
+def _refuse_row(recipe: Recipe, key: str, row: Mapping[str, Any], problem: RowError) -> DataError:
+    """The error of a row that is no conversation, with its line where the files have lines of JSON."""
+    arguments = recipe.section("dataset")
+    files = [] if arguments.get("path") != "json" or "field" in arguments else local_files("json", arguments)
+    place = next(filter(None, (find_row(name, row) for name in files)), "")
+    if not place:
+        shown = json.dumps(row, ensure_ascii=False, default=str)
+        place = f"a row of the train split ({shown if len(shown) <= SHOWN else f'{shown[:SHOWN]} ...'})"
+    return DataError.at(recipe.location(f"dataset.{key}"), f"{place}: {problem.what}", problem.fix)
 
 
 def first_rows(rows: Any, count: int) -> Dataset:
@@ -190,4 +227,4 @@ def first_rows(rows: Any, count: int) -> Dataset:
         return found
     from datasets import Dataset
 
-    return Dataset.from_list(list(itertools.islice(rows, min(count, DOCUMENTS_AT_ONCE))))
+    return Dataset.from_list(list(itertools.islice(rows, min(count, LOOKED_AT))))

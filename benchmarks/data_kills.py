@@ -1,0 +1,179 @@
+"""Streams and preparations that are killed at random: the same rows in the same order.
+
+    python benchmarks/data_kills.py                     # 200 kills of streams, 200 of preparations
+    python benchmarks/data_kills.py --streams 20 --preparations 0        # a try; not recorded
+
+A stream is `hf-recipes run` of a small model with `dataset.streaming: true`, killed by SIGKILL at a random moment, at a
+file operation, inside saving, inside the rotation of checkpoints or at its end, up to six times in a row, resumed, and
+left to its end (the machinery of benchmarks/torture). Every batch that any of its sessions learned from has a digest,
+written before it is learned from: the batches, the weights and the losses must be those of the run that nobody killed.
+
+A preparation is `hf-recipes prepare`, killed one to four times at a random moment, and started again: every file of the
+rows must have the bytes that an uninterrupted one wrote. Its units have 3,000 bytes instead of 8 MB, so that there are
+many. Every start is a fork of this process, which has imported torch once. Writes benchmarks/results/data_kills.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks/results/data_kills.json"
+SEED, UNIT, IN_A_ROW = 1, 3_000, 4
+PREPARED = {  # name -> task, processes
+    "text, 1 process": ("causal-lm", 1),
+    "text, 2 processes": ("causal-lm", 2),
+    "chat, 1 process": ("chat", 1),
+    "chat, 2 processes": ("chat", 2),
+}
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from torture import chains, look, processes, record, streams  # noqa: E402
+
+
+def kill_streams(kills: int) -> dict[str, Any]:
+    found = {}
+    for number, (name, run) in enumerate(streams.RUNS.items()):
+        share = kills // len(streams.RUNS) + (number < kills % len(streams.RUNS))
+        if share:
+            found[name] = chains.in_scratch(
+                run,
+                lambda name=name, share=share: chains.interrupt_kind(name, share, 0, SEED, mix=(1, 0)),
+                prepare=streams.prepare,
+            )
+            one = found[name]
+            print(name, {key: one[key] for key in ("kills", "resumes", "ends", "equal_ends", "seconds")}, flush=True)
+    return found
+
+
+# preparations ---------------------------------------------------------------------------------------------------------
+
+
+def write_data(folder: Path, task: str, count: int) -> None:
+    from tests.support.tiny_models import CHATML, TEXTS, bpe, write_rows
+
+    bpe(chat=CHATML).save_pretrained(folder / "tokenizer")
+    texts = [f"{TEXTS[i % 4]} {i}" for i in range(1200)]
+    turns = [[{"role": "user", "content": text[:9]}, {"role": "assistant", "content": text}] for text in texts]
+    rows = [{"messages": turn} for turn in turns] if task == "chat" else [{"text": text} for text in texts]
+    write_rows(folder / "train.jsonl", rows[40:])
+    write_rows(folder / "validation.jsonl", rows[:40])
+    arguments = {"output_dir": "out", "max_steps": 1}
+    recipe = {
+        "task": task,
+        "model": {"config": {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32}},
+        "tokenizer": {"pretrained_model_name_or_path": "tokenizer"},
+        "dataset": {
+            "path": "json", "data_files": {"train": "train.jsonl", "validation": "validation.jsonl"},
+            "cache_dir": "cache", "num_proc": count,
+        },
+        **({"SFTConfig": arguments} if task == "chat" else {"TrainingArguments": arguments}),
+    }  # fmt: skip
+    if task == "chat":
+        recipe["SFTConfig"] |= {"dataset_num_proc": recipe["dataset"].pop("num_proc"), "max_length": 32}
+    else:
+        recipe["dataset"]["max_length"] = 32
+    (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+
+
+def prepare_rows() -> None:
+    from hf_recipes.cli import main
+    from hf_recipes.data.tokens import source
+
+    source.UNIT = UNIT
+    main(["prepare", "recipe.yaml"])
+
+
+def rows_made() -> dict[str, str]:
+    """Each file of prepared rows -> its digest. Empty where a killed call left none."""
+    found = sorted(Path("cache/hf_recipes").glob("*/rows/*"))
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()}
+
+
+def kill_preparations(name: str, kills: int) -> dict[str, Any]:
+    """In a folder with the data. Kills of one preparation in a row find what the one before left."""
+    draw, count, ends, equal, partial, failures = random.Random(f"{SEED}/{name}"), 0, 0, 0, 0, []
+    began = time.monotonic()
+    if processes.wait(processes.start(prepare_rows)) != 0:
+        raise SystemExit(look.tail())
+    seconds, straight = time.monotonic() - began, rows_made()
+    while count < kills:
+        shutil.rmtree("cache")
+        for _ in range(draw.randint(1, IN_A_ROW)):
+            child = processes.start(prepare_rows)
+            moment = time.monotonic() + draw.uniform(0, seconds)
+            while (status := processes.ended(child)) is None and time.monotonic() < moment:
+                time.sleep(0.002)
+            if status is not None:
+                break
+            count += processes.kill(child) == -9
+            partial += bool(list(Path("cache").rglob("*.npz")))
+        status = processes.wait(processes.start(prepare_rows))
+        ends += 1
+        equal += (same := status == 0 and rows_made() == straight)
+        if not same:
+            failures.append({"ended": status, "log": look.tail()})
+    return {
+        "kills": count, "after_parts": partial, "ends": ends, "equal_ends": equal, "failures": failures,
+        "files": len(straight), "straight_seconds": seconds, "seconds": time.monotonic() - began,
+    }  # fmt: skip
+
+
+def kill_all_preparations(kills: int) -> dict[str, Any]:
+    found, home = {}, Path.cwd()
+    for number, (name, (task, count)) in enumerate(PREPARED.items()):
+        share = kills // len(PREPARED) + (number < kills % len(PREPARED))
+        if not share:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)
+            try:
+                if processes.wait(processes.start(lambda task=task, count=count: write_data(Path(), task, count))) != 0:
+                    raise SystemExit(look.tail())
+                found[name] = kill_preparations(name, share)
+            finally:
+                os.chdir(home)
+        print(name, found[name], flush=True)
+    return found
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--streams", type=int, help="kills of streams; with it nothing is recorded")
+    words.add_argument("--preparations", type=int, help="as --streams")
+    given = words.parse_args()
+    short = given.streams is not None or given.preparations is not None
+    processes.preload()
+    found = {
+        **record.provenance(),
+        "seed": SEED,
+        "streams": kill_streams((given.streams or 0) if short else 200),
+        "preparations": kill_all_preparations((given.preparations or 0) if short else 200),
+    }
+    failures = [
+        one for group in ("streams", "preparations") for run in found[group].values() for one in run["failures"]
+    ]
+    if not short:
+        record.write(found, RESULT)
+    if failures:
+        print(json.dumps(failures, indent=1))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
