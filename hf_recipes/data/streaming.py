@@ -5,9 +5,9 @@ The rows are those of load_dataset(streaming=True), shuffled by IterableDataset.
 conversations become rows of their own as in chat.py (streamed_rows.py).
 When the data are at their end they begin again in another order, so the stream has none, and max_steps ends the run.
 
-The order follows from the seed alone. Each process of a launch reads it and takes its own rows of every batch. A resumed
-run reads from the beginning what it has learned from already, and throws it away: the next row is the one that an
-uninterrupted run would read.
+The order follows from the seed alone. Each process of a launch reads it and takes its own rows of every batch. A
+resumed run reads from the beginning what it has learned from already, and throws it away: the next row is the one that
+an uninterrupted run would read.
 """
 
 from __future__ import annotations
