@@ -26,7 +26,7 @@ from hf_recipes.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_recipes.data.streaming import TokenStream
+    from hf_recipes.data.streamed_rows import TokenStream
     from hf_recipes.data.tokens.rows import Batch, StoredRows
     from hf_recipes.data.tokens.store import ReadParts
     from hf_recipes.recipe.recipe import Recipe
@@ -53,7 +53,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     """
     from transformers import DataCollatorForSeq2Seq
 
-    from hf_recipes.data.streaming import first_rows
+    from hf_recipes.data.streamed_rows import first_rows
 
     parts = splits.by_name()
     if not tokenizer.is_fast:
@@ -110,7 +110,7 @@ def _describe_lost(counts: AnswerCounts, split: str, max_length: int) -> list[st
 
 def _stream(splits: Splits, encoder: RowEncoder, recipe: Recipe) -> tuple[TokenStream, SplitStats, list[str]]:
     """The train split as a stream; what is counted, and refused ahead, is that of its first rows."""
-    from hf_recipes.data.streaming import make_chat_stream
+    from hf_recipes.data.streamed_rows import make_chat_stream
 
     reader, head = encoder.reader, splits.train
     location = recipe.location(f"dataset.{reader.keys[0]}")

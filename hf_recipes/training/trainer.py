@@ -15,7 +15,7 @@ from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.data.chat_prompt import is_plain_prompt, marks_answers
 from hf_recipes.data.chat_template import read_template
-from hf_recipes.data.streaming import TokenStream, first_rows
+from hf_recipes.data.streamed_rows import TokenStream, first_rows
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss

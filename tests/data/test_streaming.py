@@ -16,7 +16,8 @@ import pytest
 from hf_recipes.checkpoints.folders import list_checkpoints
 from hf_recipes.cli import main
 from hf_recipes.data.splits import load_splits
-from hf_recipes.data.streaming import Stream, TokenStream, make_text_stream
+from hf_recipes.data.streamed_rows import TokenStream, make_text_stream
+from hf_recipes.data.streaming import Stream
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
