@@ -2,8 +2,8 @@
 
     python benchmarks/plan_times.py [--times 5] [RECIPE...]     # default: all recipes; continues its record
 
-A record of another commit is not continued: it begins again. Each first call has an empty cache of its own. Times are of
-the whole process and its tracing child (user and system). The record, results/plan_times.json, makes the table in
+A record of another commit is not continued: it begins again. Each first call has an empty cache of its own. Times are
+of the whole process and its tracing child (user and system). The record, results/plan_times.json, makes the table in
 docs/methods/plan.md (`python benchmarks/tables.py`).
 """
 
