@@ -64,10 +64,13 @@ def backend_text(tokenizer: Any) -> str | None:
     if not type(tokenizer).__module__.startswith("transformers."):
         return None
     try:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend = tokenizer.backend_tokenizer
+        text: str = backend.to_str()
     except Exception:  # a part of it is written in Python: what is raised depends on the part
         return None
-    return json.dumps({**backend, "truncation": None, "padding": None}, ensure_ascii=False)
+    if backend.truncation is None and backend.padding is None:
+        return text
+    return json.dumps({**json.loads(text), "truncation": None, "padding": None}, ensure_ascii=False)
 
 
 def load_backend(encoding: Encoding) -> Any:
@@ -96,7 +99,7 @@ def encode(texts: Sequence[str | None], backend: Any, encoding: Encoding) -> Doc
             found = backend.encode_batch_fast(batch)  # without positions in the text
         for one in found:
             row = with_end(one.ids, encoding.eos)
-            ids.append(np.array(row, dtype=encoding.dtype))
+            ids.append(np.fromiter(row, encoding.dtype, len(row)))  # half the time of np.array
             lengths.append(len(row))
     return Documents(ids=join(ids, encoding.dtype), lengths=np.array(lengths, np.int64), sizes=join(sizes, "uint32"))
 
