@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from hf_recipes.data.tokens import encode, long_texts
 from hf_recipes.data.tokens.encode import Encoding
 from hf_recipes.data.tokens.long_texts import cuts_of, encode_windows
-from tests.support.tiny_models import TEXTS
+from tests.support.tiny_models import TEXTS, bpe, prepare
 
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -81,6 +81,7 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "DeepSeek": lambda: train(
         "BPE", split(r"[\r\n]", r"\s?[A-Za-zÀ-ɏЀ-ӿ]+", r"\s?[!-/:-~]+", r"\s+$", r"[一-龥ぁ-ー]+")
     ),
+    "a word depends on the one before": lambda: train("BPE", split(r"(?<=d) w|\w+|\s")),
     "BERT": lambda: train(
         "WordPiece",
         pre_tokenizers.BertPreTokenizer(),
@@ -158,3 +159,61 @@ def test_windows_give_the_tokens_and_bytes_of_the_whole(
         without, none = encode_windows(text, backend, cuts, "uint16", 0, False)
         assert np.array_equal(without, whole.ids) and not len(none)
     assert len(sizes) > 4 * rounds  # it was cut
+
+
+TOO_FAR: dict[str, Callable[[], Tokenizer]] = {
+    "one word for all": lambda: train("BPE", None),
+    "a part at the start": lambda: train("BPE", byte_level(), normalizers.Prepend("a")),
+    "white space at the ends": lambda: train("BPE", byte_level(), normalizers.Strip()),
+    "a pattern over words": lambda: train("BPE", byte_level(), normalizers.Replace("a b", "c")),
+    "a token of two words": lambda: train("BPE", byte_level(), added=[AddedToken("New York")]),
+    "a token that takes the space behind it": lambda: train(
+        "BPE", byte_level(), added=[AddedToken("New", rstrip=True)]
+    ),
+    "chance": lambda: with_dropout(train("BPE", byte_level())),
+}
+
+
+def with_dropout(backend: Tokenizer) -> Tokenizer:
+    backend.model.dropout = 0.1
+    return backend
+
+
+@pytest.mark.parametrize("name", TOO_FAR)
+def test_a_tokenizer_whose_tokens_depend_on_text_far_away_is_never_cut(name: str) -> None:
+    assert cuts_of(TOO_FAR[name]().to_str()) is None
+
+
+@pytest.mark.parametrize(
+    ("pre", "text"),
+    [
+        (split(r"[^,]+"), "a b " * 2000),  # a word is what stands between commas
+        (byte_level(), "日本語の文章" * 1000),
+        (byte_level(), f"a{' ' * 6000}b"),
+        (byte_level(), "," * 6000),
+    ],
+)
+def test_a_text_without_a_certain_place_is_tokenized_at_once_and_the_memory_is_named(
+    pre: Any, text: str, small_windows: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encode, "LONG", 2**30)
+    found = encoding(train("BPE", pre))
+    whole = encode.encode([text], encode.load_backend(found), found)
+    monkeypatch.setattr(encode, "LONG", 1)
+    monkeypatch.setattr(long_texts, "NAMED", 4096)
+    pieces = encode.encode([text], encode.load_backend(found), found)
+    assert np.array_equal(whole.ids, pieces.ids) and np.array_equal(whole.sizes, pieces.sizes)
+    said = capsys.readouterr().out
+    assert said.startswith("warning: ") and said.count("\n") == 1
+    assert said.endswith(" of memory; split it\n")
+
+
+def test_a_document_in_windows_is_stored_as_it_would_be_as_a_whole(
+    make: Callable[..., Any], folder: Any, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    text, stored = draw_text(random.Random(7), 9000), []
+    for long in (2**30, 1000):
+        monkeypatch.setattr(encode, "LONG", long)
+        made = prepare(make("causal-lm", f"cache_dir: {folder / str(long)}"), [{"text": text}] * 3, bpe(), length=32)
+        stored.append((made.train[:], made.row_bytes, made.ids, made.stats))
+    assert stored[0] == stored[1]

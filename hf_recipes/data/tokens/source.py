@@ -57,6 +57,13 @@ class Columns:
         columns = [rows.column(name) for name in self.names]
         return [pa.concat_arrays(one.chunks) if one.num_chunks != 1 else one.chunk(0) for one in columns]
 
+    def beginnings(self, rows: int, characters: int) -> list[str]:
+        """The first characters of the first texts, without the empty ones; a long text is not read as a whole."""
+        import pyarrow.compute as compute
+
+        column = self._tables[:rows].column(self.names[0])
+        return [text for text in compute.utf8_slice_codeunits(column, 0, characters).to_pylist() if text]
+
     def values(self, unit: int) -> tuple[int, dict[str, list[Any]]]:
         """The number of the unit's first row, and the values of each column as `datasets` gives them."""
         begin = unit * self.rows_of_unit
