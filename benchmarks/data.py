@@ -220,14 +220,15 @@ def measure_here(kind: str, text: Path, folder: Path) -> None:
     work = {**KINDS, **data_chat.KINDS}[kind](text, folder)
     print(json.dumps({"before": anonymous_bytes(os.getpid())}), flush=True)
 
-    def cpu() -> float:
-        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    def cpu(who: int) -> float:
+        used = resource.getrusage(who)
+        return used.ru_utime + used.ru_stime
 
-    began, used = time.perf_counter(), cpu()
+    began, before = time.perf_counter(), cpu(resource.RUSAGE_SELF)
     tokens = work()
-    seconds, used = time.perf_counter() - began, cpu() - used
-    print(json.dumps({"tokens": tokens, "cpu_seconds": used, "seconds": seconds}))
+    seconds, own = time.perf_counter() - began, cpu(resource.RUSAGE_SELF) - before
+    used = {"cpu_seconds": own + cpu(resource.RUSAGE_CHILDREN), "own_cpu_seconds": own, "seconds": seconds}
+    print(json.dumps({"tokens": tokens, **used}))
 
 
 def measure(kind: str, text: Path, folder: Path) -> dict[str, Any]:

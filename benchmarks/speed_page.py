@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def blocks() -> dict[str, str]:
         "step_speed": ("step", _steps),
         "evaluation_speed": ("evaluation", _evaluation),
         "startup_speed": ("startup", _startup),
+        "data_wait": ("first_run", _waits),
     }
     return {
         block: page(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
@@ -44,6 +46,7 @@ def _data(found: dict[str, Any]) -> str:
                     kind,
                     f"{one['text_bytes'] / MB / row['cpu_seconds']:.2f}",
                     f"{bare['cpu_seconds'] / row['cpu_seconds']:.2f}",
+                    _beside(bare, row, int(kind.removesuffix(" processes")[-1]) if kind.endswith("processes") else 1),
                     f"{row['peak_bytes'] / MB:,.0f} MB",
                     f"{row['disk_bytes'] / most:.1f}" if row["disk_bytes"] else "-",
                     f"{row['tokens'] / most:.1%}",
@@ -54,11 +57,19 @@ def _data(found: dict[str, Any]) -> str:
         "prepared by",
         "MB per CPU second",
         "of the bare tokenizer",
+        "times its speed on free cores",
         "memory",
         "disk, bytes a token of the text",
         "tokens kept",
     ]
     return _table(head, rows) + f"\n\n{_machine(found)}."
+
+
+def _beside(bare: dict[str, Any], row: dict[str, Any], processes: int) -> str:
+    """How many times as fast as the bare tokenizer where each process has a core: what the first process does comes
+    before and after what the others do side by side."""
+    own = row.get("own_cpu_seconds", row["cpu_seconds"])
+    return f"{bare['cpu_seconds'] / (own + (row['cpu_seconds'] - own) / processes):.2f}"
 
 
 def _reads(found: dict[str, Any]) -> str:
@@ -143,6 +154,21 @@ def _startup(found: dict[str, Any]) -> str:
         rows.append([name, seconds, f"{one['of_bare']:.2f}", str(one["data_files_opened"])])
     head = ["start", "CPU time to the first step", "of the bare script", "opens of data files"]
     return _table(head, rows) + f"\n\n`{found['recipe']}`. {_machine(found)}."
+
+
+def _waits(found: dict[str, Any]) -> str:
+    """What the first run of each file says of itself at its end."""
+    rows = []
+    for name, steps in found["files"].items():
+        run = next(step["output"] for step in steps if "waiting for data" in step["output"])
+        task = re.search(r"^task +(\S+)", run, re.MULTILINE)
+        seconds = re.search(r"([\d.]+) s per step", run)
+        tokens = re.search(r"about ([\d,]+)\s+tokens a step", run)
+        share = re.search(r"([\d.]+%) of the time waiting for data", run)
+        assert task and seconds and tokens and share, name
+        rows.append([f"`{name}`: {task[1]}", f"{float(seconds[1]):.2g} s", tokens[1], share[1]])
+    table = _table(["run", "a step", "tokens of a step", "of the training time waiting for data"], rows)
+    return f"{table}\n\n{found['machine']}, Python {found['python']}; the runs of [First run](first-run.md)."
 
 
 def _machine(found: dict[str, Any]) -> str:
