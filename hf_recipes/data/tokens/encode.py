@@ -120,7 +120,7 @@ def batches_of(texts: Sequence[str | None]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
-        if not text or not text.strip():
+        if not text or text.isspace():  # strip() would copy the text
             continue
         if batch and size + len(text) > TEXT_AT_ONCE:
             yield batch
