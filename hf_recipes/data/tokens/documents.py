@@ -82,6 +82,7 @@ def prepare_documents(job: Job, check: Callable[[Counts], None]) -> StoredRows:
         read=read,
         encode=encoding or make,
         processes=job.processes if encoding else 1,
+        apart=encoding is not None,
     )
     return find_or_make(job.root, job.column, _facts(job, encoding), work, write)
 
