@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
@@ -57,6 +58,27 @@ def logits_in_fp32() -> Iterator[None]:
         return model
 
     with replace_attribute(build, "build_from_config", build_from_config):
+        yield
+
+
+@contextmanager
+def autocast_beside_fsdp() -> Iterator[None]:
+    """accelerate 1.0.1, accelerator.py, prepare_model: FSDP1's model runs under autocast, and its outputs become fp32.
+    FSDP2's does not."""
+    import accelerate.accelerator as upstream
+
+    original = upstream.fsdp2_prepare_model
+
+    def prepare(accelerator: Any, model: Any) -> Any:
+        model = original(accelerator, model)
+        if accelerator.native_amp:
+            context = upstream.get_mixed_precision_context_manager(True, accelerator.autocast_handler)
+            forward = context(model.forward.__func__)
+            model.forward = MethodType(forward, model)
+            model.forward = MethodType(upstream.convert_outputs_to_fp32(model.forward.__func__), model)
+        return model
+
+    with replace_attribute(upstream, "fsdp2_prepare_model", prepare):
         yield
 
 

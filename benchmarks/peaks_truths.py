@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from older_code import causal_loss, kbit_preparation, logits_in_fp32
+from older_code import autocast_beside_fsdp, causal_loss, kbit_preparation, logits_in_fp32
 from torch.nn import functional as F
 from watch import watching
 
@@ -305,6 +305,8 @@ def _fms(row: Row) -> tuple[int, int]:
         stack.enter_context(causal_loss(None if "bigcode" in row["model"] else torch.float32))
         if "ibm" in row["model"]:
             stack.enter_context(logits_in_fp32())
+        if row["sharding"] != "none":
+            stack.enter_context(autocast_beside_fsdp())
         if row["framework"] == "baseline-peft-bnb":  # the framework's own loader does without trl's preparation
             stack.enter_context(kbit_preparation())
         return _trainer(

@@ -112,6 +112,17 @@ def test_no_published_row_is_called_fits_where_it_would_not():
     assert {row.group for row in older} <= {"litgpt", "ms_swift", "qwen", "fsdp_qlora"}
 
 
+def test_rows_whose_releases_code_is_replayed_are_found_again():
+    """fms-acceleration's: Mistral by LoRA and QLoRA, PowerLM in every way, on one A100."""
+    import truths
+
+    rows = [row for row in truths.read_rows() if row.group == "fms" and not row.sharded]
+    replayed = [
+        row for row in rows if "PowerLM" in row.name or ("Mistral" in row.name and "accelerated" not in row.name)
+    ]
+    assert len(replayed) == 16 and all(abs(row.error) <= 0.0006 for row in replayed)
+
+
 def test_every_row_of_older_software_has_a_figure_a_refusal_or_a_cause():
     import truths
 
