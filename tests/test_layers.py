@@ -36,7 +36,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "eval
 HEAVY_FILES = {
     "hf_recipes.evaluation.exact",
     "hf_recipes.evaluation.length_order",
-    "hf_recipes.data.streaming",
+    "hf_recipes.data.streamed_rows",
     "hf_recipes.training.sample_text",
     "hf_recipes.models.half_precision",
     "hf_recipes.training.master_weights",

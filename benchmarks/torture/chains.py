@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torture import kinds, look
-from torture.child import Session, train
+from torture.child import BATCHES, Session, train
 from torture.processes import ended, is_alive, kill, start, sweep, wait
 
 KILLS = ("any", "saving", "rotating", "operation", "ending")
@@ -83,6 +83,8 @@ def clean() -> None:
     shutil.rmtree("out", ignore_errors=True)
     for name in ("saves.log", "rank1.pid", "second.log"):
         Path(name).unlink(missing_ok=True)
+    if Path(BATCHES).exists():
+        Path(BATCHES).write_text("", encoding="utf-8")
 
 
 def _run_chain(
@@ -275,14 +277,17 @@ def members(group: int) -> list[int]:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def in_scratch(run: dict[str, Any], work: Callable[[], Any], *, two: bool = False) -> Any:
+def in_scratch(
+    run: dict[str, Any], work: Callable[[], Any], *, two: bool = False,
+    prepare: Callable[[Path, dict[str, Any]], None] = kinds.prepare,
+) -> Any:  # fmt: skip
     """`work` in a folder of its own with the recipe, its model and its rows. Weights are made in a fork of its own:
     this process must not start torch's threads."""
     home = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
         os.chdir(scratch)
         try:
-            if wait(start(lambda: kinds.prepare(Path(scratch), run))) != 0:
+            if wait(start(lambda: prepare(Path(scratch), run))) != 0:
                 raise SystemExit(look.tail())
             if two:
                 Path("two").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 from torture.processes import in_ranks
 
+BATCHES = "batches.log"  # where it is, each batch that is learned from gets a line with its digest
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "fsync")
 
 
@@ -50,6 +52,8 @@ def train_rank(session: Session) -> None:
             log.write(f"{folders.step_of(final)}\n")
 
     folders.put_in_place = noted
+    if Path(BATCHES).exists():
+        note_batches()
     if session.clock:
         shift_clock(session.clock)
     count = watch_operations(session) if os.environ.get("RANK", "0") == "0" else {}
@@ -59,6 +63,25 @@ def train_rank(session: Session) -> None:
         if count:
             saves = len(Path("saves.log").read_text(encoding="utf-8").split()) if Path("saves.log").exists() else 0
             Path("operations.json").write_text(json.dumps({**count, "saves": saves}), encoding="utf-8")
+
+
+def note_batches() -> None:
+    """Step, number within the step and digest, written before the batch is learned from: a killed step has its line."""
+    from hf_recipes.training.overrides import Overrides
+
+    learn, last = Overrides.training_step, [-1, 0]
+
+    def training_step(self: Any, model: Any, inputs: Any, *more: Any) -> Any:
+        step = self.state.global_step
+        last[:] = [step, last[1] + 1 if last[0] == step else 0]
+        digest = hashlib.sha256()
+        for name in ("input_ids", "labels"):
+            digest.update(f"{tuple(inputs[name].shape)}".encode() + inputs[name].cpu().numpy().tobytes())
+        with open(BATCHES, "a", encoding="utf-8") as log:
+            log.write(f"{step} {last[1]} {digest.hexdigest()}\n")
+        return learn(self, model, inputs, *more)
+
+    Overrides.training_step = training_step  # type: ignore[method-assign]
 
 
 def watch_operations(session: Session) -> dict[str, int]:

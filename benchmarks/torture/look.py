@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torture.child import BATCHES
+
 KEYS = ("loss", "eval_loss", "learning_rate", "grad_norm")
 FILES = ("README.md", "report.md", "report.html", "recipe.yaml", "record.json")
 
@@ -29,6 +31,8 @@ def result(folder: str = "out") -> dict[str, str]:
         "status": record["status"],
         "files": [name for name in FILES if Path(folder, name).exists()],
     }
+    if Path(BATCHES).exists():  # of every session: a batch that one of them read in another place is one line more
+        parts["batches"] = sorted(set(Path(BATCHES).read_text(encoding="utf-8").splitlines()))
     return {"weights": weights.hexdigest(), **{name: _digest(value) for name, value in parts.items()}}
 
 

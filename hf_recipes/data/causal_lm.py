@@ -87,9 +87,9 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     if splits.stream is None:
         train, streamed = found["train"].data, {}
     else:
-        from hf_recipes.data.streaming import make_stream
+        from hf_recipes.data.streamed_rows import make_text_stream
 
-        train = make_stream(recipe, splits.stream, columns["train"], tokenizer, max_length)
+        train = make_text_stream(recipe, splits.stream, columns["train"], tokenizer, max_length)
         streamed = {"train": SplitStats(rows=0, tokens=0, longest=max_length)}  # nobody has counted them
     return Prepared(
         train=train,

@@ -26,6 +26,7 @@ from hf_recipes.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.data.streamed_rows import TokenStream
     from hf_recipes.data.tokens.rows import Batch, StoredRows
     from hf_recipes.data.tokens.store import ReadParts
     from hf_recipes.recipe.recipe import Recipe
@@ -52,6 +53,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     """
     from transformers import DataCollatorForSeq2Seq
 
+    from hf_recipes.data.streamed_rows import first_rows
+
     parts = splits.by_name()
     if not tokenizer.is_fast:
         what = "chat needs a fast tokenizer (for the position of each token in the text)"
@@ -63,6 +66,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     stats: dict[str, SplitStats] = {}
     for split, part in parts.items():
         reader.check(recipe, part)
+        if split == "train" and splits.stream is not None:
+            continue
         rows = found[split] = _store_split(encoder, part, split, recipe, tokenizer)
         counts = AnswerCounts(**rows.counts)
         stats[split] = SplitStats(
@@ -76,12 +81,14 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         if rows.data.num_rows < counts.read:
             left_out = counts.read - rows.data.num_rows
             notes.append(f"{split}: {left_out} rows left out: no answer within {max_length} tokens")
-        if counts.lost:
-            share = counts.lost / (counts.lost + counts.label_tokens)
-            notes.append(f"{split}: {share:.1%} of the answer tokens are beyond {max_length} tokens and are cut off")
+        notes += _describe_lost(counts, split, max_length)
+    train = found["train"].data if splits.stream is None else None
+    if train is None:
+        train, stats["train"], lines = _stream(splits, encoder, recipe)
+        notes += lines
     evals = {split: rows for split, rows in found.items() if split != "train"}
     return Prepared(
-        train=found["train"].data,
+        train=train,
         evals={split: rows.data for split, rows in evals.items()},
         collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
         config={},
@@ -90,8 +97,39 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         ids={split: rows.ids for split, rows in evals.items()},
         row_bytes={split: rows.row_bytes for split, rows in evals.items()},
         sources={split: Source(rows=part, columns=reader.columns) for split, part in parts.items()},
-        notes=(*notes, *_preview(found["train"].data, tokenizer)),
+        notes=(*notes, *_preview(first_rows(train, 1), tokenizer)),
     )
+
+
+def _describe_lost(counts: AnswerCounts, split: str, max_length: int) -> list[str]:
+    if not counts.lost:
+        return []
+    share = counts.lost / (counts.lost + counts.label_tokens)
+    return [f"{split}: {share:.1%} of the answer tokens are beyond {max_length} tokens and are cut off"]
+
+
+def _stream(splits: Splits, encoder: RowEncoder, recipe: Recipe) -> tuple[TokenStream, SplitStats, list[str]]:
+    """The train split as a stream; what is counted, and refused ahead, is that of its first rows."""
+    from hf_recipes.data.streamed_rows import make_chat_stream
+
+    reader, head = encoder.reader, splits.train
+    location = recipe.location(f"dataset.{reader.keys[0]}")
+    columns = reader.select(head)
+    try:
+        found = encoder((0, columns[:]))
+    except BadRowError as bad:
+        raise refuse_row(reader, head, "train", bad.index, bad.problem, location) from bad.__cause__
+    counts = _count([found])
+    no_answer = _no_answer("train", recipe, location, encoder.max_length if found["lost"].any() else None)
+    if not counts.label_tokens:
+        raise no_answer
+    assert splits.stream is not None
+    tokens_of_row = float(found["lengths"][found["answered"] > 0].mean())
+    stream = make_chat_stream(recipe, splits.stream, encoder, columns.column_names, tokens_of_row, no_answer)
+    stats = SplitStats(
+        rows=0, tokens=0, longest=counts.longest, label_tokens=counts.label_tokens, lost_label_tokens=counts.lost
+    )
+    return stream, stats, _describe_lost(counts, f"train (its first {head.num_rows:,} rows)", encoder.max_length)
 
 
 @dataclass(frozen=True, kw_only=True)

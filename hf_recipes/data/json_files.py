@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
@@ -107,6 +107,19 @@ def find_other_row(name: str, texts: Collection[str], columns: Sequence[str] | N
     except (ValueError, AttributeError, RecursionError, OSError, EOFError):
         return None
     return None
+
+
+def find_row(name: str, row: Mapping[str, Any]) -> str:
+    """ "data/a.jsonl:2", where that row stands; "" for a row that is not found, and for a file that is not read here.
+    A column that the line lacks is None in the row."""
+    wanted = {column: value for column, value in row.items() if value is not None}
+    try:
+        for place, found in _rows(name):
+            if isinstance(found, dict) and {k: v for k, v in found.items() if v is not None} == wanted:
+                return place
+    except (ValueError, AttributeError, RecursionError, OSError, EOFError):
+        return ""
+    return ""
 
 
 def find_encoded_text(

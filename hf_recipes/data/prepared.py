@@ -49,7 +49,7 @@ class Source:
 class Prepared:
     """Splits as a Trainer takes them. `evals` has "eval" (the validation split) and perhaps "test"."""
 
-    train: Dataset  # or data/streaming.py's TokenStream, which has no length
+    train: Dataset  # or data/streamed_rows.py's TokenStream, which has no length
     evals: Mapping[str, Dataset]
     collator: Callable[..., Any]
     config: Mapping[str, Any]  # fields of the model's config that the data decides: num_labels, id2label, label2id

@@ -72,7 +72,7 @@ def _check_end_token(
         return
     ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
     ends |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    from hf_recipes.data.streaming import first_rows
+    from hf_recipes.data.streamed_rows import first_rows
 
     rows = first_rows(prepared.train, CHECKED)
     if any(label in ends for labels in rows["labels"] for label in labels if label != -100):
@@ -94,7 +94,7 @@ def _check_double_bos(
         begin is None or begin == tokenizer.eos_token_id
     ):  # one token for both: the end of a document meets the start of the next
         return
-    from hf_recipes.data.streaming import first_rows
+    from hf_recipes.data.streamed_rows import first_rows
 
     rows = first_rows(prepared.train, CHECKED)
     twice = sum(any(a == b == begin for a, b in pairwise(ids)) for ids in rows["input_ids"])

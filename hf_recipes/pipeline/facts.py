@@ -80,9 +80,10 @@ def count_rows(train: Any) -> int:
     return len(train) if hasattr(train, "__len__") else 0
 
 
-def describe_batch(args: Any, data: DataFacts, rows: int) -> Batch:
-    """`rows`: of the trainer's data set; 0: a stream of full rows."""
-    tokens_of_row = data.tokens / rows if rows else data.longest or 0
+def describe_batch(args: Any, data: DataFacts, train: Any) -> Batch:
+    """`train`: the trainer's data set; a stream knows the tokens of its rows."""
+    rows = count_rows(train)
+    tokens_of_row = data.tokens / rows if rows else train.tokens_of_row
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     sequences = per_device * args.world_size * accumulation
     return Batch(
@@ -99,7 +100,7 @@ def add_facts(
 ) -> RunRecord:
     """With model, tokenizer, data, batch and steps of a run that is about to train."""
     data, rows = describe_data(prepared), count_rows(trainer.train_dataset)
-    batch = describe_batch(args, data["train"], rows)
+    batch = describe_batch(args, data["train"], trainer.train_dataset)
     return replace(
         record,
         model=describe_model(recipe, model, prepared),

@@ -15,6 +15,7 @@ from hf_recipes.checkpoints.settings import RecipeSettings
 from hf_recipes.common.text import first_line
 from hf_recipes.data.chat_prompt import is_plain_prompt, marks_answers
 from hf_recipes.data.chat_template import read_template
+from hf_recipes.data.streamed_rows import TokenStream, first_rows
 from hf_recipes.errors import RecipeError
 from hf_recipes.models.config import longest_input
 from hf_recipes.training.classification_loss import classification_loss
@@ -86,11 +87,15 @@ def build_arguments(recipe: Recipe) -> TrainingArguments:
         # Rows are tokenized, labelled and packed when they get there (tasks/): TRL would shuffle evaluation rows too.
         arguments["dataset_kwargs"] = {**(arguments.get("dataset_kwargs") or {}), "skip_prepare_dataset": True}
     try:
-        return kind(**arguments)
+        args = kind(**arguments)
     except (ValueError, TypeError, ImportError) as problem:
         raise RecipeError.at(
             recipe.location(recipe.trainer), f"{recipe.trainer} refuses: {first_line(problem)}"
         ) from problem
+    dealt: Any = args.accelerator_config  # the dataclass that TrainingArguments makes of whatever is given
+    if recipe.get("dataset.streaming") is True and dealt.dispatch_batches is None:
+        dealt.dispatch_batches = False  # else process 0 joins the batches of all, which differ in length
+    return args
 
 
 def build_trainer(
@@ -109,11 +114,13 @@ def build_trainer(
     Raises RecipeError for what upstream refuses at construction.
     """
     parts = _build_parts(recipe, say, session)
+    streamed = isinstance(prepared.train, TokenStream)
     arguments: dict[str, Any] = {
         "parts": parts,
         "model": model,
         "args": args,
-        "train_dataset": _pack(recipe, args, prepared.train),
+        # SFTTrainer takes classes of `datasets` only, and looks at the first row.
+        "train_dataset": first_rows(prepared.train, 1) if streamed else _pack(recipe, args, prepared.train),
         "eval_dataset": prepared.evals["eval"],
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics,
@@ -135,6 +142,8 @@ def build_trainer(
         raise RecipeError.at(
             recipe.location(recipe.trainer), f"the trainer refuses: {first_line(problem)}"
         ) from problem
+    if streamed:
+        trainer.train_dataset = prepared.train
     if recipe.trainer == "SFTConfig":
         use_plain_logits(trainer.model)
     limit_trackers(trainer, say)

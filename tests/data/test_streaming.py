@@ -16,7 +16,8 @@ import pytest
 from hf_recipes.checkpoints.folders import list_checkpoints
 from hf_recipes.cli import main
 from hf_recipes.data.splits import load_splits
-from hf_recipes.data.streaming import TokenStream
+from hf_recipes.data.streamed_rows import TokenStream, make_text_stream
+from hf_recipes.data.streaming import Stream
 from hf_recipes.errors import DataError, RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.read import read_recipe
@@ -59,10 +60,11 @@ def recipe(write_recipe: Callable[..., str]) -> str:
     return write_recipe(RECIPE)
 
 
-def stream(**changes: Any) -> TokenStream:
+def stream(*, seed: int = 0) -> TokenStream:
     rows = datasets.load_dataset("json", data_files=["a.jsonl", "b.jsonl"], streaming=True, split="train")
-    given = {"max_length": 16, "seed": 0, "buffer_size": 20, "location": "here"}
-    return TokenStream(rows, "text", save_tokenizer(), **{**given, "explain": lambda problem: problem, **changes})
+    found = Stream(rows=rows, head=datasets.Dataset.from_dict({}), notes=[], explain=str)
+    recipe = read_recipe("recipe.yaml", [f"TrainingArguments.seed={seed}"])
+    return make_text_stream(recipe, found, "text", save_tokenizer(), 16)
 
 
 def blocks(found: TokenStream, count: int) -> list[list[int]]:
@@ -102,7 +104,7 @@ def test_after_any_number_of_batches_a_resumed_loader_reads_the_next_ones(recipe
         assert list(itertools.islice(skip_first_batches(loader(), skipped), 3)) == straight[skipped : skipped + 3]
 
 
-def test_a_split_of_less_than_a_block_is_refused_and_not_read_for_ever(folder: Path) -> None:
+def test_a_split_of_less_than_a_block_is_refused_and_not_read_for_ever(recipe: str) -> None:
     Path("a.jsonl").write_text('{"text": ""}\n', encoding="utf-8")
     Path("b.jsonl").write_text('{"text": "  "}\n', encoding="utf-8")
     with pytest.raises(DataError, match="less than one block of 16 tokens"):
@@ -148,7 +150,7 @@ def test_a_run_that_is_killed_twice_reads_the_same_blocks_as_one_that_is_not(rec
         ),
         ("max_steps: 12", "max_steps: 12, save_strategy: epoch", "has no epochs, so save_strategy: epoch does nothing"),
         ("max_steps: 12", "max_steps: 12, train_sampling_strategy: group_by_length", "strategy has no effect with"),
-        ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments only"),
+        ("task: causal-lm", "task: text-classification", "trains causal-lm with TrainingArguments, and chat"),
     ],
 )
 def test_what_a_stream_cannot_have_is_refused_before_anything_is_read(

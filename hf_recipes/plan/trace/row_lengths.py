@@ -32,7 +32,7 @@ def read_row_lengths(recipe: Recipe) -> Lengths:
     config = build_config(recipe)
     if recipe.get("dataset.streaming") is True:
         what = "the rows are streamed: their lengths are not known ahead"
-        raise DataError.at(recipe.location("dataset.streaming"), what, "blocks of text are as long as max_length")
+        raise DataError.at(recipe.location("dataset.streaming"), what, "give a length: --length N")
     splits = load_splits(recipe)
     tokenizer = build_tokenizer(recipe, splits.train, _ignore_line)
     positions = longest_input(config)

@@ -151,15 +151,15 @@ def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
-    """data/streaming.py makes blocks of text; what needs all rows at once cannot be made of a stream."""
+    """data/streamed_rows.py makes blocks and conversations; what needs all rows at once cannot be made of a stream."""
     dotted = "dataset.streaming"
     if recipe.get(dotted) is not True:
         if recipe.get("dataset.buffer_size") is not None:
             what = "dataset.buffer_size has no effect without streaming: true"
             yield report_key(recipe, "dataset.buffer_size", what, "leave it out")
         return
-    if recipe.task != "causal-lm" or recipe.trainer != "TrainingArguments":
-        what = f"{dotted}: true trains causal-lm with TrainingArguments only"
+    if recipe.task != "chat" and (recipe.task != "causal-lm" or recipe.trainer != "TrainingArguments"):
+        what = f"{dotted}: true trains causal-lm with TrainingArguments, and chat"
         fix = "leave it out: rows are stored once as tables on disk, which need not fit in memory"
         yield report_key(recipe, dotted, what, fix)
         return
@@ -174,6 +174,10 @@ def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
     if (number_of(recipe, "dataloader_num_workers") or 0) > 1:
         what = f"{dotted}: true: each worker of the loader would read all rows"
         yield report_argument(recipe, "dataloader_num_workers", what, "write 1: one worker reads ahead")
+    for name in ("packing", "padding_free", "shuffle_dataset"):
+        if is_true(recipe, name):
+            what = f"{dotted}: true: {name} needs all rows at once"
+            yield report_argument(recipe, name, what, f"leave it out, or {dotted}")
     for key, fix in NOT_STREAMED.items():
         if recipe.get(f"dataset.{key}") is not None:
             yield report_key(recipe, f"dataset.{key}", f"dataset.{key} has no effect on a stream", fix)
