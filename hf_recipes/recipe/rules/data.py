@@ -151,7 +151,7 @@ def length_that_predicts_nothing(recipe: Recipe) -> Iterator[Diagnostic]:
 
 
 def rows_that_stream(recipe: Recipe) -> Iterator[Diagnostic]:
-    """data/streamed_rows.py makes blocks of text and conversations; what needs all rows at once cannot be made of a stream."""
+    """data/streamed_rows.py makes blocks and conversations; what needs all rows at once cannot be made of a stream."""
     dotted = "dataset.streaming"
     if recipe.get(dotted) is not True:
         if recipe.get("dataset.buffer_size") is not None:
