@@ -66,6 +66,7 @@ def find_or_make(root: Path, columns: Columns, facts: Mapping[str, Any], work: W
         raise DataError.at("environment", what, fix) from problem
 
 
+@functools.cache
 def code_facts(*packages: str) -> dict[str, str]:
     """This package's code of data, and the versions of the packages that take part."""
     digest = blake2b(digest_size=16)
