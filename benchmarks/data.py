@@ -3,8 +3,8 @@
 The text is what every Python has, its own standard library, made as large as asked: files in a seeded order, each time
 with other digits, so that no document repeats. Every measurement is a process of its own. CPU seconds are those of the
 process and of its children; memory is what the kernel cannot take back (Pss of anonymous pages), of the whole process
-tree, above the same imports without work. Reads of files are in the page cache on all sides. Writes
-benchmarks/results/data.json.
+tree, above the same imports without work, watched by the process that starts it. Reads of files are in the page cache
+on all sides. Writes benchmarks/results/data.json.
 
     python benchmarks/data.py                    # 10 and 100 MB
     python benchmarks/data.py --sizes 10 100 1000
@@ -15,6 +15,7 @@ benchmarks/results/data.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -25,7 +26,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -107,6 +107,7 @@ def bare(text: Path, folder: Path) -> Callable[[], int]:
 
 def ours(text: Path, folder: Path, processes: int) -> Callable[[], int]:
     import datasets  # noqa: F401
+    import scipy.io  # noqa: F401  # the first load_dataset imports it
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq  # noqa: F401
 
     from hf_recipes.data import causal_lm
@@ -115,7 +116,7 @@ def ours(text: Path, folder: Path, processes: int) -> Callable[[], int]:
 
     small = folder / "validation.jsonl"
     with text.open(encoding="utf-8") as lines:
-        small.write_text("".join(next(lines) for _ in range(20)), encoding="utf-8")
+        small.write_text("".join(next(lines) for _ in range(2)), encoding="utf-8")
     path = folder / "recipe.yaml"
     path.write_text(
         f"task: causal-lm\nmodel: {{config: {{model_type: gpt2}}}}\ntokenizer: {{pretrained_model_name_or_path: "
@@ -137,6 +138,7 @@ def ours(text: Path, folder: Path, processes: int) -> Callable[[], int]:
 def run_clm(text: Path, folder: Path) -> Callable[[], int]:
     """The two maps of transformers' run_clm.py, with its defaults."""
     import datasets
+    import scipy.io  # noqa: F401
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq  # noqa: F401
 
     datasets.disable_progress_bars()
@@ -163,6 +165,7 @@ def run_clm(text: Path, folder: Path) -> Callable[[], int]:
 def trl(text: Path, folder: Path) -> Callable[[], int]:
     """SFTTrainer's own preparation of the same file, packed in its default way."""
     import datasets
+    import scipy.io  # noqa: F401
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
     from trl import SFTConfig, SFTTrainer
 
@@ -193,9 +196,10 @@ KINDS: dict[str, Callable[[Path, Path], Callable[[], int]]] = {
 def tree(process: int) -> list[int]:
     """The process and its descendants."""
     found = [process]
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += tree(int(child))
+    with contextlib.suppress(OSError):  # a thread that ended meanwhile
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in task.read_text().split():
+                found += tree(int(child))
     return found
 
 
@@ -211,28 +215,19 @@ def anonymous_bytes(process: int) -> int:
 
 
 def measure_here(kind: str, text: Path, folder: Path) -> None:
-    """In the child: prints what it measured as JSON."""
+    """In the child: prints its memory before the work, and then what it measured, as JSON."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     work = {**KINDS, **data_chat.KINDS}[kind](text, folder)
-    before, peak, ended = anonymous_bytes(os.getpid()), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(0.25):
-            peak = max(peak, anonymous_bytes(os.getpid()))
+    print(json.dumps({"before": anonymous_bytes(os.getpid())}), flush=True)
 
     def cpu() -> float:
         own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
-    watcher = threading.Thread(target=watch)
     began, used = time.perf_counter(), cpu()
-    watcher.start()
     tokens = work()
     seconds, used = time.perf_counter() - began, cpu() - used
-    ended.set()
-    watcher.join()
-    print(json.dumps({"tokens": tokens, "cpu_seconds": used, "seconds": seconds, "peak_bytes": peak - before}))
+    print(json.dumps({"tokens": tokens, "cpu_seconds": used, "seconds": seconds}))
 
 
 def measure(kind: str, text: Path, folder: Path) -> dict[str, Any]:
@@ -246,10 +241,19 @@ def measure(kind: str, text: Path, folder: Path) -> dict[str, Any]:
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, __file__, "--measure", kind, str(text), str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{kind}: {done.stderr}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        errors = Path(cache) / "stderr"
+        with errors.open("w") as file:
+            child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True)
+        assert child.stdout is not None
+        first = next((line for line in child.stdout if line.startswith('{"before"')), "{}")
+        before = peak = json.loads(first).get("before", 0)
+        while child.poll() is None:  # watched from here: what that costs is no work of the child's
+            peak = max(peak, anonymous_bytes(child.pid))
+            time.sleep(0.25)
+        output = child.stdout.read()
+        if child.returncode:
+            raise SystemExit(f"{kind}: {errors.read_text()}")
+        found: dict[str, Any] = {**json.loads(output.splitlines()[-1]), "peak_bytes": peak - before}
         rows = [*Path(cache).glob("hf_recipes/*/rows/*"), *Path(cache).glob("json/**/cache-*.arrow")]
         source = sum(path.stat().st_size for path in Path(cache).glob("json/**/json-train*.arrow"))
         found["disk_bytes"] = sum(path.stat().st_size for path in rows if path.suffix == ".arrow")
@@ -273,24 +277,20 @@ def reads(text: Path, folder: Path) -> dict[str, float]:
     rows: list[Any] = []
     for name, batches in index["files"].items():
         for batch in batches:
-            tokens = np.memmap(place / name, index["dtype"], "r", batch["tokens_at"], batch["tokens"])
+            tokens = np.asarray(np.memmap(place / name, index["dtype"], "r", batch["tokens_at"], batch["tokens"]))
             ends = np.memmap(place / name, "int32", "r", batch["ends_at"], batch["rows"] + 1)
-            rows += [(tokens, int(begin), int(end)) for begin, end in pairwise(ends)]
+            rows += [tokens[begin:end] for begin, end in pairwise(ends)]  # as docs/data.md does
     flat_file = folder / "flat.bin"
     with flat_file.open("wb") as file:
-        for tokens, begin, end in rows:
-            file.write(tokens[begin:end].tobytes())
+        for row in rows:
+            file.write(row.tobytes())
     flat = np.memmap(flat_file, index["dtype"], "r")
     data = load_from_disk(str(place))
     order = random.Random(SEED).choices(range(len(rows)), k=20_000)
 
-    def through_index(i: int) -> Any:
-        tokens, begin, end = rows[i]
-        return tokens[begin:end].astype(np.int64)
-
     ways: dict[str, Callable[[int], Any]] = {
         "np.memmap": lambda i: flat[i * LENGTH : (i + 1) * LENGTH].astype(np.int64),
-        "index": through_index,
+        "index": lambda i: rows[i].astype(np.int64),
         "datasets": lambda i: data[i]["input_ids"],
     }
     assert all(list(ways["index"](i)) == list(ways["np.memmap"](i)) == ways["datasets"](i) for i in order[:200])
@@ -319,7 +319,8 @@ def about() -> dict[str, Any]:
 
 def measure_text(sizes: list[int], kinds: list[str], folder: Path) -> dict[str, Any]:
     """The record with these sizes and kinds made new, and the others as they are."""
-    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"sizes": {}}
+    made: dict[str, Any] = {}
+    microseconds = None
     for megabytes in sorted(sizes):
         text = folder / f"{megabytes}.jsonl"
         write_text(text, megabytes)
@@ -330,14 +331,18 @@ def measure_text(sizes: list[int], kinds: list[str], folder: Path) -> dict[str, 
             save_tokenizer(folder / "tokenizer", small)
         with text.open(encoding="utf-8") as lines:
             size = sum(len(json.loads(line)["text"].encode()) for line in lines)
-        found = record["sizes"].setdefault(str(megabytes), {"kinds": {}})
-        found |= {"text_bytes": size}
+        made[str(megabytes)] = {"text_bytes": size, "kinds": {}}
         for kind in kinds:
-            found["kinds"][kind] = measure(kind, text, folder)
-            print(megabytes, kind, found["kinds"][kind], flush=True)
+            found = made[str(megabytes)]["kinds"][kind] = measure(kind, text, folder)
+            print(megabytes, kind, found, flush=True)
         if megabytes == 100:
-            record["read_microseconds"] = reads(text, folder)
+            microseconds = reads(text, folder)
         text.unlink()
+    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"sizes": {}}  # as it is by now
+    for name, one in made.items():
+        known = {**record["sizes"].get(name, {}).get("kinds", {}), **one["kinds"]}
+        record["sizes"][name] = {**one, "kinds": {kind: known[kind] for kind in KINDS if kind in known}}
+    record["read_microseconds"] = microseconds or record["read_microseconds"]
     ordered = {size: record["sizes"][size] for size in sorted(record["sizes"], key=int)}
     return {**record, **about(), "vocabulary": VOCABULARY, "max_length": LENGTH, "sizes": ordered}
 

@@ -2,8 +2,9 @@
 
     python benchmarks/plan_times.py [--times 5] [RECIPE...]     # default: all recipes; continues its record
 
-Each first call has an empty cache of its own. Times are of the whole process and its tracing child (user and system).
-The record, results/plan_times.json, makes the table in docs/methods/plan.md (`python benchmarks/tables.py`).
+A record of another commit is not continued: it begins again. Each first call has an empty cache of its own. Times are
+of the whole process and its tracing child (user and system). The record, results/plan_times.json, makes the table in
+docs/methods/plan.md (`python benchmarks/tables.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from hf_recipes.common.environment import package_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "results" / "plan_times.json"
@@ -55,8 +58,10 @@ def main() -> None:
     every = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
     names = words.recipes or [*SEARCHED, *(name for name in every if name not in SEARCHED)]
     rows: dict[str, list[dict[str, float]]] = {}
-    if RECORD.is_file():
-        rows = {row["recipe"]: row["runs"] for row in json.loads(RECORD.read_text(encoding="utf-8"))["rows"]}
+    commit = package_commit()
+    before = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    if before.get("commit") == commit:
+        rows = {row["recipe"]: row["runs"] for row in before["rows"]}
     for round_ in range(
         words.times
     ):  # each recipe once, before any of them again: a stop leaves every recipe's medians
@@ -65,7 +70,7 @@ def main() -> None:
                 continue
             rows.setdefault(name, []).append(measure(name))
             lines = ",\n".join(" " + json.dumps({"recipe": one, "runs": rows[one]}) for one in sorted(rows))
-            RECORD.write_text('{"rows": [\n' + lines + "\n]}\n", encoding="utf-8")
+            RECORD.write_text(f'{{"commit": {json.dumps(commit)}, "rows": [\n' + lines + "\n]}\n", encoding="utf-8")
             print(name, rows[name][-1], flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from hf_recipes.commands.arguments import LAUNCH_FILE, PATH, PATH_TO_WRITE, RECI
 from hf_recipes.common.output import lost_output, protect_output
 from hf_recipes.errors import RecipeError
 
+BEGAN = time.monotonic() - time.process_time()  # of a process whose entry this is: Python's start counts
 USER_ERROR = 2
 TOOLS = ("TRL", "axolotl", "LLaMA-Factory")  # of catalog/other_tools.py
 
@@ -190,7 +192,8 @@ def convert(file: str, tool: str | None, output: str | None) -> None:
     help="Write an SVG chart of memory use; with --search, a map of batch and length.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(recipe: str | None, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.pass_obj
+def plan(began: float | None, recipe: str | None, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Predict peak GPU memory and time of RECIPE. Needs no GPU and no weights; exit status 1 if it does not fit."""
     from hf_recipes.commands.plan import command_for_each, list_gpus
 
@@ -199,7 +202,7 @@ def plan(recipe: str | None, overrides: tuple[str, ...], as_json: bool, **option
         return
     if recipe is None:
         raise click.MissingParameter(param_type="argument", param_hint="'RECIPE'")
-    lines, fits = command_for_each(recipe, overrides, as_json=as_json, **options)
+    lines, fits = command_for_each(recipe, overrides, as_json=as_json, began=began, **options)
     click.echo("\n".join(lines))
     if not fits:
         sys.exit(1)
@@ -332,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else list(arguments)
         for argument in given:
             check_text(argument)
-        commands.main(args=given, prog_name="hf-recipes", standalone_mode=False)
+        began = BEGAN if arguments is None else None  # time limits count from there
+        commands.main(args=given, prog_name="hf-recipes", standalone_mode=False, obj=began)
         if lost_output() and given[:1] != ["run"]:  # a run is worth more than its log
             sys.exit(USER_ERROR)
     except RecipeError as error:

@@ -6,6 +6,7 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,23 @@ def list_gpus() -> list[str]:
 
 
 def command_for_each(
-    path: str, words: Sequence[str], *, as_json: bool = False, **options: Any
+    path: str, words: Sequence[str], *, as_json: bool = False, began: float | None = None, **options: Any
 ) -> tuple[list[str], bool]:
     """`command` of `path` and of every word that names another recipe: what to print of all, and whether all fit.
-    Imports and the tracing child are shared. Raises RecipeError."""
+    Imports and the tracing child are shared; each recipe has its own time, the first one's from `began`. Raises
+    RecipeError."""
     paths = [path, *(word for word in words if is_recipe(word))]
     overrides = [word for word in words if not is_recipe(word)]
     if len(paths) == 1:
-        return command(path, overrides, as_json=as_json, **options)
+        return command(path, overrides, as_json=as_json, began=began, **options)
     for name in ("svg", "write"):
         if options.get(name) is not None:
             raise PlanError.at(f"argument '--{name}'", f"one file, and {len(paths)} recipes", "plan them one by one")
-    found = [command(one, overrides, as_json=as_json, **options) for one in paths]
+    starts = [began, *[None] * (len(paths) - 1)]
+    found = [
+        command(one, overrides, as_json=as_json, began=start, **options)
+        for one, start in zip(paths, starts, strict=True)
+    ]
     if as_json:
         return ["[", ",\n".join("\n".join(lines) for lines, _ in found), "]"], all(fits for _, fits in found)
     every = [line for lines, _ in found for line in (*lines, "")]
@@ -78,8 +84,11 @@ def command(
     write: str | None = None,
     seconds: float | None = None,
     as_json: bool = False,
+    began: float | None = None,
 ) -> tuple[list[str], bool]:
-    """What to print, and whether the recipe can run there (fits or tight). Raises RecipeError."""
+    """What to print, and whether the recipe can run there (fits or tight). `began`: from when on `seconds` count, by
+    time.monotonic(); None: now. Raises RecipeError."""
+    began = time.monotonic() if began is None else began
     if cpu and (gpu is not None or memory is not None or capability is not None):
         raise PlanError.at("argument '--cpu'", "--cpu and a GPU are two devices", "give one of them")
     if write is not None and not search:
@@ -101,7 +110,7 @@ def command(
     fits = found.fit.verdict != OUT
     frontier_found, written = None, []
     if search:
-        frontier_found = frontier.search(found.fit, seconds=seconds or frontier.SECONDS)
+        frontier_found = frontier.search(found.fit, seconds=seconds or frontier.SECONDS, began=began)
         if svg is not None and frontier_found.heat_map is not None:
             title = f"{path} on {found.fit.gpu.name}: rows x tokens"
             write_text(svg, heat_map.svg(frontier_found.heat_map, title), "argument '--svg'")
@@ -110,7 +119,7 @@ def command(
     changes = None
     if not search and found.fit.verdict not in (FITS, UNSURE) and with_advice:
         length = found.fit.trace.length if found.length_note else length
-        changes = advice.advise(found.fit, length=length, seconds=seconds or advice.SECONDS)
+        changes = advice.advise(found.fit, length=length, seconds=seconds or advice.SECONDS, began=began)
     fit = found.fit
     measured = _measure(found) if measure else None
     timed = forecast.forecast_time(

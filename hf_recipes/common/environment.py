@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+import hf_recipes
 from hf_recipes import __version__
 
 PACKAGES = (
@@ -44,11 +47,23 @@ def package_versions() -> dict[str, str | None]:
 
 def current_commit() -> str | None:
     """The commit of the working directory's repository, with "+" if the tree differs from it; None outside one."""
+    return _commit_of(".")
+
+
+@cache
+def package_commit() -> str | None:
+    """The commit of the repository that this package runs from, with "+" if the package's files differ from it; None
+    where it is installed."""
+    return _commit_of(os.path.dirname(os.path.abspath(hf_recipes.__file__)), ".")
+
+
+def _commit_of(folder: str, *paths: str) -> str | None:
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", *paths]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
         )
+        changed = subprocess.run(status, cwd=folder, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

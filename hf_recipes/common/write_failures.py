@@ -94,18 +94,23 @@ def find_shared_memory_failure(problem: BaseException) -> WriteFailure | None:
     return WriteFailure(what=what, fix=fix)
 
 
-def find_cache_failure(problem: BaseException, *, loading: bool = False) -> tuple[str, WriteFailure] | None:
-    """The cache of Hugging Face's libraries that could not be written: its variable and folder, and why.
+def find_cache_failure(
+    problem: BaseException, *, loading: bool = False, cache_dir: str | None = None
+) -> tuple[str, WriteFailure] | None:
+    """The cache of Hugging Face's libraries that could not be written: its name and folder, and why.
 
-    `loading`: data, which Arrow writes there and names no file where the disk is full.
+    `loading`: data, which Arrow writes into the first cache, and names no file where the disk is full. What it has
+    written is removed before anybody can ask for the room on that disk. `cache_dir`: what load_dataset was given.
     """
+    caches = [*([("dataset.cache_dir", _absolute(cache_dir))] if cache_dir else []), *list_caches()]
     for each in chain_of(problem):
         if not isinstance(each, OSError):
             continue
-        for variable, folder in list_caches():
+        for nth, (variable, folder) in enumerate(caches):
             names = [str(name) for name in (each.filename, each.filename2) if name]
             within = any(Path(name).is_relative_to(folder) or folder.is_relative_to(name) for name in names)
-            mentioned = not names and (str(folder) in str(each) or (loading and _is_full(folder, each)))
+            of_arrow = loading and nth == 0 and each.errno in (*FULL, errno.EFBIG)
+            mentioned = not names and (of_arrow or str(folder) in str(each))
             if not within and not mentioned:
                 continue
             failure = find_failure(each, folder)
@@ -168,12 +173,6 @@ def _is_semaphore(problem: BaseException) -> bool:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last is not None and "multiprocessing" in last.tb_frame.f_code.co_filename
-
-
-def _is_full(folder: Path, problem: OSError) -> bool:
-    """Whether a disk that is full is that of `folder`, by its free space: Arrow names no file."""
-    there = next((part for part in (folder, *folder.parents) if part.is_dir()), folder)
-    return problem.errno in FULL and _is_nearly_full(there)
 
 
 def _is_nearly_full(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from hf_recipes.data.tokens.encode import backend_text
 from hf_recipes.data.tokens.parts import lock
 from hf_recipes.data.tokens.rows import digest_file
 from hf_recipes.data.tokens.source import Columns, file_state
-from hf_recipes.data.tokens.store import code_facts, find_store
+from hf_recipes.data.tokens.store import code_facts, find_store, setting_of
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def encode_rows(
         if failure is None:
             raise
         what = f"the prepared rows cannot be written to {str(root)!r}: {failure.what}"
-        fix = f"{failure.fix}, or set dataset.cache_dir or HF_DATASETS_CACHE to another folder"
+        fix = f"{failure.fix}, or set {setting_of(root)} to another folder"
         raise DataError.at("environment", what, fix) from problem
 
 

@@ -144,14 +144,16 @@ def _check_cache(arguments: Mapping[str, Any]) -> None:
     """A cache that takes no file makes load_dataset wait for its lock, or fail with the lock's name."""
     import datasets
 
-    folder = str(arguments.get("cache_dir") or datasets.config.HF_DATASETS_CACHE)
+    given = arguments.get("cache_dir")
+    folder = os.path.expanduser(str(given or datasets.config.HF_DATASETS_CACHE))
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as problem:
         what = f"the cache of data sets {folder!r} cannot be written: {problem.strerror or problem}"
-        fix = "set HF_DATASETS_CACHE (or HF_HOME) to a folder that can be written"
+        name = "dataset.cache_dir" if given else "HF_DATASETS_CACHE (or HF_HOME)"
+        fix = f"set {name} to a folder that can be written"
         raise DataError.at("environment", what, fix) from problem
 
 
@@ -254,11 +256,11 @@ def _cut(parts: Mapping[str, Dataset], spec: str) -> Dataset:
 
 def explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: BaseException) -> DataError:
     """The error of load_dataset in one message."""
-    cache = find_cache_failure(problem, loading=True)
+    cache = find_cache_failure(problem, loading=True, cache_dir=arguments.get("cache_dir"))
     if cache is not None:
-        variable, failure = cache
-        what = f"the cache {variable} cannot be written: {failure.what}"
-        return DataError.at("environment", what, f"{failure.fix}, or set {variable.split()[0]} to another folder")
+        name, failure = cache
+        what = f"the cache {name} cannot be written: {failure.what}"
+        return DataError.at("environment", what, f"{failure.fix}, or set {name.split()[0]} to another folder")
     import datasets
 
     location, of_files = recipe.location("dataset.path"), recipe.location("dataset.data_files")

@@ -93,7 +93,8 @@ class LabRecord(_Line):
     capability: list[int] | None = None
     refused: str | None = None  # by plan or by the run
     passed_over: str | None = None  # the prediction decides it
-    date: str | None = None
+    date: str | None = None  # of the prediction, as are the next two
+    commit: str | None = None
     versions: Mapping[str, str | None] | None = None
     length: int | None = None
     micro_batch: int | None = None

@@ -60,7 +60,8 @@ def make_standalone(svg: str) -> str:
     """The SVG as a file of its own, with its dark colours."""
     names = {name: dark for name, _, dark in VARIABLES.values()}
     dark = " ".join(f"--{name}: {value};" for name, value in names.items())
-    style = f"<style>@media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
+    scheme = ":root { color-scheme: light dark }"  # a browser then gives the file a dark background, too
+    style = f"<style>{scheme} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
     return re.sub(r"(<svg\b[^>]*>)", lambda found: found[1] + style, svg, count=1)
 
 

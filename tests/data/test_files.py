@@ -288,6 +288,8 @@ def test_a_cache_that_takes_no_file_is_reported_at_the_environment(read: Any, mo
         "environment: the cache of data sets '/proc/sys' cannot be written: No such file or directory; "
         "set HF_DATASETS_CACHE (or HF_HOME) to a folder that can be written"
     )
+    with pytest.raises(RecipeError, match=r"; set dataset.cache_dir to a folder that can be written$"):
+        read("a.jsonl", JSONL, "cache_dir: /proc/sys")
 
 
 @pytest.mark.parametrize(

@@ -166,15 +166,17 @@ def test_rows_that_were_copied_to_another_machine_are_read(make: Make, store: st
     assert content(again) == good and not list((folder / "copy").rglob("*.npz"))
 
 
-def start(recipe: Recipe, tokenizer: Any, answer: Path, *, limit: int | None = None) -> Process:
-    """Prepares the rows in a process of its own, which writes what it made, or the error, into `answer`."""
+def start(recipe: Recipe, tokenizer: Any, answer: Path, *, limit: int | None = None, rows: Any = ROWS) -> Process:
+    """Prepares the rows, or those that the recipe names, in a process of its own, which writes what it made, or the
+    error, into `answer`."""
 
     def work() -> None:
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
-            made = repr(content(prepare(recipe, ROWS, tokenizer, length=32)))
+            data = load_splits(recipe).train if rows is None else rows
+            made = repr(content(prepare(recipe, data, tokenizer, length=32)))
         except DataError as problem:
             made = str(problem)
         answer.write_text(made, encoding="utf-8")
@@ -220,13 +222,42 @@ def test_a_full_disk_in_the_middle_is_named_and_the_next_call_continues(
     start(recipe, tokenizer, answer, limit=20_000).join(60)  # parts are smaller, the Arrow file is larger
     assert answer.read_text(encoding="utf-8") == (
         f"environment: the prepared rows cannot be written to '{folder / 'cache/hf_recipes'}': no file may be larger "
-        "than 19.5 KiB here (ulimit -f); raise that limit, or set dataset.cache_dir or HF_DATASETS_CACHE to "
-        "another folder; what is prepared so far is used again"
+        "than 19.5 KiB here (ulimit -f); raise that limit (what is prepared so far is used again), or set "
+        "dataset.cache_dir to another folder"
     )
     parts = {name: one for name, one in state(folder / "cache").items() if name.endswith(".npz")}
     assert parts
     start(recipe, tokenizer, answer).join(60)
     assert answer.read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_cache_without_room_for_the_data_is_named_by_what_decides_it(
+    make: Make, folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow names no file, and what it has written is gone before the room on the disk could be asked for."""
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    cache = folder / "cache"
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache))
+    setting, name = (f", cache_dir: {cache}", "dataset.cache_dir") if own else ("", "HF_DATASETS_CACHE")
+    start(make("causal-lm", f"data_files: a.jsonl{setting}"), bpe(), folder / "answer", limit=9000, rows=None).join(60)
+    assert (folder / "answer").read_text(encoding="utf-8") == (
+        f"environment: the cache {name} ({cache}) cannot be written: no file may be larger than 8.8 KiB here "
+        f"(ulimit -f); raise that limit, or set {name} to another folder"
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_store_without_room_is_named_by_what_decides_it(
+    make: Make, folder: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(folder / "file/cache"))
+    with pytest.raises(DataError) as raised:
+        prepare(make("causal-lm", f"cache_dir: {folder / 'file/other'}" if own else ""), ROWS, bpe(), length=32)
+    setting = "dataset.cache_dir" if own else "HF_DATASETS_CACHE or dataset.cache_dir"
+    assert str(raised.value).endswith(f"(what is prepared so far is used again), or set {setting} to another folder")
 
 
 def encoding() -> Encoding:

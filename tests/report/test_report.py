@@ -100,7 +100,8 @@ def test_the_same_numbers_give_the_same_plots_in_colours_of_the_page() -> None:
         svg = draw()
         assert svg == draw() and svg.startswith("<svg") and "var(--a, #2f6fb0)" in svg
         assert not any(marker in svg for marker in plots.VARIABLES) and "<metadata>" not in svg
-        assert "prefers-color-scheme: dark" in plots.make_standalone(svg)
+        alone = plots.make_standalone(svg)
+        assert "prefers-color-scheme: dark" in alone and ":root { color-scheme: light dark }" in alone
     assert len(drawn[0]()) < 60_000  # thousands of steps are thinned
 
 

@@ -6,12 +6,13 @@ Imports neither torch nor transformers nor datasets: a worker process starts in 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from hf_recipes.data.tokens.long_texts import LONG, NAMED, bytes_before, cuts_of, encode_windows, warn_of_memory
 
 TEXT_AT_ONCE = 2**18  # characters: the tokenizer's own objects need about 200 bytes for each token of a batch
 
@@ -59,15 +60,21 @@ def count_ids(tokenizer: Any) -> int:
 
 
 def backend_text(tokenizer: Any) -> str | None:
-    """The tokenizer.json of a tokenizer's backend, without truncation and padding; None where the tokenizer has code
-    of its own, which the backend alone would not run."""
+    """The tokenizer.json of a tokenizer's backend, without truncation and padding, whatever an earlier call left in it;
+    None where the tokenizer has code of its own, which the backend alone would not run."""
     if not type(tokenizer).__module__.startswith("transformers."):
         return None
     try:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend = tokenizer.backend_tokenizer
+        text: str = backend.to_str()
     except Exception:  # a part of it is written in Python: what is raised depends on the part
         return None
-    return json.dumps({**backend, "truncation": None, "padding": None}, ensure_ascii=False)
+    if backend.truncation is not None or backend.padding is not None:
+        other = type(backend).from_str(text)  # to write JSON in another way than the backend would make other keys
+        other.no_truncation()
+        other.no_padding()
+        text = other.to_str()
+    return text
 
 
 def load_backend(encoding: Encoding) -> Any:
@@ -87,6 +94,15 @@ def encode(texts: Sequence[str | None], backend: Any, encoding: Encoding) -> Doc
     """The documents that have text, each with the end token."""
     ids, lengths, sizes = [], [], []
     for batch in batches_of(texts):
+        cuts = cuts_of(encoding.backend) if len(batch[0]) >= LONG else None  # alone in its batch
+        if cuts is not None:
+            one, widths = encode_windows(batch[0], backend, cuts, encoding.dtype, encoding.eos, encoding.with_sizes)
+            ids.append(one)
+            lengths.append(len(one))
+            sizes.append(widths)
+            continue
+        if len(batch[0]) >= NAMED:
+            warn_of_memory(len(batch[0]))
         if encoding.with_sizes:
             found = backend.encode_batch(batch)
             sizes += [
@@ -96,7 +112,7 @@ def encode(texts: Sequence[str | None], backend: Any, encoding: Encoding) -> Doc
             found = backend.encode_batch_fast(batch)  # without positions in the text
         for one in found:
             row = with_end(one.ids, encoding.eos)
-            ids.append(np.array(row, dtype=encoding.dtype))
+            ids.append(np.fromiter(row, encoding.dtype, len(row)))  # half the time of np.array
             lengths.append(len(row))
     return Documents(ids=join(ids, encoding.dtype), lengths=np.array(lengths, np.int64), sizes=join(sizes, "uint32"))
 
@@ -126,7 +142,7 @@ def token_bytes(text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int],
     text's, whatever overlaps (a character split over tokens) or is skipped (a space that no token covers). The last
     token gets the bytes that no token covers (a space at the end)."""
     ends = np.maximum.accumulate(np.array([0, *(end for _, end in spans)], np.int64))
-    sizes = np.diff(ends if text.isascii() else _bytes_before(text)[ends])
+    sizes = np.diff(ends if text.isascii() else bytes_before(text)[ends])
     if len(with_end(list(ids[-1:]), eos)) > len(ids[-1:]):
         sizes = np.append(sizes, 0)
     if len(sizes):
@@ -134,12 +150,7 @@ def token_bytes(text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int],
     return sizes.astype(np.uint32)
 
 
-def _bytes_before(text: str) -> np.ndarray:
-    """UTF-8 bytes before each character of the text, and of all of it."""
-    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000).astype(np.int64)
-    return np.concatenate([[0], widths.cumsum()])
-
-
 def join(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]  # no copy of what may be large
     return np.concatenate(parts) if parts else np.empty(0, dtype)

@@ -85,8 +85,10 @@ def write_documents(
             yield Batch(lengths=lengths, columns={"input_ids": ids})
 
     def more(rows: Dataset | None) -> dict[str, np.ndarray]:
+        if not sized:
+            return {}
         names = row_ids(rows, ["input_ids"]) if rows else []
-        return {BYTES: join(sizes, "int64"), IDS: np.array(names, dtype="S32")} if sized else {}
+        return {BYTES: join(sizes, "int64"), IDS: np.array(names, dtype="S32")}
 
     write_rows(folder, batches(), {"input_ids": dtype}, asdict(counts), more)
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-UNIT = 2**23  # bytes of text that are tokenized at once, and lost when the process is killed
+UNIT = 2**23  # bytes of text, at most, that are tokenized at once, and lost when the process is killed
+LEAST, SHARES = 2**20, 64  # less text in 64 shares, of a megabyte or more: the processes then end together
 
 
 class IdError(Exception):
@@ -31,15 +33,16 @@ class Columns:
     rows: Dataset
     names: tuple[str, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of their values, estimated by those of the table."""
         values = [self.rows.data.column(name) for name in self.names]
         return sum(int(one.nbytes * self.rows.num_rows / max(1, len(one))) for one in values)
 
-    @property
+    @cached_property
     def rows_of_unit(self) -> int:
-        return max(1, self.rows.num_rows * UNIT // max(1, self.size))
+        unit = min(UNIT, max(LEAST, self.size // SHARES))
+        return max(1, self.rows.num_rows * unit // max(1, self.size))
 
     @property
     def units(self) -> int:
@@ -50,14 +53,29 @@ class Columns:
         import pyarrow as pa
 
         begin = unit * self.rows_of_unit
-        rows = self.rows.select_columns(list(self.names)).with_format("arrow")[begin : begin + self.rows_of_unit]
+        rows = self._tables[begin : begin + self.rows_of_unit]
         columns = [rows.column(name) for name in self.names]
         return [pa.concat_arrays(one.chunks) if one.num_chunks != 1 else one.chunk(0) for one in columns]
+
+    def beginnings(self, rows: int, characters: int) -> list[str]:
+        """The first characters of the first texts, without the empty ones; a long text is not read as a whole."""
+        import pyarrow.compute as compute
+
+        column = self._tables[:rows].column(self.names[0])
+        return [text for text in compute.utf8_slice_codeunits(column, 0, characters).to_pylist() if text]
 
     def values(self, unit: int) -> tuple[int, dict[str, list[Any]]]:
         """The number of the unit's first row, and the values of each column as `datasets` gives them."""
         begin = unit * self.rows_of_unit
-        return begin, self.rows.select_columns(list(self.names))[begin : begin + self.rows_of_unit]
+        return begin, self._selected[begin : begin + self.rows_of_unit]
+
+    @cached_property
+    def _selected(self) -> Dataset:
+        return self.rows.select_columns(list(self.names))
+
+    @cached_property
+    def _tables(self) -> Dataset:
+        return self._selected.with_format("arrow")
 
     def digest(self) -> str:
         """BLAKE2b-128 of the values in order, whatever files and batches they lie in."""

@@ -28,7 +28,7 @@ from hf_recipes.errors import DataError
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
-ROWS = "rows"
+FOLDER, ROWS = "hf_recipes", "rows"
 
 ReadParts = Callable[..., Iterator[dict[str, np.ndarray]]]  # names of the arrays that are read, or all
 WriteRows = Callable[[ReadParts, Path], None]
@@ -61,9 +61,17 @@ def find_or_make(root: Path, columns: Columns, facts: Mapping[str, Any], work: W
         if failure is None:
             raise
         what = f"the prepared rows cannot be written to {str(root)!r}: {failure.what}"
-        other = "set dataset.cache_dir or HF_DATASETS_CACHE to another folder"
-        fix = f"{failure.fix}, or {other}; what is prepared so far is used again"
+        again = "what is prepared so far is used again"
+        fix = f"{failure.fix} ({again}), or set {setting_of(root)} to another folder"
         raise DataError.at("environment", what, fix) from problem
+
+
+def setting_of(root: Path) -> str:
+    """What decides where the rows are."""
+    import datasets
+
+    default = root == Path(os.path.expanduser(str(datasets.config.HF_DATASETS_CACHE))) / FOLDER
+    return "HF_DATASETS_CACHE or dataset.cache_dir" if default else "dataset.cache_dir"
 
 
 @functools.cache
@@ -80,7 +88,7 @@ def find_store(recipe: Recipe) -> Path:
     import datasets
 
     cache = recipe.get("dataset.cache_dir") or datasets.config.HF_DATASETS_CACHE
-    return Path(os.path.expanduser(str(cache))) / "hf_recipes"
+    return Path(os.path.expanduser(str(cache))) / FOLDER
 
 
 def count_processes(recipe: Recipe) -> int:

@@ -18,12 +18,12 @@ from hf_recipes.common.text import as_yaml
 from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit.changes import BATCH, Option, batches, combined_changes, fixed_bytes, single_changes
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, Fit, check_fits
-from hf_recipes.plan.trace.worker import time_limit
+from hf_recipes.plan.trace.worker import LAST_VERDICT, time_limit
 from hf_recipes.recipe.global_batch import without_derived
 from hf_recipes.recipe.rules.all_rules import errors
 
 WANTED = 3
-SECONDS = 40.0  # in all: no trace is begun that would end later, and one that takes longer is ended
+SECONDS = 40.0  # of the command: no trace is begun that would end later, and one that takes longer is ended
 LOCATION = "plan's advice"
 
 
@@ -50,17 +50,19 @@ class Advice:
     untried: int = 0
 
 
-def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS) -> Advice:
+def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS, began: float | None = None) -> Advice:
     """At most three changes, the cheapest first; none where nothing that plan knows makes it fit.
 
-    length: tokens of the longest row, as for the verdict. Ends after `seconds` with what is known by then.
+    length: tokens of the longest row, as for the verdict. Ends after `seconds` with what is known by then. `began`:
+    when they began, by time.monotonic(); None: now.
     """
-    with time_limit(seconds):
-        return _advise(fit, length, seconds)
+    end = (time.monotonic() if began is None else began) + seconds - LAST_VERDICT
+    with time_limit(end - time.monotonic()):
+        return _advise(fit, length, end)
 
 
-def _advise(fit: Fit, length: int | None, seconds: float) -> Advice:
-    began, found, took, late = time.monotonic(), dict[tuple[tuple[str, str], ...], Change](), 0.0, 0
+def _advise(fit: Fit, length: int | None, end: float) -> Advice:
+    found, took, late = dict[tuple[tuple[str, str], ...], Change](), 0.0, 0
     probe = _smallest(fit, length)  # the recipe at one row a device: how far the batch reaches
     every = [*single_changes(fit, probe), *combined_changes(fit, probe)]
     options = {_key(option): option for option in reversed(every)}  # the first of two that come to the same
@@ -75,7 +77,7 @@ def _advise(fit: Fit, length: int | None, seconds: float) -> Advice:
         if spare and not any(option.kinds == BATCH for option in waiting):  # and the only one
             options[_key(one_row)], order[_key(one_row)] = one_row, -1
             found[_key(one_row)] = spare.pop()
-    while waiting and len(found) < WANTED and time.monotonic() - began + took < seconds:
+    while waiting and len(found) < WANTED and time.monotonic() + took < end:
         enough = [options[key].kinds for key in found] + [BATCH] * len(spare)
         waiting.sort(key=lambda option: any(kinds < option.kinds for kinds in enough))  # they come last, if at all
         batch = waiting[:1] + [option for option in waiting[1:] if not waiting[0].kinds < option.kinds][:1]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from hf_recipes.plan.fit.show import TEXT_STYLE
 from hf_recipes.plan.fit.verdict import FITS, OUT, TIGHT
 
 MARKS = {FITS: "#", TIGHT: "+", OUT: "."}
@@ -40,7 +41,7 @@ def svg(found: HeatMap, title: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 480)} {height}" font-family="sans-serif"',
         ' font-size="13">',
-        "<style>text { fill: #222 } @media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>",
+        TEXT_STYLE,
         f'<text x="10" y="20">{escape(title)}</text>',
         f'<text x="10" y="{TOP - 14}">rows</text>',
     ]

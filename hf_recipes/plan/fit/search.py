@@ -28,11 +28,11 @@ from hf_recipes.catalog.gpus import Gpu
 from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit.heat_map import HeatMap, format_heat_map
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, OUT, TIGHT, Fit, check_fits
-from hf_recipes.plan.trace.worker import time_limit
+from hf_recipes.plan.trace.worker import LAST_VERDICT, time_limit
 from hf_recipes.recipe.global_batch import accumulation_of, global_batch_of
 from hf_recipes.recipe.recipe import Recipe
 
-SECONDS = 30.0  # of a search: no trace is begun that would end later, and one that takes longer is ended
+SECONDS = 30.0  # of a search, its command included: no trace is begun that would end later, one that does is ended
 LOCATION = "plan --search"
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the recipe's length
 MOST_ROWS = 2**16  # where the curve ends
@@ -67,11 +67,13 @@ class Frontier:
     heat_map: HeatMap | None = None
 
 
-def search(fit: Fit, *, seconds: float = SECONDS) -> Frontier:
+def search(fit: Fit, *, seconds: float = SECONDS, began: float | None = None) -> Frontier:
     """The frontier of the recipe that `fit` is of, around its length, as far as the model's positions reach, with what
-    is known after `seconds`. Raises RecipeError for what cannot be traced."""
-    with time_limit(seconds):
-        return _search(fit, time.monotonic(), seconds)
+    is known after `seconds`. `began`: when they began, by time.monotonic(); None: now. Raises RecipeError for what
+    cannot be traced."""
+    began = time.monotonic() if began is None else began
+    with time_limit(began + seconds - LAST_VERDICT - time.monotonic()):
+        return _search(fit, began, seconds)
 
 
 def _search(fit: Fit, began: float, seconds: float) -> Frontier:
@@ -87,7 +89,9 @@ def _search(fit: Fit, began: float, seconds: float) -> Frontier:
     order = sorted(guesses, key=lambda p: (abs(p.length - wanted), p.length))  # the recipe's own length first
     begun, tried = False, set[tuple[int, int]]()
     # The recipe's own length, and twice its rows where they may fit, in any case.
-    while order and (not begun or order[0].length == wanted or time.monotonic() - began + took < seconds):
+    while order and (
+        not begun or order[0].length == wanted or time.monotonic() - began + took < seconds - LAST_VERDICT
+    ):
         batch, order, begun = order[:2], order[2:], True
         started = time.monotonic()
         tried |= {(point.length, point.micro_batch) for point in batch}

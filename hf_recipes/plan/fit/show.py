@@ -158,6 +158,12 @@ def as_json(fit: Fit) -> dict[str, Any]:
     }
 
 
+# color-scheme: a browser that shows the file by itself gives it a dark background, too
+TEXT_STYLE = """\
+<style>:root { color-scheme: light dark } text { fill: #222 } \
+@media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>"""
+
+
 def svg(fit: Fit) -> str:
     """The GPU's memory at the peak as an SVG chart."""
     return memory_chart(headline(fit), rows(fit), fit.gpu.memory_bytes)
@@ -184,7 +190,7 @@ def memory_chart(title: str, parts: Iterable[tuple[str, int]], memory_bytes: int
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 730 {height}" font-family="sans-serif"',
             ' font-size="13">',
-            "<style>text { fill: #222 } @media (prefers-color-scheme: dark) { text { fill: #ddd } }</style>",
+            TEXT_STYLE,
             f'<text x="10" y="20">{escape(title)}</text>',
             f'<rect x="10" y="34" width="{memory_bytes * scale:.1f}" height="36" fill="#8884"/>',
             *bars,

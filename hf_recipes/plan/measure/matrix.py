@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_recipes.catalog.tasks import TASKS
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.trace.field_effects import traced_arguments
 from hf_recipes.recipe.read import read_recipe
@@ -39,6 +41,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "BitsAndBytesConfig.bnb_4bit_use_double_quant": True,
         "BitsAndBytesConfig.bnb_4bit_compute_dtype": "bfloat16",
     },
+}
+ENCODER_VARIANTS: Mapping[str, Mapping[str, Any]] = {  # of the classification tasks alone
+    "DeBERTa": {"model.pretrained_model_name_or_path": "microsoft/deberta-v3-base"},
 }
 SFT_VARIANTS: Mapping[str, Mapping[str, Any]] = {  # of chat recipes alone: the head's loss with and without logits
     "plain logits": {"SFTConfig.loss_type": "nll"},
@@ -85,7 +90,7 @@ class Cell:
 
 def list_cells(folder: str, *, cpu: bool) -> list[Cell]:
     """Every cell: each recipe as it is on the full GPU and on each smaller one, then its variants and multiples of
-    its micro-batch, shuffled with a fixed seed, so that a call that ends early has tried some of everything. What
+    its micro-batch, in rounds of each variant once, so that a call that ends early has tried some of everything. What
     another cell has tried already (recipes that differ in their rows or schedule alone) is left out."""
     if cpu:
         tiny = Recipe(path="tiny", sections=TINY, locations={})
@@ -98,7 +103,7 @@ def list_cells(folder: str, *, cpu: bool) -> list[Cell]:
             continue  # not a recipe, or one that this version refuses: `check` shows why
     tried: list[tuple[Recipe, str, Mapping[str, Any]]] = [(recipe, AS_IT_IS, {}) for recipe in recipes]
     others = [(recipe, variant, values) for recipe in recipes for variant, values in _changes(recipe)]
-    random.Random(0).shuffle(others)
+    others = _in_rounds(others)
     found, seen = [], set[str]()
     for recipe, variant, values in [*tried, *others]:
         full_size = _cell(recipe, variant, values, None)
@@ -111,10 +116,25 @@ def list_cells(folder: str, *, cpu: bool) -> list[Cell]:
     return found
 
 
+def _in_rounds(
+    settings: list[tuple[Recipe, str, Mapping[str, Any]]],
+) -> list[tuple[Recipe, str, Mapping[str, Any]]]:
+    """Each variant once, on recipes in an order shuffled with a fixed seed, then each of them again."""
+    random.Random(0).shuffle(settings)
+    seen = Counter[str]()
+    rounds = []
+    for setting in settings:
+        rounds.append((seen[setting[1]], setting))
+        seen[setting[1]] += 1
+    return [setting for _, setting in sorted(rounds, key=lambda one: one[0])]
+
+
 def _changes(recipe: Recipe) -> list[tuple[str, Mapping[str, Any]]]:
     found = [*VARIANTS.items()][1:]
     if recipe.trainer == "SFTConfig":
         found += SFT_VARIANTS.items()
+    if not TASKS[recipe.task].generates:
+        found += ENCODER_VARIANTS.items()
     rows = int(recipe.training.get("per_device_train_batch_size") or 8)
     name = "{section}.per_device_train_batch_size"
     return [*found, *((f"micro-batch x{times}", {name: rows * times}) for times in MULTIPLES)]

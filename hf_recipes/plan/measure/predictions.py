@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from hf_recipes.catalog.gpus import Gpu
-from hf_recipes.common.environment import package_versions
+from hf_recipes.common.environment import package_commit, package_versions
 from hf_recipes.common.text import GIB
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit.verdict import Fit, assess_fit, tracer_arguments
@@ -44,7 +44,13 @@ def predict_cells(
 
 def _predict(cell: Cell, gpu: Gpu, trace: Trace | RecipeError) -> LabRecord:
     record = LabRecord(
-        kind="lab", cell=cell.name, recipe=cell.recipe.path, variant=cell.variant, gpu=gpu.name, gib=cell.gib
+        kind="lab",
+        cell=cell.name,
+        recipe=cell.recipe.path,
+        variant=cell.variant,
+        gpu=gpu.name,
+        gib=cell.gib,
+        commit=package_commit(),
     )
     if isinstance(trace, RecipeError):
         return replace(record, refused=str(trace))
@@ -74,6 +80,7 @@ def with_prediction(record: LabRecord, fit: Fit) -> LabRecord:
     return replace(
         record,
         date=datetime.date.today().isoformat(),
+        commit=package_commit(),
         versions=package_versions(),
         length=trace.length,
         micro_batch=trace.micro_batch,

@@ -41,12 +41,10 @@ class Known:
 
 
 def key_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
-    """All that the result depends on; None where it may depend on more."""
-    if not _can_be_known(func):
-        return None
+    """All that the result depends on; None where it may depend on more. `func`: one that `can_be_known`."""
     try:
         named = tuple((name, _key(kwargs[name])) for name in sorted(kwargs)) if kwargs else ()
-        return (func, torch.get_default_dtype(), named, *map(_key, args))
+        return (id(func), torch.get_default_dtype(), named, *map(_key, args))
     except TypeError:
         return None
 
@@ -110,16 +108,9 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return found
 
 
-_functions: dict[Any, bool] = {}
-
-
-def _can_be_known(func: Any) -> bool:
+def can_be_known(func: Any) -> bool:
     """By its schema: it writes into none of its arguments and returns none of them, or is one of IN_PLACE."""
-    found = _functions.get(func)
-    if found is None:
-        schema = func._schema
-        pure = not any(one.alias_info for one in (*schema.arguments, *schema.returns))
-        name = func._overloadpacket.__name__
-        found = bool(schema.returns) and (pure or name in IN_PLACE) and name not in VIEWS
-        _functions[func] = found
-    return found
+    schema = func._schema
+    pure = not any(one.alias_info for one in (*schema.arguments, *schema.returns))
+    name = func._overloadpacket.__name__
+    return bool(schema.returns) and (pure or name in IN_PLACE) and name not in VIEWS

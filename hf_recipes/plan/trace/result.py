@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # The parts that a peak is made of, in the order of a table. Their sum is the allocated peak.
@@ -94,8 +94,14 @@ class Trace:
         once = sum(getattr(self.work[key], name) for key in ("optimizer",) if key in self.work)
         return int(once + self.accumulation * getattr(self.work["micro-batch"], name))
 
+    def to_values(self) -> dict[str, Any]:
+        """What JSON takes; the events, which are many, as they are."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        largest, work = (asdict(one) for one in self.largest), self.work.items()
+        return values | {"largest": list(largest), "work": {name: asdict(one) for name, one in work}}
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.to_values())
 
     @classmethod
     def from_json(cls, text: str) -> Trace:

@@ -35,6 +35,7 @@ from hf_recipes.plan.trace.load import replay_load
 from hf_recipes.plan.trace.meta_model import build_config, meta_model, tensors_before_training, vocabulary_size
 from hf_recipes.plan.trace.module_paths import track_modules
 from hf_recipes.plan.trace.peak import summarize_peak
+from hf_recipes.plan.trace.repeated_steps import RepeatedSteps
 from hf_recipes.plan.trace.result import Trace
 from hf_recipes.plan.trace.short_run import is_padded, is_uniform, shorten_recipe
 from hf_recipes.plan.trace.stand_in_optimizers import stand_in_optimizer
@@ -58,6 +59,7 @@ NO_MEMORY_EFFECT = (  # choices that are made for the user and have no effect on
     "output_dir",
     "use_cpu",
 )
+REPEATS = True  # of micro-batches: the second step's are not computed again where that is exact
 STEPS = 2  # optimizer states exist from the second on
 
 
@@ -89,7 +91,7 @@ def trace_here(
         warnings.simplefilter("ignore")
         short = shorten_recipe(recipe, folder, micro_batch, STEPS)
         if not real:
-            stack.enter_context(patch_upstream_for_meta(cuda=not cpu))
+            stack.enter_context(patch_upstream_for_meta(cuda=not cpu, trl=recipe.trainer == "SFTConfig"))
             stack.enter_context(flash_attention_on_meta())
             if recipe.get("model.attn_implementation") == "flex_attention":
                 stack.enter_context(flex_attention_on_meta())
@@ -197,20 +199,26 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gp
     for tensor in loaded:
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
+    repeated = RepeatedSteps(tracker, simulation, model.parameters())
+    accumulation, done = trainer.args.gradient_accumulation_steps, 0
+    repeats = REPEATS and simulation.capability is not None and tracker.device == "meta" and not sharded
 
     steps_left = STEPS * trainer.args.gradient_accumulation_steps
     # The loader holds the next batch already: on a CPU it counts, on a GPU it is not there yet.
     next_batch_is_here = simulation.capability is None and tracker.device == "meta"
 
     def watched_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal steps_left
-        steps_left -= 1
+        nonlocal steps_left, done
+        place, steps_left, done = done % accumulation, steps_left - 1, done + 1
         waiting = []
         with tracker.during("forward"):
             if next_batch_is_here and steps_left:
                 tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
                 waiting = [tracker.add_storage(tensor.nbytes, "the next batch") for tensor in tensors]
-            loss = training_step(model, inputs, *args, **kwargs)
+            if repeats:
+                loss = repeated.step(place, inputs, lambda: training_step(model, inputs, *args, **kwargs))
+            else:
+                loss = training_step(model, inputs, *args, **kwargs)
             for number in waiting:
                 tracker.free_storage(number)
         return loss

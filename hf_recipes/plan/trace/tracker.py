@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_recipes.common.text import first_line
 from hf_recipes.plan.trace.costs import cost_of
-from hf_recipes.plan.trace.fast_meta import Known, key_of, learn
+from hf_recipes.plan.trace.fast_meta import Known, can_be_known, key_of, learn
 from hf_recipes.plan.trace.unknown_values import (
     ANSWERS,
     KNOWN_RESULTS,
@@ -39,6 +39,7 @@ IN_PLACE = ("add", "index_add", "scatter", "scatter_add", "masked_scatter")
 # Frames of Python between an operation and the one who called it: ours, and torch's around a dispatch mode.
 AROUND = ("writes_in_place", "_put", "_dispatch", "__torch_dispatch__", "_fn", "inner")
 
+CUBLAS = "cuBLAS workspace"  # it stays from the first product on
 aten = torch.ops.aten
 Workspaces = Callable[[Any, tuple[Any, ...], bool], "tuple[tuple[int, ...], tuple[int, ...]]"]
 
@@ -95,6 +96,7 @@ class Tracker(TorchDispatchMode):
         self._in_backward = False
         self._resize = torch.UntypedStorage.resize_
         self._known: dict[tuple[Any, ...], Known] = {}  # results of operations that come again
+        self._is_paused = False
 
     # events ---------------------------------------------------------------------------------------------------------
 
@@ -143,8 +145,11 @@ class Tracker(TorchDispatchMode):
 
     def track(self, tensor: torch.Tensor, op: str, part: str = "") -> None:
         """Records the tensor's storage if it is new; names its part if one is given."""
-        tensor = getattr(tensor, "_local_tensor", tensor)  # a DTensor is what this rank has of it
-        if tensor.device.type != self.device or isinstance(tensor, FakeTensor):  # DTensor's, for shapes only
+        if type(tensor) is not torch.Tensor:
+            tensor = getattr(tensor, "_local_tensor", tensor)  # a DTensor is what this rank has of it
+            if isinstance(tensor, FakeTensor):  # DTensor's, for shapes only
+                return
+        if tensor.device.type != self.device:
             return
         storage = tensor.untyped_storage()
         address = storage._cdata
@@ -167,6 +172,16 @@ class Tracker(TorchDispatchMode):
         known = self._alive.get(tensor.untyped_storage()._cdata) if tensor.device.type == self.device else None
         if known is not None:
             self.storages[known[0]].part = part
+
+    def number_of(self, tensor: Any) -> int:
+        """The number of the tensor's storage; -1 where it is not tracked."""
+        known = self._alive.get(tensor.untyped_storage()._cdata) if isinstance(tensor, torch.Tensor) else None
+        return known[0] if known is not None else -1
+
+    def adopt(self, tensor: torch.Tensor, number: int) -> None:
+        """The tensor's storage is the one that has this number already."""
+        storage = tensor.untyped_storage()
+        self._alive[storage._cdata] = (number, weakref.ref(storage, self._end_of(storage._cdata, number)))
 
     def _end_of(self, address: int, number: int) -> Callable[[Any], None]:
         def end(_: Any) -> None:
@@ -257,6 +272,16 @@ class Tracker(TorchDispatchMode):
         finally:
             self.phase = before
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed inside is not recorded; storages that end inside are."""
+        self._is_paused = True
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
+        finally:
+            self._is_paused = False
+
     def __enter__(self) -> Tracker:
         tracker, resize = self, self._resize
 
@@ -291,35 +316,35 @@ class Tracker(TorchDispatchMode):
             return self._dispatch(func, args, kwargs or {})
 
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
-        packet = func._overloadpacket
+        if self._is_paused:
+            return func(*args, **kwargs)
+        op = _OPERATIONS.get(id(func)) or _learn_operation(func)
+        packet, name, on_meta = op.packet, op.name, self.device == "meta"
         self._phase()
-        answer = ANSWERS.get(packet) or NAMED_ANSWERS.get(packet.__name__) if self.device == "meta" else None
-        if answer is not None:
-            answered, value = answer(self, func, args, kwargs)
+        if on_meta and op.answer is not None:
+            answered, value = op.answer(self, func, args, kwargs)
             if answered:
                 return value
-        key = key_of(func, args, kwargs) if self.device == "meta" else None
+        key = key_of(func, args, kwargs) if on_meta and op.can_be_known else None
         known = self._known.get(key) if key is not None else None
         try:
             result = func(*args, **kwargs) if known is None else known.result(args)
         except (NotImplementedError, RuntimeError) as problem:
-            if self.device == "meta" and _is_untraceable(problem):
+            if on_meta and _is_untraceable(problem):
                 raise UntraceableError(f"{func}: {first_line(problem)}") from problem
             raise
-        self._track_all(result, packet.__name__)
-        if packet.__name__ in IN_PLACE and self.writes_in_place():
+        self._track_all(result, name)
+        if name in IN_PLACE and self.writes_in_place():
             self._accumulates(args, result)
-        if self.device == "meta":
-            self._remember_number(packet.__name__, args, result)
+        if on_meta:
+            self._remember_number(name, args, result)
         if self.workspaces is not None:  # a kernel takes them after its result
             passing, staying = self.workspaces(packet, args, self._in_backward)
             for size in staying:
-                self.add_storage(size, "cuBLAS workspace", part="workspaces")
-            for number in [
-                self.add_storage(size, f"{packet.__name__} workspace", part="workspaces") for size in passing
-            ]:
+                self.add_storage(size, CUBLAS, part="workspaces")
+            for number in [self.add_storage(size, f"{name} workspace", part="workspaces") for size in passing]:
                 self.free_storage(number)
-        if not _is_view(func):
+        if not op.is_view:
             cost = cost_of(packet, args, kwargs, result) if known is None else known.cost
             self._count(*cost)
             if key is not None and known is None:
@@ -345,15 +370,32 @@ class Tracker(TorchDispatchMode):
             work[4] += moved
 
 
-_views: dict[Any, bool] = {}
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is asked of an operation each time that it runs."""
+
+    func: Any  # it stays, so that its id stays its own
+    packet: Any
+    name: str
+    answer: Callable[..., Any] | None  # instead of running it, on meta tensors
+    is_view: bool
+    can_be_known: bool
 
 
-def _is_view(func: Any) -> bool:
-    found = _views.get(func)
-    if found is None:
-        returns = func._schema.returns
-        found = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        _views[func] = found
+_OPERATIONS: dict[int, Operation] = {}  # by id: torch hashes an operation in Python
+
+
+def _learn_operation(func: Any) -> Operation:
+    packet, returns = func._overloadpacket, func._schema.returns
+    name = packet.__name__
+    found = _OPERATIONS[id(func)] = Operation(
+        func=func,
+        packet=packet,
+        name=name,
+        answer=ANSWERS.get(packet) or NAMED_ANSWERS.get(name),
+        is_view=bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns),
+        can_be_known=can_be_known(func),
+    )
     return found
 
 

@@ -18,16 +18,18 @@ META = torch.device("meta")
 
 
 @contextmanager
-def patch_upstream_for_meta(*, cuda: bool) -> Iterator[None]:
+def patch_upstream_for_meta(*, cuda: bool, trl: bool = True) -> Iterator[None]:
     """Trainer, accelerate, optimizers, bitsandbytes and TRL take "meta" for their device. `cuda`: they behave as on a
-    GPU (foreach optimizers, TRL's Triton path); else as on a CPU."""
+    GPU (foreach optimizers, TRL's Triton path); else as on a CPU. `trl`: whether SFTTrainer trains."""
     with ExitStack() as stack:
         stack.enter_context(_device())
+        stack.enter_context(_no_deepspeed())
         stack.enter_context(_optimizers(cuda))
         stack.enter_context(_bitsandbytes(cuda))
         if cuda:
             stack.enter_context(_fused_dropout())
-            stack.enter_context(_trl())
+            if trl:
+                stack.enter_context(_trl())
         yield
 
 
@@ -63,6 +65,16 @@ def _device() -> Iterator[None]:
             yield
     finally:
         reset()
+
+
+@contextmanager
+def _no_deepspeed() -> Iterator[None]:
+    """accelerate imports DeepSpeed where it is installed, to ask whether the model is one of its engines: some 400
+    modules, and no model that is traced is one."""
+    from accelerate.utils import other
+
+    with replace_attribute(other, "is_deepspeed_available", lambda: False):
+        yield
 
 
 @contextmanager

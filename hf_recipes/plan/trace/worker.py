@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
+import importlib.metadata
 import json
 import logging
 import os
@@ -35,6 +37,7 @@ from hf_recipes.plan.trace.result import Lengths, Trace
 from hf_recipes.recipe.recipe import Recipe
 
 CHILDREN = 2
+LAST_VERDICT = 1.5  # seconds of a time limit that are left for what follows the last trace
 CPU_SECONDS = 45.0  # of one trace in a child: with its imports a plan ends within 60
 
 _children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
@@ -261,7 +264,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
         gc.freeze()  # accelerate collects garbage in every trace: not among all that torch and transformers imported
         request["capability"] = tuple(request["capability"])
-        return {"trace": asdict(trace_here(recipe, **request))}
+        return {"trace": trace_here(recipe, **request).to_values()}
     except RecipeError as problem:
         if isinstance(problem, PlanError) and problem.__cause__ is not None:  # plan's own limit: is it run's, too?
             return _explained(recipe, problem.__cause__)
@@ -286,4 +289,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     logging.disable(logging.WARNING)
     os.dup2(2, 1)
+    # transformers and TRL each read the names of all that is installed: a quarter of a second
+    importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
     _serve(sys.stdin, answers)
+    os._exit(0)  # taking torch and transformers apart costs half a second, and nothing is left to write

@@ -48,7 +48,7 @@ def test_the_map_says_what_fits_what_is_tight_and_what_does_not() -> None:
     assert lines[-1].split() == ["64", "128"]
     drawn = heat_map.svg(found, "a recipe & a GPU")
     assert drawn.count("<title>") == 16 and "128 x 128: does not fit" in drawn and "a recipe &amp; a GPU" in drawn
-    assert "prefers-color-scheme: dark" in drawn
+    assert "prefers-color-scheme: dark" in drawn and ":root { color-scheme: light dark }" in drawn
 
 
 def test_a_point_that_was_traced_is_on_the_map_as_its_trace_has_it() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hf_recipes import cli
+from hf_recipes.commands import plan
 from hf_recipes.commands.plan import command
 from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit import search
 from hf_recipes.plan.fit import write_recipe as rewriting
 from hf_recipes.plan.fit.verdict import FITS, check_fit, custom_gpu
+from hf_recipes.plan.trace.worker import LAST_VERDICT
 from hf_recipes.recipe.read import read_recipe
 
 Write = Callable[..., str]
@@ -143,3 +147,25 @@ def test_a_search_without_time_answers_with_what_is_known(write_recipe: Write, m
     monkeypatch.setattr(search, "check_fits", lambda *args, **words: next(answers)(*args, **words))
     curve_only = search.search(fit, seconds=5)
     assert curve_only.chosen is not None and curve_only.chosen.verified and curve_only.chosen.length == 256
+
+
+def test_a_search_has_the_time_that_is_left_of_the_command_and_an_end_before_it(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's start and the recipe's own plan count, and something is left for the verdict after the last trace."""
+    limits: list[float] = []
+    real = search.time_limit
+    monkeypatch.setattr(search, "time_limit", lambda seconds: limits.append(seconds) or real(0))
+    arguments = {"memory": "1500MiB", "search": True, "as_json": True, "seconds": 100.0}
+    command(write_recipe(RECIPE), (), **arguments, began=time.monotonic() - 80)
+    assert 0 < limits[0] < 20 - LAST_VERDICT + 0.001
+
+
+def test_the_time_of_a_command_counts_from_the_start_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict] = []
+    monkeypatch.setattr(plan, "command_for_each", lambda *_, **words: given.append(words) or ([], True))
+    monkeypatch.setattr(cli.sys, "argv", ["hf-recipes", "plan", "a.yaml", "--memory", "8GiB", "--search"])
+    cli.main()
+    assert given[0]["began"] == cli.BEGAN < time.monotonic()
+    cli.main(["plan", "a.yaml", "--memory", "8GiB", "--search"])  # from a program: its process began long ago
+    assert given[1]["began"] is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -19,8 +21,8 @@ from hf_recipes.catalog.gpus import find_gpu
 from hf_recipes.commands.plan import command
 from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan import lab_record
-from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Prediction, read_lines
-from hf_recipes.plan.measure import matrix, runner, worker
+from hf_recipes.plan.lab_record import Calibration, LabRecord, Measurement, Prediction, read_cells, read_lines
+from hf_recipes.plan.measure import matrix, predictions, runner, worker
 from hf_recipes.plan.measure.predictions import predict_cells
 from hf_recipes.plan.measure.scheduler import Scheduler
 from tests.support.tiny_recipes import TRACING, wait_for_traces
@@ -28,6 +30,7 @@ from tests.support.tiny_recipes import TRACING, wait_for_traces
 Write = Callable[..., str]
 CHILD = worker._ask
 LAB = Path(__file__).resolve().parents[3] / "recipes" / "results" / "lab"
+PREDICTIONS = "nvidia-h100-80gb-hbm3.predicted.jsonl"  # of what nobody has measured yet
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,47 @@ def test_predictions_are_made_where_there_is_no_gpu_and_wait_for_it(
     assert runner.run_lab(**arguments, output=str(tmp_path), predict="h100") == (0, 0)
 
 
+def test_the_lab_measures_first_what_was_predicted_and_keeps_the_prediction_with_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the measurements: this machine has no GPU."""
+    committed = read_cells(LAB / PREDICTIONS)
+    tried = {record.cell for record in committed if record.predicted is not None and record.gib is None}
+    every = [cell for cell in matrix.list_cells("recipes", cpu=False) if cell.name in tried][:3]
+    monkeypatch.setattr(runner, "list_cells", lambda *_, **__: every)
+    monkeypatch.setattr(runner, "_present_gpu", lambda *_: (find_gpu("h100"), tmp_path / "measured.jsonl"))
+    measured = Measurement(outcome="finished", reserved_bytes=100)
+    monkeypatch.setattr(runner, "_measured", lambda cell, record, *_: replace(record, measured=measured))
+    shutil.copy(LAB / PREDICTIONS, tmp_path)
+
+    def trace(recipes: list[Any], **_: Any) -> Iterator[Any]:
+        assert not recipes
+        yield from ()
+
+    monkeypatch.setattr(predictions, "iterate_traces", trace)
+    arguments: dict[str, Any] = {"folder": "recipes", "minutes": 9, "cpu": False, "dry": False, "say": print}
+    assert runner.run_lab(**arguments, output=str(tmp_path)) == (3, 0)
+    predicted = {record.cell: record for record in committed}
+    for record in read_cells(tmp_path / "measured.jsonl"):
+        before = predicted[record.cell]
+        assert record.measured == measured and record.commit
+        assert (record.predicted, record.commit) == (before.predicted, before.commit)
+
+
+def test_what_nine_minutes_reach_is_predicted_by_one_commit_with_every_kind_of_change() -> None:
+    measured = {record.cell for record in read_cells(LAB / PREDICTIONS.replace(".predicted", ""))}
+    waiting = [cell.name for cell in matrix.list_cells("recipes", cpu=False) if cell.name not in measured]
+    committed = read_cells(LAB / PREDICTIONS)
+    assert [record.cell for record in committed] == waiting[: len(committed)]  # in the order in which they are measured
+    assert len({record.commit for record in committed}) == 1
+    kinds = Counter(record.variant for record in committed if record.predicted is not None)
+    assert set(kinds) == {*matrix.VARIANTS, *matrix.SFT_VARIANTS, *matrix.ENCODER_VARIANTS} | {
+        f"micro-batch x{times}" for times in matrix.MULTIPLES
+    }
+    assert min(kinds.values()) >= 4
+    assert {record.gib for record in committed if record.predicted} == {None, *matrix.GPU_SIZES_GIB}
+
+
 def test_a_call_of_the_lab_ends_after_its_minutes_and_the_next_one_continues(output: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     arguments: dict[str, Any] = {"folder": "recipes", "cpu": True, "dry": False, "output": str(tmp_path)}
@@ -132,7 +176,12 @@ def test_the_matrix_has_every_recipe_on_every_gpu_and_valid_names() -> None:
     every = matrix.list_cells("recipes", cpu=False)
     assert len({cell.name for cell in every}) == len(every)
     assert {cell.gib for cell in every} == {None, *matrix.GPU_SIZES_GIB}
-    assert {cell.variant for cell in every} >= {*matrix.VARIANTS, *matrix.SFT_VARIANTS, "micro-batch x2"}
+    kinds = {*matrix.VARIANTS, *matrix.SFT_VARIANTS, *matrix.ENCODER_VARIANTS, "micro-batch x2"}
+    assert {cell.variant for cell in every} >= kinds
+    others = [cell.variant for cell in every if cell.variant != "as it is"]
+    assert set(others[: others.index("LoRA", others.index("LoRA") + 1)]) >= kinds - {
+        "as it is"
+    }  # each before any again
     assert [cell.variant for cell in every[:5]] == ["as it is"] * 5  # the recipe itself, whole and on each size
     # What differs in its schedule alone is measured once.
     stems = {Path(cell.recipe.path).stem for cell in every if cell.variant == "as it is"}
