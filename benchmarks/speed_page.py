@@ -94,8 +94,10 @@ def _steps(found: dict[str, Any]) -> str:
     for case, one in found["cases"].items():
         for kind, row in one["kinds"].items():
             low, high = row["interval"]
-            rows.append([case, kind, f"{row['seconds']:.3g} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
-        apart = f"the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
+            of_bare, elements = f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})", _share(row.get("elements_of_bare"))
+            rows.append([case, kind, f"{row['seconds']:.3g} s", of_bare, elements])
+        how = f"{one['pairs']} pairs of rounds" if "pairs" in one else "measured in processes of their own"
+        apart = f"{how}; the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
         if "sft_faster" not in one:
             lines.append(f"{case}: {apart}.")
             continue
@@ -115,7 +117,13 @@ def _steps(found: dict[str, Any]) -> str:
             f" MiniLM's shape without dropout, {sentences['batch']} sentences of {sentences['median']} tokens in the "
             f"median, {sentences['longest']} at most."
         )
-    return _table(["case", "trained by", "a step", "of the bare loop (95%)"], rows) + "\n\n" + "\n".join([*lines, size])
+    head = ["case", "trained by", "CPU time of a step", "of the bare loop (95%)", "elements computed, of the bare loop"]
+    return _table(head, rows) + "\n\n" + "\n".join([*lines, size])
+
+
+def _share(of_bare: float | None) -> str:
+    """Of a record that has none: "-"."""
+    return "-" if of_bare is None else f"{of_bare:.4f}"
 
 
 def _evaluation(found: dict[str, Any]) -> str:
