@@ -158,10 +158,12 @@ def _startup(found: dict[str, Any]) -> str:
     rows = []
     for name, one in found["starts"].items():
         low, high = one["range"]
-        seconds = f"{one['seconds']:.1f} s ({low:.1f} to {high:.1f})"
+        seconds = f"{one['seconds']:.1f} s" + (f" ({low:.1f} to {high:.1f})" if low < high else "")
         rows.append([name, seconds, f"{one['of_bare']:.2f}", str(one["data_files_opened"])])
     head = ["start", "CPU time to the first step", "of the bare script", "opens of data files"]
-    return _table(head, rows) + f"\n\n`{found['recipe']}`. {_machine(found)}."
+    once = all(one["range"][0] == one["range"][1] for one in found["starts"].values())
+    rounds = "One round of each. " if once else ""
+    return _table(head, rows) + f"\n\n`{found['recipe']}`. {rounds}{_machine(found)}."
 
 
 def _waits(found: dict[str, Any]) -> str:
