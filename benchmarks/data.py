@@ -9,6 +9,7 @@ on all sides. Writes benchmarks/results/data.json.
     python benchmarks/data.py                    # 10 and 100 MB
     python benchmarks/data.py --sizes 10 100 1000
     python benchmarks/data.py --sizes 1000 --kinds "bare tokenizer" "hf_recipes, 2 processes"  # the others as they are
+    python benchmarks/data.py --sizes 10 --rounds 3
     python benchmarks/data.py --chat             # chat rows instead (data_chat.py)
 """
 
@@ -220,14 +221,15 @@ def measure_here(kind: str, text: Path, folder: Path) -> None:
     work = {**KINDS, **data_chat.KINDS}[kind](text, folder)
     print(json.dumps({"before": anonymous_bytes(os.getpid())}), flush=True)
 
-    def cpu() -> float:
-        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    def cpu(who: int) -> float:
+        used = resource.getrusage(who)
+        return used.ru_utime + used.ru_stime
 
-    began, used = time.perf_counter(), cpu()
+    began, before = time.perf_counter(), cpu(resource.RUSAGE_SELF)
     tokens = work()
-    seconds, used = time.perf_counter() - began, cpu() - used
-    print(json.dumps({"tokens": tokens, "cpu_seconds": used, "seconds": seconds}))
+    seconds, own = time.perf_counter() - began, cpu(resource.RUSAGE_SELF) - before
+    used = {"cpu_seconds": own + cpu(resource.RUSAGE_CHILDREN), "own_cpu_seconds": own, "seconds": seconds}
+    print(json.dumps({"tokens": tokens, **used}))
 
 
 def measure(kind: str, text: Path, folder: Path) -> dict[str, Any]:
@@ -317,8 +319,9 @@ def about() -> dict[str, Any]:
     }
 
 
-def measure_text(sizes: list[int], kinds: list[str], folder: Path) -> dict[str, Any]:
-    """The record with these sizes and kinds made new, and the others as they are."""
+def measure_text(sizes: list[int], kinds: list[str], rounds: int, folder: Path) -> dict[str, Any]:
+    """The record with these sizes and kinds made new, and the others as they are. Of several rounds, in which the kinds
+    take turns, the one of the median CPU seconds."""
     made: dict[str, Any] = {}
     microseconds = None
     for megabytes in sorted(sizes):
@@ -331,10 +334,15 @@ def measure_text(sizes: list[int], kinds: list[str], folder: Path) -> dict[str, 
             save_tokenizer(folder / "tokenizer", small)
         with text.open(encoding="utf-8") as lines:
             size = sum(len(json.loads(line)["text"].encode()) for line in lines)
-        made[str(megabytes)] = {"text_bytes": size, "kinds": {}}
-        for kind in kinds:
-            found = made[str(megabytes)]["kinds"][kind] = measure(kind, text, folder)
-            print(megabytes, kind, found, flush=True)
+        runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        for kind in kinds * rounds:
+            runs[kind].append(measure(kind, text, folder))
+            print(megabytes, kind, runs[kind][-1], flush=True)
+        middle = {kind: sorted(one, key=lambda run: run["cpu_seconds"])[rounds // 2] for kind, one in runs.items()}
+        made[str(megabytes)] = {
+            "text_bytes": size,
+            "kinds": {k: {**one, "rounds": rounds} for k, one in middle.items()},
+        }
         if megabytes == 100:
             microseconds = reads(text, folder)
         text.unlink()
@@ -351,6 +359,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="*", type=int, default=[10, 100], help="megabytes of text")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--rounds", type=int, default=1, help="the median of an odd number; the kinds take turns")
     parser.add_argument("--chat", nargs="*", choices=list(data_chat.ROWS), help="chat rows instead of text")
     parser.add_argument("--folder", help="where the data lies while it is measured")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -361,7 +370,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         if given.chat is None:
-            result, record = RESULT, measure_text(given.sizes, given.kinds, Path(name))
+            result, record = RESULT, measure_text(given.sizes, given.kinds, given.rounds, Path(name))
         else:
             result = RESULT.with_name("data_chat.json")
             kinds = data_chat.measure_kinds(measure, Path(name), given.chat or list(data_chat.ROWS))

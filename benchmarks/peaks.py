@@ -1,4 +1,4 @@
-"""Predicted peaks beside measured ones: `python benchmarks/peaks.py`, on a CPU, offline, in about five minutes.
+"""Predicted peaks beside measured ones: `python benchmarks/peaks.py [GROUP...]`, on a CPU, offline; half an hour.
 
 Reads benchmarks/published/*.json (figures and settings, each with its source) and the lab's records, writes
 benchmarks/results/peaks.json and, with truths.py's record, docs/plan-accuracy.md (`--page`: the page alone). Nothing is
@@ -24,29 +24,45 @@ PEFT_LENGTH = peaks_page.PEFT_LENGTH
 MIB = 2**20
 
 
-def measure() -> dict[str, Any]:
-    """Every prediction, with what was published; seconds are of the whole group."""
-    import peaks_bert
-    import peaks_kernels
-    import peaks_peft
+def measure(groups: Sequence[str] = ()) -> dict[str, Any]:
+    """Every prediction of these groups (all, where none is named), with what was published; seconds are of the whole
+    group."""
+    found: dict[str, Any] = {}
+    for name, predict in GROUPS.items():
+        if not groups or name in groups:
+            found |= predict()
+    return found
 
-    bert = _published("bert_large")
+
+def _kernels() -> dict[str, Any]:
+    import peaks_kernels
+
     return {
-        **_lab(),
-        **_t4(),
         "kernels": _group(
             _published("liger_kernels"),
             lambda row: (_kernel_name(row), row["mib"] * MIB, peaks_kernels.peak(row)),
-        ),
-        "bert": _group(
-            bert,
-            lambda row: (row["name"], row["mib"] * MIB, peaks_bert.peak(row, bert["context_mib"])[0]),
-        ),
+        )
+    }
+
+
+def _bert() -> dict[str, Any]:
+    import peaks_bert
+
+    bert = _published("bert_large")
+    return {
+        "bert": _group(bert, lambda row: (row["name"], row["mib"] * MIB, peaks_bert.peak(row, bert["context_mib"])[0]))
+    }
+
+
+def _peft() -> dict[str, Any]:
+    import peaks_peft
+
+    return {
         "peft": _group(
             _published("peft"),
             lambda row: (row["name"], row["peak_reserved_bytes"], peaks_peft.peak(row, PEFT_LENGTH)),
             refusal=peaks_peft.Refused,
-        ),
+        )
     }
 
 
@@ -67,21 +83,23 @@ def _lab() -> dict[str, Any]:
 
 
 def _t4() -> dict[str, Any]:
+    """The rows' allocated and reserved peaks; of the reserved ones, the interval of the load's race, too."""
+    import earlier_rules
     import peaks_t4
 
-    began, rows = time.perf_counter(), _published("t4")["rows"]
-    return _t4_groups([(peaks_t4.name(row), row, peaks_t4.peak(row)) for row in rows], time.perf_counter() - began)
-
-
-def _t4_groups(found: Sequence[tuple[str, dict[str, Any], tuple[int, int]]], seconds: float) -> dict[str, Any]:
-    """Two groups of (name, published row, predicted allocated and reserved)."""
-    groups: dict[str, Any] = {}
+    began, groups = time.perf_counter(), {}
+    found = []
+    for row in _published("t4")["rows"]:
+        with earlier_rules.earlier_rules():
+            before = peaks_t4.peak(row)
+        found.append((peaks_t4.name(row), row, peaks_t4.peak(row), before))
     for index, (key, field) in enumerate((("t4_allocated", "bytes"), ("t4_reserved", "reserved_bytes"))):
         rows = [
-            {"name": name, "measured_bytes": row[field], "predicted_bytes": predicted[index]}
-            for name, row, predicted in found
+            {"name": name, "measured_bytes": row[field], "predicted_bytes": now[index], "before_bytes": before[index]}
+            | ({"range_bytes": list(now[2])} if key == "t4_reserved" else {})
+            for name, row, now, before in found
         ]
-        groups[key] = {"rows": rows, "refused": [], "seconds": round(seconds, 1)}
+        groups[key] = {"rows": rows, "refused": [], "seconds": round(time.perf_counter() - began, 1)}
     return groups
 
 
@@ -114,6 +132,15 @@ def _group(
     return {"rows": rows, "refused": refused, "seconds": round(time.perf_counter() - began, 1)}
 
 
+GROUPS: dict[str, Callable[[], dict[str, Any]]] = {
+    "lab": _lab,
+    "t4": _t4,
+    "kernels": _kernels,
+    "bert": _bert,
+    "peft": _peft,
+}
+
+
 def with_earlier(results: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Each row with what an earlier commit's plan predicted, where it is known."""
     for key, group in results.items():
@@ -133,7 +160,8 @@ def write_page(results: dict[str, Any]) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results = earlier if "--page" in sys.argv else with_earlier(measure(), earlier)
+    groups = [word for word in sys.argv[1:] if not word.startswith("--")]
+    results = earlier if "--page" in sys.argv else {**earlier, **with_earlier(measure(groups), earlier)}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_page(results)
     for key in results:

@@ -16,6 +16,7 @@ from watch import watching
 from hf_recipes.catalog.presets import SHAPES
 from hf_recipes.plan.trace.cuda_allocator import replay
 from hf_recipes.plan.trace.load import replay_load
+from hf_recipes.plan.trace.load_race import race_range
 from hf_recipes.plan.trace.meta_model import quantize_model, tensors_before_training
 from hf_recipes.plan.trace.upstream_patches import replace_attribute
 
@@ -24,10 +25,12 @@ STEPS = 3
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float16"}
 
 
-def peak(row: dict[str, Any]) -> tuple[int, int]:
-    """(allocated, reserved) bytes of a row of published/t4.json."""
-    found = replay(events(row))
-    return found.allocated, found.peak
+def peak(row: dict[str, Any]) -> tuple[int, int, tuple[int, int]]:
+    """(allocated, reserved) bytes of a row of published/t4.json, and the least and the most that four threads' race
+    leaves reserved."""
+    made, load = events(row)
+    found = replay(made)
+    return found.allocated, found.peak, race_range(made, load)
 
 
 def name(row: dict[str, Any]) -> str:
@@ -36,7 +39,8 @@ def name(row: dict[str, Any]) -> str:
     return f"{settings['model']} {settings['batch']} x {settings['length']}, {attention}"
 
 
-def events(row: dict[str, Any]) -> list[tuple[int, int]]:
+def events(row: dict[str, Any]) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+    """The row's events, and how many of them each weight's load took."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -52,7 +56,7 @@ def events(row: dict[str, Any]) -> list[tuple[int, int]]:
         tracker.storages.clear()
         tracker._alive.clear()
         loaded = tensors_before_training(model)
-        replay_load(tracker, model)
+        load = replay_load(tracker, model)
         for tensor in loaded:
             tracker.track(tensor, "loaded")
         model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -69,7 +73,7 @@ def events(row: dict[str, Any]) -> list[tuple[int, int]]:
             optimizer.step()
             optimizer.zero_grad()
             del output
-        return list(tracker.events)
+        return list(tracker.events), load
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from older_code import autocast_beside_fsdp, causal_loss, kbit_preparation, logits_in_fp32
 from torch.nn import functional as F
 from watch import watching
 
@@ -23,7 +25,6 @@ from hf_recipes.plan.fit.parallel import Layout, apply_layout
 from hf_recipes.plan.trace.cuda_allocator import replay
 from hf_recipes.plan.trace.meta_model import quantize_model, tensors_before_training
 from hf_recipes.plan.trace.trace import trace_here
-from hf_recipes.plan.trace.upstream_patches import replace_attribute
 from hf_recipes.recipe.recipe import Recipe
 
 Row = Mapping[str, Any]
@@ -258,11 +259,11 @@ def _trainer(
     task: str = "causal-lm",
     lora: Mapping[str, Any] | None = None,
     nf4: bool = False,
-    upcast: bool = False,
+    quantization: Mapping[str, Any] = MappingProxyType({}),
     layout: Layout | None = None,
     capability: tuple[int, int] = (8, 0),
 ) -> tuple[int, int]:
-    """A recipe of this package. `upcast`: prepare_model_for_kbit_training's fp32 copies."""
+    """A recipe of this package."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config_of(name)), encoding="utf-8")
         sections: dict[str, Any] = {
@@ -278,30 +279,12 @@ def _trainer(
         if nf4:
             # FSDP shares 4-bit weights whose bytes are given a floating dtype, and no others.
             storage = {"bnb_4bit_quant_storage": "bfloat16"} if layout and layout.is_traceable else {}
-            sections["BitsAndBytesConfig"] = {**NF4, **storage}
+            sections["BitsAndBytesConfig"] = {**NF4, **storage, **quantization}
         recipe = Recipe(path=name, sections=sections, locations={})
-        with _upcast() if upcast else nullcontext():
-            rank = {"processes": layout.processes} if layout and layout.is_traceable else {}
-            found = trace_here(recipe, capability=capability, evaluation=False, **rank)
+        rank = {"processes": layout.processes} if layout and layout.is_traceable else {}
+        found = trace_here(recipe, capability=capability, evaluation=False, **rank)
     found = apply_layout(found, layout) if layout else found
     return found.allocated, replay_trace(found).peak
-
-
-@contextmanager
-def _upcast() -> Iterator[None]:
-    from peft import prepare_model_for_kbit_training
-
-    from hf_recipes.models import build
-
-    original = build.add_adapter
-
-    def add_adapter(recipe: Any, model: Any, *rest: Any) -> Any:
-        model.is_loaded_in_4bit = True
-        prepared = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        return original(recipe, prepared, *rest)
-
-    with replace_attribute(build, "add_adapter", add_adapter):
-        yield
 
 
 def _fms(row: Row) -> tuple[int, int]:
@@ -317,16 +300,25 @@ def _fms(row: Row) -> tuple[int, int]:
         "bf16": row["bf16_autocast"],
         "fp16": row["fp16_autocast"],
     }
-    return _trainer(
-        row["model"],
-        2048 if "santacoder" in row["model"] else 4096,
-        arguments,
-        dtype=row["dtype"],
-        lora={"r": int(float(row["lora_r"])), "lora_dropout": 0.1, "target_modules": names} if row["lora_r"] else None,
-        nf4=quantised,
-        upcast=row["framework"] == "baseline-peft-bnb",
-        layout=None if row["sharding"] == "none" else Layout(kind="fsdp2", processes=int(row["gpus"])),
-    )
+    lora = {"r": int(float(row["lora_r"])), "lora_dropout": 0.1, "target_modules": names} if row["lora_r"] else None
+    with ExitStack() as stack:
+        stack.enter_context(causal_loss(None if "bigcode" in row["model"] else torch.float32))
+        if "ibm" in row["model"]:
+            stack.enter_context(logits_in_fp32())
+        if row["sharding"] != "none":
+            stack.enter_context(autocast_beside_fsdp())
+        if row["framework"] == "baseline-peft-bnb":  # the framework's own loader does without trl's preparation
+            stack.enter_context(kbit_preparation())
+        return _trainer(
+            row["model"],
+            2048 if "santacoder" in row["model"] else 4096,
+            arguments,
+            dtype=row["dtype"],
+            lora=lora,
+            nf4=quantised,
+            quantization={"bnb_4bit_use_double_quant": True},
+            layout=None if row["sharding"] == "none" else Layout(kind="fsdp2", processes=int(row["gpus"])),
+        )
 
 
 def _qwen(row: Row) -> tuple[int, int]:

@@ -33,6 +33,7 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dty
 QLORA = {**LORA, "BitsAndBytesConfig": NF4}
 SHARED = {**LORA, "BitsAndBytesConfig": {**NF4, "bnb_4bit_quant_storage": "bfloat16"}}
 HALF = {"model": {"dtype": "bfloat16"}, "bf16": True}
+DOUBLE = {**LORA, "BitsAndBytesConfig": {**SHARED["BitsAndBytesConfig"], "bnb_4bit_use_double_quant": True}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Llama, full": (WIDE, {}),
     "Llama, tied embeddings": (TIED, {}),
@@ -45,6 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Llama, LoRA, bf16 weights": (WIDE, {"sections": LORA, **HALF}),
     "Llama, QLoRA": (WIDE, {"sections": QLORA, "bf16": True}),
     "Llama, QLoRA, bf16 storage": (WIDE, {"sections": SHARED, **HALF}),
+    "Llama, QLoRA, double quantisation": (WIDE, {"sections": DOUBLE, **HALF}),
     "Llama, SFTTrainer": (WIDE, {"sft": True}),
     "Llama, SFTTrainer, LoRA": (WIDE, {"sft": True, "sections": LORA}),
     "GPT-2": (GPT2, {}),

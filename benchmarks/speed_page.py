@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def blocks() -> dict[str, str]:
         "step_speed": ("step", _steps),
         "evaluation_speed": ("evaluation", _evaluation),
         "startup_speed": ("startup", _startup),
+        "data_wait": ("first_run", _waits),
     }
     return {
         block: page(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
@@ -44,6 +46,7 @@ def _data(found: dict[str, Any]) -> str:
                     kind,
                     f"{one['text_bytes'] / MB / row['cpu_seconds']:.2f}",
                     f"{bare['cpu_seconds'] / row['cpu_seconds']:.2f}",
+                    _beside(bare, row, int(kind.removesuffix(" processes")[-1]) if kind.endswith("processes") else 1),
                     f"{row['peak_bytes'] / MB:,.0f} MB",
                     f"{row['disk_bytes'] / most:.1f}" if row["disk_bytes"] else "-",
                     f"{row['tokens'] / most:.1%}",
@@ -54,11 +57,19 @@ def _data(found: dict[str, Any]) -> str:
         "prepared by",
         "MB per CPU second",
         "of the bare tokenizer",
+        "times its speed on free cores",
         "memory",
         "disk, bytes a token of the text",
         "tokens kept",
     ]
     return _table(head, rows) + f"\n\n{_machine(found)}."
+
+
+def _beside(bare: dict[str, Any], row: dict[str, Any], processes: int) -> str:
+    """How many times as fast as the bare tokenizer where each process has a core: what the first process does comes
+    before and after what the others do side by side."""
+    own = row.get("own_cpu_seconds", row["cpu_seconds"])
+    return f"{bare['cpu_seconds'] / (own + (row['cpu_seconds'] - own) / processes):.2f}"
 
 
 def _reads(found: dict[str, Any]) -> str:
@@ -94,8 +105,10 @@ def _steps(found: dict[str, Any]) -> str:
     for case, one in found["cases"].items():
         for kind, row in one["kinds"].items():
             low, high = row["interval"]
-            rows.append([case, kind, f"{row['seconds']:.3g} s", f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})"])
-        apart = f"the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
+            of_bare, elements = f"{row['of_bare']:.2f} ({low:.2f} to {high:.2f})", _share(row.get("elements_of_bare"))
+            rows.append([case, kind, f"{row['seconds']:.3g} s", of_bare, elements])
+        how = f"{one['pairs']} pairs of rounds" if "pairs" in one else "measured in processes of their own"
+        apart = f"{how}; the largest difference of a loss is {one['largest_difference_of_loss']:.0e}"
         if "sft_faster" not in one:
             lines.append(f"{case}: {apart}.")
             continue
@@ -115,7 +128,13 @@ def _steps(found: dict[str, Any]) -> str:
             f" MiniLM's shape without dropout, {sentences['batch']} sentences of {sentences['median']} tokens in the "
             f"median, {sentences['longest']} at most."
         )
-    return _table(["case", "trained by", "a step", "of the bare loop (95%)"], rows) + "\n\n" + "\n".join([*lines, size])
+    head = ["case", "trained by", "CPU time of a step", "of the bare loop (95%)", "elements computed, of the bare loop"]
+    return _table(head, rows) + "\n\n" + "\n".join([*lines, size])
+
+
+def _share(of_bare: float | None) -> str:
+    """Of a record that has none: "-"."""
+    return "-" if of_bare is None else f"{of_bare:.4f}"
 
 
 def _evaluation(found: dict[str, Any]) -> str:
@@ -139,10 +158,27 @@ def _startup(found: dict[str, Any]) -> str:
     rows = []
     for name, one in found["starts"].items():
         low, high = one["range"]
-        seconds = f"{one['seconds']:.1f} s ({low:.1f} to {high:.1f})"
+        seconds = f"{one['seconds']:.1f} s" + (f" ({low:.1f} to {high:.1f})" if low < high else "")
         rows.append([name, seconds, f"{one['of_bare']:.2f}", str(one["data_files_opened"])])
     head = ["start", "CPU time to the first step", "of the bare script", "opens of data files"]
-    return _table(head, rows) + f"\n\n`{found['recipe']}`. {_machine(found)}."
+    once = all(one["range"][0] == one["range"][1] for one in found["starts"].values())
+    rounds = "One round of each. " if once else ""
+    return _table(head, rows) + f"\n\n`{found['recipe']}`. {rounds}{_machine(found)}."
+
+
+def _waits(found: dict[str, Any]) -> str:
+    """What the first run of each file says of itself at its end."""
+    rows = []
+    for name, steps in found["files"].items():
+        run = next(step["output"] for step in steps if "waiting for data" in step["output"])
+        task = re.search(r"^task +(\S+)", run, re.MULTILINE)
+        seconds = re.search(r"([\d.]+) s per step", run)
+        tokens = re.search(r"about ([\d,]+)\s+tokens a step", run)
+        share = re.search(r"([\d.]+%) of the time waiting for data", run)
+        assert task and seconds and tokens and share, name
+        rows.append([f"`{name}`: {task[1]}", f"{float(seconds[1]):.2g} s", tokens[1], share[1]])
+    table = _table(["run", "a step", "tokens of a step", "of the training time waiting for data"], rows)
+    return f"{table}\n\n{found['machine']}, Python {found['python']}; the runs of [First run](first-run.md)."
 
 
 def _machine(found: dict[str, Any]) -> str:

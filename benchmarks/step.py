@@ -1,11 +1,12 @@
 """CPU seconds of a training step: hf_recipes against a bare loop, plain Trainer and SFTTrainer as `trl sft` sets it up.
 
 All train the same model from the same weights on the same rows in the same order, with the same optimizer, schedule and
-clipping; their losses must be equal to 1e-4 first. Each is a process of its own with one thread; rounds alternate. A
-step's seconds are process time between the ends of two steps; the first steps are left out. Intervals are of the ratio
-of medians, by bootstrap over the steps. Writes benchmarks/results/step.json.
+clipping; their losses are compared. The loops of a case are in one process with one thread of computation and take
+turns step by step (benchmarks/turns.py); the first steps are left out. Beside the time stands how many elements the
+operations of one step compute: that is the same on every machine. Writes benchmarks/results/step.json.
 
-    python benchmarks/step.py
+    python benchmarks/step.py                  # about 20 minutes of a core
+    python benchmarks/step.py --case "GPT from scratch" --pairs 10
 """
 
 from __future__ import annotations
@@ -20,21 +21,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+from benchmarks.turns import Turn, median_interval, pair_ratios, take_turns  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/step.json"
-STEPS, SKIPPED, ROWS, LENGTH, BATCH, VOCABULARY = 12, 3, 64, 256, 4, 16_000
+SKIPPED, ROWS, LENGTH, BATCH, VOCABULARY = 4, 512, 256, 4, 16_000
+COMPARED = 12  # first steps whose losses must be equal: later the rounding of other orders of sums has grown
 CASES: dict[str, dict[str, Any]] = {
-    "GPT from scratch": {"task": "causal-lm", "lora": False, "learned": 1.0, "steps": STEPS},
-    "LoRA, half of the tokens learned": {"task": "causal-lm", "lora": True, "learned": 0.5, "steps": STEPS},
-    "MiniLM, text classification": {"task": "text-classification", "steps": 23},
-    "MiniLM, token classification": {"task": "token-classification", "steps": 23},
+    "GPT from scratch": {"task": "causal-lm", "lora": False, "learned": 1.0, "pairs": 12},
+    "LoRA, half of the tokens learned": {"task": "causal-lm", "lora": True, "learned": 0.5, "pairs": 12},
+    "MiniLM, text classification": {"task": "text-classification", "pairs": 30},
+    "MiniLM, token classification": {"task": "token-classification", "pairs": 30},
 }
 MINILM = {"vocab_size": 30_522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
           "intermediate_size": 1536, "num_labels": 3, "hidden_dropout_prob": 0.0,
@@ -94,9 +100,13 @@ def save_model(folder: Path) -> None:
     )
 
 
+def steps_of(case: dict[str, Any]) -> int:
+    return SKIPPED + 2 * int(case["pairs"])
+
+
 def training_of(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     batch = BATCH if case["task"] == "causal-lm" else SENTENCES_A_BATCH
-    given = {"output_dir": str(folder / "out"), "max_steps": case["steps"], "per_device_train_batch_size": batch}
+    given = {"output_dir": str(folder / "out"), "max_steps": steps_of(case), "per_device_train_batch_size": batch}
     return {**given, **TRAINING, "learning_rate": 1e-3 if case["task"] == "causal-lm" else 1e-4}
 
 
@@ -128,33 +138,26 @@ def model_of(folder: Path, case: dict[str, Any]) -> Any:
     return get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
-class Clock:
-    """Process time at the end of each step, and the losses."""
+def watch_trainers(turns: dict[str, Turn]) -> None:
+    """Every Trainer of this process ends its steps in the turn of its thread."""
+    from transformers.trainer_callback import CallbackHandler
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.losses: list[float] = []
+    on_step_end, on_log = CallbackHandler.on_step_end, CallbackHandler.on_log
 
-    def watch(self) -> None:
-        """Follows every Trainer of this process."""
-        from transformers.trainer_callback import CallbackHandler
+    def end(handler: Any, args: Any, state: Any, control: Any) -> Any:
+        found = on_step_end(handler, args, state, control)
+        turns[threading.current_thread().name].end_step()
+        return found
 
-        on_step_end, on_log = CallbackHandler.on_step_end, CallbackHandler.on_log
+    def log(handler: Any, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> Any:
+        if "loss" in logs:
+            turns[threading.current_thread().name].losses.append(float(logs["loss"]))
+        return on_log(handler, args, state, control, logs, **kwargs)
 
-        def end(handler: Any, args: Any, state: Any, control: Any) -> Any:
-            found = on_step_end(handler, args, state, control)
-            self.ends.append(time.process_time())
-            return found
-
-        def log(handler: Any, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> Any:
-            if "loss" in logs:
-                self.losses.append(float(logs["loss"]))
-            return on_log(handler, args, state, control, logs, **kwargs)
-
-        CallbackHandler.on_step_end, CallbackHandler.on_log = end, log
+    CallbackHandler.on_step_end, CallbackHandler.on_log = end, log
 
 
-def bare(folder: Path, case: dict[str, Any], clock: Clock) -> None:
+def bare(folder: Path, case: dict[str, Any], turn: Turn) -> None:
     import torch
 
     model, data, collator = model_of(folder, case), rows(case), collator_of(folder, case)
@@ -164,7 +167,7 @@ def bare(folder: Path, case: dict[str, Any], clock: Clock) -> None:
     optimizer = torch.optim.AdamW(trained, lr=given["learning_rate"], weight_decay=0.0, fused=True)
     model.train()
     more = {"use_cache": False} if case["task"] == "causal-lm" else {}
-    for step in range(case["steps"]):
+    for step in range(steps_of(case)):
         some = [(step * batch + i) % count for i in range(batch)]
         inputs = collator([{name: data[name][i] for name in data} for i in some])
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -173,26 +176,24 @@ def bare(folder: Path, case: dict[str, Any], clock: Clock) -> None:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        clock.losses.append(loss.item())
-        clock.ends.append(time.process_time())
+        turn.losses.append(loss.item())
+        turn.end_step()
 
 
-def plain_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
+def plain_trainer(folder: Path, case: dict[str, Any], turn: Turn) -> None:
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
-    clock.watch()
     args = TrainingArguments(**training_of(folder, case))
     data, collator = Dataset.from_dict(rows(case)), collator_of(folder, case)
     Trainer(model=model_of(folder, case), args=args, train_dataset=data, data_collator=collator).train()
 
 
-def sft_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
+def sft_trainer(folder: Path, case: dict[str, Any], turn: Turn) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    clock.watch()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     args = SFTConfig(**training_of(folder, case), **SFT)
     data = Dataset.from_dict(rows(case))
@@ -200,7 +201,7 @@ def sft_trainer(folder: Path, case: dict[str, Any], clock: Clock) -> None:
     SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer).train()
 
 
-def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None:
+def ours(folder: Path, case: dict[str, Any], turn: Turn, section: str) -> None:
     """What `hf-recipes run` builds, with its guards, retries and checks of each step."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -211,7 +212,6 @@ def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None
     from hf_recipes.training.signals import Listener
     from hf_recipes.training.step_timer import StepTimer
 
-    clock.watch()
     given = {**training_of(folder, case), **(SFT if section == "SFTConfig" else {})}
     path = folder / "recipe.yaml"
     recipe = {
@@ -245,7 +245,7 @@ def ours(folder: Path, case: dict[str, Any], clock: Clock, section: str) -> None
         built.train()
 
 
-KINDS: dict[str, Callable[[Path, dict[str, Any], Clock], None]] = {
+KINDS: dict[str, Callable[[Path, dict[str, Any], Turn], None]] = {
     "bare loop": bare,
     "Trainer": plain_trainer,
     "hf_recipes, TrainingArguments": lambda *given: ours(*given, "TrainingArguments"),
@@ -254,79 +254,66 @@ KINDS: dict[str, Callable[[Path, dict[str, Any], Clock], None]] = {
 }
 
 
-def measure_here(kind: str, case: str, folder: Path) -> None:
+def measure_here(name: str, pairs: int) -> dict[str, Any]:
+    """A case, all of whose loops take turns in this process."""
     import torch
 
     torch.set_num_threads(1)
-    clock = Clock()
-    KINDS[kind](folder, CASES[case], clock)
-    seconds = [b - a for a, b in zip(clock.ends[SKIPPED - 1 :], clock.ends[SKIPPED:], strict=False)]
-    print(json.dumps({"seconds": seconds, "losses": clock.losses}))
-
-
-def interval(of: list[float], base: list[float]) -> list[float]:
-    """95 % of the ratio of medians."""
-    draw = random.Random(0)
-    found = sorted(
-        statistics.median(draw.choices(of, k=len(of))) / statistics.median(draw.choices(base, k=len(base)))
-        for _ in range(2000)
-    )
-    return [found[50], found[1949]]
+    case = {**CASES[name], "pairs": pairs}
+    kinds = [kind for kind in KINDS if "SFT" not in kind or case["task"] == "causal-lm"]
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder, "model"))
+        loops = {}
+        for kind in kinds:
+            own = Path(folder, kind)
+            own.mkdir()
+            (own / "model").symlink_to(Path(folder, "model"))
+            loops[kind] = partial(KINDS[kind], own, case)
+        turns = take_turns(loops, steps_of(case), counted=SKIPPED - 1, ready=watch_trainers)
+    bare_losses = turns["bare loop"].losses[:COMPARED]
+    apart = max(abs(a - b) for turn in turns.values() for a, b in zip(turn.losses, bare_losses, strict=False))
+    assert apart < 1e-4, f"{name}: the losses differ by {apart}"
+    seconds = {kind: turn.seconds[SKIPPED : steps_of(case)] for kind, turn in turns.items()}
+    found: dict[str, Any] = {"pairs": pairs, "largest_difference_of_loss": apart, "kinds": {}}
+    for kind, some in seconds.items():
+        ratio, interval = median_interval(pair_ratios(some, seconds["bare loop"]))
+        found["kinds"][kind] = {
+            "seconds": statistics.median(some),
+            "of_bare": ratio,
+            "interval": interval,
+            "of_bare_in_all": sum(some) / sum(seconds["bare loop"]),
+            "elements_of_bare": turns[kind].count.elements / turns["bare loop"].count.elements,
+        }
+    if "SFTTrainer" in kinds:
+        pair = pair_ratios(seconds["SFTTrainer"], seconds["hf_recipes, SFTConfig"])
+        found["sft_faster"] = dict(zip(("times", "interval"), median_interval(pair), strict=True))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pairs", type=int, help="of rounds, instead of the case's own number")
     parser.add_argument(
         "--case", action="append", choices=list(CASES), help="only these; the others stay in the record"
     )
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--dry", action="store_true", help="print, and leave the record as it is")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        measure_here(given.measure[0], given.measure[1], Path(given.measure[2]))
+        found = measure_here(given.measure, given.pairs or CASES[given.measure]["pairs"])
+        print(json.dumps(found))
         return
     earlier = json.loads(RESULT.read_text(encoding="utf-8"))["cases"] if RESULT.is_file() else {}
     cases: dict[str, Any] = {name: earlier[name] for name in CASES if given.case and name in earlier}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_model(folder / "model")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        for case in given.case or CASES:
-            kinds = [kind for kind in KINDS if "SFT" not in kind or CASES[case]["task"] == "causal-lm"]
-            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-            losses: dict[str, list[float]] = {}
-            for number in range(given.rounds):
-                for kind in kinds[:: 1 if number % 2 == 0 else -1]:
-                    command = [sys.executable, __file__, "--measure", kind, case, name]
-                    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-                    if done.returncode:
-                        raise SystemExit(f"{kind}: {done.stdout}\n{done.stderr}")
-                    found = json.loads(done.stdout.splitlines()[-1])
-                    seconds[kind] += found["seconds"]
-                    losses[kind] = found["losses"]
-                    print(case, kind, statistics.median(found["seconds"]), found["losses"][:2], flush=True)
-            largest = max(
-                abs(one - other) for kind in kinds for one, other in zip(losses[kind], losses["bare loop"], strict=True)
-            )
-            assert largest < 1e-4, f"{case}: the losses differ by {largest}: {losses}"
-            cases[case] = {
-                "largest_difference_of_loss": largest,
-                "kinds": {
-                    kind: {
-                        "seconds": statistics.median(some),
-                        "of_bare": statistics.median(some) / statistics.median(seconds["bare loop"]),
-                        "interval": interval(some, seconds["bare loop"]),
-                        "steps": len(some),
-                    }
-                    for kind, some in seconds.items()
-                },
-            }
-            if "SFTTrainer" in kinds:
-                pair = seconds["SFTTrainer"], seconds["hf_recipes, SFTConfig"]
-                cases[case]["sft_faster"] = {
-                    "times": statistics.median(pair[0]) / statistics.median(pair[1]),
-                    "interval": interval(*pair),
-                }
+    # One heap for all threads: else each loop would have its own, of another shape than a program's.
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}
+    for case in given.case or CASES:
+        command = [sys.executable, __file__, "--measure", case, *(["--pairs", str(given.pairs)] if given.pairs else [])]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{case}: {done.stdout}\n{done.stderr}")
+        cases[case] = json.loads(done.stdout.splitlines()[-1])
+        print(case, json.dumps(cases[case], indent=1), flush=True)
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, one thread",
@@ -335,7 +322,8 @@ def main() -> None:
         "sentences": {"batch": SENTENCES_A_BATCH, "median": 16, "longest": LONGEST},
         "cases": {name: cases[name] for name in CASES if name in cases},
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if not given.dry:
+        RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

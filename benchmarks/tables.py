@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import data_page
 import first_run_page
 import merging
 import mutation_page
@@ -445,6 +446,7 @@ def pages() -> dict[Path, str]:
         },
         "docs/lab.md": {"gpus": lab_gpus(), "verdicts": lab_verdicts()},
         "docs/launching.md": {"launches": launches(), "launch_runs": launch_runs(), **sharded_page.blocks()},
+        "docs/data.md": data_page.blocks(),
         "docs/speed.md": speed_page.blocks(),
         "docs/recipe.md": {"keys": keys_page(), "converted": converted()},
     }

@@ -23,6 +23,7 @@ from hf_recipes.plan.fit.verdict import CPU, FITS, OUT, UNSURE, choose_gpu, cpu_
 from hf_recipes.plan.lab_record import LabRecord
 from hf_recipes.plan.time import forecast
 from hf_recipes.plan.time.efficiency import read_timed_records
+from hf_recipes.plan.trace.worker import expect_traces
 from hf_recipes.recipe.global_batch import find_errors, with_accumulation, without_derived
 from hf_recipes.recipe.read import read_recipe
 
@@ -104,6 +105,7 @@ def command(
     if errors:
         raise RecipeError(errors)
     recipe = with_accumulation(recipe, layout.processes)
+    expect_traces(len(frontier.SHARES) if search else 1)
     found = plan_recipe(recipe, device, length=length, read_data=read_data, layout=layout)
     if svg is not None and not search:
         write_text(svg, show.svg(found.fit), "argument '--svg'")

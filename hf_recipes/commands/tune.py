@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def command(
     try:
         facts = worker.facts(recipe, FIRST)
         here = Here(
-            kind=facts["kind"], capability=_pair(facts["capability"]), attention=None, packages=facts["packages"]
+            kind=facts["kind"],
+            capability=_pair(facts["capability"]),
+            attention=None,
+            packages=facts["packages"],
+            kernels=facts["kernels"],
         )
         if dry_run:
             for candidate in list_candidates(recipe, here, every=every):
@@ -64,7 +69,7 @@ def command(
             return
         tell(f"tune: {path} on {facts['name']} ({facts['kind']})")
         base = _first_steps(worker, recipe)
-        here = Here(kind=here.kind, capability=here.capability, attention=base.timed.attention, packages=here.packages)
+        here = replace(here, attention=base.timed.attention)
         candidates = list_candidates(recipe, here, every=every)
         tell(f"  as it is: {_describe(base.timed)}; {len(candidates)} settings to try")
         left = max(0.0, minutes * 60 - (time.monotonic() - began))

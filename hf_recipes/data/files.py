@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import functools
 import glob
 import gzip
 import lzma
@@ -11,8 +12,10 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
+from hf_recipes.common.files import identify
 from hf_recipes.common.text import first_line
 
 COMPRESSED: dict[bytes, Any] = {
@@ -92,7 +95,13 @@ def find_damage(name: str) -> str:
 
 
 def find_other_format(name: str, builder: str) -> tuple[str, str] | None:
-    """(what a file is, how to fix it) where it is of another format than its loader reads, by its first bytes."""
+    """(what a file is, how to fix it) where it is of another format than its loader reads, by its first bytes. A file
+    that nobody wrote meanwhile is opened once: `check` and the loading of its rows both ask."""
+    return _find_other_format(name, builder, identify(Path(name)))
+
+
+@functools.lru_cache(maxsize=256)
+def _find_other_format(name: str, builder: str, state: tuple[int, ...]) -> tuple[str, str] | None:
     with open(name, "rb") as file:
         begin = file.read(2**11)
     if begin.startswith(b"version https://git-lfs"):

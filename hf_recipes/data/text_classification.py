@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes import __version__
 from hf_recipes.data.columns import values_of
+from hf_recipes.data.encoded import encode_rows, tokenizer_facts
 from hf_recipes.data.label_checks import warn_of_labels
 from hf_recipes.data.labels import weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
@@ -42,14 +42,20 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     text_location, label_location = recipe.location("dataset.text_column"), recipe.location("dataset.label_column")
     targets = make_targets(recipe, parts["train"], label, config)
 
-    # upstream's cache finds its rows by what `encode` closes over: not the recipe (another learning rate would
-    # tokenize again), but our version.
+    # No place of the recipe is among them: another learning rate, or a line more, would tokenize again.
+    facts = {
+        **tokenizer_facts(tokenizer),
+        "targets": {name: repr(value) for name, value in vars(targets).items() if name != "location"},
+        "columns": [texts, label],
+        "max_length": max_length,
+    }
+
     def rows(split: str, part: Dataset) -> Dataset:
         _text_columns(recipe, part)
         find_column(recipe, part, "label_column", "label")
         to_target = targets.reader(part, split)
 
-        def encode(batch: dict[str, list], rows: list[int], version: str = __version__) -> dict[str, list]:
+        def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
             contents = [[one or "" for one in batch[name]] for name in texts]
             encoded = tokenizer(*contents, truncation=True, max_length=max_length, verbose=False)
             labels = [to_target(value, row) for value, row in zip(batch[label], rows, strict=True)]
@@ -71,7 +77,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
             ]
             return {**encoded, "labels": labels, "cut": cut}
 
-        return part.map(encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
+        return encode_rows(recipe, part, (*texts, label), encode, facts, split)
 
     encoded = {split: rows(split, part) for split, part in parts.items()}
     stats = {split: _count(part, targets) for split, part in encoded.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes import __version__
 from hf_recipes.data.columns import values_of
+from hf_recipes.data.encoded import encode_rows, tokenizer_facts
 from hf_recipes.data.label_checks import warn_of_labels
 from hf_recipes.data.labels import DataLabels, choose_labels, count_labels, label_id, labels_of_data, weigh_classes
 from hf_recipes.data.prepared import Prepared, Source, SplitStats
@@ -43,13 +43,20 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     names, index = chosen.names, dict(chosen.index)
     scheme = _scheme(parts.values(), tags, names, index)
 
-    def rows(split: str, part: Dataset) -> Dataset:  # what `encode` closes over: as in text_classification
+    facts = {
+        **tokenizer_facts(tokenizer),
+        "labels": [names, sorted((repr(tag), number) for tag, number in index.items())],
+        "columns": [words, tags],
+        "max_length": max_length,
+    }
+
+    def rows(split: str, part: Dataset) -> Dataset:
         find_column(recipe, part, "tokens_column", words)
         find_column(recipe, part, "tags_column", tags)
         check_kinds(part, words, tags, tokens_location, tags_location)
         own_names = _feature_names(part, tags)
 
-        def encode(batch: dict[str, list], rows: list[int], version: str = __version__) -> dict[str, list]:
+        def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
             for row, row_words, row_tags in zip(rows, batch[words], batch[tags], strict=True):
                 check_row(tokens_location, tags_location, f"row {row} of the {split} split", row_words, row_tags)
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
@@ -69,7 +76,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
                 blank.append(len(row_tags) - sum(firsts) - cut)
             return {**encoded, "labels": labels, "lost": lost, "blank": blank}
 
-        return part.map(encode, batched=True, with_indices=True, remove_columns=part.column_names, desc=f"{split} rows")
+        return encode_rows(recipe, part, (words, tags), encode, facts, split)
 
     encoded = {split: rows(split, part) for split, part in parts.items()}
     stats = {split: _counts(part, names) for split, part in encoded.items()}

@@ -24,10 +24,8 @@ class _Scores(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = logits.float()
         most, top = values.max(-1)
-        shares = (values - most.unsqueeze(-1)).exp_()
-        total = shares.sum(-1)
-        shares.div_(total.unsqueeze(-1))
-        norm = most + total.log()
+        shares = torch.softmax(values, -1)  # one pass, where exp, sum and division are three
+        norm = most - shares.gather(-1, top.unsqueeze(-1)).squeeze(-1).log()  # the likeliest one's share is exp(0)/sum
         chosen = values.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - norm
         mean = torch.bmm(shares.unsqueeze(1), values.unsqueeze(2)).reshape(-1)  # of the logits, without another (N, V)
         ctx.save_for_backward(shares, labels)

@@ -62,11 +62,11 @@ def test_several_processes_make_the_rows_of_one(
     make: Make, folder: Path, section: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer, found = bpe(), []
-    for processes, unit in ((1, 2**23), (1, 997), (3, 8000)):
+    for processes, unit in ((1, 2**23), (1, 997), (1, 20_000), (3, 8000)):  # here; apart; here; three
         monkeypatch.setattr("hf_recipes.data.tokens.source.UNIT", unit)
         recipe = make("causal-lm", f"num_proc: {processes}, cache_dir: {folder / str(unit)}", section=section)
         found.append(content(prepare(recipe, ROWS, tokenizer, length=32)))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_prepared_rows_are_found_again_and_nothing_is_written(make: Make, store: str, folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.pipeline.tuning.candidates import Candidate, Here, list_candidates
 from hf_recipes.pipeline.tuning.pairs import Trial, gain_of, losses_differ, order_of, ratio_of
 from hf_recipes.pipeline.tuning.search import KEPT, LITTLE, REFUSED, SLOWER, UNSURE, UNTRIED, Base, search
+from hf_recipes.pipeline.tuning.trial import cached_kernels
 from hf_recipes.pipeline.tuning.worker import FailedTrialError, Worker
 from hf_recipes.plan.fit.write_recipe import write_recipe as write_tuned
 from hf_recipes.recipe.read import read_recipe
@@ -94,6 +97,25 @@ def test_only_with_all_is_something_tried_that_changes_what_a_step_learns_from(
         map(str, plain)
     )
     assert "use_liger_kernel: true" not in shown(read, CPU)
+
+
+def test_attention_kernels_of_the_hub_are_tried_where_they_are_cached(
+    write_recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("chat.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    read = read_recipe(write_recipe(SFT))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--kernels-community--flash-attn2" / "snapshots").mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "kernels", None)
+    assert cached_kernels() == []  # without the package nothing can load them
+    monkeypatch.delitem(sys.modules, "kernels")
+    (tmp_path / "kernels.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cached_kernels() == ["kernels-community/flash-attn2"]
+    plain = replace(GPU, packages=["triton"], kernels=cached_kernels())
+    assert "attn_implementation: kernels-community/flash-attn2" in shown(read, plain)
+    for other in (replace(plain, packages=["flash_attn"]), replace(plain, kind="cpu")):
+        assert not [one for one in shown(read, other) if "kernels-community" in one]
 
 
 # how much faster -----------------------------------------------------------------------------------------------------

@@ -74,6 +74,19 @@ def test_bf16_weights_give_the_same_loss_to_their_precision() -> None:
     assert all(one.dtype == torch.bfloat16 for one in grads)
 
 
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_sharp_and_flat_logits_are_scored_as_in_float64(size: float) -> None:
+    draw = torch.Generator().manual_seed(2)
+    logits = torch.randn(6, 97, generator=draw) * size
+    logits[0] = 3.0  # all alike
+    labels = torch.randint(0, 97, (6,), generator=draw)
+    exact = logits.double().log_softmax(-1)
+    log_probs, entropy, correct = plain_head._Scores.apply(logits, labels)
+    torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], rtol=1e-6, atol=2e-6 * size)
+    torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), rtol=1e-5, atol=2e-6 * size)
+    assert torch.equal(correct, logits.argmax(-1) == labels)
+
+
 def test_large_logits_stay_in_tiles_and_calls_without_a_loss_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("llama", plain=True)
     used = []

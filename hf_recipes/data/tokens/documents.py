@@ -28,7 +28,7 @@ from hf_recipes.data.tokens.rows import Counts, Cut, StoredRows, write_documents
 from hf_recipes.data.tokens.source import Columns, IdError, flat_ids
 from hf_recipes.data.tokens.store import ReadParts, code_facts, find_or_make
 
-CHECKED = 2**16  # characters that are tokenized in both ways before the backend is used on its own
+CHECKED = 2**14  # characters that are tokenized in both ways before the backend is used on its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ def prepare_documents(job: Job, check: Callable[[Counts], None]) -> StoredRows:
         read=read,
         encode=encoding or make,
         processes=job.processes if encoding else 1,
+        apart=encoding is not None,
     )
     return find_or_make(job.root, job.column, _facts(job, encoding), work, write)
 

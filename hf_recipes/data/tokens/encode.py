@@ -6,7 +6,6 @@ Imports neither torch nor transformers nor datasets: a worker process starts in 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +60,8 @@ def count_ids(tokenizer: Any) -> int:
 
 
 def backend_text(tokenizer: Any) -> str | None:
-    """The tokenizer.json of a tokenizer's backend, without truncation and padding; None where the tokenizer has code
-    of its own, which the backend alone would not run."""
+    """The tokenizer.json of a tokenizer's backend, without truncation and padding, whatever an earlier call left in it;
+    None where the tokenizer has code of its own, which the backend alone would not run."""
     if not type(tokenizer).__module__.startswith("transformers."):
         return None
     try:
@@ -70,9 +69,12 @@ def backend_text(tokenizer: Any) -> str | None:
         text: str = backend.to_str()
     except Exception:  # a part of it is written in Python: what is raised depends on the part
         return None
-    if backend.truncation is None and backend.padding is None:
-        return text
-    return json.dumps({**json.loads(text), "truncation": None, "padding": None}, ensure_ascii=False)
+    if backend.truncation is not None or backend.padding is not None:
+        other = type(backend).from_str(text)  # to write JSON in another way than the backend would make other keys
+        other.no_truncation()
+        other.no_padding()
+        text = other.to_str()
+    return text
 
 
 def load_backend(encoding: Encoding) -> Any:
@@ -120,7 +122,7 @@ def batches_of(texts: Sequence[str | None]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
-        if not text or not text.strip():
+        if not text or text.isspace():  # strip() would copy the text
             continue
         if batch and size + len(text) > TEXT_AT_ONCE:
             yield batch

@@ -132,7 +132,7 @@ def write_rows(
         "tokens": tokens,
         "counts": counts,
         "files": {name: _places(draft / name) for name in files},
-        "state": {one.name: [_digest(one), *file_state(one)] for one in sorted(draft.iterdir())},
+        "state": {one.name: [digest_file(one), *file_state(one)] for one in sorted(draft.iterdir())},
     }
     put(draft / INDEX, json.dumps({**index, "digest": _digest_of(index)}, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,7 +169,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         if index.pop("digest") != _digest_of(index):
             return None
         moved = {name: one for name, one in index["state"].items() if one[1:] != file_state(folder / name)}
-        if any(_digest(folder / name) != one[0] for name, one in moved.items()):
+        if any(digest_file(folder / name) != one[0] for name, one in moved.items()):
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -185,7 +185,7 @@ def _digest_of(index: dict[str, Any]) -> str:
     return blake2b(json.dumps(index, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     digest = blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(2**20):

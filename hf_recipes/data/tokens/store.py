@@ -62,11 +62,11 @@ def find_or_make(root: Path, columns: Columns, facts: Mapping[str, Any], work: W
             raise
         what = f"the prepared rows cannot be written to {str(root)!r}: {failure.what}"
         again = "what is prepared so far is used again"
-        fix = f"{failure.fix} ({again}), or set {_setting_of(root)} to another folder"
+        fix = f"{failure.fix} ({again}), or set {setting_of(root)} to another folder"
         raise DataError.at("environment", what, fix) from problem
 
 
-def _setting_of(root: Path) -> str:
+def setting_of(root: Path) -> str:
     """What decides where the rows are."""
     import datasets
 
@@ -74,6 +74,7 @@ def _setting_of(root: Path) -> str:
     return "HF_DATASETS_CACHE or dataset.cache_dir" if default else "dataset.cache_dir"
 
 
+@functools.cache
 def code_facts(*packages: str) -> dict[str, str]:
     """This package's code of data, and the versions of the packages that take part."""
     digest = blake2b(digest_size=16)

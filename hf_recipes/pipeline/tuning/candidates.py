@@ -35,6 +35,7 @@ class Here:
     capability: tuple[int, int] | None
     attention: str | None
     packages: Collection[str]  # of flash_attn, liger_kernel, triton and a C++ compiler ("c++")
+    kernels: Collection[str] = ()  # repositories of attention kernels that are in the Hub's cache
 
 
 def list_candidates(recipe: Recipe, here: Here, *, every: bool = False) -> list[Candidate]:
@@ -77,6 +78,8 @@ def _attention(here: Here) -> Iterator[Candidate]:
     others = ["sdpa", "eager"]
     if here.kind == "cuda" and "flash_attn" in here.packages:
         others.insert(0, "flash_attention_2")
+    elif here.kind == "cuda":  # the Hub's build of the same kernels
+        others = [*here.kernels, *others]
     for name in others:
         if here.attention is not None and name != here.attention:
             yield Candidate(values={ATTENTION: name})

@@ -140,7 +140,13 @@ def _measure(
     used = f", MFU {base.timed.mfu:.1%}" if base.timed.mfu is not None else ""
     say(f"{name}: {base.timed.step_seconds:.3g} s a step, {base.timed.tokens_per_second:,.0f} tokens a second{used}")
     capability = tuple(facts["capability"]) if facts["capability"] else None
-    here = Here(kind=facts["kind"], capability=capability, attention=base.timed.attention, packages=facts["packages"])
+    here = Here(
+        kind=facts["kind"],
+        capability=capability,
+        attention=base.timed.attention,
+        packages=facts["packages"],
+        kernels=facts["kernels"],
+    )
     candidates = order_candidates(list_candidates(recipe, here, every=True))
     tuned = search(recipe, candidates, worker, base=base, seconds=max(0.0, share - (time.monotonic() - began)), say=say)
     last = next((one.after for one in reversed(tuned.tried) if one.verdict == "kept" and one.after is not None), None)

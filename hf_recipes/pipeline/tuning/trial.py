@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.pipeline.tuning.pairs import Trial
@@ -193,7 +194,21 @@ def facts_here(recipe: Recipe) -> Mapping[str, Any]:
     packages = [name for name in ("flash_attn", "liger_kernel", "triton") if importlib.util.find_spec(name)]
     if shutil.which("g++") or shutil.which("clang++"):
         packages.append("c++")
-    return {**asdict(device), "packages": packages}
+    return {**asdict(device), "packages": packages, "kernels": cached_kernels()}
+
+
+def cached_kernels() -> list[str]:
+    """Attention kernels of the Hub that are in its cache already, by upstream's names: nothing is downloaded. Needs the
+    package `kernels`."""
+    import importlib.util
+
+    if importlib.util.find_spec("kernels") is None:
+        return []
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from transformers.modeling_flash_attention_utils import FLASH_ATTN_KERNEL_FALLBACK
+
+    names = dict.fromkeys(FLASH_ATTN_KERNEL_FALLBACK.values())
+    return [name for name in names if Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots").is_dir()]
 
 
 def _silent(line: str = "") -> None:

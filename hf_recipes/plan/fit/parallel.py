@@ -165,6 +165,7 @@ def _ddp(trace: Trace, layout: Layout) -> Trace:
         phases={phase: size + more for phase, size in trace.phases.items()},
         module_peaks={module: size + more for module, size in trace.module_peaks.items()},
         events=(*added, *trace.events),
+        load=(len(added) + trace.load[0], *trace.load[1:]) if trace.load else (),
         notes=(*trace.notes, mark),
     )
 

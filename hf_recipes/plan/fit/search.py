@@ -50,7 +50,7 @@ class Point:
     reserved: int  # bytes
     verified: bool
     verdict: str = FITS
-    largest: int = 0  # rows at most at any effective batch, a power of two: by the curve, beyond micro_batch
+    largest: int = 0  # rows at most at any effective batch, a power of two: by the curve; 0 where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def _own_point(fit: Fit) -> Point:
 
 def _frontier_of_one(fit: Fit, effective: int, seconds: float) -> Frontier:
     """What is known before four traces are there."""
-    point = _own_point(fit)
+    point = replace(_own_point(fit), largest=0)
     why = f"the {seconds:.0f} seconds were over before anything else was traced: give it more (--seconds)"
     fits = fit.verdict in (FITS, TIGHT)
     return Frontier(
@@ -145,7 +145,7 @@ def _frontier_of_one(fit: Fit, effective: int, seconds: float) -> Frontier:
         gpu=fit.gpu,
         usable=fit.usable,
         effective=effective,
-        points=(point if fits else replace(point, micro_batch=0, largest=0),),
+        points=(point if fits else replace(point, micro_batch=0),),
         chosen=point if fits else None,
         why=why,
     )
@@ -220,8 +220,8 @@ def format_frontier(found: Frontier) -> list[str]:
 
 
 def _largest(point: Point) -> str:
-    """ "64", "~512" where the effective batch ends before the memory does: then it is predicted."""
-    return f"~{point.largest}" if point.largest > point.micro_batch else str(point.micro_batch)
+    """ "64"; "~512", predicted, where the effective batch ends before the memory does; "?" without a curve."""
+    return f"~{point.largest}" if point.largest > point.micro_batch else str(point.largest or "?")
 
 
 def as_json(found: Frontier) -> dict[str, Any]:
@@ -229,7 +229,8 @@ def as_json(found: Frontier) -> dict[str, Any]:
 
     def plain(point: Point) -> dict[str, Any]:
         values = {"micro_batch": point.micro_batch, "length": point.length, "reserved_bytes": point.reserved}
-        return {**values, "verified": point.verified, "verdict": point.verdict, "largest_batch": point.largest}
+        largest = point.largest if point.largest or not point.micro_batch else None
+        return {**values, "verified": point.verified, "verdict": point.verdict, "largest_batch": largest}
 
     return {
         "effective_batch": found.effective,

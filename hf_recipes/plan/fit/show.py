@@ -136,6 +136,7 @@ def as_json(fit: Fit) -> dict[str, Any]:
         "card_bytes": fit.gpu.memory_bytes,
         "allocated_bytes": trace.allocated,
         "reserved_bytes": fit.reserved.peak,
+        "reserved_range_bytes": list(fit.reserved_range),
         "parts": dict(trace.parts),
         "card": dict(rows(fit)),
         "phases": dict(trace.phases),

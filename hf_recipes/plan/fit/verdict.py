@@ -14,6 +14,7 @@ from hf_recipes.catalog.gpus import Gpu, context_range, find_gpu, parse_bytes, u
 from hf_recipes.errors import PlanError, RecipeError
 from hf_recipes.plan.fit.parallel import SINGLE, Layout, apply_layout
 from hf_recipes.plan.trace.cuda_allocator import replay_trace
+from hf_recipes.plan.trace.load_race import reserved_range
 from hf_recipes.plan.trace.result import Reserved, Trace
 from hf_recipes.plan.trace.worker import trace_recipe, trace_recipes
 from hf_recipes.recipe.recipe import Recipe
@@ -43,6 +44,11 @@ class Fit:
     def share(self) -> float:
         """Of the GPU's usable memory."""
         return self.reserved.peak / self.usable
+
+    @property
+    def reserved_range(self) -> tuple[int, int]:
+        """The least and the most bytes reserved where something else than `run` loads a 4-bit model in threads."""
+        return reserved_range(self.trace) if self.trace.load else (self.reserved.peak, self.reserved.peak)
 
 
 def choose_gpu(gpu: str | None, memory: str | None, capability: str | None) -> Gpu:

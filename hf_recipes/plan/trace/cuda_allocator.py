@@ -134,14 +134,18 @@ class Segments:
             self.empty_cache()
             if not self._has(wanted):
                 return None
-        if wanted > LARGE_SEGMENT:
-            address = self.lowest = self.lowest - wanted
-        else:
-            address, self.highest = self.highest, self.highest + wanted
+        address = self._address(wanted)
         self.reserved += wanted
         self.peak = max(self.peak, self.reserved)
         self.blocks[address] = Block(size=wanted, small=small, free=False, before=None, behind=None, stream=stream)
         return address
+
+    def _address(self, wanted: int) -> int:
+        if wanted > LARGE_SEGMENT:
+            self.lowest -= wanted
+            return self.lowest
+        self.highest += wanted
+        return self.highest - wanted
 
     def _has(self, wanted: int) -> bool:
         return self.capacity is None or self.reserved + wanted <= self.capacity

@@ -138,6 +138,31 @@ def _fully_shard(tracker: Tracker) -> Iterator[None]:
         stack.enter_context(replace_attribute(shard, "_get_device_from_mesh", lambda mesh: META))
         for module in (collectives, group, state):
             stack.enter_context(replace_attribute(module, "_get_device_handle", lambda device: streams))
+        stack.enter_context(_state_of_double_quantised_weights())
+        yield
+
+
+@contextmanager
+def _state_of_double_quantised_weights() -> Iterator[None]:
+    """accelerate asks for the state dict, for which bitsandbytes reads a number that a meta tensor does not have."""
+    try:
+        from bitsandbytes.functional import QuantState
+    except ImportError:
+        yield
+        return
+    upstream = QuantState.as_dict
+
+    def as_dict(self: Any, packed: bool = False) -> dict[str, Any]:
+        offset = self.offset
+        if self.nested and offset.is_meta:
+            self.offset = SimpleNamespace(item=lambda: 0.0)
+        try:
+            found: dict[str, Any] = upstream(self, packed)
+            return found
+        finally:
+            self.offset = offset
+
+    with replace_attribute(QuantState, "as_dict", as_dict):
         yield
 
 

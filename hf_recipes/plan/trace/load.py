@@ -7,12 +7,14 @@ packed (bitsandbytes 0.50.2, functional.quantize_4bit). Nothing of that is in us
 
 Weights that are quantised as they are read are loaded one after another (core_model_loading's
 `has_on_the_fly_quantization`): the order is known. Older releases load ahead of the quantiser in four threads, and how
-many originals lie on the GPU at once is a race; models/build.py turns that off (HF_DEACTIVATE_ASYNC_LOAD).
+many originals lie on the GPU at once is a race; models/build.py turns that off (HF_DEACTIVATE_ASYNC_LOAD). What the
+race may end in: load_race.py.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
 ADAPTER = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "modules_to_save"}
 
 
-def replay_load(tracker: Tracker, model: Any) -> None:
-    """Records how `model` came onto the GPU, weight by weight; what it leaves is tracked, without an adapter's."""
+def replay_load(tracker: Tracker, model: Any) -> tuple[int, ...]:
+    """Records how `model` came onto the GPU, weight by weight; what it leaves is tracked, without an adapter's. Returns
+    how many events each took, `caching_allocator_warmup`'s first."""
+    ends = [len(tracker.events)]
     with _disable_current_modes(), tracker.during("loading"):  # the tracker itself: looking at a weight makes a view
         tracker.free_storage(tracker.add_storage(warmup_bytes(model), "caching_allocator_warmup", part="weights"))
+        ends.append(len(tracker.events))
         for _, param in in_order_of_names(model):
             passing: list[int] = []
             if is_packed(param):
@@ -45,6 +50,8 @@ def replay_load(tracker: Tracker, model: Any) -> None:
                 tracker.track(tensor, "loaded", part="weights")
             for number in reversed(passing):
                 tracker.free_storage(number)
+            ends.append(len(tracker.events))
+    return tuple(end - begin for begin, end in pairwise(ends))
 
 
 def warmup_bytes(model: Any) -> int:

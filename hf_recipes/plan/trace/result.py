@@ -74,6 +74,7 @@ class Trace:
     seconds: float = 0.0  # of tracing, imports not counted
     processes: int = 1  # of the FSDP2 launch that the traced rank belongs to
     streams: tuple[tuple[int, int], ...] = ()  # (storage, CUDA stream) of those that are not in the default stream
+    load: tuple[int, ...] = ()  # of the first events: how many each weight took that was quantised as it was loaded
 
     @property
     def is_upper_bound(self) -> bool:
@@ -117,8 +118,8 @@ class Trace:
         values["largest"] = tuple(StorageGroup(**{**one, "shape": tuple(one["shape"])}) for one in values["largest"])
         values["work"] = {name: Work(**one) for name, one in values["work"].items()}
         values["capability"] = tuple(values["capability"]) if values["capability"] else None
-        for name in ("notes", "estimate"):
-            values[name] = tuple(values[name])
+        for name in ("notes", "estimate", "load"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

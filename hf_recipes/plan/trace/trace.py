@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,9 @@ def trace_here(
         gc.collect()
         began = time.perf_counter()
         try:
-            _watch(trainer, tracker, simulation, bool(recipe.section("BitsAndBytesConfig")), sharded=processes > 1)
+            load = _watch(
+                trainer, tracker, simulation, bool(recipe.section("BitsAndBytesConfig")), sharded=processes > 1
+            )
             if evaluation:
                 tracker.uniform = is_uniform(recipe, trainer.args.eval_batch_size)
                 row_bytes = _evaluate_and_save(recipe, trainer, tracker, simulation)
@@ -129,7 +132,10 @@ def trace_here(
                 recipe.path, what, "its memory depends on data; `run --no-plan` trains without a plan"
             ) from problem
         seconds = time.perf_counter() - began
-        return _result(recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability)
+        found = _result(
+            recipe, short, trainer, tracker, simulation, length, notes, seconds, None if cpu else capability
+        )
+        return replace(found, load=load)
 
 
 def traced_length(recipe: Recipe, config: Any, length: int | None) -> tuple[Recipe, int, list[str]]:
@@ -189,13 +195,16 @@ def _scale_losses(trainer: Any) -> None:
     trainer.accelerator.scaler = torch.amp.GradScaler("meta")
 
 
-def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gpu: bool, sharded: bool) -> None:
+def _watch(
+    trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gpu: bool, sharded: bool
+) -> tuple[int, ...]:
     """Training under the tracker; the weights are there before it begins, or, `sharded`, this rank's when it has.
-    `loads_onto_gpu`: from_pretrained puts them there, one by one."""
+    `loads_onto_gpu`: from_pretrained puts them there, one by one. Returns the events of that load."""
     model = trainer.model
     loaded = [] if sharded else tensors_before_training(model)
+    load: tuple[int, ...] = ()
     if loads_onto_gpu and simulation.capability is not None and tracker.device == "meta":
-        replay_load(tracker, model)
+        load = replay_load(tracker, model)
     for tensor in loaded:
         tracker.track(tensor, "loaded", part="weights")
     training_step = trainer.training_step
@@ -227,6 +236,7 @@ def _watch(trainer: Any, tracker: Tracker, simulation: Simulation, loads_onto_gp
     with simulation, tracker, track_modules(tracker, model), _tagged(tracker, trainer), tracker.during("optimizer"):
         trainer.train()
     del trainer.training_step
+    return load
 
 
 def _evaluate_and_save(recipe: Recipe, trainer: Any, tracker: Tracker, simulation: Simulation) -> int:

@@ -41,6 +41,8 @@ LAST_VERDICT = 1.5  # seconds of a time limit that are left for what follows the
 CPU_SECONDS = 45.0  # of one trace in a child: with its imports a plan ends within 60
 
 _children: dict[int, subprocess.Popen[str]] = {}  # seat -> the child that sits there
+_busy: set[int] = set()  # seats whose child works on an answer
+_expected = 1  # children that will be asked for: they start together
 _seats: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 _ends: list[float] = []  # of the time limits that hold now, each by time.monotonic()
 
@@ -152,12 +154,23 @@ def _raise_errors(recipe: Recipe, answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def expect_traces(count: int) -> None:
+    """Several traces will follow the next one: the children that they need are started with its own, so that their
+    imports run beside it."""
+    global _expected
+    _expected = max(1, min(CHILDREN, count, os.cpu_count() or 1))
+
+
 def close() -> None:
     """Ends the children, if there are any; the next trace starts another."""
+    global _expected
+    _expected = 1
     while _children:
-        _, child = _children.popitem()
+        seat, child = _children.popitem()
         if child.stdin is not None:
             child.stdin.close()
+        if seat not in _busy:  # it may still import
+            child.kill()
         child.wait()
 
 
@@ -176,6 +189,8 @@ def _ask(request: dict[str, Any], seat: int) -> dict[str, Any]:
 def _ask_child(request: dict[str, Any], seat: int, end: float | None) -> dict[str, Any]:
     """`end`: when the child is ended if it is not done, by time.monotonic(); None: never."""
     child = _running(seat)
+    _start_ahead(seat)
+    _busy.add(seat)
     assert child.stdin is not None and child.stdout is not None
     timer = threading.Timer(max(0.0, end - time.monotonic()), child.kill) if end is not None else None
     if timer is not None:
@@ -188,6 +203,7 @@ def _ask_child(request: dict[str, Any], seat: int, end: float | None) -> dict[st
     except BrokenPipeError:
         line = ""
     finally:
+        _busy.discard(seat)
         if timer is not None:
             timer.cancel()
     if not line:
@@ -199,7 +215,18 @@ def _ask_child(request: dict[str, Any], seat: int, end: float | None) -> dict[st
     return answer
 
 
-def _running(seat: int) -> subprocess.Popen[str]:
+def _start_ahead(seat: int) -> None:
+    """The other children that are expected, where nobody sits yet."""
+    for other in range(_expected):
+        if other != seat and other not in _children and _seats[other].acquire(blocking=False):
+            try:
+                _running(other, ahead=True)
+            finally:
+                _seats[other].release()
+
+
+def _running(seat: int, ahead: bool = False) -> subprocess.Popen[str]:
+    """The child of this seat; `ahead`: one that imports before it is asked."""
     known = _children.get(seat)
     if known is not None and known.poll() is None:
         return known
@@ -212,7 +239,7 @@ def _running(seat: int) -> subprocess.Popen[str]:
     for name in [name for name in environment if name.startswith(("ACCELERATE_", "FSDP_", "TORCHELASTIC_"))]:
         del environment[name]
     child = subprocess.Popen(
-        [sys.executable, "-c", "from hf_recipes.plan.trace.worker import main; main()"],
+        [sys.executable, "-c", f"from hf_recipes.plan.trace.worker import main; main(ahead={ahead})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -284,12 +311,15 @@ def _explained(recipe: Recipe, problem: BaseException) -> dict[str, Any]:
     return {"errors": [asdict(found)], "class": "PlanError" if found.location == recipe.path else "ModelError"}
 
 
-def main() -> None:
-    """The child: requests on stdin, answers on what was stdout; what libraries print goes to stderr."""
+def main(ahead: bool = False) -> None:
+    """The child: requests on stdin, answers on what was stdout; what libraries print goes to stderr. `ahead`: it
+    imports what a trace needs before it is asked for one."""
     answers = os.fdopen(os.dup(1), "w")
     logging.disable(logging.WARNING)
     os.dup2(2, 1)
     # transformers and TRL each read the names of all that is installed: a quarter of a second
     importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
+    if ahead:
+        importlib.import_module("hf_recipes.plan.trace.trace")
     _serve(sys.stdin, answers)
     os._exit(0)  # taking torch and transformers apart costs half a second, and nothing is left to write

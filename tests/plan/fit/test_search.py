@@ -143,6 +143,8 @@ def test_a_search_without_time_answers_with_what_is_known(write_recipe: Write, m
     nothing = search.search(fit, seconds=5)
     assert nothing.chosen is not None and (nothing.chosen.micro_batch, nothing.chosen.length) == (4, 256)
     assert nothing.why == "the 5 seconds were over before anything else was traced: give it more (--seconds)"
+    assert search.format_frontier(nothing)[1].split()[:4] == ["4", "?", "256", "1,024"]
+    assert search.as_json(nothing)["recommended"]["largest_batch"] is None
     answers = iter([real, *[late] * 100])  # the curve's traces are there, and then the time is over
     monkeypatch.setattr(search, "check_fits", lambda *args, **words: next(answers)(*args, **words))
     curve_only = search.search(fit, seconds=5)

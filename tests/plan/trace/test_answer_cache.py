@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,21 @@ def test_a_trace_that_is_not_done_in_time_is_ended_by_the_clock_and_by_its_own_c
 
     worker._serve(requests, Answers())  # type: ignore[arg-type]
     assert [json.loads(answer) for answer in answers] == [{"slow": 0.2}, ANSWER]
+
+
+def test_a_child_that_will_be_asked_next_starts_with_the_first_and_is_not_waited_for_at_the_end(
+    real_child: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_cache, "cache_folder", lambda: "")
+    monkeypatch.setattr(worker.os, "cpu_count", lambda: 4)
+    worker.expect_traces(6)
+    with pytest.raises(OutOfTimeError), worker.time_limit(0.05):
+        worker.trace_recipe(tiny("causal-lm", GPT2))
+    assert list(worker._children) == [1]  # two at most
+    child = worker._children[1]
+    assert child.poll() is None and "main(ahead=True)" in child.args[-1]
+    worker.close()
+    assert child.returncode == -signal.SIGKILL
 
 
 def _busy() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.support.tiny_recipes import GPT2, LLAMA, tiny
 LORA = {"LoraConfig": {"r": 4, "target_modules": "all-linear"}}
 NF4 = {"BitsAndBytesConfig": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
 SHARED = {"BitsAndBytesConfig": {**NF4["BitsAndBytesConfig"], "bnb_4bit_quant_storage": "bfloat16"}}
+DOUBLE = {"BitsAndBytesConfig": {**SHARED["BitsAndBytesConfig"], "bnb_4bit_use_double_quant": True}}
 WIDE = {**LLAMA, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3}
 BATCHES = 4096  # bytes of rows that the loaders hold in the CPU's memory; a GPU has one batch
 BELOW = {"bf16, tied": 1536}  # bytes that a real rank holds less than planned there: unexplained
@@ -25,6 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bf16, tied": (GPT2, {"bf16": True}),
     "accumulation": (WIDE, {"gradient_accumulation_steps": 2}),
     "QLoRA": (WIDE, {"sections": {**LORA, **NF4}, "bf16": True}),
+    "QLoRA, double quantisation": (WIDE, {"sections": {**LORA, **DOUBLE}, "bf16": True}),
     "QLoRA, shared": (WIDE, {"sections": {**LORA, **SHARED}, "bf16": True, "model": {"dtype": "bfloat16"}}),
 }
 FAST = ("full", "LoRA, checkpointing")
@@ -68,6 +70,14 @@ def test_4_bit_weights_are_shared_only_if_their_bytes_are_given_a_floating_dtype
 
     assert peak(NF4, 1) == peak(SHARED, 1)
     assert peak(SHARED, 2) < peak(NF4, 2) < peak(NF4, 1)
+
+
+def test_double_quantisation_is_traced_as_a_rank_and_takes_less() -> None:
+    def peak(sections: dict[str, Any]) -> int:
+        recipe = tiny("causal-lm", WIDE, bf16=True, sections={**LORA, **sections}, model={"dtype": "bfloat16"})
+        return trace_here(recipe, evaluation=False, processes=2).phases["optimizer"]
+
+    assert peak(DOUBLE) < peak(SHARED)
 
 
 def test_more_processes_hold_less_each() -> None:
