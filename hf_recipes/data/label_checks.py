@@ -5,7 +5,8 @@ Imports neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import format_value
@@ -13,17 +14,26 @@ from hf_recipes.common.text import format_value
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_recipes.data.row_origins import Origins
+
 COMPARED = 200_000  # rows in which repeated ones are searched
 LONGEST = 10_000  # labels among which similar ones are searched
 
 
 def warn_of_labels(
-    location: str, counts: Mapping[str, int], parts: Mapping[str, Dataset], inputs: Sequence[str], label: str
+    location: str,
+    counts: Mapping[str, int],
+    parts: Mapping[str, Dataset],
+    inputs: Sequence[str],
+    label: str,
+    origins: Origins | None,
 ) -> tuple[str, ...]:
-    """`counts`: of the train split; `inputs`: columns of what is labelled; `label`: the column of its label."""
+    """`counts`: of the train split; `inputs`: columns of what is labelled; `label`: the column of its label;
+    `origins`: of rows that `test_size` split off, which are named as rows of their file."""
     lines = [*_similar_labels(counts)]
     for split, part in parts.items():
-        lines += _repeated_rows(split, part, inputs, label)
+        name = partial(origins.name_row, split) if origins and split in ("train", "eval") else _name_row
+        lines += _repeated_rows(split, part, inputs, label, name)
     return tuple(f"warning: {location}: {line}" for line in lines)
 
 
@@ -40,7 +50,13 @@ def _similar_labels(counts: Mapping[str, int]) -> Iterator[str]:
     yield f"labels differ only by case or blanks, and are classes of their own: {shown}{several}"
 
 
-def _repeated_rows(split: str, part: Dataset, inputs: Sequence[str], label: str) -> Iterator[str]:
+def _name_row(row: int) -> str:
+    return f"row {row}"
+
+
+def _repeated_rows(
+    split: str, part: Dataset, inputs: Sequence[str], label: str, name: Callable[[int], str]
+) -> Iterator[str]:
     """Rows that stand there twice, and inputs that stand under several labels."""
     seen: dict[Any, dict[Any, int]] = {}  # input -> label -> its first row
     repeated, torn = 0, 0
@@ -54,13 +70,13 @@ def _repeated_rows(split: str, part: Dataset, inputs: Sequence[str], label: str)
             labels = seen.setdefault(_hashable(text), {})
             if found in labels:
                 repeated += 1
-                repeat = repeat or f"row {row} is row {labels[found]}, {_show(text)}"
+                repeat = repeat or f"{name(row)} is {name(labels[found])}, {_show(text)}"
             elif labels:
                 torn += len(labels) == 1
                 other, first = next(iter(labels.items()))
                 conflict = conflict or (
-                    f"{_show(text)} is {format_value(_plain(other))} in row {first} "
-                    f"and {format_value(_plain(found))} in row {row}"
+                    f"{_show(text)} is {format_value(_plain(other))} in {name(first)} "
+                    f"and {format_value(_plain(found))} in {name(row)}"
                 )
             labels.setdefault(found, row)
             row += 1

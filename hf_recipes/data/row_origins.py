@@ -60,9 +60,8 @@ def number_rows(rows: Dataset, by: str | None) -> Dataset:
 
 def one_file(recipe: Recipe) -> str:
     """The train split's file, where it is one on this machine."""
-    names = [
-        name for key, name in file_names(recipe.get("dataset.data_files")).items() if "train" in key or "." not in key
-    ]
+    found = file_names(recipe.get("dataset.data_files"), key="").items()
+    names = [name for key, name in found if key.startswith(".train") or not key.startswith(".")]
     name = os.path.join(recipe.get("dataset.data_dir") or "", names[0]) if len(names) == 1 else ""
     return name if os.path.isfile(name) else ""
 

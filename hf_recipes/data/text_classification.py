@@ -83,7 +83,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     stats = {split: _count(part, targets) for split, part in encoded.items()}
     weights, lines = weigh_classes(recipe, stats["train"].labels or {}, stats["train"].rows, targets.several)
     notes = [*targets.notes, *targets.describe(encoded["train"]), *lines]
-    notes += warn_of_labels(label_location, stats["train"].labels or {}, parts, texts, label)
+    notes += warn_of_labels(label_location, stats["train"].labels or {}, parts, texts, label, splits.origins)
     notes += [
         f"{split}: {counts.cut_rows} of {counts.rows} texts are cut at {max_length} tokens"
         for split, counts in stats.items()

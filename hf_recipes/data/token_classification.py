@@ -91,7 +91,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
         *read.notes,
         *chosen.notes,
         *_describe_scheme(scheme, tags_location),
-        *warn_of_labels(tags_location, stats["train"].labels or {}, parts, [words], tags),
+        *warn_of_labels(tags_location, stats["train"].labels or {}, parts, [words], tags, splits.origins),
     ]
     for split, counts in stats.items():
         if counts.lost_words:

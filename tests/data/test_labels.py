@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, List
 
+from hf_recipes.data import text_classification
 from hf_recipes.data.labels import choose_labels, labels_of_data
+from hf_recipes.data.splits import load_splits
 from hf_recipes.errors import RecipeError
 from hf_recipes.pipeline.run import run
 from hf_recipes.recipe.recipe import Recipe
@@ -250,6 +253,20 @@ def test_labels_that_differ_by_case_texts_under_two_labels_and_repeated_rows_are
         "warning: recipe.yaml:3: train: 1 texts stand under more than one label, such as: 'the sea' is 'Pos' in row 0 "
         "and 'neg' in row 3",
     )
+
+
+@pytest.mark.parametrize("files", ["{data}", "[{data}]", "{{train: {data}}}"])
+def test_repeated_rows_are_named_by_the_file_where_test_size_shuffled_them(
+    make: Callable[..., Recipe], tmp_path: Path, files: str
+) -> None:
+    rows = [{"text": f"the sea {i}", "label": ("pos", "neg")[i % 2]} for i in range(40)]
+    rows[31] = rows[30] = {**rows[7], "label": "neg"}
+    data = write_rows(tmp_path / "a.jsonl", rows)
+    recipe = make("text-classification", f"data_files: {files.format(data=data)}, test_size: 0.1")
+    notes = text_classification.prepare(load_splits(recipe), bpe(), recipe, 64).notes
+    told = " ".join(line for line in notes if "rows repeat an earlier one exactly" in line)
+    named = {int(row): int(line) for row, line in re.findall(rf"row (\d+) of {data} \(line (\d+)\)", told)}
+    assert len(named) == 2 and named.items() <= {7: 8, 30: 31, 31: 32}.items()
 
 
 def test_sentences_that_are_tagged_in_two_ways_are_named_too(make: Callable[..., Recipe]) -> None:
