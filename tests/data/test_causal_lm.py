@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset, Features, Value
 
 from hf_recipes.data.causal_lm import vocabulary_bytes
 from hf_recipes.recipe.recipe import Recipe
@@ -204,3 +205,11 @@ def test_causal_lm_refuses_rows_without_text(make: Make, rows: list, dataset: st
     tokenizer = bpe()
     expected = expected.replace("300", str(len(tokenizer)))
     assert refusal(make("causal-lm", dataset), rows, tokenizer, length=32) == f"recipe.yaml:{expected}"
+
+
+@pytest.mark.parametrize("kind", ["null", "string", "string_view"])
+def test_a_split_whose_texts_are_all_missing_is_refused(make: Make, kind: str) -> None:
+    rows = Dataset.from_dict({"text": [None] * 3}, features=Features({"text": Value(kind)}))
+    assert refusal(make("causal-lm"), rows, bpe()) == (
+        "recipe.yaml:3: the train split has no text: all of its 3 documents are empty"
+    )

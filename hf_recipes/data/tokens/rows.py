@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_recipes.common.files import put
+from hf_recipes.common.files import put, remove
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.tokens.encode import Documents, join
 from hf_recipes.data.tokens.source import file_state
@@ -104,7 +103,7 @@ def write_rows(
     from datasets import DatasetInfo, Features, load_from_disk
 
     draft = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     draft.mkdir(parents=True)
     writer = _Writer(draft, dtypes)
     tokens = 0
@@ -127,6 +126,7 @@ def write_rows(
     for name, values in more(load_from_disk(str(draft), keep_in_memory=False) if files else None).items():
         np.save(draft / name, values)
     index = {
+        "key": folder.parent.name,
         "dtype": dtypes["input_ids"],
         "rows": writer.rows,
         "tokens": tokens,
@@ -135,7 +135,7 @@ def write_rows(
         "state": {one.name: [digest_file(one), *file_state(one)] for one in sorted(draft.iterdir())},
     }
     put(draft / INDEX, json.dumps({**index, "digest": _digest_of(index)}, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     os.replace(draft, folder)
 
 
@@ -166,7 +166,7 @@ def read_rows(folder: Path) -> StoredRows | None:
 def _read_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if index.pop("digest") != _digest_of(index):
+        if index.pop("digest") != _digest_of(index) or index["key"] != folder.parent.name:
             return None
         moved = {name: one for name, one in index["state"].items() if one[1:] != file_state(folder / name)}
         if any(digest_file(folder / name) != one[0] for name, one in moved.items()):
