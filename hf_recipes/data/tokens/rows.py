@@ -34,7 +34,8 @@ BYTES, IDS = "bytes.npy", "ids.npy"  # of rows that are evaluated
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """How documents become rows. `join`: all documents of a group in one stream, else each on its own; `drop`: what
-    does not fill a row is left out; `at_once`: tokens of a group."""
+    does not fill a row is left out; `at_once`: tokens that
+    make a group."""
 
     max_length: int
     join: bool
@@ -75,10 +76,9 @@ def write_documents(
 ) -> None:
     """Documents cut into rows. Makes `folder`, which holds no row if no document fills one. Raises OSError."""
     sizes: list[np.ndarray] = []
-    group = max(1, cut.at_once * counts.documents // max(1, counts.tokens))
 
     def batches() -> Iterator[Batch]:
-        for documents in grouped(parts, group):
+        for documents in grouped(parts, cut.at_once):
             lengths, ids, row_bytes = cut_rows(documents, cut)
             sizes.append(row_bytes)
             yield Batch(lengths=lengths, columns={"input_ids": ids})
@@ -196,17 +196,25 @@ def digest_file(path: Path) -> str:
 # cutting --------------------------------------------------------------------------------------------------------------
 
 
-def grouped(parts: Iterable[Documents], count: int) -> Iterator[Documents]:
-    """The same documents, `count` at a time."""
+def grouped(parts: Iterable[Documents], tokens: int) -> Iterator[Documents]:
+    """The same documents in groups that end with the document that brings them to so many tokens."""
     waiting: Documents | None = None
     for part in parts:
         waiting = part if waiting is None else _concatenate(waiting, part)
-        while len(waiting.lengths) >= count:
-            at = int(waiting.lengths[:count].sum())
-            yield Documents(ids=waiting.ids[:at], lengths=waiting.lengths[:count], sizes=waiting.sizes[:at])
-            waiting = Documents(ids=waiting.ids[at:], lengths=waiting.lengths[count:], sizes=waiting.sizes[at:])
+        ends, begin, at = waiting.lengths.cumsum(), 0, 0
+        while (last := int(np.searchsorted(ends, at + tokens))) < len(ends):
+            yield _slice(waiting, begin, last + 1, at, int(ends[last]))
+            begin, at = last + 1, int(ends[last])
+        waiting = _slice(waiting, begin, len(ends), at, len(waiting.ids))
     if waiting is not None and len(waiting.lengths):
         yield waiting
+
+
+def _slice(documents: Documents, begin: int, end: int, first: int, last: int) -> Documents:
+    """`begin`, `end`: of the documents; `first`, `last`: of their tokens."""
+    return Documents(
+        ids=documents.ids[first:last], lengths=documents.lengths[begin:end], sizes=documents.sizes[first:last]
+    )
 
 
 def _concatenate(first: Documents, second: Documents) -> Documents:
