@@ -65,6 +65,9 @@ def load(
     try:
         parts = _by_role(_load_table(path, files, given))
     except Exception as problem:  # readers may raise anything: StopIteration, ParserError, ...
+        if gone := next((name for name in files if not os.path.exists(name)), None):
+            what = f"{gone} was removed while it was read"
+            raise DataError.at(recipe.location("dataset.data_files"), what, "put it back and run again") from problem
         error = explain(recipe, path, arguments, problem)
         try:
             generating = isinstance(problem, datasets.exceptions.DatasetGenerationError)
@@ -95,23 +98,37 @@ def load(
 def _load_table(path: str, files: Sequence[str], arguments: Mapping[str, Any]) -> Any:
     """load_dataset, which finds the table that it stored of these files by their times only (5.2 data_files.py). A file
     that was replaced under its old time is read again: its state is kept in the table's own folder, and nobody can set
-    the time of a change of the file itself."""
+    the time of a change of the file itself. So is one whose table was changed or damaged."""
     import datasets
     import pyarrow as pa
 
     states = {os.path.abspath(name): _state(name) for name in files}
-    loaded = datasets.load_dataset(path, **arguments)
+    again = {**arguments, "download_mode": "force_redownload"}
+    try:
+        loaded = datasets.load_dataset(path, **arguments)
+    except (pa.ArrowInvalid, OSError) as problem:
+        if not files or (isinstance(problem, OSError) and problem.errno):
+            raise
+        loaded = datasets.load_dataset(path, **again)  # the stored table is cut off
     pa.default_memory_pool().release_unused()  # Arrow keeps what reading needed: 400 MB after a line of 200 MB
-    memo = _memo(loaded)
+    memo, tables = _memo(loaded), _tables(loaded)
     if memo is None:
         return loaded
     with contextlib.suppress(OSError, ValueError):  # none yet: the table is new, or was made by another program
         known = json.loads(memo.read_text(encoding="utf-8"))
-        if known != states:
-            loaded = datasets.load_dataset(path, **{**arguments, "download_mode": "force_redownload"})
+        tables |= known.get("tables", {})
+        if known.get("files") != states or any(tables[name] != state for name, state in _tables(loaded).items()):
+            loaded = datasets.load_dataset(path, **again)
+            tables = {}
     with contextlib.suppress(OSError):
-        put(memo, json.dumps(states))
+        put(memo, json.dumps({"files": states, "tables": tables | _tables(loaded)}))
     return loaded
+
+
+def _tables(loaded: Any) -> dict[str, str]:
+    """The state of each file that `datasets` made: other recipes read other splits of the same folder."""
+    files = (Path(one["filename"]) for part in _by_role(loaded).values() for one in part.cache_files)
+    return {path.name: _state(str(path)) for path in files}
 
 
 def _memo(loaded: Any) -> Path | None:

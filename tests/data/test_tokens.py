@@ -395,6 +395,30 @@ def test_another_text_of_the_same_size_and_time_makes_other_rows(make: Make, fol
     assert "sea" in found[0] and "day" in found[1]
 
 
+@pytest.mark.parametrize("damage", ["changed", "cut off", "empty"])
+def test_a_table_of_datasets_that_was_damaged_is_made_again(make: Make, folder: Path, damage: str) -> None:
+    write = "".join(json.dumps({"text": f"the sea {i:02}"}) + "\n" for i in range(80))
+    (folder / "a.jsonl").write_text(write, encoding="utf-8")
+    recipes = [
+        make("causal-lm", f"data_files: {{train: a.jsonl, validation: a.jsonl}}, cache_dir: {folder / 'cache'}{split}")
+        for split in ("", ", split: {train: train, validation: 'validation[:10%]'}")
+    ]
+    good = [list(load_splits(one).train["text"]) for one in recipes]
+    before = state(folder / "cache")
+    assert [list(load_splits(one).train["text"]) for one in recipes] == good
+    after = state(folder / "cache")
+    assert {name: after[name] for name in before if name.endswith(".arrow")} == {
+        name: one for name, one in before.items() if name.endswith(".arrow")
+    }
+    for table in (folder / "cache").rglob("json-train.arrow"):
+        found = table.read_bytes()
+        found = found.replace(b"sea 03", b"sky 03") if damage == "changed" else found[: len(found) // 2]
+        table.unlink()
+        table.write_bytes(b"" if damage == "empty" else found)
+    for _ in range(2):
+        assert [list(load_splits(one).train["text"]) for one in recipes] == good
+
+
 def test_every_recipe_that_reads_a_replaced_file_reads_it_again(make: Make, folder: Path) -> None:
     """`datasets` has a table for each recipe's arguments, and each is of the old file."""
     path = folder / "a.jsonl"
