@@ -79,7 +79,7 @@ def write_documents(
     group = max(1, cut.at_once * counts.documents // max(1, counts.tokens))
 
     def batches() -> Iterator[Batch]:
-        for documents in grouped(parts, group):
+        for documents in grouped(parts, group, least=cut.at_once // 2 if cut.join else 0):
             lengths, ids, row_bytes = cut_rows(documents, cut)
             sizes.append(row_bytes)
             yield Batch(lengths=lengths, columns={"input_ids": ids})
@@ -196,17 +196,26 @@ def digest_file(path: Path) -> str:
 # cutting --------------------------------------------------------------------------------------------------------------
 
 
-def grouped(parts: Iterable[Documents], count: int) -> Iterator[Documents]:
-    """The same documents, `count` at a time."""
+def grouped(parts: Iterable[Documents], count: int, least: int) -> Iterator[Documents]:
+    """The same documents, `count` at a time, or more where those have less than `least` tokens: where a few documents
+    are very long, the short ones are many to a group."""
     waiting: Documents | None = None
     for part in parts:
         waiting = part if waiting is None else _concatenate(waiting, part)
-        while len(waiting.lengths) >= count:
-            at = int(waiting.lengths[:count].sum())
-            yield Documents(ids=waiting.ids[:at], lengths=waiting.lengths[:count], sizes=waiting.sizes[:at])
-            waiting = Documents(ids=waiting.ids[at:], lengths=waiting.lengths[count:], sizes=waiting.sizes[at:])
+        while taken := _taken(waiting.lengths, count, least):
+            at = int(waiting.lengths[:taken].sum())
+            yield Documents(ids=waiting.ids[:at], lengths=waiting.lengths[:taken], sizes=waiting.sizes[:at])
+            waiting = Documents(ids=waiting.ids[at:], lengths=waiting.lengths[taken:], sizes=waiting.sizes[at:])
     if waiting is not None and len(waiting.lengths):
         yield waiting
+
+
+def _taken(lengths: np.ndarray, count: int, least: int) -> int:
+    """Documents of the next group; 0 while there are too few."""
+    if len(lengths) < count:
+        return 0
+    taken = max(count, 1 + int(np.searchsorted(lengths.cumsum(), least)))
+    return taken if taken <= len(lengths) else 0
 
 
 def _concatenate(first: Documents, second: Documents) -> Documents:
