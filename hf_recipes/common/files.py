@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def put(path: Path, text: str) -> Path:
             draft.unlink(missing_ok=True)
         raise type(problem)(problem.errno, problem.strerror, str(path)) from problem
     return path
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder with what is in it, as far as it can be removed; nothing if none is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def put_output(path: str, text: str) -> None:

@@ -169,6 +169,35 @@ def _check_quotes(recipe: Recipe, arguments: Mapping[str, Any], name: str) -> li
     ]
 
 
+def find_wide_row(name: str, arguments: Mapping[str, Any], width: int, fields: int) -> str:
+    """ "data/a.csv:22", where the first row with so many fields begins; "" for a file that is not read here. pandas
+    says the number of the row, which is another one behind a text with line breaks."""
+    delimiter, quote = arguments.get("delimiter") or arguments.get("sep") or ",", arguments.get("quotechar") or '"'
+    encoding = arguments.get("encoding") or "utf-8"
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with open_file(name) as content, io.TextIOWrapper(content, encoding=encoding, newline="") as text:
+            reader = csv.reader(
+                text,
+                delimiter=delimiter,
+                quotechar=quote,
+                quoting=arguments.get("quoting", csv.QUOTE_MINIMAL),
+                escapechar=arguments.get("escapechar"),
+                doublequote=arguments.get("doublequote", True),
+            )
+            begun, first = 1, 0
+            for row in reader:
+                first = first or len(row)
+                if first == width and len(row) == fields:
+                    return f"{name}:{begun}"
+                begun = reader.line_num + 1
+    except (OSError, EOFError, ValueError, TypeError, LookupError, csv.Error):
+        return ""
+    finally:
+        csv.field_size_limit(limit)
+    return ""
+
+
 class _Lines:
     """The lines of a text, and those since `last` was emptied."""
 

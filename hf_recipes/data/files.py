@@ -143,6 +143,18 @@ def guess_encoding(name: str) -> str:
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in begin) else "latin-1"
 
 
+def is_blank(name: str) -> bool:
+    """Whether a file has nothing but blanks and line ends."""
+    try:
+        with open_file(name) as content:
+            while block := content.read(2**20):
+                if block.strip():
+                    return False
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
+    return True
+
+
 def has_bom(name: str) -> bool:
     """Whether a file begins with UTF-8's byte order mark."""
     try:

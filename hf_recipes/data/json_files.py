@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_recipes.common.text import first_line
@@ -109,6 +110,33 @@ def find_other_row(name: str, texts: Collection[str], columns: Sequence[str] | N
     return None
 
 
+def find_bad_row(name: str) -> tuple[str, str] | None:
+    """(what, fix) of the first row that is no object, or that has a key twice; None for other rows, and for a file that
+    is not read here."""
+    try:
+        for place, row in _rows(name, _Pairs):
+            if not isinstance(row, _Pairs):
+                return f"{place} is not a JSON object", "write each row as an object with its columns"
+            twice = _find_twice(row)
+            if twice is not None:
+                return f"{place} has the key {twice!r} twice", "leave one of them out, or rename it"
+    except (ValueError, AttributeError, RecursionError, OSError, EOFError):
+        return None
+    return None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it is written."""
+
+
+def _find_twice(value: Any) -> str | None:
+    if isinstance(value, _Pairs):
+        names = [name for name, _ in value]
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        return twice if twice is not None else next(filter(None, (_find_twice(one) for _, one in value)), None)
+    return next(filter(None, map(_find_twice, value)), None) if isinstance(value, list) else None
+
+
 def find_row(name: str, row: Mapping[str, Any]) -> str:
     """ "data/a.jsonl:2", where that row stands; "" for a row that is not found, and for a file that is not read here.
     A column that the line lacks is None in the row."""
@@ -142,12 +170,13 @@ def _any_quoted(pc: Any, column: Any) -> bool:
     return bool(pc.any(quoted).as_py())
 
 
-def _rows(name: str) -> Iterator[tuple[str, Any]]:
-    """("data/a.jsonl:2", or "row 1 of data/a.json" of a list; the row)."""
+def _rows(name: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Iterator[tuple[str, Any]]:
+    """("data/a.jsonl:2", or "row 1 of data/a.json" of a list; the row). `pairs`: what an object becomes."""
+    read = partial(json.loads, object_pairs_hook=pairs)
     with open_file(name) as lines:
         for number, line in enumerate(lines, 1):
             text = line.strip()
             if number == 1 and text.startswith(b"["):
-                yield from ((f"row {i} of {name}", row) for i, row in enumerate(json.loads(line + lines.read())))
+                yield from ((f"row {i} of {name}", row) for i, row in enumerate(read(line + lines.read())))
             elif text:
-                yield f"{name}:{number}", json.loads(text)
+                yield f"{name}:{number}", read(text)

@@ -20,9 +20,9 @@ from hf_recipes.common.files import identify, put
 from hf_recipes.common.text import first_line
 from hf_recipes.common.write_failures import find_cache_failure
 from hf_recipes.data.columns import CHAT
-from hf_recipes.data.csv_files import check_lines, csv_arguments
-from hf_recipes.data.files import find_damage, guess_encoding, has_bom, line_that_is_not_utf8, local_files
-from hf_recipes.data.json_files import FIRST_PART, find_bad_line, find_encoded_text, find_other_shape
+from hf_recipes.data.csv_files import check_lines, csv_arguments, find_wide_row
+from hf_recipes.data.files import find_damage, guess_encoding, has_bom, is_blank, line_that_is_not_utf8, local_files
+from hf_recipes.data.json_files import FIRST_PART, find_bad_line, find_bad_row, find_encoded_text, find_other_shape
 from hf_recipes.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What readers raise for a file without a row.
 NO_ROWS = ("StopIteration", "SchemaInferenceError", "EmptyDataError")
+CAST_ERROR = ("requested_column_names", "table_column_names")  # of datasets' CastError
 TEXT_FORMATS = ("json", "csv", "text")
 ON_DISK = ("dataset_dict.json", "state.json")  # Dataset.save_to_disk writes one of them
 
@@ -273,12 +274,13 @@ def explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: Ba
     for name in files:
         if damage := find_damage(name):
             return DataError.at(of_files, f"{name} cannot be read: {damage}", "copy or download it again")
-    if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause):
+    blank = [name for name in files if path in ("json", "csv") and is_blank(name)]
+    without_columns = blank and any(hasattr(cause, name) and not list(getattr(cause, name)) for name in CAST_ERROR)
+    if type(cause).__name__ in NO_ROWS or "corresponds to no data" in str(cause) or without_columns:
         empty = [name for name in files if os.path.getsize(name) == 0]
         location = recipe.location("dataset.split") if "[" in str(arguments.get("split")) else of_files
-        return DataError.at(
-            location, f"{empty[0]} is empty" if empty else f"there are no rows in {names}", "add some rows"
-        )
+        what = f"{empty[0]} is empty" if empty else f"there are no rows in {', '.join(blank[:3]) or names}"
+        return DataError.at(location, what, "add some rows")
     text = path in TEXT_FORMATS and ("encoding" not in arguments or path == "json")
     if isinstance(cause, UnicodeError) or (text and any(map(line_that_is_not_utf8, files))):
         return _not_utf8(recipe, path, arguments, files)
@@ -286,6 +288,8 @@ def explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: Ba
         bad = next(filter(None, map(find_bad_line, files)), None)
         if bad:
             return DataError.at(of_files, bad, "fix that line, or remove it")
+        if generating and "field" not in arguments and (row := next(filter(None, map(find_bad_row, files)), None)):
+            return DataError.at(of_files, *row)
     if hasattr(cause, "requested_column_names"):  # datasets' CastError
         first: list[str] = list(cause.requested_column_names)
         others = [name for name in getattr(cause, "table_column_names", ()) if name not in first]
@@ -294,8 +298,10 @@ def explain(recipe: Recipe, path: str, arguments: Mapping[str, Any], problem: Ba
     if path == "csv" and "Error tokenizing data" in str(cause) and "quoting" not in arguments:
         check_lines(recipe, arguments, files, 0)  # raises for an unbalanced quote
     wide = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(cause))
-    if wide and len(files) == 1:
-        what = f"{files[0]}:{wide[2]} has {wide[3]} fields, and the lines before it have {wide[1]}"
+    if wide:
+        found = (find_wide_row(name, arguments, int(wide[1]), int(wide[3])) for name in files)
+        where = next(filter(None, found), f"line {wide[2]} of {names}")
+        what = f"{where} has {wide[3]} fields, and the lines before it have {wide[1]}"
         return DataError.at(of_files, what, "put texts that hold the delimiter into quotes, or name another: delimiter")
     if generating or type(cause).__name__.startswith("Arrow"):
         fix = "is the file complete, and in that format?"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset, Features, Value
 
 from hf_recipes.data.causal_lm import vocabulary_bytes
 from hf_recipes.recipe.recipe import Recipe
@@ -213,3 +214,25 @@ def test_causal_lm_refuses_rows_without_text(make: Make, rows: list, dataset: st
     tokenizer = bpe()
     expected = expected.replace("300", str(len(tokenizer)))
     assert refusal(make("causal-lm", dataset), rows, tokenizer, length=32) == f"recipe.yaml:{expected}"
+
+
+def test_short_documents_beside_long_ones_are_in_the_blocks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group of documents loses less than a block, however long some of them are."""
+    monkeypatch.setattr("hf_recipes.data.causal_lm.TOKENS_AT_ONCE", 1000)
+    tokenizer, long, short = bpe(), "the sea " * 2000, "a small one"
+    texts = [long, *[short] * 40, long, *[short] * 40, long]
+    found = prepare(make("causal-lm"), [{"text": text} for text in texts], tokenizer, length=16)
+    stream = [document(tokenizer, text) for text in texts]
+    groups = [stream[0], [*chain.from_iterable(stream[1:42])], [*chain.from_iterable(stream[42:])]]
+    assert sum(map(len, stream[1:41])) < 1000
+    expected = [group[at : at + 16] for group in groups for at in range(0, len(group) - 15, 16)]
+    assert list(found.train["input_ids"]) == expected
+    assert sum(map(len, groups)) - 16 * len(expected) < 3 * 16
+
+
+@pytest.mark.parametrize("kind", ["null", "string", "string_view"])
+def test_a_split_whose_texts_are_all_missing_is_refused(make: Make, kind: str) -> None:
+    rows = Dataset.from_dict({"text": [None] * 3}, features=Features({"text": Value(kind)}))
+    assert refusal(make("causal-lm"), rows, bpe()) == (
+        "recipe.yaml:3: the train split has no text: all of its 3 documents are empty"
+    )

@@ -317,3 +317,36 @@ def test_lists_of_labels_that_a_csv_file_has_as_text_are_read(folder: Path, make
     found = prepare(recipe, splits.train, wordpiece(["sea", "house", "good"]))
     assert found.label_names == ("a", "b")
     assert found.train["labels"][:4] == [[1, 1], [0, 0], [0, 1], [1, 0]]
+
+
+WIDE = "text,label\n" + '"two\nlines",a\n' * 9 + "so, so, so,a\n" + CSV.split("\n", 1)[1]
+FIELDS = "put texts that hold the delimiter into quotes, or name another: delimiter"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys", "expected"),
+    [
+        ("a.csv", WIDE, "", f"a.csv:20 has 4 fields, and the lines before it have 2; {FIELDS}"),
+        ("a.csv", WIDE.encode("utf-16"), ", encoding: utf-16",
+         f"a.csv:20 has 4 fields, and the lines before it have 2; {FIELDS}"),
+        ("a.jsonl", JSONL * 900 + "[1, 2]\n", ", chunksize: 20000",
+         "a.jsonl:18001 is not a JSON object; write each row as an object with its columns"),
+        ("a.jsonl", JSONL * 900 + '{"text": "a", "label": "a", "text": "b"}\n', ", chunksize: 20000",
+         "a.jsonl:18001 has the key 'text' twice; leave one of them out, or rename it"),
+        ("a.jsonl", '{"text": "a", "label": "a", "text": "b"}\n' + JSONL, "",
+         "a.jsonl:1 has the key 'text' twice; leave one of them out, or rename it"),
+        ("a.jsonl", "\n \r\n", "", "there are no rows in a.jsonl; add some rows"),
+        ("a.csv", "\n\n", "", "there are no rows in a.csv; add some rows"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_row_that_cannot_be_read_is_named_by_its_file_and_line_also_beside_another_file(
+    folder: Path, make: Make, name: str, content: str | bytes, keys: str, expected: str, beside: bool
+) -> None:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    good = f"good{Path(name).suffix}"
+    (folder / good).write_bytes((CSV if good.endswith("csv") else JSONL).encode("utf-16" if "utf" in keys else "utf-8"))
+    files = f"{{validation: {good}, train: {name}}}" if beside else name
+    with pytest.raises(RecipeError) as raised:
+        load_splits(make("text-classification", f"data_files: {files}{keys}", path="csv" if "csv" in name else "json"))
+    assert str(raised.value) == f"recipe.yaml:3: {expected}"

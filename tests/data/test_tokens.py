@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -158,6 +160,29 @@ def test_damaged_rows_are_made_again(make: Make, store: str, folder: Path) -> No
     assert content(prepare(recipe, ROWS, tokenizer, length=32)) == good
 
 
+def test_whatever_takes_the_place_of_rows_they_are_made_again(make: Make, store: str) -> None:
+    recipe, tokenizer = make("causal-lm", store), bpe()
+    first = prepare(recipe, ROWS, tokenizer, length=32, held_out=ROWS[:40])
+    good, places = content(first), folders(first)
+    train = places["train"]
+
+    def made_again() -> None:
+        assert content(prepare(recipe, ROWS, tokenizer, length=32, held_out=ROWS[:40])) == good
+
+    shutil.rmtree(train)
+    train.write_text("a file")
+    train.with_name("rows.part").write_text("a file")
+    made_again()
+    shutil.rmtree(train)
+    shutil.copytree(places["eval"], train)  # complete, but of other texts
+    made_again()
+    shutil.rmtree(train)
+    (train.parent / "lock").unlink(missing_ok=True)
+    (train.parent / "lock").mkdir()
+    with pytest.raises(DataError, match=r"/lock' is not what is stored there: Is a directory; remove it"):
+        made_again()
+
+
 def test_rows_that_were_copied_to_another_machine_are_read(make: Make, store: str, folder: Path) -> None:
     first = prepare(make("causal-lm", store), ROWS, bpe(), length=32)
     good = content(first)
@@ -273,6 +298,23 @@ def test_a_worker_that_dies_is_started_again(folder: Path) -> None:
     worker.write(["a"], folder / "1.npz")
     worker.kill()
     assert (folder / "0.npz").read_bytes() == (folder / "1.npz").read_bytes()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_whose_parent_is_killed_ends_without_a_word(busy: bool) -> None:
+    """While it reads, or before it answers."""
+    folder_of_part = "/nonexistent/0.npz"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_recipes.data.tokens.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    message = pickle.dumps((["a"], folder_of_part))
+    process.stdin.write(pickle.dumps(encoding()) + (message if busy else message[:-5]))
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    process.stderr.close()
 
 
 def test_rows_that_no_worker_survives_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

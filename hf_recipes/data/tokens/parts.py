@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hf_recipes.common.device import say
+from hf_recipes.common.files import remove
 from hf_recipes.common.text import format_duration
 from hf_recipes.data.tokens.workers import WorkerError, write_with_workers
 from hf_recipes.errors import DataError
@@ -52,6 +53,8 @@ def write_part(path: Path, arrays: Arrays) -> None:
     try:
         with draft.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
+        if path.is_dir():
+            remove(path)
         os.replace(draft, path)
     except OSError as problem:
         draft.unlink(missing_ok=True)
@@ -70,6 +73,8 @@ def read_part(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray] | 
 def make_parts(work: Work, folder: Path) -> None:
     """Every unit's part, with a bar or lines about the progress. Raises DataError, OSError, and whatever `encode`
     raises for the first unit that has a problem."""
+    if not folder.is_dir():
+        remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for unit in _show_progress(work, _write_missing(work, folder)):
         del unit

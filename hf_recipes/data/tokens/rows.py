@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_recipes.common.files import put
+from hf_recipes.common.files import put, remove
 from hf_recipes.data.row_ids import row_ids
 from hf_recipes.data.tokens.encode import Documents, join
 from hf_recipes.data.tokens.source import file_state
@@ -35,7 +34,8 @@ BYTES, IDS = "bytes.npy", "ids.npy"  # of rows that are evaluated
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """How documents become rows. `join`: all documents of a group in one stream, else each on its own; `drop`: what
-    does not fill a row is left out; `at_once`: tokens of a group."""
+    does not fill a row is left out; `at_once`: tokens that
+    make a group."""
 
     max_length: int
     join: bool
@@ -76,10 +76,13 @@ def write_documents(
 ) -> None:
     """Documents cut into rows. Makes `folder`, which holds no row if no document fills one. Raises OSError."""
     sizes: list[np.ndarray] = []
-    group = max(1, cut.at_once * counts.documents // max(1, counts.tokens))
 
     def batches() -> Iterator[Batch]:
+<<<<<<< HEAD
         for documents in grouped(parts, group, least=cut.at_once // 2 if cut.join else 0):
+=======
+        for documents in grouped(parts, cut.at_once):
+>>>>>>> main
             lengths, ids, row_bytes = cut_rows(documents, cut)
             sizes.append(row_bytes)
             yield Batch(lengths=lengths, columns={"input_ids": ids})
@@ -104,7 +107,7 @@ def write_rows(
     from datasets import DatasetInfo, Features, load_from_disk
 
     draft = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     draft.mkdir(parents=True)
     writer = _Writer(draft, dtypes)
     tokens = 0
@@ -127,6 +130,7 @@ def write_rows(
     for name, values in more(load_from_disk(str(draft), keep_in_memory=False) if files else None).items():
         np.save(draft / name, values)
     index = {
+        "key": folder.parent.name,
         "dtype": dtypes["input_ids"],
         "rows": writer.rows,
         "tokens": tokens,
@@ -135,7 +139,7 @@ def write_rows(
         "state": {one.name: [digest_file(one), *file_state(one)] for one in sorted(draft.iterdir())},
     }
     put(draft / INDEX, json.dumps({**index, "digest": _digest_of(index)}, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     os.replace(draft, folder)
 
 
@@ -166,7 +170,7 @@ def read_rows(folder: Path) -> StoredRows | None:
 def _read_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if index.pop("digest") != _digest_of(index):
+        if index.pop("digest") != _digest_of(index) or index["key"] != folder.parent.name:
             return None
         moved = {name: one for name, one in index["state"].items() if one[1:] != file_state(folder / name)}
         if any(digest_file(folder / name) != one[0] for name, one in moved.items()):
@@ -196,6 +200,7 @@ def digest_file(path: Path) -> str:
 # cutting --------------------------------------------------------------------------------------------------------------
 
 
+<<<<<<< HEAD
 def grouped(parts: Iterable[Documents], count: int, least: int) -> Iterator[Documents]:
     """The same documents, `count` at a time, or more where those have less than `least` tokens: where a few documents
     are very long, the short ones are many to a group."""
@@ -206,16 +211,36 @@ def grouped(parts: Iterable[Documents], count: int, least: int) -> Iterator[Docu
             at = int(waiting.lengths[:taken].sum())
             yield Documents(ids=waiting.ids[:at], lengths=waiting.lengths[:taken], sizes=waiting.sizes[:at])
             waiting = Documents(ids=waiting.ids[at:], lengths=waiting.lengths[taken:], sizes=waiting.sizes[at:])
+=======
+def grouped(parts: Iterable[Documents], tokens: int) -> Iterator[Documents]:
+    """The same documents in groups that end with the document that brings them to so many tokens."""
+    waiting: Documents | None = None
+    for part in parts:
+        waiting = part if waiting is None else _concatenate(waiting, part)
+        ends, begin, at = waiting.lengths.cumsum(), 0, 0
+        while (last := int(np.searchsorted(ends, at + tokens))) < len(ends):
+            yield _slice(waiting, begin, last + 1, at, int(ends[last]))
+            begin, at = last + 1, int(ends[last])
+        waiting = _slice(waiting, begin, len(ends), at, len(waiting.ids))
+>>>>>>> main
     if waiting is not None and len(waiting.lengths):
         yield waiting
 
 
+<<<<<<< HEAD
 def _taken(lengths: np.ndarray, count: int, least: int) -> int:
     """Documents of the next group; 0 while there are too few."""
     if len(lengths) < count:
         return 0
     taken = max(count, 1 + int(np.searchsorted(lengths.cumsum(), least)))
     return taken if taken <= len(lengths) else 0
+=======
+def _slice(documents: Documents, begin: int, end: int, first: int, last: int) -> Documents:
+    """`begin`, `end`: of the documents; `first`, `last`: of their tokens."""
+    return Documents(
+        ids=documents.ids[first:last], lengths=documents.lengths[begin:end], sizes=documents.sizes[first:last]
+    )
+>>>>>>> main
 
 
 def _concatenate(first: Documents, second: Documents) -> Documents:

@@ -59,9 +59,12 @@ class Columns:
 
     def beginnings(self, rows: int, characters: int) -> list[str]:
         """The first characters of the first texts, without the empty ones; a long text is not read as a whole."""
+        import pyarrow as pa
         import pyarrow.compute as compute
 
         column = self._tables[:rows].column(self.names[0])
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            column = column.cast(pa.large_string())  # all texts are missing, or lie in views
         return [text for text in compute.utf8_slice_codeunits(column, 0, characters).to_pylist() if text]
 
     def values(self, unit: int) -> tuple[int, dict[str, list[Any]]]:

@@ -59,7 +59,10 @@ def find_or_make(root: Path, columns: Columns, facts: Mapping[str, Any], work: W
     except OSError as problem:
         failure = find_failure(problem, root)
         if failure is None:
-            raise
+            if not isinstance(problem, FileExistsError | IsADirectoryError | NotADirectoryError):
+                raise
+            what = f"{str(problem.filename)!r} is not what is stored there: {problem.strerror}"
+            raise DataError.at("environment", what, "remove it: what is missing is made again") from problem
         what = f"the prepared rows cannot be written to {str(root)!r}: {failure.what}"
         again = "what is prepared so far is used again"
         fix = f"{failure.fix} ({again}), or set {setting_of(root)} to another folder"

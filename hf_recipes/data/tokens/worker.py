@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from hf_recipes.data.tokens.encode import UnitError
 from hf_recipes.data.tokens.parts import write_part
@@ -20,12 +21,9 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core
     read, write = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever a package prints is no answer
-    encode = pickle.load(read)
+    encode = _read(read)
     while True:
-        try:
-            values, path = pickle.load(read)
-        except EOFError:
-            return
+        values, path = _read(read)
         answer: Exception | None = None
         try:
             write_part(Path(path), encode(values))
@@ -33,8 +31,24 @@ def main() -> None:
             answer = OSError(problem.errno, problem.strerror, path)
         except UnitError as problem:
             answer = problem
-        pickle.dump(answer, write)
-        write.flush()
+        try:
+            pickle.dump(answer, write)
+            write.flush()
+        except BrokenPipeError:
+            _end()
+
+
+def _read(pipe: IO[bytes]) -> Any:
+    try:
+        return pickle.load(pipe)
+    except (EOFError, pickle.UnpicklingError):  # the latter: the parent was killed while it wrote
+        _end()
+
+
+def _end() -> NoReturn:
+    """The parent is gone, or needs no more: nobody waits for an answer or a message, and what Python does at its end
+    would write both once more."""
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def flash_attention_on_meta() -> Iterator[None]:
         stack.enter_context(replace_attribute(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
         for module in (falcon, gpt_neo):  # without the package they do not even import it
             if not hasattr(module, "_flash_attention_forward"):
-                module._flash_attention_forward = utils._flash_attention_forward
+                setattr(module, "_flash_attention_forward", utils._flash_attention_forward)  # noqa: B010
                 stack.callback(delattr, module, "_flash_attention_forward")
         yield
 
