@@ -95,15 +95,6 @@ def test_long_documents_are_joined_a_million_tokens_at_a_time(make: Make, monkey
     assert 0 < len(stream) - found.stats["train"].tokens < 16 * len(stream) / 100
 
 
-def test_short_documents_beside_very_long_ones_are_not_left_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_recipes.data.causal_lm.TOKENS_AT_ONCE", 400)
-    tokenizer = bpe()
-    rows = [{"text": " ".join(TEXTS) * 20}] * 3 + [{"text": f"short {i}"} for i in range(40)]
-    found = prepare(make("causal-lm"), rows, tokenizer, length=16, held_out=rows[:1]).train
-    text = tokenizer.decode([*chain.from_iterable(found["input_ids"])])
-    assert sum(f"short {i}" in text for i in range(40)) > 35
-
-
 def test_counts_of_blocks_are_those_of_the_rows(make: Make) -> None:
     tokenizer = bpe()
     texts = [*TEXTS, ""]

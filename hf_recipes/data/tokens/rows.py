@@ -78,11 +78,7 @@ def write_documents(
     sizes: list[np.ndarray] = []
 
     def batches() -> Iterator[Batch]:
-<<<<<<< HEAD
-        for documents in grouped(parts, group, least=cut.at_once // 2 if cut.join else 0):
-=======
         for documents in grouped(parts, cut.at_once):
->>>>>>> main
             lengths, ids, row_bytes = cut_rows(documents, cut)
             sizes.append(row_bytes)
             yield Batch(lengths=lengths, columns={"input_ids": ids})
@@ -200,18 +196,6 @@ def digest_file(path: Path) -> str:
 # cutting --------------------------------------------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-def grouped(parts: Iterable[Documents], count: int, least: int) -> Iterator[Documents]:
-    """The same documents, `count` at a time, or more where those have less than `least` tokens: where a few documents
-    are very long, the short ones are many to a group."""
-    waiting: Documents | None = None
-    for part in parts:
-        waiting = part if waiting is None else _concatenate(waiting, part)
-        while taken := _taken(waiting.lengths, count, least):
-            at = int(waiting.lengths[:taken].sum())
-            yield Documents(ids=waiting.ids[:at], lengths=waiting.lengths[:taken], sizes=waiting.sizes[:at])
-            waiting = Documents(ids=waiting.ids[at:], lengths=waiting.lengths[taken:], sizes=waiting.sizes[at:])
-=======
 def grouped(parts: Iterable[Documents], tokens: int) -> Iterator[Documents]:
     """The same documents in groups that end with the document that brings them to so many tokens."""
     waiting: Documents | None = None
@@ -222,25 +206,15 @@ def grouped(parts: Iterable[Documents], tokens: int) -> Iterator[Documents]:
             yield _slice(waiting, begin, last + 1, at, int(ends[last]))
             begin, at = last + 1, int(ends[last])
         waiting = _slice(waiting, begin, len(ends), at, len(waiting.ids))
->>>>>>> main
     if waiting is not None and len(waiting.lengths):
         yield waiting
 
 
-<<<<<<< HEAD
-def _taken(lengths: np.ndarray, count: int, least: int) -> int:
-    """Documents of the next group; 0 while there are too few."""
-    if len(lengths) < count:
-        return 0
-    taken = max(count, 1 + int(np.searchsorted(lengths.cumsum(), least)))
-    return taken if taken <= len(lengths) else 0
-=======
 def _slice(documents: Documents, begin: int, end: int, first: int, last: int) -> Documents:
     """`begin`, `end`: of the documents; `first`, `last`: of their tokens."""
     return Documents(
         ids=documents.ids[first:last], lengths=documents.lengths[begin:end], sizes=documents.sizes[first:last]
     )
->>>>>>> main
 
 
 def _concatenate(first: Documents, second: Documents) -> Documents:
