@@ -139,7 +139,8 @@ def find_gpu(name: str, location: str = "argument '--gpu'") -> Gpu:
         return known[name.lower()]
     if _spelling(name) in spelled:
         return known[spelled[_spelling(name)]]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    near = [one for one in known if _spelling(one).startswith(_spelling(name))][:5] if _spelling(name) else []
+    near = near or difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     names = f"nearest: {', '.join(near)}; all: --gpu list" if near else "--gpu list shows all that are known"
     raise PlanError.at(location, f"unknown GPU {name!r}", f"{names}; or give --memory 12GiB")
 

@@ -14,7 +14,7 @@ from typing import Any
 from hf_recipes.catalog.gpus import format_gpus
 from hf_recipes.common.files import put_output
 from hf_recipes.common.text import format_bytes
-from hf_recipes.errors import PlanError, RecipeError
+from hf_recipes.errors import Diagnostic, PlanError, RecipeError
 from hf_recipes.plan.fit import advice, heat_map, show, write_recipe
 from hf_recipes.plan.fit import search as frontier
 from hf_recipes.plan.fit.parallel import read_layout
@@ -48,11 +48,23 @@ def command_for_each(
     for name in ("svg", "write"):
         if options.get(name) is not None:
             raise PlanError.at(f"argument '--{name}'", f"one file, and {len(paths)} recipes", "plan them one by one")
+    refused: list[Diagnostic] = []
+    for one in paths:  # before any is planned
+        try:
+            read_recipe(one, overrides)
+        except RecipeError as problem:
+            refused += problem.errors
+    if refused:
+        raise RecipeError(refused)
     starts = [began, *[None] * (len(paths) - 1)]
-    found = [
-        command(one, overrides, as_json=as_json, began=start, **options)
-        for one, start in zip(paths, starts, strict=True)
-    ]
+    found: list[tuple[list[str], bool]] = []
+    for one, start in zip(paths, starts, strict=True):
+        try:
+            found.append(command(one, overrides, as_json=as_json, began=start, **options))
+        except RecipeError as problem:  # such as what cannot be traced: the others are planned all the same
+            refused += problem.errors
+    if refused:
+        raise RecipeError(refused, beside=[] if as_json else [line for lines, _ in found for line in (*lines, "")])
     if as_json:
         return ["[", ",\n".join("\n".join(lines) for lines, _ in found), "]"], all(fits for _, fits in found)
     every = [line for lines, _ in found for line in (*lines, "")]
@@ -94,6 +106,10 @@ def command(
         raise PlanError.at("argument '--cpu'", "--cpu and a GPU are two devices", "give one of them")
     if write is not None and not search:
         raise PlanError.at("argument '--write'", "it writes what --search recommends", "add --search")
+    if write is not None:
+        _check_target(write, overrides)
+    if svg is not None and not Path(svg).absolute().parent.is_dir():
+        raise PlanError.at("argument '--svg'", f"{str(Path(svg).parent)!r} is no folder", "choose another path")
     device = cpu_as_gpu() if cpu else choose_gpu(gpu, memory, capability)
     recipe = read_recipe(path, overrides)
     if smoke:
@@ -117,11 +133,16 @@ def command(
             title = f"{path} on {found.fit.gpu.name}: rows x tokens"
             write_text(svg, heat_map.svg(frontier_found.heat_map, title), "argument '--svg'")
         if write is not None:
-            written = [_write(path, write, overrides, frontier_found, found)]
+            written = [_write(path, write, frontier_found, found)]
     changes = None
     if not search and found.fit.verdict not in (FITS, UNSURE) and with_advice:
-        length = found.fit.trace.length if found.length_note else length
-        changes = advice.advise(found.fit, length=length, seconds=seconds or advice.SECONDS, began=began)
+        changes = advice.advise(
+            found.fit,
+            length=found.fit.trace.length if found.length_note else length,
+            asked=length is not None,
+            seconds=seconds or advice.SECONDS,
+            began=began,
+        )
     fit = found.fit
     measured = _measure(found) if measure else None
     timed = forecast.forecast_time(
@@ -166,15 +187,22 @@ def _write_record(record: LabRecord) -> Path:
     return folder / name
 
 
-def _write(source: str, target: str, overrides: Sequence[str], found: frontier.Frontier, planned: Plan) -> str:
+def _check_target(target: str, overrides: Sequence[str]) -> None:
+    """What can be known of --write before the search. Raises PlanError."""
+    where = write_recipe.LOCATION
+    if overrides:
+        raise PlanError.at(where, "overrides are not in the file that is written", "put them into the recipe")
+    if Path(target).exists():
+        raise PlanError.at(where, f"{target!r} exists", "name a new file")
+    if not Path(target).absolute().parent.is_dir():
+        raise PlanError.at(where, f"{str(Path(target).parent)!r} is no folder", "choose another path")
+
+
+def _write(source: str, target: str, found: frontier.Frontier, planned: Plan) -> str:
     """The recommended recipe as a file. Raises PlanError where there is none."""
     point = found.chosen
     if point is None:
         raise PlanError.at("argument '--write'", "there is nothing to write: no point fits")
-    if overrides:
-        raise PlanError.at(
-            "argument '--write'", "overrides are not in the file that is written", "put them into the recipe"
-        )
     eval_batch = planned.fit.trace.eval_batch
     values = frontier.override_values(found.recipe, point.micro_batch, point.length, found.effective, eval_batch)
     return write_recipe.write_recipe(source, target, without_derived(found.recipe, values))

@@ -116,8 +116,20 @@ def test_the_table_sums_to_the_gpu_and_the_drawing_shows_it(
     assert drawing.startswith("<svg") and lines[0] in drawing
     assert "limit: 8.00 GiB" in drawing
     assert drawing.count("<rect") == 1 + 2 * (len(found["card"]) - 1)  # all but what is free, in the bar and the legend
-    with pytest.raises(RecipeError, match=r"^argument '--svg': 'none/memory.svg' cannot be written"):
+    with pytest.raises(RecipeError, match=r"^argument '--svg': 'none' is no folder"):
         command(path, (), memory="8GiB", svg="none/memory.svg")
+    Path("there.yaml").touch()
+    with pytest.raises(RecipeError, match=r"^argument '--write': 'there.yaml' exists"):  # before the search
+        command(path, (), memory="8GiB", search=True, write="there.yaml")
+
+
+def test_of_several_recipes_the_broken_ones_are_named_before_any_is_planned(write_recipe: Write) -> None:
+    path = write_recipe(GPT)
+    for name in ("one.yaml", "two.yaml"):
+        Path(name).write_text(GPT.replace("task: causal-lm", "task: nothing"), encoding="utf-8")
+    with pytest.raises(RecipeError) as refused:
+        command_for_each(path, ["one.yaml", "two.yaml"], memory="8GiB")
+    assert [str(error).split(":")[0] for error in refused.value.errors] == ["one.yaml", "two.yaml"]
 
 
 def test_several_recipes_are_planned_in_one_call_and_one_that_does_not_fit_decides(

@@ -50,21 +50,30 @@ class Advice:
     untried: int = 0
 
 
-def advise(fit: Fit, *, length: int | None = None, seconds: float = SECONDS, began: float | None = None) -> Advice:
+def advise(
+    fit: Fit,
+    *,
+    length: int | None = None,
+    asked: bool = False,
+    seconds: float = SECONDS,
+    began: float | None = None,
+) -> Advice:
     """At most three changes, the cheapest first; none where nothing that plan knows makes it fit.
 
-    length: tokens of the longest row, as for the verdict. Ends after `seconds` with what is known by then. `began`:
-    when they began, by time.monotonic(); None: now.
+    length: tokens of the longest row, as for the verdict. `asked`: the user's own, which overrules max_length: shorter
+    rows are no change then. Ends after `seconds` with what is known by then. `began`: when they began, by
+    time.monotonic(); None: now.
     """
     end = (time.monotonic() if began is None else began) + seconds - LAST_VERDICT
     with time_limit(end - time.monotonic()):
-        return _advise(fit, length, end)
+        return _advise(fit, length, asked, end)
 
 
-def _advise(fit: Fit, length: int | None, end: float) -> Advice:
+def _advise(fit: Fit, length: int | None, asked: bool, end: float) -> Advice:
     found, took, late = dict[tuple[tuple[str, str], ...], Change](), 0.0, 0
     probe = _smallest(fit, length)  # the recipe at one row a device: how far the batch reaches
     every = [*single_changes(fit, probe), *combined_changes(fit, probe)]
+    every = [option for option in every if not (asked and _is_shorter(option))]
     options = {_key(option): option for option in reversed(every)}  # the first of two that come to the same
     order = {_key(option): n for n, option in reversed(list(enumerate(every)))}
     waiting = [option for option in options.values() if _is_worth_a_trace(fit, option)]
@@ -80,13 +89,14 @@ def _advise(fit: Fit, length: int | None, end: float) -> Advice:
     while waiting and len(found) < WANTED and time.monotonic() + took < end:
         enough = [options[key].kinds for key in found] + [BATCH] * len(spare)
         waiting.sort(key=lambda option: any(kinds < option.kinds for kinds in enough))  # they come last, if at all
-        batch = waiting[:1] + [option for option in waiting[1:] if not waiting[0].kinds < option.kinds][:1]
+        first = waiting[0]  # and another that is traced at the same length
+        batch = [first, *[one for one in waiting[1:] if not first.kinds < one.kinds and _alike(first, one)][:1]]
         waiting = [option for option in waiting if option not in batch]
         started = time.monotonic()
         traced = check_fits(
             [fit.recipe.with_values(option.values, LOCATION) for option in batch],
             fit.gpu,
-            length=_length(batch, length),
+            length=None if _is_shorter(first) else length,
             usable=fit.usable,
             layout=fit.layout,
         )
@@ -96,9 +106,11 @@ def _advise(fit: Fit, length: int | None, end: float) -> Advice:
                 found[_key(option)] = _change(option, fit, one)
             elif isinstance(one, OutOfTimeError):
                 late += 1
-    cheapest = [found[key] for key in sorted(found, key=lambda key: order[key])]
-    if len(cheapest) < WANTED:
-        cheapest = [*spare, *cheapest]
+    keys = sorted(found, key=lambda key: order[key])
+    cheapest = [found[key] for key in keys]
+    if len(cheapest) < WANTED:  # behind larger batches
+        place = sum(options[key].kinds == BATCH for key in keys)
+        cheapest[place:place] = spare
     return Advice(changes=tuple(cheapest[:WANTED]), untried=0 if len(cheapest) >= WANTED else len(waiting) + late)
 
 
@@ -173,10 +185,13 @@ def _is_valid(fit: Fit, option: Option) -> bool:
         return False
 
 
-def _length(batch: list[Option], length: int | None) -> int | None:
-    """A change of the length must not be overruled by the length that was asked for."""
-    changed = any(name.endswith(".max_length") for option in batch for name in option.values)
-    return None if changed else length
+def _is_shorter(option: Option) -> bool:
+    """Whether it changes max_length: the length of the longest row says nothing then."""
+    return any(name.endswith(".max_length") for name in option.values)
+
+
+def _alike(one: Option, other: Option) -> bool:
+    return _is_shorter(one) == _is_shorter(other)
 
 
 def _counted(cost: str, before: Fit, after: Fit) -> str:

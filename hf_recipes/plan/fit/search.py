@@ -29,7 +29,7 @@ from hf_recipes.errors import OutOfTimeError, RecipeError
 from hf_recipes.plan.fit.heat_map import HeatMap, format_heat_map
 from hf_recipes.plan.fit.verdict import FITS, MARGIN, OUT, TIGHT, Fit, check_fits
 from hf_recipes.plan.trace.worker import LAST_VERDICT, time_limit
-from hf_recipes.recipe.global_batch import accumulation_of, global_batch_of
+from hf_recipes.recipe.global_batch import accumulation_of
 from hf_recipes.recipe.recipe import Recipe
 
 SECONDS = 30.0  # of a search, its command included: no trace is begun that would end later, one that does is ended
@@ -84,31 +84,34 @@ def _search(fit: Fit, began: float, seconds: float) -> Frontier:
         curve, took = _measure_curve(fit, lengths)
     except OutOfTimeError:
         return _frontier_of_one(fit, effective, seconds)
-    guesses = [_largest_point(curve, length, fit, effective) for length in lengths]
+    sizes = _divisors(effective)
+    guesses = [_largest_point(curve, length, fit, sizes) for length in lengths]
     points = {p.length: p for p in guesses}
     order = sorted(guesses, key=lambda p: (abs(p.length - wanted), p.length))  # the recipe's own length first
     begun, tried = False, set[tuple[int, int]]()
-    # The recipe's own length, and twice its rows where they may fit, in any case.
+    # The recipe's own length, and the next larger batch where it may fit, in any case.
     while order and (
         not begun or order[0].length == wanted or time.monotonic() - began + took < seconds - LAST_VERDICT
     ):
         batch, order, begun = order[:2], order[2:], True
         started = time.monotonic()
         tried |= {(point.length, point.micro_batch) for point in batch}
-        for point in _trace_points([p for p in batch if p.micro_batch], fit, curve):
+        for point in _trace_points([p for p in batch if p.micro_batch], fit, curve, sizes):
             known = points[point.length]
             if not point.verified and known.verified:
-                continue  # twice the rows were tried, and do not fit
+                continue  # more rows were tried, and do not fit
             points[point.length] = point
-            more = _predict_point(curve, fit, 2 * point.micro_batch, point.length, point.verdict)
-            if not point.verified and point.micro_batch:  # did not fit: once more with half the rows
+            rows = next((size for size in sizes if size > point.micro_batch), 0)
+            more = _predict_point(curve, fit, rows, point.length, point.verdict)
+            if not point.verified and point.micro_batch:  # did not fit: once more with fewer rows
                 order.insert(0, point)
-            elif point.verified and _is_near(more, fit, effective) and (more.length, more.micro_batch) not in tried:
+            elif point.verified and rows and _is_near(more, fit) and (more.length, rows) not in tried:
                 order.insert(0 if more.length == wanted else len(order), more)
         took = time.monotonic() - started
-    if not points[wanted].verified and fit.verdict == FITS:  # the time was over: the recipe's own trace is known
+    own = points[wanted]  # the recipe's own trace is known, also where the time was over
+    if fit.verdict == FITS and not (own.verified and own.micro_batch >= fit.trace.micro_batch):
         points[wanted] = _own_point(fit)
-    found = tuple(_with_largest(points[length], curve, fit, effective) for length in lengths)
+    found = tuple(_with_largest(points[length], curve, fit, sizes) for length in lengths)
     chosen, why = _choose_point(found, wanted)
     return Frontier(
         recipe=recipe,
@@ -151,11 +154,11 @@ def _frontier_of_one(fit: Fit, effective: int, seconds: float) -> Frontier:
     )
 
 
-def _with_largest(point: Point, curve: MemoryCurve, fit: Fit, effective: int) -> Point:
+def _with_largest(point: Point, curve: MemoryCurve, fit: Fit, sizes: Sequence[int]) -> Point:
     """Where the effective batch is the limit, the curve tells how many rows would fit."""
-    if point.micro_batch < effective:
+    if 2 * point.micro_batch in sizes:
         return replace(point, largest=point.micro_batch)
-    free = _largest_point(curve, point.length, fit, MOST_ROWS)
+    free = _largest_point(curve, point.length, fit, [2**i for i in range(MOST_ROWS.bit_length())])
     return replace(point, largest=max(point.micro_batch, free.micro_batch if free.verdict == point.verdict else 0))
 
 
@@ -179,10 +182,10 @@ def _map_verdicts(curve: MemoryCurve, fit: Fit, points: Sequence[Point]) -> Heat
     )
 
 
-def _is_near(point: Point, fit: Fit, effective: int) -> bool:
+def _is_near(point: Point, fit: Fit) -> bool:
     """Whether the point may fit although the curve, which is some percent off, puts it beyond."""
     factor = MARGIN if point.verdict == FITS else 1.0
-    return point.micro_batch <= _most_rows(fit.recipe, effective) and point.reserved * factor <= NEAR * fit.usable
+    return point.reserved * factor <= NEAR * fit.usable
 
 
 def override_values(recipe: Recipe, micro_batch: int, length: int, effective: int, eval_batch: int) -> dict[str, Any]:
@@ -321,24 +324,22 @@ def _largest_bytes(coefficients: np.ndarray, rows: int, length: int) -> float:
     return float((c0 + rows * (by_row[0] + by_row[1] * length + by_row[2] * length**2)).max(initial=0.0))
 
 
-def _largest_point(curve: MemoryCurve, length: int, fit: Fit, effective: int) -> Point:
-    """The largest power of two (at most the effective batch) that the curve lets fit."""
+def _divisors(number: int) -> list[int]:
+    """The micro-batches that make up an effective batch."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def _largest_point(curve: MemoryCurve, length: int, fit: Fit, sizes: Sequence[int]) -> Point:
+    """The largest of these micro-batches that the curve lets fit."""
     best = Point(micro_batch=0, length=length, reserved=0, verified=False)
     for verdict, factor in ((FITS, MARGIN), (TIGHT, 1 / curve.slack)):
-        rows = 1
-        while rows <= _most_rows(fit.recipe, effective):
+        for rows in sizes:
             if _predict_reserved(curve, rows, min(rows, fit.trace.eval_batch), length) * factor > fit.usable:
                 break
             best = _predict_point(curve, fit, rows, length, verdict)
-            rows *= 2
         if best.micro_batch:
             break
     return best
-
-
-def _most_rows(recipe: Recipe, effective: int) -> int:
-    """Of a micro-batch. A global batch that the recipe states has to be a multiple of it."""
-    return effective if global_batch_of(recipe) is None else effective & -effective
 
 
 def _predict_point(curve: MemoryCurve, fit: Fit, rows: int, length: int, verdict: str) -> Point:
@@ -347,8 +348,8 @@ def _predict_point(curve: MemoryCurve, fit: Fit, rows: int, length: int, verdict
     return Point(micro_batch=rows, length=length, reserved=reserved, verified=False, verdict=verdict)
 
 
-def _trace_points(points: Sequence[Point], fit: Fit, curve: MemoryCurve) -> list[Point]:
-    """The points as their traces have them; one that does not fit comes back unverified with half its rows."""
+def _trace_points(points: Sequence[Point], fit: Fit, curve: MemoryCurve, sizes: Sequence[int]) -> list[Point]:
+    """The points as their traces have them; one that does not fit comes back unverified with the next fewer rows."""
     recipes = [_recipe_at(fit, point.micro_batch, point.length) for point in points]
     found = []
     for point, one in zip(points, check_fits(recipes, fit.gpu, usable=fit.usable, layout=fit.layout), strict=True):
@@ -359,7 +360,8 @@ def _trace_points(points: Sequence[Point], fit: Fit, curve: MemoryCurve) -> list
             verdict = found_fit.verdict
             found.append(replace(point, reserved=found_fit.reserved.peak, verified=True, verdict=verdict))
         else:
-            found.append(_predict_point(curve, fit, point.micro_batch // 2, point.length, point.verdict))
+            fewer = max((size for size in sizes if size < point.micro_batch), default=0)
+            found.append(_predict_point(curve, fit, fewer, point.length, point.verdict))
     return found
 
 
@@ -395,5 +397,5 @@ def _choose_point(points: Sequence[Point], wanted: int) -> tuple[Point | None, s
     best = max(sound, key=lambda point: (point.verdict == FITS, point.length))
     why = f"recommended: {best.length} tokens, the longest that fits (the recipe asks for {wanted})"
     if best.length == wanted:
-        why = f"recommended: the recipe's {wanted} tokens with the largest power of two that fits"
+        why = f"recommended: the recipe's {wanted} tokens with the largest batch that fits"
     return best, why if best.verdict == FITS else f"{why}, with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"

@@ -82,7 +82,7 @@ def format_plan(fit: Fit) -> list[str]:
         f"  {'reserved':<20}{format_bytes(fit.reserved.peak):>12}  "
         f"{fit.share:.0%} of {format_bytes(fit.usable)} usable ({_describe_usable(fit)})",
     ]
-    if fit.verdict == TIGHT:
+    if fit.verdict == TIGHT and fit.gpu.name != CPU:
         lines.append(f"  {EXPANDABLE}")
     lines += [f"  largest: {text}" for text in _describe_largest(fit)]
     if trace.estimate:

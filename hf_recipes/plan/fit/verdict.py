@@ -62,11 +62,15 @@ def choose_gpu(gpu: str | None, memory: str | None, capability: str | None) -> G
     if memory is None:
         raise PlanError.at("hf-recipes plan", "which GPU?", "give --gpu rtx-3070, or --memory 8GiB")
     major, _, minor = (capability or "8.6").partition(".")
-    if not (major.isdigit() and minor.isdigit()):
+    if not (major.isdecimal() and minor.isdecimal() and len(major + minor) < 9):
         raise PlanError.at(
             "argument '--compute-capability'", f"{capability!r} is not a compute capability", "write it as 8.6"
         )
-    return custom_gpu(f"a GPU of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
+    found = custom_gpu(f"a GPU of {memory}", parse_bytes(memory), (int(major), int(minor)), "the command line")
+    if usable_bytes(found) <= 0:
+        context = f"{context_range(found)[1] / 2**30:.2f} GiB"
+        raise PlanError.at("argument '--memory'", f"CUDA alone takes up to {context} of {memory}", "write it as 8GiB")
+    return found
 
 
 def custom_gpu(name: str, memory_bytes: int, capability: tuple[int, int] | None, source: str) -> Gpu:
@@ -121,12 +125,13 @@ def tracer_arguments(gpu: Gpu) -> dict[str, Any]:
 
 
 def _assess_on_cpu(recipe: Recipe, trace: Trace, gpu: Gpu) -> Fit:
-    """malloc gives back what is freed: what is allocated counts, beside the process itself."""
+    """malloc gives back what is freed: what is allocated counts, beside the process itself. FITS leaves MARGIN for the
+    other programs of this machine."""
     usable = gpu.memory_bytes - PROCESS_BYTES
     reserved = Reserved(
         peak=trace.allocated, out_of_memory=trace.allocated > usable, retries=0, allocated=trace.allocated
     )
-    verdict = OUT if reserved.out_of_memory else FITS
+    verdict = FITS if trace.allocated * MARGIN <= usable else OUT if reserved.out_of_memory else TIGHT
     return Fit(recipe=recipe, gpu=gpu, trace=trace, reserved=reserved, usable=usable, verdict=verdict)
 
 

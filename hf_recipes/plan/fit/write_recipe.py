@@ -38,7 +38,7 @@ def rewrite_text(source: str, target: str, values: Mapping[str, Any]) -> str:
 def write_recipe(source: str, target: str, values: Mapping[str, Any]) -> str:
     """Writes it; returns the line that says so. Raises PlanError for a target that exists or cannot be written,
     and for a recipe that `check` would refuse."""
-    if os.path.exists(target):
+    if os.path.exists(target):  # since the command looked
         raise PlanError.at(LOCATION, f"{target!r} exists", "name a new file")
     try:
         put_output(target, rewrite_text(source, target, values))

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
 import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +25,7 @@ from hf_recipes.recipe.schema.disk_cache import cache_folder
 
 MOST = 300  # answers that are kept; the oldest go first
 READ_BYTES = 2**20  # a file up to this size counts by its bytes, a larger one by its size and the time of its change
+MOST_FILES = 2_000  # of a folder that are looked at
 NOT_READ = ("output_dir", "logging_dir", "run_name")  # of a recipe: no trace reads what is there
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -35,7 +38,7 @@ def load_answer(request: Mapping[str, Any]) -> dict[str, Any] | None:
             found = json.loads(zlib.decompress(file.read()))
     except (OSError, ValueError, zlib.error):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found.get(request["kind"]) else None
 
 
 def save_answer(request: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
@@ -92,13 +95,15 @@ def _texts(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _states(path: str) -> Iterator[list[Any]]:
-    """Of a file, or of the files that lie directly in a folder."""
+    """Of a file, or of the files in a folder and below it. A folder of more than MOST_FILES has another state each
+    time: what is traced with it is not kept."""
     try:
-        if os.path.isdir(path):
-            names = [entry.path for entry in os.scandir(path) if entry.is_file()]
-        else:
-            names = [path] if os.path.isfile(path) else []
-        for name in names:
+        walked = ((folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+        found = [os.path.join(*one) for one in itertools.islice(walked, MOST_FILES + 1)]
+        if len(found) > MOST_FILES:
+            yield [path, "many files", time.time_ns()]
+            return
+        for name in [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, found)):
             state = os.stat(name)
             if state.st_size > READ_BYTES:
                 yield [os.path.realpath(name), state.st_size, state.st_mtime_ns]

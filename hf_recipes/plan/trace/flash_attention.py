@@ -21,6 +21,8 @@ def flash_attention_on_meta() -> Iterator[None]:
     """transformers believes that the package is there and calls the functions of this file."""
     import transformers.modeling_flash_attention_utils as utils
     import transformers.modeling_utils as modeling
+    import transformers.models.falcon.modeling_falcon as falcon
+    import transformers.models.gpt_neo.modeling_gpt_neo as gpt_neo
 
     process = utils._lazy_define_process_function(_varlen), utils._lazy_define_process_function(_varlen)
 
@@ -37,6 +39,10 @@ def flash_attention_on_meta() -> Iterator[None]:
             stack.enter_context(replace_attribute(module, "lazy_import_flash_attention", functions))
         stack.enter_context(replace_attribute(modeling, "is_kernels_available", lambda *_, **__: False))
         stack.enter_context(replace_attribute(modeling.PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch))
+        for module in (falcon, gpt_neo):  # without the package they do not even import it
+            if not hasattr(module, "_flash_attention_forward"):
+                setattr(module, "_flash_attention_forward", utils._flash_attention_forward)  # noqa: B010
+                stack.callback(delattr, module, "_flash_attention_forward")
         yield
 
 

@@ -25,6 +25,7 @@ from hf_recipes.recipe.schema.own_keys import SOURCES
 if TYPE_CHECKING:
     from hf_recipes.recipe.recipe import Recipe
 
+LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # attributes of upstream's decoders and encoders
 BLOCK, BLOCKS = 64, 256  # bitsandbytes' nf4 block of values, and of absmax values under double quantisation
 
 
@@ -114,8 +115,17 @@ def meta_model(
         fix_loss_type(model)
         if "LoraConfig" in recipe.sections:
             model = build.add_adapter(recipe, model, [] if from_scratch(recipe) else _new(model), say)
+    keep_every_layer(model)
     model.train()
     return model
+
+
+def keep_every_layer(model: nn.Module) -> None:
+    """Layerdrop leaves layers out by chance: the peak is that of a step that keeps all."""
+    for module in model.modules():
+        for name in LAYERDROP:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _dtype_of(config: Any) -> torch.dtype:

@@ -83,6 +83,47 @@ def test_what_is_advised_fits_when_it_is_typed(fit: Fit, found: advice.Advice) -
     assert product == 32 and first.cost == "nothing in the result: the effective batch stays 32"
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_with_the_length_of_the_rows_known_what_is_advised_is_traced_at_that_length(
+    fit: Fit, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options that change max_length are traced without it, and not beside others."""
+    single = options.single_changes
+
+    def two(*given: Any) -> list[options.Option]:  # a shorter one, and behind it one that fits at 128 tokens alone
+        every = [*single(*given)]
+        return [next(filter(advice._is_shorter, every)), next(one for one in every if "dtype" in str(one.values))]
+
+    monkeypatch.setattr(advice, "WANTED", 9)
+    monkeypatch.setattr(advice, "single_changes", two)
+    monkeypatch.setattr(advice, "combined_changes", lambda *_: [])
+    short = check_fit(fit.recipe, fit.gpu, length=128)
+    short = assess_fit(fit.recipe, short.trace, fit.gpu, usable=int(short.reserved.peak * 1.08))  # 1.11 would fit
+    assert short.verdict != FITS
+    changes = advice.advise(short, length=128, asked=asked, seconds=600).changes
+    assert len(changes) == 2 + (not asked)  # one row a device, too
+    for change in changes:
+        shorter = any(name.endswith("max_length") for name in change.values)
+        assert not (asked and shorter)  # --length overrules it
+        changed = fit.recipe.with_values(change.values, "a test")
+        typed = check_fit(changed, short.gpu, length=None if shorter else 128, usable=short.usable)
+        assert (typed.verdict, typed.reserved.peak) == (FITS, change.fit.reserved.peak), change.overrides
+
+
+def test_one_row_a_device_comes_behind_larger_batches_that_fit(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was traced first, and is one of the answers where few others are found."""
+    monkeypatch.setattr(advice, "WANTED", 9)
+    monkeypatch.setattr(advice, "single_changes", lambda *given: [*filter(is_batch, options.single_changes(*given))])
+    monkeypatch.setattr(advice, "combined_changes", lambda *_: [])
+    changes = advice.advise(fit, seconds=600).changes
+    rows = [change.values["TrainingArguments.per_device_train_batch_size"] for change in changes]
+    assert len(rows) > 1 and rows == sorted(rows, reverse=True) and rows[-1] == 1
+
+
+def is_batch(option: options.Option) -> bool:
+    return option.kinds == options.BATCH
+
+
 def test_an_evaluation_that_is_the_peak_is_made_smaller_first(
     write_recipe: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,12 +25,15 @@ def fit(usable: int) -> Any:
 
 def test_the_largest_batch_is_not_capped_by_the_effective_batch() -> None:
     where = fit(1024 * MIB)
-    capped = search._largest_point(CURVE, 64, where, effective=16)
+    capped = search._largest_point(CURVE, 64, where, [1, 2, 4, 8, 16])
     assert capped.micro_batch == 16
-    free = search._with_largest(capped, CURVE, where, 16)
+    free = search._with_largest(capped, CURVE, where, [1, 2, 4, 8, 16])
     assert (free.micro_batch, free.largest) == (16, 512)  # 612 x 1.11 of 1,024 MiB; 1,024 rows would take 1,124
     smaller = Point(micro_batch=8, length=64, reserved=0, verified=True)
-    assert search._with_largest(smaller, CURVE, where, 16).largest == 8  # the memory is its limit
+    assert search._with_largest(smaller, CURVE, where, [1, 2, 4, 8, 16]).largest == 8  # the memory is its limit
+    twelve = search._divisors(12)  # not 8: 8 x 2 is another effective batch
+    assert search._largest_point(CURVE, 64, where, twelve).micro_batch == twelve[-1] == 12
+    assert search._largest_point(CURVE, 64, fit(120 * MIB), twelve).micro_batch == 6  # 106 x 1.11 of 120 MiB
 
 
 def test_the_map_says_what_fits_what_is_tight_and_what_does_not() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from hf_recipes import cli
 from hf_recipes.catalog import gpus
 from hf_recipes.errors import RecipeError
 from hf_recipes.plan.fit import verdict
+from hf_recipes.recipe.read import read_recipe
 
 RECIPE = """
 task: causal-lm
@@ -53,6 +55,27 @@ def test_an_unknown_gpu_names_the_nearest() -> None:
         "argument '--gpu': unknown GPU 'rtx-4070-laptp'; "
         "nearest: rtx-4070-laptop, rtx-4070, rtx-4060-ti; all: --gpu list; or give --memory 12GiB"
     )
+
+
+def test_a_part_of_a_name_lists_the_gpus_that_begin_so() -> None:
+    with pytest.raises(RecipeError, match=r"unknown GPU 'm3'; nearest: m3-8gb, m3-16gb"):
+        verdict.choose_gpu("m3", None, None)
+
+
+def test_less_memory_than_cuda_itself_takes_and_an_odd_capability_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"CUDA alone takes up to [\d.]+ GiB of 100MiB; write it as 8GiB"):
+        verdict.choose_gpu(None, "100MiB", None)
+    for capability in ("8.²", "8", "8.6.1", "-8.6"):
+        with pytest.raises(RecipeError, match=r"is not a compute capability; write it as 8\.6"):
+            verdict.choose_gpu(None, "8GiB", capability)
+
+
+def test_a_cpu_keeps_a_margin_for_the_other_programs(recipe: str) -> None:
+    found = verdict.check_fit(read_recipe(recipe), verdict.cpu_as_gpu())
+    assert found.verdict == verdict.FITS
+    for share, expected in ((1.2, verdict.FITS), (1.05, verdict.TIGHT), (0.95, verdict.OUT)):
+        machine = replace(found.gpu, memory_bytes=int(verdict.PROCESS_BYTES + share * found.trace.allocated))
+        assert verdict.assess_fit(found.recipe, found.trace, machine).verdict == expected
 
 
 def test_gigabytes_and_gibibytes_differ() -> None:

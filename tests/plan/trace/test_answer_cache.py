@@ -70,6 +70,21 @@ def test_what_a_run_writes_into_its_output_folder_changes_nothing_and_data_below
     assert answer_cache.load_answer(asked()) is None
 
 
+def test_data_in_folders_below_the_datasets_folder_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("rows/train").mkdir(parents=True)
+    file = Path("rows/train/a.jsonl")
+    file.write_text("{}\n", encoding="utf-8")
+    asked = request()
+    asked["recipe"]["sections"]["dataset"] = {"path": "rows"}
+    answer_cache.save_answer(asked, ANSWER)
+    assert answer_cache.load_answer(asked) == ANSWER
+    file.write_text("[]\n", encoding="utf-8")
+    assert answer_cache.load_answer(asked) is None
+    monkeypatch.setattr(answer_cache, "MOST_FILES", 0)  # more are not compared, and nothing is taken from the cache
+    answer_cache.save_answer(asked, ANSWER)
+    assert answer_cache.load_answer(asked) is None
+
+
 def test_a_model_that_comes_into_the_hubs_cache_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     asked = request(model={"pretrained_model_name_or_path": "org/name"})

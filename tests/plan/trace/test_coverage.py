@@ -52,6 +52,39 @@ def test_what_saves_memory_and_is_not_traced_is_counted_without_it(key, sft):
     assert plain.estimate == ()
 
 
+OPT = {"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "ffn_dim": 64,
+       "word_embed_proj_dim": 32, "vocab_size": 64, "max_position_embeddings": 64}  # fmt: skip
+BART = {"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 64,
+        "max_position_embeddings": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "dropped"),
+    [
+        ("causal-lm", OPT, {"layerdrop": 0.9}),
+        ("text-classification", BART, {"encoder_layerdrop": 0.9, "decoder_layerdrop": 0.9}),
+    ],
+)
+def test_layerdrop_is_planned_as_the_step_that_keeps_every_layer(task, config, dropped):
+    found, whole = (trace_here(tiny(task, one), evaluation=False) for one in ({**config, **dropped}, config))
+    assert found.allocated == whole.allocated and len(found.events) == len(whole.events)
+
+
+def test_a_model_that_imports_flash_attention_only_with_its_package_is_planned_without_it():
+    falcon = {
+        "model_type": "falcon",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 64,
+    }
+    found = trace_here(
+        tiny("causal-lm", falcon, bf16=True, model={"attn_implementation": "flash_attention_2"}), evaluation=False
+    )
+    assert found.parameters and not found.estimate  # and nothing was raised
+
+
 def test_flex_attention_is_planned_as_the_flash_kernel():
     flex, flash = (
         trace_here(tiny("causal-lm", LLAMA, bf16=True, model={"attn_implementation": kind}), evaluation=False)
