@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
@@ -380,6 +381,21 @@ def test_a_file_that_changes_while_it_is_read_is_named(make: Make, folder: Path)
         ended.set()
         writer.join()
     assert load_splits(make("causal-lm", f"data_files: a.jsonl, cache_dir: {folder / 'cache'}")).train.num_rows > 80
+
+
+def test_a_file_that_is_removed_before_it_is_read_is_named(
+    make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.jsonl").write_text('{"text": "a"}\n' * 20, encoding="utf-8")
+    whole = datasets.load_dataset
+
+    def removed(*args: Any, **kwargs: Any) -> Any:
+        (folder / "a.jsonl").unlink(missing_ok=True)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr("datasets.load_dataset", removed)
+    with pytest.raises(DataError, match=r"^recipe.yaml:3: a.jsonl was removed while it was read; put it back and run"):
+        load_splits(make("causal-lm", f"data_files: a.jsonl, cache_dir: {folder / 'cache'}"))
 
 
 def test_another_text_of_the_same_size_and_time_makes_other_rows(make: Make, folder: Path) -> None:
