@@ -54,10 +54,13 @@ if TYPE_CHECKING:
 class Overrides(TrainerMembers):
     """`class X(Overrides, Trainer)` or `(Overrides, SFTTrainer)`: upstream's class with `parts`."""
 
-    def __init__(self, *args: Any, parts: TrainerParts | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, parts: TrainerParts | None = None, stream: Any = None, **kwargs: Any) -> None:
+        """`stream`: the training rows, where upstream's constructor takes a table only, and looks at its first row."""
         self.parts = parts or TrainerParts()
         self.window = Window()
         super().__init__(*args, **kwargs)
+        if stream is not None:
+            self.train_dataset = stream
         if self.is_fsdp_enabled:
             choose_blocks(self.accelerator.state.fsdp_plugin, self.model)
             give_addresses(self.model)

@@ -119,7 +119,7 @@ def build_trainer(
         "parts": parts,
         "model": model,
         "args": args,
-        # SFTTrainer takes classes of `datasets` only, and looks at the first row.
+        "stream": prepared.train if streamed else None,
         "train_dataset": first_rows(prepared.train, 1) if streamed else _pack(recipe, args, prepared.train),
         "eval_dataset": prepared.evals["eval"],
         "processing_class": tokenizer,
@@ -142,8 +142,6 @@ def build_trainer(
         raise RecipeError.at(
             recipe.location(recipe.trainer), f"the trainer refuses: {first_line(problem)}"
         ) from problem
-    if streamed:
-        trainer.train_dataset = prepared.train
     if recipe.trainer == "SFTConfig":
         use_plain_logits(trainer.model)
     limit_trackers(trainer, say)

@@ -397,8 +397,8 @@ def test_streaming_is_refused_with_its_reason(make: Make) -> None:
     with pytest.raises(RecipeError) as raised:
         make("{path: json, data_files: a.jsonl, streaming: true}")
     assert str(raised.value) == (
-        "recipe.yaml:3: dataset.streaming: true trains causal-lm with TrainingArguments only; leave it out: rows are "
-        "stored once as tables on disk, which need not fit in memory"
+        "recipe.yaml:3: dataset.streaming: true trains causal-lm with TrainingArguments, and chat; leave it out: rows "
+        "are stored once as tables on disk, which need not fit in memory"
     )
 
 

@@ -78,8 +78,8 @@ def test_a_second_length_and_streaming_of_other_tasks_are_refused(ask):
     assert ask(top=top, **SFT)[0] == [
         "7: dataset.max_length has no effect beside SFTConfig, which has its own max_length; "
         "write SFTConfig.max_length instead",
-        "7: dataset.streaming: true trains causal-lm with TrainingArguments only; leave it out: rows are stored once "
-        "as tables on disk, which need not fit in memory",
+        "7: dataset.streaming: true trains causal-lm with TrainingArguments, and chat; leave it out: rows are "
+        "stored once as tables on disk, which need not fit in memory",
     ]
 
 
