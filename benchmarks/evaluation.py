@@ -6,8 +6,8 @@
 MiniLM's shape with random weights (causal-lm: the Llama of step.py), on rows whose lengths are spread as those of
 sentences: a log-normal with median 16 tokens, cut at 128. `forward passes` are the same sorted batches through the
 model alone, collated. The ways take turns batch by batch (benchmarks/turns.py), sorting and metrics included.
-The losses are compared. Memory is measured in a process of its own: by how much two evaluations of hf_recipes, the
-second of four times as many rows, raise the peak of resident memory over one batch of the longest rows. Writes
+The losses are compared. Memory is measured in a process of its own: by how much evaluations of hf_recipes, of more and
+more rows, raise the peak of resident memory over one batch of the longest rows. Writes
 benchmarks/results/evaluation.json.
 """
 
@@ -36,6 +36,7 @@ RECORD = ROOT / "benchmarks/results/evaluation.json"
 BATCH, LONGEST, VOCABULARY = 32, 128, 30_522
 TASKS = ("text-classification", "token-classification", "causal-lm")
 ROWS, REPEATS = 320, 2
+COUNTS = (ROWS, ROWS, 4 * ROWS, 8 * ROWS)  # of the evaluations whose memory is measured; the first imports things
 WAYS = ("forward passes", "hf_recipes", "Trainer, data's order")
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
          "intermediate_size": 1536, "num_labels": 3}  # fmt: skip
@@ -174,16 +175,16 @@ def measure(task: str) -> list[dict[str, Any]]:
 
 
 def measure_memory(task: str) -> list[int]:
-    """Bytes above one batch of the longest rows: after an evaluation of `ROWS`, and after one of four times as many."""
+    """Bytes above one batch of the longest rows: after each evaluation of COUNTS but the first."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(task, "hf_recipes", data(task, ROWS), folder)
         use_longest(trainer)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for count in (ROWS, 4 * ROWS):
+        for count in COUNTS:
             trainer.evaluate(data(task, count))
             found.append(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-    return found
+    return found[1:]
 
 
 def main() -> None:
@@ -219,7 +220,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
         "batch": BATCH,
         "cells": cells,
-        "memory": {"rows": [ROWS, 4 * ROWS], "bytes": memory},
+        "memory": {"rows": COUNTS[1:], "bytes": memory},
     }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

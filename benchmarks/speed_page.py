@@ -150,12 +150,12 @@ def _evaluation(found: dict[str, Any]) -> str:
             ]
         )
     head = ["rows", "evaluated by", "CPU time", "of the forward passes (95%)"]
-    few, many = found["memory"]["rows"]
+    counts = ", ".join(f"{rows:,}" for rows in found["memory"]["rows"])
     more = "; ".join(
-        f"{task} {first / MB:.0f} MB with {few:,} rows and {last / MB:.0f} MB with {many:,}"
-        for task, (first, last) in found["memory"]["bytes"].items()
+        f"{task} {', '.join(f'{size / MB:.0f}' for size in sizes)} MB"
+        for task, sizes in found["memory"]["bytes"].items()
     )
-    memory = f"More memory than one batch of the longest rows: {more}."
+    memory = f"Memory beyond one batch of the longest rows, after {counts} rows: {more}."
     size = f"MiniLM's shape (causal-lm: the Llama of the steps), batches of {found['batch']}."
     return _table(head, rows) + f"\n\n{memory} {size} {_machine(found)}."
 
