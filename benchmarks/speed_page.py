@@ -140,18 +140,24 @@ def _share(of_bare: float | None) -> str:
 def _evaluation(found: dict[str, Any]) -> str:
     rows = []
     for one in found["cells"]:
-        low, high = one["range"]
+        low, high = one["interval"]
         rows.append(
             [
                 f"{one['task']}, {one['rows']:,} rows",
                 one["way"],
                 f"{one['seconds']:.1f} s",
                 f"{one['of_forward']:.2f} ({low:.2f} to {high:.2f})",
-                "-" if one["peak_bytes"] is None else f"{one['peak_bytes'] / MB:.0f} MB",
             ]
         )
-    head = ["rows", "evaluated by", "CPU time", "of the forward passes (range of rounds)", "more memory"]
-    return _table(head, rows) + f"\n\nMiniLM's shape, batches of {found['batch']}. {_machine(found)}."
+    head = ["rows", "evaluated by", "CPU time", "of the forward passes (95%)"]
+    counts = ", ".join(f"{rows:,}" for rows in found["memory"]["rows"])
+    more = "; ".join(
+        f"{task} {', '.join(f'{size / MB:.0f}' for size in sizes)} MB"
+        for task, sizes in found["memory"]["bytes"].items()
+    )
+    memory = f"Memory beyond one batch of the longest rows, after {counts} rows: {more}."
+    size = f"MiniLM's shape (causal-lm: the Llama of the steps), batches of {found['batch']}."
+    return _table(head, rows) + f"\n\n{memory} {size} {_machine(found)}."
 
 
 def _startup(found: dict[str, Any]) -> str:
