@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_recipes.common.files import put
+from hf_recipes.common.files import put, remove
 from hf_recipes.common.write_failures import find_failure
 from hf_recipes.data.tokens.encode import backend_text
 from hf_recipes.data.tokens.parts import lock
@@ -78,7 +78,8 @@ def encode_rows(
             return make()
         with lock(path.parent, name):  # another run may make the same rows
             if not _is_intact(path):
-                path.unlink(missing_ok=True)
+                remove(path)
+                remove(_state_of(path))
                 make()
                 _note_state(path, digest_file(path))
         return make()
@@ -96,7 +97,7 @@ def _state_of(path: Path) -> Path:
 
 
 def _note_state(path: Path, digest: str) -> None:
-    put(_state_of(path), json.dumps({"digest": digest, "state": file_state(path)}))
+    put(_state_of(path), json.dumps({"key": path.parent.name, "digest": digest, "state": file_state(path)}))
 
 
 def _is_intact(path: Path) -> bool:
@@ -104,6 +105,8 @@ def _is_intact(path: Path) -> bool:
     none, or a killed call left it without its digest."""
     try:
         known = json.loads(_state_of(path).read_text(encoding="utf-8"))
+        if known["key"] != path.parent.name:  # copied here from another folder
+            return False
         if known["state"] == file_state(path):
             return True
         if known["digest"] != digest_file(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_a_damaged_file_is_made_again(make: Make, folder: Path, task: str, damag
     if damage.startswith("killed"):
         path.with_suffix(".json").unlink()
     assert content(prepare(recipe, rows, tokenizer)) == good
+
+
+def test_whatever_takes_the_place_of_rows_they_are_made_again(make: Make, folder: Path) -> None:
+    recipe, tokenizer = make("text-classification", f"cache_dir: {folder / 'cache'}"), wordpiece(WORDS)
+    other = file_of(prepare(recipe, TEXT_ROWS[:-1], tokenizer))
+    first = prepare(recipe, TEXT_ROWS, tokenizer)
+    path, good = file_of(first), content(first)
+    shutil.rmtree(path.parent)
+    shutil.copytree(other.parent, path.parent)  # complete, but of other texts
+    assert content(prepare(recipe, TEXT_ROWS, tokenizer)) == good
+    for one in (path, path.with_suffix(".json")):
+        one.unlink()
+        one.mkdir()
+    assert content(prepare(recipe, TEXT_ROWS, tokenizer)) == good
 
 
 def test_a_store_that_cannot_be_written_is_named(make: Make, folder: Path) -> None:
