@@ -1,8 +1,8 @@
 """causal-lm: documents to fixed-length blocks (Trainer) or to pieces that TRL packs (SFTTrainer).
 
 A document ends with the tokenizer's end token. With TrainingArguments all documents of a split are joined, a million
-tokens at a time, and cut into blocks of exactly `max_length` tokens (as transformers' run_clm.py does); a last piece
-shorter than a block is dropped from training and used in evaluation. With SFTConfig a document longer than
+tokens (or 16 blocks) at a time, and cut into blocks of exactly `max_length` tokens (as transformers' run_clm.py does);
+a last piece shorter than a block is dropped from training and used in evaluation. With SFTConfig a document longer than
 `max_length` becomes several pieces (TRL's bfd packing would drop the overflow), and TRL does the packing.
 
 Each token of an evaluation split has a count of the UTF-8 bytes of text that it adds; bits per byte divides by their
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hf_recipes.data.tokens.rows import Counts
     from hf_recipes.recipe.recipe import Recipe
 
-TOKENS_AT_ONCE = 1_000_000
+TOKENS_AT_ONCE, BLOCKS_AT_ONCE = 1_000_000, 16
 
 
 def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, config: Any = None) -> Prepared:
@@ -48,6 +48,8 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
     sizes = vocabulary_bytes(tokenizer) if tokenized else []
     location = recipe.location("dataset.input_ids_column" if tokenized else "dataset.text_column")
     columns = {split: _column(recipe, part, tokenized, tokenizer) for split, part in parts.items()}
+    # What does not fill a block is then a negligible part, also of long blocks.
+    at_once = max(TOKENS_AT_ONCE, BLOCKS_AT_ONCE * max_length)
     found, counts = {}, {}
     notes = []
     for split, part in parts.items():
@@ -63,8 +65,7 @@ def prepare(splits: Splits, tokenizer: Any, recipe: Recipe, max_length: int, con
             tokenizer=tokenizer,
             sizes=sizes,
             with_sizes=split != "train",
-            # A million tokens are joined at a time: what does not fill a block is then a negligible part.
-            cut=Cut(max_length=max_length, join=join, drop=split == "train" and join, at_once=TOKENS_AT_ONCE),
+            cut=Cut(max_length=max_length, join=join, drop=split == "train" and join, at_once=at_once),
             root=find_store(recipe),
             processes=count_processes(recipe),
         )

@@ -88,6 +88,7 @@ def test_sft_pieces_keep_documents_apart_and_lose_nothing(make: Make) -> None:
 
 def test_long_documents_are_joined_a_million_tokens_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_recipes.data.causal_lm.TOKENS_AT_ONCE", 200)
+    monkeypatch.setattr("hf_recipes.data.causal_lm.BLOCKS_AT_ONCE", 1)
     tokenizer = bpe()
     found = prepare(make("causal-lm"), [{"text": text} for text in TEXTS * 20], tokenizer, length=16)
     stream = list(chain.from_iterable(document(tokenizer, text) for text in TEXTS * 20))
@@ -219,6 +220,13 @@ def test_short_documents_beside_long_ones_are_in_the_blocks(make: Make, monkeypa
     expected = [group[at : at + 16] for group in groups for at in range(0, len(group) - 15, 16)]
     assert list(found.train["input_ids"]) == expected
     assert sum(map(len, groups)) - 16 * len(expected) < 3 * 16
+
+
+def test_long_blocks_lose_no_more_of_the_text(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_recipes.data.causal_lm.TOKENS_AT_ONCE", 100)
+    found = prepare(make("causal-lm"), [{"text": text} for text in TEXTS * 200], bpe(), length=150)
+    tokens = 200 * sum(len(document(bpe(), text)) for text in TEXTS)
+    assert tokens > 5_000 and found.stats["train"].tokens > 0.9 * tokens
 
 
 @pytest.mark.parametrize("kind", ["null", "string", "string_view"])
