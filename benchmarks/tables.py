@@ -416,9 +416,10 @@ def lab_gpus() -> str:
 def filled(path: Path, blocks: dict[str, str]) -> str:
     """The file's text with each `<!-- table: NAME -->` ... `<!-- end -->` block filled."""
     text = path.read_text(encoding="utf-8")
+    marked = re.findall(r"^<!-- table: (\w+) -->$", text, re.MULTILINE)
+    assert sorted(marked) == sorted(blocks), f"{path} has the tables {marked}, and {list(blocks)} are made"
     for name, block in blocks.items():
         mark = f"<!-- table: {name} -->"
-        assert mark in text, f"{path} has no {mark}"
         head, _, rest = text.partition(mark)
         text = f"{head}{mark}\n{block}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
     return text
@@ -441,6 +442,7 @@ def pages() -> dict[Path, str]:
         "docs/guards.md": fault_tolerance(),
         "docs/methods/plan.md": {
             "plan_times": plan_times(),
+            "optimizer_states": optimizer_states(),
             **plan_models_page.blocks(),
             **rank_peaks_page.blocks(),
         },
