@@ -2,7 +2,7 @@
 
     python benchmarks/first_run.py                  with this Python's torch, transformers, ...: some minutes
     python benchmarks/first_run.py --install        installs everything from the package index, as a user would
-    python benchmarks/first_run.py --only reviews   one of the files
+    python benchmarks/first_run.py --only reviews   one of the files; the others stay in the record
 
 Every command must end with status 0. Writes benchmarks/results/first_run.json, of which docs/first-run.md is made,
 unless `--output` names another file. No command reaches the Hub.
@@ -195,6 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work.mkdir()
         ready = round(time.perf_counter() - began, 1)
         found = run_all(work, venv, wanted, print)
+        output = Path(given.output)
+        kept = json.loads(output.read_text(encoding="utf-8"))["files"] if given.only and output.exists() else {}
+        files = {**kept, **found}
         record = {
             "wheel": wheel.name,
             "wheel_bytes": wheel.stat().st_size,
@@ -202,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "python": platform.python_version(),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "seconds_to_install": ready,
-            "files": found,
+            "files": {name: files[name] for name in FILES if name in files},
         }
-    Path(given.output).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return int(any(step["status"] for steps in found.values() for step in steps))
 
 

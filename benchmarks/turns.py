@@ -73,7 +73,7 @@ def take_turns(
         try:
             loops[name](turns[name])
             turns[name].seconds.append(time.process_time() - turns[name].since)
-        except BaseException as problem:  # the main thread raises it
+        except BaseException as problem:  # a thread would drop it: the main one raises it, SystemExit too
             turns[name].problem = problem
         turns[name].done.release()
 
